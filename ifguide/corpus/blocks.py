@@ -1,0 +1,261 @@
+"""Token blocks: documents → one shuffled stream of tokens → fixed-length blocks, with an index of documents.
+
+A corpus is a folder. For each split it holds `<split>.arrow` (the blocks, memory-mapped), `<split>_documents.npy` (one
+row per document, in the order of the stream) and `<split>_annotation.npy` (one bit per token: inside a known toxic
+span); beside them the tokenizer and `corpus.json`. The stream of a split is its documents, each followed by the
+end-of-text token; blocks cut it every `block_length` tokens, and an incomplete last block is left out.
+"""
+
+import hashlib
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from datasets import Dataset
+from numpy.typing import NDArray
+from tqdm.auto import tqdm
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
+
+from ifguide.corpus.documents import BENIGN, TOXIC, Document
+from ifguide.corpus.masks import TokenMask
+from ifguide.corpus.tokenizers import vocabulary_size
+
+SPLITS = ("train", "validation", "test")
+LABELS = {None: -1, BENIGN: 0, TOXIC: 1}
+# `start` is the position of the document's first token in the split's stream.
+DOCUMENT_ROW = np.dtype([("source", "<i2"), ("record", "<i8"), ("start", "<i8"), ("label", "i1"), ("annotated", "?")])
+TOKENIZER_SAMPLE = 100_000  # documents that a tokenizer is trained on, at most
+DOCUMENTS_AT_ONCE = 1000
+
+
+@dataclass(frozen=True)
+class Split:
+    """One split of a corpus, memory-mapped.
+
+    Attributes:
+        blocks: data set of `input_ids`, [blocks, block length].
+        documents: rows of `DOCUMENT_ROW`, sorted by `start`.
+        annotation: which tokens lie in a known toxic span; None where no document was annotated.
+    """
+
+    blocks: Dataset
+    documents: NDArray[np.void]
+    annotation: TokenMask | None
+
+    def __len__(self) -> int:
+        return len(self.blocks)
+
+    @property
+    def block_length(self) -> int:
+        return self.blocks.features["input_ids"].length
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        return len(self), self.block_length
+
+    def tokens(self, rows: NDArray[np.int64] | slice) -> NDArray[np.int64]:
+        """Token ids of some blocks, [rows, T]."""
+        return np.asarray(self.blocks.with_format("numpy")[rows]["input_ids"], dtype=np.int64)
+
+    def documents_of(self, positions: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Index of the document at each position of the stream (position = block · block length + offset)."""
+        return np.searchsorted(self.documents["start"], positions, side="right") - 1
+
+    def extent(self, document: int) -> tuple[int, int]:
+        """Half-open range of stream positions of a document, its end-of-text token included, as far as it is kept."""
+        starts, total = self.documents["start"], len(self) * self.block_length
+        end = starts[document + 1] if document + 1 < len(starts) else total
+        return int(starts[document]), min(int(end), total)
+
+
+class Corpus:
+    """An opened corpus folder."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.info: dict[str, Any] = json.loads((path / "corpus.json").read_text(encoding="utf-8"))
+        self.sources: list[str] = self.info["sources"]
+
+    @cached_property
+    def tokenizer(self) -> PreTrainedTokenizerFast:
+        tokenizer = AutoTokenizer.from_pretrained(self.path / "tokenizer")
+        tokenizer.backend_tokenizer.encode_special_tokens = True
+        return tokenizer
+
+    @property
+    def vocabulary(self) -> int:
+        return vocabulary_size(self.tokenizer)
+
+    def split(self, name: str) -> Split:
+        blocks = Dataset.from_file(str(self.path / f"{name}.arrow"))
+        annotation_file = self.path / f"{name}_annotation.npy"
+        return Split(
+            blocks,
+            np.load(self.path / f"{name}_documents.npy", mmap_mode="r"),
+            TokenMask.open(annotation_file, self.info["block_length"]) if annotation_file.exists() else None,
+        )
+
+
+def build_corpus(
+    directory: Path,
+    *,
+    sources: Mapping[str, Iterable[Document]],
+    tokenizer: Callable[[Iterable[str]], PreTrainedTokenizerFast],
+    block_length: int,
+    weights: Mapping[str, float] | None = None,
+    validation: float = 0.05,
+    test: float = 0.05,
+    seed: int = 0,
+) -> dict[str, Any]:
+    """Tokenise documents, split them, shuffle them and cut them into blocks.
+
+    Args:
+        directory: where the corpus is written.
+        sources: name → documents; each is iterated once (twice when the tokenizer is trained).
+        tokenizer: makes the tokenizer from the corpus's texts (`make_tokenizer`).
+        block_length: tokens per block.
+        weights: source → how often its training documents appear: 2 repeats each, 0.25 keeps a quarter (default 1).
+        validation, test: share of the documents held out. A document's split depends on its text and the seed alone,
+            so equal texts never fall into different splits.
+        seed: of the split, of fractional weights and of the order of documents.
+
+    Returns:
+        Measured facts: documents, tokens and blocks of each split, share of annotated tokens.
+
+    Raises:
+        ValueError: shares or weights out of range, an unknown source in `weights`, or a split of less than one block.
+    """
+    weights = dict(weights or {})
+    if unknown := sorted(set(weights) - set(sources)):
+        raise ValueError(f"data.weights names {', '.join(unknown)}; the sources are {', '.join(sources)}")
+    if any(weight < 0 for weight in weights.values()):
+        raise ValueError(f"data.weights={weights}: a weight is 0 or more")
+    if not (0 <= validation and 0 <= test and validation + test < 1):
+        raise ValueError(f"data.validation={validation}, data.test={test}: shares of documents that sum to less than 1")
+    if block_length < 2:
+        raise ValueError(f"data.block_length={block_length}: a block has at least 2 tokens")
+
+    def documents() -> Iterator[tuple[int, Document]]:
+        return ((index, document) for index, source in enumerate(sources.values()) for document in source)
+
+    encoder = tokenizer(document.text for _, document in islice(documents(), TOKENIZER_SAMPLE))
+    encoder.save_pretrained(directory / "tokenizer")
+
+    stream = directory / "stream.bin"
+    table, facts = [], {}
+    with stream.open("wb") as tokens, (directory / "annotation.bin").open("wb") as bits:
+        position = 0
+        for source, document, ids, inside in _tokenise(documents(), encoder):
+            copies = _copies(weights.get(list(sources)[source], 1.0), document.text, seed)
+            split = _split_of(document.text, seed, validation, test)
+            tokens.write(ids.tobytes())
+            bits.write(inside.tobytes())
+            annotated = document.spans is not None
+            row = (source, document.record, LABELS[document.label], annotated, split, copies, position, len(ids))
+            table.append(row)
+            position += len(ids)
+    columns = [np.array(column) for column in zip(*table, strict=True)]
+    source, record, label, annotated, split, copies, start, length = columns
+    tokens_1d = np.memmap(stream, dtype=np.int32, mode="r")
+    inside_1d = np.memmap(directory / "annotation.bin", dtype=np.bool_, mode="r")
+
+    for number, name in enumerate(SPLITS):
+        members = np.flatnonzero(split == number)
+        if name == "train":
+            members = np.repeat(members, copies[members])
+        order = np.random.default_rng([seed, number]).permutation(members)
+        rows = np.zeros(len(order), dtype=DOCUMENT_ROW)
+        lengths = length[order]
+        rows["start"] = np.cumsum(lengths) - lengths
+        for column, values in (("source", source), ("record", record), ("label", label), ("annotated", annotated)):
+            rows[column] = values[order]
+        blocks = int(lengths.sum()) // block_length
+        if blocks == 0 and (name == "train" or len(members)):
+            raise ValueError(
+                f"the {name} split has {int(lengths.sum())} tokens, less than one block of {block_length}: "
+                "use a larger corpus, a larger share or a smaller data.block_length"
+            )
+        rows = rows[rows["start"] < blocks * block_length]
+        pieces = [slice(start[d], start[d] + length[d]) for d in order]
+        _write_blocks(directory / f"{name}.arrow", (tokens_1d[piece] for piece in pieces), blocks, block_length)
+        np.save(directory / f"{name}_documents.npy", rows)
+        facts[name] = {"documents": len(rows), "blocks": blocks, "tokens": blocks * block_length}
+        if annotated.any():
+            flat = np.concatenate([inside_1d[piece] for piece in pieces] or [np.zeros(0, bool)])
+            mask = flat[: blocks * block_length].reshape(blocks, block_length)
+            TokenMask.pack(mask).save(directory / f"{name}_annotation.npy")
+            facts[name]["annotated_share"] = float(mask.mean()) if blocks else 0.0
+    del tokens_1d, inside_1d
+    stream.unlink()
+    (directory / "annotation.bin").unlink()
+    info = {"sources": list(sources), "block_length": block_length, "facts": facts}
+    (directory / "corpus.json").write_text(json.dumps(info, indent=2), encoding="utf-8")
+    return facts
+
+
+def _tokenise(
+    documents: Iterator[tuple[int, Document]], tokenizer: PreTrainedTokenizerFast
+) -> Iterator[tuple[int, Document, NDArray[np.int32], NDArray[np.bool_]]]:
+    """Encode in batches (in parallel, inside the tokenizer) and append the end-of-text token to each document."""
+    encode, end = tokenizer.backend_tokenizer.encode_batch, tokenizer.eos_token_id
+    with tqdm(desc="Tokenising", unit=" documents", leave=False) as progress:
+        while batch := list(islice(documents, DOCUMENTS_AT_ONCE)):
+            encodings = encode([document.text for _, document in batch], add_special_tokens=False)
+            for (source, document), encoding in zip(batch, encodings, strict=True):
+                inside = tokens_in_spans(encoding.offsets, document.spans or ())
+                yield source, document, np.array([*encoding.ids, end], np.int32), np.append(inside, False)
+            progress.update(len(batch))
+
+
+def tokens_in_spans(
+    offsets: Iterable[tuple[int, int]], spans: tuple[tuple[int, int], ...]
+) -> NDArray[np.bool_]:
+    """Which tokens share at least one character with a span."""
+    return np.array([any(a < end and start < b for a, b in spans) for start, end in offsets], dtype=bool)
+
+
+def _uniform(text: str, salt: str) -> float:
+    digest = hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8, person=salt.encode()[:16]).digest()
+    return int.from_bytes(digest, "big") / 2**64
+
+
+def _split_of(text: str, seed: int, validation: float, test: float) -> int:
+    place = _uniform(text, f"split {seed}")
+    return 2 if place < test else 1 if place < test + validation else 0
+
+
+def _copies(weight: float, text: str, seed: int) -> int:
+    whole = int(weight)
+    return whole + (_uniform(text, f"weight {seed}") < weight - whole)
+
+
+def _write_blocks(path: Path, pieces: Iterator[NDArray[np.int32]], blocks: int, block_length: int) -> None:
+    """Write an Arrow stream of fixed-size lists, a few thousand blocks at a time."""
+    schema = pa.schema([pa.field("input_ids", pa.list_(pa.int32(), block_length))])
+    with pa.OSFile(str(path), "wb") as file, pa.ipc.new_stream(file, schema) as writer:
+        pending: list[NDArray[np.int32]] = []
+        waiting = written = 0
+        for piece in pieces:
+            pending.append(piece)
+            waiting += len(piece)
+            if waiting >= 4096 * block_length:
+                written, pending = _flush(writer, schema, pending, written, blocks, block_length)
+                waiting = sum(map(len, pending))
+        _flush(writer, schema, pending, written, blocks, block_length)
+
+
+def _flush(
+    writer: Any, schema: pa.Schema, pending: list[NDArray[np.int32]], written: int, blocks: int, block_length: int
+) -> tuple[int, list[NDArray[np.int32]]]:
+    flat = np.concatenate(pending) if pending else np.zeros(0, np.int32)
+    count = min(len(flat) // block_length, blocks - written)
+    if count:
+        values = pa.FixedSizeListArray.from_arrays(pa.array(flat[: count * block_length]), block_length)
+        writer.write_batch(pa.record_batch([values], schema=schema))
+    return written + count, [flat[count * block_length :]]

@@ -1,0 +1,47 @@
+"""What a corpus is made of: records of text, before any tokenizer has seen them."""
+
+from dataclasses import dataclass
+
+BENIGN, TOXIC = "benign", "toxic"
+
+
+@dataclass(frozen=True)
+class Document:
+    """One text of the training corpus.
+
+    Attributes:
+        text: the document.
+        source: name of the source it came from.
+        record: index of the record within its source.
+        label: `benign`, `toxic`, or None where nobody said.
+        spans: half-open character ranges known to be toxic (human annotation, or the sample's own knowledge);
+            None where the document was never annotated.
+    """
+
+    text: str
+    source: str
+    record: int
+    label: str | None = None
+    spans: tuple[tuple[int, int], ...] | None = None
+
+
+@dataclass(frozen=True)
+class Query:
+    """A (prompt, continuation) pair whose continuation shows, or does not show, the behaviour.
+
+    `record` names the record it came from; evaluation prompts never share one with queries.
+    """
+
+    prompt: str
+    continuation: str
+    toxic: bool
+    record: str
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """A text to be continued at evaluation; `subset` groups prompts in the metrics (`toxic`, `nontoxic`, …)."""
+
+    text: str
+    subset: str
+    record: str

@@ -1,0 +1,82 @@
+"""Tokenizers: from the hub, from a local file or folder, or a byte-level BPE trained on the corpus."""
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
+
+END_OF_TEXT = "<|endoftext|>"
+
+
+def make_tokenizer(
+    texts: Iterable[str], *, path: str | None = None, vocabulary: int = 2048, end_of_text: str | None = None
+) -> PreTrainedTokenizerFast:
+    """Load a tokenizer, or train a byte-level BPE on `texts`.
+
+    Args:
+        texts: the corpus; only read when there is no `path`.
+        path: a `tokenizer.json`, a folder that holds one, or a hub name.
+        vocabulary: size of a trained tokenizer.
+        end_of_text: the token between documents; default: the tokenizer's own end-of-sequence token.
+
+    Raises:
+        ValueError: no such file, or a tokenizer without an end-of-text token.
+    """
+    if path is None:
+        tokenizer = train_byte_level_bpe(texts, vocabulary)
+    elif path.endswith(".json"):
+        if not Path(path).is_file():
+            raise ValueError(f"data.tokenizer.path={path}: no such file")
+        tokenizer = PreTrainedTokenizerFast(tokenizer_file=path)
+    else:
+        tokenizer = AutoTokenizer.from_pretrained(path, use_fast=True)
+    token = end_of_text or tokenizer.eos_token or END_OF_TEXT
+    if token not in tokenizer.get_vocab():
+        raise ValueError(f"the tokenizer has no token {token!r}; name its end-of-text token in data.tokenizer.end_of_text")
+    tokenizer.eos_token = token
+    # A document that spells out a special token must not inject one.
+    tokenizer.backend_tokenizer.encode_special_tokens = True
+    return tokenizer
+
+
+def train_byte_level_bpe(texts: Iterable[str], vocabulary: int) -> PreTrainedTokenizerFast:
+    """Train a byte-level BPE; any text round-trips through it.
+
+    Raises:
+        ValueError: a vocabulary smaller than the 256 bytes and the end-of-text token.
+    """
+    if vocabulary < 257:
+        raise ValueError(f"data.tokenizer.vocabulary={vocabulary}: a byte-level BPE needs at least 257 tokens")
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocabulary,
+        special_tokens=[END_OF_TEXT],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token=END_OF_TEXT)
+
+
+def vocabulary_size(tokenizer: PreTrainedTokenizerFast) -> int:
+    """One more than the largest id that the tokenizer can produce."""
+    return max(tokenizer.get_vocab().values()) + 1
+
+
+def check_same_tokenizer(pretrained: str | None, tokenizer: PreTrainedTokenizerFast, key: str) -> None:
+    """Raise ValueError where a pretrained model was trained with another tokenizer than the corpus's.
+
+    A model folder without a tokenizer is taken at its word; its vocabulary size is checked elsewhere.
+    """
+    if pretrained is None or (Path(pretrained).is_dir() and not (Path(pretrained) / "tokenizer.json").is_file()):
+        return
+    theirs = AutoTokenizer.from_pretrained(pretrained, use_fast=True).get_vocab()
+    ours = tokenizer.get_vocab()
+    if differing := {token for token in theirs.keys() | ours.keys() if theirs.get(token) != ours.get(token)}:
+        raise ValueError(
+            f"{key}.pretrained={pretrained} has another tokenizer than the corpus ({len(differing)} tokens differ): "
+            "set data.tokenizer.path to that model"
+        )

@@ -1,0 +1,99 @@
+"""How well token scores find the tokens that people (or the sample's writer) marked as toxic."""
+
+import re
+from collections import Counter
+from collections.abc import Sequence
+from math import log
+
+import numpy as np
+from numpy.typing import NDArray
+from transformers import PreTrainedTokenizerFast
+
+from ifguide.corpus.blocks import Split
+from ifguide.corpus.documents import Query
+from ifguide.corpus.masks import TokenMask
+
+WORD = re.compile(r"[^\W\d_]+(?:['’][^\W\d_]+)*")
+SHARES = (0.005, 0.01, 0.02, 0.05)
+
+
+def roc_auc(scores: NDArray[np.float32], positive: NDArray[np.bool_]) -> float:
+    """Area under the ROC curve: the chance that a positive outscores a negative, ties counting half.
+
+    Raises:
+        ValueError: one of the classes is empty.
+    """
+    positives = int(positive.sum())
+    negatives = positive.size - positives
+    if positives == 0 or negatives == 0:
+        raise ValueError("a ROC curve needs positive and negative tokens")
+    _, inverse, counts = np.unique(scores, return_inverse=True, return_counts=True)
+    mean_rank = np.cumsum(counts) - (counts - 1) / 2
+    rank_sum = mean_rank[inverse.ravel()][positive.ravel()].sum()
+    return float((rank_sum - positives * (positives + 1) / 2) / (positives * negatives))
+
+
+def precision_at(scores: NDArray[np.float32], positive: NDArray[np.bool_], share: float) -> float:
+    """Share of positives among the highest-scored `share` of all tokens."""
+    count = max(1, round(share * scores.size))
+    top = np.argpartition(scores.ravel(), -count)[-count:]
+    return float(positive.ravel()[top].mean())
+
+
+def attribution_metrics(
+    scores_BT: NDArray[np.float32], annotation: TokenMask, mask: TokenMask, word_list_BT: NDArray[np.float32]
+) -> dict[str, float]:
+    """Scores and mask against annotated tokens, over all tokens that have a score; beside them a word list.
+
+    Returns:
+        `roc_auc`, `precision_at_<share>`, `annotated_share`, `mask_precision` (share of the mask that is annotated),
+        `mask_recall` (share of the annotated tokens that is masked), and for the word list `word_list_roc_auc`,
+        `word_list_precision_at_<share>`.
+    """
+    annotated_BT = annotation[:]
+    positive = annotated_BT[:, 1:]
+    metrics = {"annotated_share": float(positive.mean())}
+    for prefix, values in (("", scores_BT[:, 1:]), ("word_list_", word_list_BT[:, 1:])):
+        metrics[f"{prefix}roc_auc"] = roc_auc(values, positive)
+        metrics |= {f"{prefix}precision_at_{share}": precision_at(values, positive, share) for share in SHARES}
+    hits = int((mask[:] & annotated_BT).sum())
+    metrics["mask_precision"] = hits / max(mask.count(), 1)
+    metrics["mask_recall"] = hits / int(positive.sum())
+    return metrics
+
+
+def word_log_odds(queries: Sequence[Query]) -> dict[str, float]:
+    """Word → log-odds of being in a toxic continuation against a non-toxic one, with add-one smoothing."""
+    counts = {True: Counter[str](), False: Counter[str]()}
+    for query in queries:
+        counts[query.toxic].update(word.lower() for word in WORD.findall(query.continuation))
+    words = set(counts[True]) | set(counts[False])
+    totals = {toxic: counter.total() + len(words) for toxic, counter in counts.items()}
+    return {w: log((counts[True][w] + 1) / totals[True]) - log((counts[False][w] + 1) / totals[False]) for w in words}
+
+
+def word_list_scores(
+    split: Split, tokenizer: PreTrainedTokenizerFast, weights: dict[str, float]
+) -> NDArray[np.float32]:
+    """Score each token by the word it belongs to; words that the list does not know score 0.
+
+    Returns:
+        [blocks, T]; column 0 is 0.
+    """
+    texts = token_texts(tokenizer)
+    scores = np.zeros(split.shape, dtype=np.float32)
+    for row, ids in enumerate(split.tokens(slice(0, len(split)))):
+        pieces = [texts[token] for token in ids]
+        ends = np.cumsum([len(piece) for piece in pieces])
+        for match in WORD.finditer("".join(pieces)):
+            first = np.searchsorted(ends, match.start(), side="right")
+            last = np.searchsorted(ends, match.end(), side="left")
+            scores[row, first : last + 1] = weights.get(match.group().lower(), 0.0)
+    scores[:, 0] = 0
+    return scores
+
+
+def token_texts(tokenizer: PreTrainedTokenizerFast) -> list[str]:
+    """Text of every token id; bytes that are no character on their own become the replacement character."""
+    size = max(tokenizer.get_vocab().values()) + 1
+    return [tokenizer.decode([token]) for token in range(size)]

@@ -1,0 +1,112 @@
+"""Sampled continuations of prompts: bucketed by length, prefill shared among the samples of a prompt."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import torch
+from datasets import Dataset
+from numpy.typing import NDArray
+from tqdm.auto import tqdm
+from transformers import DynamicCache, LogitsProcessorList, PreTrainedModel, PreTrainedTokenizerFast
+
+from ifguide.corpus.documents import Prompt
+
+GENERATIONS_FILE = "generations.arrow"
+
+
+@torch.no_grad()
+def sample_continuations(
+    model: PreTrainedModel,
+    prompts: Sequence[Sequence[int]],
+    *,
+    processors: LogitsProcessorList,
+    samples: int,
+    max_new_tokens: int,
+    end_of_text: int,
+    rows: int,
+    seed: int,
+) -> NDArray[np.int64]:
+    """Sample continuations of token prompts.
+
+    Prompts of equal length are run together, so nothing is padded; each prompt is run through the model once and its
+    cache is repeated for its samples.
+
+    Args:
+        model: on the device that computes.
+        prompts: token ids of each prompt, none empty.
+        processors: shape the next token's distribution.
+        samples: continuations per prompt.
+        max_new_tokens: longest continuation.
+        end_of_text: token that ends a continuation.
+        rows: sequences generated at the same time.
+        seed: of the sampling.
+
+    Returns:
+        [prompts, samples, max_new_tokens]; after its end a continuation is filled with `end_of_text`.
+    """
+    model.eval()
+    lengths = np.array([len(prompt) for prompt in prompts])
+    result = np.full((len(prompts), samples, max_new_tokens), end_of_text, dtype=np.int64)
+    per_batch = max(1, rows // samples)
+    batches = [
+        members[first : first + per_batch]
+        for length in np.unique(lengths)
+        for members in [np.flatnonzero(lengths == length)]
+        for first in range(0, len(members), per_batch)
+    ]
+    for number, members in enumerate(tqdm(batches, desc="Generating", leave=False)):
+        generator = torch.Generator(model.device).manual_seed(seed * 1_000_003 + number)
+        ids = torch.tensor([prompts[m] for m in members], device=model.device)
+        cache = DynamicCache(config=model.config)
+        logits = model(input_ids=ids, past_key_values=cache, use_cache=True).logits[:, -1]
+        cache.batch_repeat_interleave(samples)
+        logits, ids = logits.repeat_interleave(samples, 0), ids.repeat_interleave(samples, 0)
+        ended = torch.zeros(len(ids), dtype=torch.bool, device=model.device)
+        width = ids.shape[1]
+        for step in range(max_new_tokens):
+            probabilities = processors(ids, logits.float()).softmax(-1)
+            token = torch.multinomial(probabilities, 1, generator=generator)
+            token = token.masked_fill(ended[:, None], end_of_text)
+            ids = torch.cat([ids, token], dim=1)
+            ended |= token[:, 0] == end_of_text
+            if ended.all() or step == max_new_tokens - 1:
+                break
+            logits = model(input_ids=token, past_key_values=cache, use_cache=True).logits[:, -1]
+        new = ids[:, width:].view(len(members), samples, -1).cpu().numpy()
+        result[members, :, : new.shape[2]] = new
+    return result
+
+
+def encode_prompts(
+    prompts: Sequence[Prompt], tokenizer: PreTrainedTokenizerFast, max_length: int
+) -> list[list[int]]:
+    """Token ids of each prompt after an end-of-text token; a longer one keeps its last `max_length` tokens."""
+    encodings = tokenizer.backend_tokenizer.encode_batch([p.text for p in prompts], add_special_tokens=False)
+    return [[tokenizer.eos_token_id, *encoding.ids][-max_length:] for encoding in encodings]
+
+
+def decode_continuations(tokens_PST: NDArray[np.int64], tokenizer: PreTrainedTokenizerFast) -> list[list[str]]:
+    """Texts of [prompts, samples, tokens]; special tokens are left out."""
+    prompts, samples, length = tokens_PST.shape
+    texts = tokenizer.batch_decode(tokens_PST.reshape(-1, length), skip_special_tokens=True)
+    return [texts[p * samples : (p + 1) * samples] for p in range(prompts)]
+
+
+def save_generations(path: Path, prompts: Sequence[Prompt], texts: Sequence[Sequence[str]]) -> None:
+    """Write one row per prompt: record, subset, prompt, continuations."""
+    table = pa.table(
+        {
+            "record": [prompt.record for prompt in prompts],
+            "subset": [prompt.subset for prompt in prompts],
+            "prompt": [prompt.text for prompt in prompts],
+            "continuations": [list(row) for row in texts],
+        }
+    )
+    with pa.OSFile(str(path), "wb") as file, pa.ipc.new_stream(file, table.schema) as writer:
+        writer.write_table(table)
+
+
+def load_generations(path: Path) -> Dataset:
+    return Dataset.from_file(str(path))

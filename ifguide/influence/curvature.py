@@ -1,0 +1,216 @@
+"""The curvature H of the proxy: Kronecker factors fitted by kronfluence, and (H + δI)⁻¹ applied to a gradient.
+
+Factors are kept in one safetensors file, `factors.safetensors`, with keys `<layer>/<factor>`. Gradients and factors of
+a layer are matrices [outputs, inputs (+ 1 where there is a bias)].
+"""
+
+import logging
+import os
+import tempfile
+from collections.abc import Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from kronfluence import Analyzer, FactorArguments, Task, prepare_model
+from kronfluence.utils.state import State
+from numpy.typing import NDArray
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from torch.utils.data import Dataset as TorchDataset
+from transformers import PreTrainedModel
+
+from ifguide.models import linear_copy, tracked_layers
+
+FACTORS_FILE = "factors.safetensors"
+EIGENVECTORS = ("activation_eigenvectors", "gradient_eigenvectors")
+LAMBDA = ("lambda_matrix", "num_lambda_processed")
+FACTORS: dict[str, tuple[str, ...]] = {  # what each strategy keeps of a layer, under kronfluence's names
+    "ekfac": (*EIGENVECTORS, *LAMBDA),
+    "kfac": (*EIGENVECTORS, "activation_eigenvalues", "gradient_eigenvalues"),
+    "diagonal": LAMBDA,
+    "identity": (),
+}
+
+
+class CurvatureError(ValueError):
+    """The factors cannot be used: not finite, or zero where something must be divided by them."""
+
+
+@dataclass(frozen=True)
+class Curvature:
+    """Which approximation of the Gauss-Newton Hessian H, from how many blocks, and how it is damped.
+
+    Args:
+        strategy: `ekfac` (Grosse et al., 2023), `kfac`, `diagonal`, or `identity` (nothing is fitted, H + δI = I).
+        blocks: training blocks to fit on, sampled at random.
+        damping: δ, or with `relative` its ratio to the mean eigenvalue of each layer.
+        relative: EK-FAC's eigenvalues are second moments of whole-block gradients, K-FAC's are per token, so that an
+            absolute damping does not compare across them; the reference code ran the absolute 1e-8.
+        empirical_fisher: fit on the true next tokens instead of sampled ones (the true Fisher).
+
+    Raises:
+        ValueError: unknown strategy, or a number out of range.
+    """
+
+    strategy: str = "ekfac"
+    blocks: int = 512
+    damping: float = 0.1
+    relative: bool = True
+    empirical_fisher: bool = False
+
+    def __post_init__(self) -> None:
+        if self.strategy not in FACTORS:
+            raise ValueError(f"curvature.strategy={self.strategy}; known: {', '.join(FACTORS)}")
+        if self.blocks < 1:
+            raise ValueError(f"curvature.blocks={self.blocks}: the factors are fitted on at least one block")
+        if self.damping < 0:
+            raise ValueError(f"curvature.damping={self.damping}: a damping is 0 or more")
+
+    def fit(
+        self, model: PreTrainedModel, blocks: NDArray[np.int64], *, batch_size: int, seed: int, progress: bool = True
+    ) -> dict[str, Tensor]:
+        """Fit the factors of the tracked layers, in float32.
+
+        Args:
+            model: the proxy; it is copied, never changed. Its device decides where the factors are fitted.
+            blocks: [blocks, T] token ids.
+            batch_size: blocks at a time.
+            seed: of the labels sampled from the model.
+            progress: show progress bars.
+
+        Returns:
+            `<layer>/<factor>` → tensor; empty for `identity`.
+
+        Raises:
+            CurvatureError: factors that are not finite.
+        """
+        if self.strategy == "identity":
+            return {}
+        clone = linear_copy(model).float().eval()
+        names = list(tracked_layers(clone))
+        task = _LanguageModelingTask(names)
+        devices = [clone.device] if clone.device.type == "cuda" else []
+        with tempfile.TemporaryDirectory() as scratch, _single_process(), torch.random.fork_rng(devices=devices):
+            torch.manual_seed(seed)
+            analyzer = Analyzer(
+                analysis_name="curvature",
+                model=prepare_model(clone, task),
+                task=task,
+                cpu=clone.device.type == "cpu",
+                log_level=logging.WARNING,
+                disable_tqdm=not progress,
+                output_dir=scratch,
+            )
+            analyzer.fit_all_factors(
+                factors_name="fit",
+                dataset=_Blocks(blocks),
+                per_device_batch_size=batch_size,
+                factor_args=FactorArguments(
+                    strategy=self.strategy,
+                    use_empirical_fisher=self.empirical_fisher,
+                    covariance_max_examples=None,
+                    lambda_max_examples=None,
+                ),
+                overwrite_output_dir=True,
+            )
+            loaded = analyzer.load_all_factors("fit")
+        factors = {f"{layer}/{name}": loaded[name][layer].clone() for layer in names for name in FACTORS[self.strategy]}
+        for key, value in factors.items():
+            if not torch.isfinite(value).all():
+                raise CurvatureError(f"the fitted factor {key} is not finite; fit on more blocks or check the proxy")
+        return factors
+
+    def precondition(self, gradient: Tensor, factors: Mapping[str, Tensor]) -> Tensor:
+        """(H + δI)⁻¹ g for one layer.
+
+        Args:
+            gradient: [outputs, inputs (+ 1)].
+            factors: the layer's factors by name.
+
+        Raises:
+            CurvatureError: the damped eigenvalues hold a zero or a value that is not finite.
+        """
+        if self.strategy == "identity":
+            return gradient
+        work = gradient.double()
+        rotates = self.strategy in ("ekfac", "kfac")
+        if rotates:
+            q_out, q_in = factors["gradient_eigenvectors"].to(work), factors["activation_eigenvectors"].to(work)
+            work = q_out.T @ work @ q_in
+        if self.strategy == "kfac":
+            outputs, inputs = factors["gradient_eigenvalues"].to(work), factors["activation_eigenvalues"].to(work)
+            # eigh returns tiny negative values where the covariance has no rank
+            eigenvalues = outputs.clamp_min(0)[:, None] * inputs.clamp_min(0)[None, :]
+        else:
+            eigenvalues = (factors["lambda_matrix"].to(work) / factors["num_lambda_processed"].to(work)).view_as(work)
+        damped = eigenvalues + (self.damping * eigenvalues.mean() if self.relative else self.damping)
+        if not torch.isfinite(damped).all() or (damped <= 0).any():
+            raise CurvatureError(
+                f"the damped eigenvalues range from {damped.min():.3g} to {damped.max():.3g}: "
+                "use a larger curvature.damping, or fit on more blocks"
+            )
+        work = work / damped
+        return (q_out @ work @ q_in.T if rotates else work).to(gradient.dtype)
+
+
+def save_factors(factors: Mapping[str, Tensor], directory: Path) -> None:
+    save_file({key: value.contiguous() for key, value in factors.items()}, directory / FACTORS_FILE)
+
+
+def load_factors(directory: Path) -> dict[str, dict[str, Tensor]]:
+    """Layer → factor name → tensor."""
+    nested: dict[str, dict[str, Tensor]] = {}
+    for key, value in load_file(directory / FACTORS_FILE).items():
+        layer, _, name = key.rpartition("/")
+        nested.setdefault(layer, {})[name] = value
+    return nested
+
+
+class _LanguageModelingTask(Task):
+    """Sum over all tokens of the negative log-likelihood, of true or of sampled next tokens (true Fisher)."""
+
+    def __init__(self, layers: Sequence[str]) -> None:
+        self._layers = list(layers)
+
+    def compute_train_loss(self, batch: Tensor, model: torch.nn.Module, sample: bool = False) -> Tensor:
+        logits = model(input_ids=batch, use_cache=False).logits[:, :-1].flatten(0, 1).float()
+        if sample:
+            with torch.no_grad():
+                labels = torch.multinomial(logits.softmax(-1), 1).flatten()
+        else:
+            labels = batch[:, 1:].flatten()
+        return F.cross_entropy(logits, labels, reduction="sum")
+
+    def compute_measurement(self, batch: Tensor, model: torch.nn.Module) -> Tensor:
+        return self.compute_train_loss(batch, model)
+
+    def get_influence_tracked_modules(self) -> list[str]:
+        return self._layers
+
+
+class _Blocks(TorchDataset):
+    def __init__(self, blocks: NDArray[np.int64]) -> None:
+        self._blocks = torch.from_numpy(np.ascontiguousarray(blocks))
+
+    def __len__(self) -> int:
+        return len(self._blocks)
+
+    def __getitem__(self, index: int) -> Tensor:
+        return self._blocks[index]
+
+
+@contextmanager
+def _single_process():
+    """kronfluence reads LOCAL_RANK and keeps its process state for ever; factors are fitted by one process alone."""
+    saved = os.environ.pop("LOCAL_RANK", None)
+    State._reset_state()
+    try:
+        yield
+    finally:
+        State._reset_state()
+        if saved is not None:
+            os.environ["LOCAL_RANK"] = saved

@@ -1,0 +1,110 @@
+"""The direction v = (H + δI)⁻¹ (g(toxic) − g(nontoxic)) in the space of the tracked parameters.
+
+On disk a direction is `direction.safetensors`: parameter name → tensor of that parameter's own shape. Anything that
+yields such a file can be scored.
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from tqdm.auto import tqdm
+from transformers import PreTrainedModel
+
+from ifguide.corpus.queries import EncodedQuery
+from ifguide.influence.curvature import Curvature
+from ifguide.models import layer_matrix, split_layer_matrix, tracked_layers, tracked_parameters
+from ifguide.objectives.language_modeling import token_losses
+
+DIRECTION_FILE = "direction.safetensors"
+
+
+def query_gradient(model: PreTrainedModel, queries: Sequence[EncodedQuery], *, batch_size: int) -> dict[str, Tensor]:
+    """g(toxic) − g(nontoxic): the differential gradient of the queries, in one signed accumulation.
+
+    g(Q) is the mean over the queries of ∇θ Σ_{t in continuation} −log p(token); prompt and padding never count.
+
+    Args:
+        model: the proxy, on the device that computes; its gradients are cleared.
+        queries: encoded queries of both classes.
+        batch_size: queries at a time.
+
+    Returns:
+        Parameter name → tensor of its shape, for the tracked parameters.
+    """
+    parameters = tracked_parameters(model)
+    requires = {name: p.requires_grad for name, p in model.named_parameters()}
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(name in parameters)
+        parameter.grad = None
+    toxic = sum(query.toxic for query in queries)
+    share = {True: 1.0 / max(toxic, 1), False: -1.0 / max(len(queries) - toxic, 1)}
+    ordered = sorted(queries, key=lambda query: len(query.input_ids))
+    model.eval()
+    for first in tqdm(range(0, len(ordered), batch_size), desc="Query gradients", leave=False):
+        batch = ordered[first : first + batch_size]
+        width = len(batch[-1].input_ids)
+        ids = torch.zeros(len(batch), width, dtype=torch.long)
+        weights = torch.zeros(len(batch), width, dtype=next(iter(parameters.values())).dtype)
+        for row, query in enumerate(batch):
+            # padding stands to the right, where causal attention lets no real token see it
+            ids[row, : len(query.input_ids)] = torch.from_numpy(query.input_ids)
+            weights[row, : len(query.input_ids)] = torch.from_numpy(query.continuation * share[query.toxic])
+        ids, weights = ids.to(model.device), weights.to(model.device)
+        losses = token_losses(model(input_ids=ids, use_cache=False).logits, ids)
+        (losses * weights).sum().backward()
+    gradients = {name: p.grad.detach().clone() for name, p in parameters.items() if p.grad is not None}
+    for name, parameter in model.named_parameters():
+        parameter.grad = None
+        parameter.requires_grad_(requires[name])
+    return gradients
+
+
+def precondition_direction(
+    model: PreTrainedModel,
+    gradients: Mapping[str, Tensor],
+    factors: Mapping[str, Mapping[str, Tensor]],
+    curvature: Curvature,
+) -> dict[str, Tensor]:
+    """Apply (H + δI)⁻¹ layer by layer to a gradient over the tracked parameters.
+
+    Args:
+        model: gives the layers and their layout (Conv1D is stored transposed).
+        gradients: parameter name → gradient.
+        factors: layer → factors (`load_factors`); empty for `identity`.
+        curvature: how H is approximated and damped.
+
+    Returns:
+        v, parameter name → tensor of its shape.
+    """
+    direction: dict[str, Tensor] = {}
+    for layer, module in tracked_layers(model).items():
+        matrix = layer_matrix(module, gradients[f"{layer}.weight"], gradients.get(f"{layer}.bias"))
+        solved = curvature.precondition(matrix, factors.get(layer, {}))
+        direction |= {f"{layer}.{name}": part for name, part in split_layer_matrix(module, solved).items()}
+    return direction
+
+
+def save_direction(direction: Mapping[str, Tensor], directory: Path) -> None:
+    save_file({name: value.cpu().contiguous() for name, value in direction.items()}, directory / DIRECTION_FILE)
+
+
+def load_direction(directory: Path, model: PreTrainedModel) -> dict[str, Tensor]:
+    """Load a direction for a model, in the model's dtype and on its device.
+
+    Raises:
+        ValueError: names or shapes are not those of the model's tracked parameters.
+    """
+    direction = load_file(directory / DIRECTION_FILE)
+    parameters = tracked_parameters(model)
+    wrong = sorted(set(direction) ^ set(parameters)) or [
+        name for name, value in direction.items() if value.shape != parameters[name].shape
+    ]
+    if wrong:
+        raise ValueError(
+            f"the direction in {directory} does not fit the model: {len(wrong)} tracked parameters differ, "
+            f"the first is {wrong[0]}; it was made with another proxy"
+        )
+    return {name: value.to(parameters[name]) for name, value in direction.items()}

@@ -1,0 +1,145 @@
+"""Build or load a causal language model; find the linear layers that influence tracks."""
+
+import copy
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+from transformers.pytorch_utils import Conv1D
+
+
+def build_model(
+    *,
+    vocabulary: int,
+    end_of_text: int | None = None,
+    architecture: str | None = None,
+    settings: Mapping[str, Any] | None = None,
+    pretrained: str | None = None,
+    attention: str = "sdpa",
+    trust_remote_code: bool = False,
+    seed: int = 0,
+) -> PreTrainedModel:
+    """Build a causal language model from an architecture, or load a pretrained one.
+
+    Args:
+        vocabulary: number of token ids the tokenizer can produce.
+        end_of_text: id of the end-of-text token, written into a new model's configuration.
+        architecture: model type of transformers, as in `gpt_neox`, `gpt2`, `llama`; not needed with `pretrained`.
+        settings: configuration of a new model. A `vocab_size` of None or absent becomes the tokenizer's size,
+            rounded up to a multiple of 64.
+        pretrained: a hub name or a local folder; its weights are loaded in float32.
+        attention: attention implementation of transformers.
+        trust_remote_code: run model code from the hub; only ever when asked for.
+        seed: seed of a new model's initial weights.
+
+    Raises:
+        ValueError: unknown architecture, neither or both of architecture and pretrained, missing folder, or a
+            vocabulary that the model cannot represent.
+    """
+    if pretrained is not None:
+        if looks_like_path(pretrained) and not (Path(pretrained) / "config.json").is_file():
+            raise ValueError(f"model.pretrained={pretrained}: not a Hugging Face model folder (no config.json in it)")
+        model = load_model(pretrained, attention=attention, trust_remote_code=trust_remote_code)
+    elif architecture is not None:
+        values = dict(settings or {})
+        values["vocab_size"] = values.get("vocab_size") or -(-vocabulary // 64) * 64
+        config = AutoConfig.for_model(
+            architecture, **values, bos_token_id=end_of_text, eos_token_id=end_of_text, pad_token_id=None
+        )
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            model = AutoModelForCausalLM.from_config(config, attn_implementation=attention, dtype=torch.float32)
+    else:
+        raise ValueError("a model needs `architecture` (a new model) or `pretrained` (a folder or a hub name)")
+    check_vocabulary(model, vocabulary)
+    return model
+
+
+def load_model(path: str | Path, *, attention: str = "sdpa", trust_remote_code: bool = False) -> PreTrainedModel:
+    """Load a causal language model from a folder or the hub, in float32."""
+    return AutoModelForCausalLM.from_pretrained(
+        path, attn_implementation=attention, dtype=torch.float32, trust_remote_code=trust_remote_code
+    )
+
+
+def check_vocabulary(model: PreTrainedModel, vocabulary: int) -> None:
+    """Raise ValueError where the tokenizer makes ids that the model has no embedding for."""
+    rows = model.get_input_embeddings().weight.shape[0]
+    if vocabulary > rows:
+        raise ValueError(
+            f"the tokenizer has {vocabulary} tokens but the model's vocabulary is {rows}; choose the model's own "
+            "tokenizer (data.tokenizer.path) or a model with `settings.vocab_size` of at least that"
+        )
+
+
+def looks_like_path(name: str) -> bool:
+    """A hub name has at most one slash and does not start with a dot or a slash."""
+    return name.startswith((".", "/", "~")) or name.count("/") > 1 or Path(name).exists()
+
+
+def decoder_blocks(model: nn.Module) -> tuple[str, nn.ModuleList]:
+    """Find the repeated decoder blocks: the outermost ModuleList of `num_hidden_layers` equal modules.
+
+    Raises:
+        ValueError: the model has none, so influence would not know what to track.
+    """
+    count = getattr(getattr(model, "config", None), "num_hidden_layers", None)
+    for name, module in model.named_modules():
+        if isinstance(module, nn.ModuleList) and len(module) == count and len({type(block) for block in module}) == 1:
+            return name, module
+    raise ValueError(f"{type(model).__name__} has no list of {count} decoder blocks, so no layer can be tracked")
+
+
+def tracked_layers(model: nn.Module) -> dict[str, nn.Module]:
+    """Name → module of every `nn.Linear` and `Conv1D` inside the decoder blocks, in the model's order.
+
+    Never the output head (tied or not), embeddings or norms, whatever they are called.
+    """
+    prefix, blocks = decoder_blocks(model)
+    layers: dict[str, nn.Module] = {
+        f"{prefix}.{name}": module for name, module in blocks.named_modules() if isinstance(module, nn.Linear | Conv1D)
+    }
+    if not layers:
+        raise ValueError(f"{type(model).__name__} has no linear layer inside its decoder blocks")
+    return layers
+
+
+def tracked_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
+    """Name → parameter (weights and biases) of the tracked layers."""
+    return {
+        f"{layer}.{name}": parameter
+        for layer, module in tracked_layers(model).items()
+        for name, parameter in module.named_parameters(recurse=False)
+    }
+
+
+def linear_copy(model: PreTrainedModel) -> PreTrainedModel:
+    """Deep copy in which each tracked Conv1D is an equal `nn.Linear`, for libraries that only know the latter."""
+    clone = copy.deepcopy(model)
+    for name, module in tracked_layers(clone).items():
+        if isinstance(module, Conv1D):
+            inputs, outputs = module.weight.shape
+            linear = nn.Linear(inputs, outputs, dtype=module.weight.dtype, device=module.weight.device)
+            linear.weight.data.copy_(module.weight.data.T)
+            linear.bias.data.copy_(module.bias.data)
+            parent, _, child = name.rpartition(".")
+            setattr(clone.get_submodule(parent), child, linear)
+    return clone
+
+
+def layer_matrix(module: nn.Module, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+    """Join tensors shaped like a layer's weight and bias into one [outputs, inputs (+ 1)] matrix."""
+    matrix = weight.T if isinstance(module, Conv1D) else weight
+    return matrix if bias is None else torch.cat([matrix, bias[:, None]], dim=1)
+
+
+def split_layer_matrix(module: nn.Module, matrix: torch.Tensor) -> dict[str, torch.Tensor]:
+    """Inverse of `layer_matrix`: parameter name → tensor in the parameter's own shape."""
+    parts: dict[str, torch.Tensor] = {}
+    if getattr(module, "bias", None) is not None:
+        matrix, parts["bias"] = matrix[:, :-1], matrix[:, -1].contiguous()
+    parts["weight"] = (matrix.T if isinstance(module, Conv1D) else matrix).contiguous()
+    return parts

@@ -1,0 +1,356 @@
+"""The stages of a run and what each one needs: data → proxy → factors → direction → scores → mask → model → evaluation.
+
+Each method of `Pipeline` returns an artifact, built or found in the workspace. What decides an artifact's content is
+written out in its `settings`; hardware, batch sizes of inference and shard sizes never are.
+"""
+
+import json
+from collections.abc import Mapping
+from functools import cache, cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+from transformers import PreTrainedModel
+
+from ifguide.corpus.blocks import Corpus
+from ifguide.corpus.masks import TokenMask
+from ifguide.corpus.queries import check_disjoint, check_queries, encode_queries
+from ifguide.corpus.sources import find_files
+from ifguide.corpus.tokenizers import check_same_tokenizer
+from ifguide.evaluation.attribution import attribution_metrics, word_list_scores, word_log_odds
+from ifguide.evaluation.fluency import block_losses, perplexity_metrics
+from ifguide.evaluation.generation import (
+    GENERATIONS_FILE,
+    decode_continuations,
+    encode_prompts,
+    load_generations,
+    sample_continuations,
+    save_generations,
+)
+from ifguide.evaluation.toxicity import classify_continuations, toxicity_metrics
+from ifguide.influence.curvature import load_factors, save_factors
+from ifguide.influence.direction import load_direction, precondition_direction, query_gradient, save_direction
+from ifguide.influence.store import ScoreStore, fill_store, open_scores
+from ifguide.models import load_model
+from ifguide.training.fit import remove_checkpoints, train
+from ifguide.workspace import Artifact, ArtifactError, Workspace, file_signature, global_rank, write_json
+
+INFLUENCE_STAGES = ("factors", "direction", "scores", "mask")
+STAGES = ("data", "proxy", *INFLUENCE_STAGES, "model", "evaluate")
+MASK_FILE = "mask.npy"
+METRICS_FILE = "metrics.json"
+# Settings that name files: their content decides, not where they lie.
+PATH_KEYS = ("path", "pretrained", "checkpoint", "config")
+UNCENSORED = {"_target_": "ifguide.objectives.LanguageModeling"}
+
+
+class Pipeline:
+    """All stages of one configuration.
+
+    Args:
+        cfg: the composed configuration (`conf/config.yaml`).
+
+    Raises:
+        ValueError: anything a user can get wrong, before any long work starts.
+    """
+
+    def __init__(self, cfg: DictConfig) -> None:
+        if cfg.stage not in STAGES:
+            raise ValueError(f"stage={cfg.stage}; known: {', '.join(STAGES)}")
+        self.cfg = cfg
+        self._shown: set[Path] = set()
+        self.workspace = Workspace(cfg.paths.workspace, verify=cfg.paths.verify)
+        self.hardware = instantiate(cfg.trainer)
+        self.objective = instantiate(cfg.objective)
+        self.optimizations = {"model": ("optim", instantiate(cfg.optim)), "proxy": ("proxy_optim", instantiate(cfg.proxy_optim))}
+        self.curvature, self.scorer, self.selection = (instantiate(cfg[k]) for k in ("curvature", "scorer", "selection"))
+        self.build_corpus = instantiate(cfg.data)
+        for key, (_, optimization) in self.optimizations.items():
+            self.hardware.accumulate(optimization.batch_size)
+            if optimization.epochs == 0 and cfg[key].pretrained is None:
+                raise ValueError(f"{key} is trained for 0 epochs from nothing; set {key}.pretrained or its epochs")
+        if self.objective.uses_mask or cfg.stage in INFLUENCE_STAGES:
+            check_queries(self.queries)
+        if cfg.stage == "evaluate":
+            instantiate(cfg.decoding)
+            assert self.classifier.name
+            if self.objective.uses_mask:
+                check_disjoint(self.queries, self.task.prompts)
+
+    @cached_property
+    def queries(self) -> list:
+        return instantiate(self.cfg.queries)
+
+    @cached_property
+    def task(self) -> Any:
+        return instantiate(self.cfg.evaluation)
+
+    @cached_property
+    def classifier(self) -> Any:
+        return instantiate(self.cfg.classifier)
+
+    @cached_property
+    def corpus(self) -> Corpus:
+        return Corpus(self.data().path)
+
+    def stage(self, name: str) -> Artifact:
+        return self.evaluation() if name == "evaluate" else getattr(self, name)()
+
+    # --- corpus ---
+
+    @cache  # noqa: B019 (a pipeline lives as long as its run)
+    def data(self) -> Artifact:
+        return self._build("data", 1, settings=self._settings("data"), inputs={}, builder=self.build_corpus)
+
+    # --- influence ---
+
+    def proxy(self) -> Artifact:
+        """The model whose gradients are taken; the uncensored model of its seed where the settings are the target's."""
+        return self._trained("proxy", UNCENSORED, None)
+
+    @cache  # noqa: B019
+    def factors(self) -> Artifact:
+        proxy, data = self.proxy(), self.data()
+
+        def build(directory: Path) -> dict[str, Any]:
+            split = self.corpus.split("train")
+            rng = np.random.default_rng(self.cfg.influence.seed)
+            rows = np.sort(rng.permutation(len(split))[: self.curvature.blocks])
+            factors = self.curvature.fit(
+                self._load(proxy),
+                split.tokens(rows),
+                batch_size=self.cfg.influence.batch_size,
+                seed=self.cfg.influence.seed,
+                progress=self.hardware.progress,
+            )
+            save_factors(factors, directory)
+            return {"blocks": len(rows)}
+
+        settings = self._settings("curvature", without=("damping", "relative")) | {"seed": self.cfg.influence.seed}
+        return self._build("factors", 1, settings=settings, inputs={"proxy": proxy, "data": data}, builder=build)
+
+    @cache  # noqa: B019
+    def direction(self) -> Artifact:
+        proxy, data, factors = self.proxy(), self.data(), self.factors()
+
+        def build(directory: Path) -> dict[str, Any]:
+            model = self._load(proxy)
+            queries = encode_queries(self.queries, self.corpus.tokenizer, self.corpus.info["block_length"])
+            gradients = query_gradient(model, queries, batch_size=self.cfg.influence.batch_size)
+            direction = precondition_direction(model, gradients, load_factors(factors.path), self.curvature)
+            save_direction(direction, directory)
+            return {
+                "toxic_queries": sum(query.toxic for query in queries),
+                "nontoxic_queries": sum(not query.toxic for query in queries),
+                "gradient_norm": _norm(gradients),
+                "direction_norm": _norm(direction),
+            }
+
+        settings = {"queries": self._settings("queries"), "curvature": self._settings("curvature")}
+        inputs = {"proxy": proxy, "data": data, "factors": factors}
+        return self._build("direction", 1, settings=settings, inputs=inputs, builder=build)
+
+    @cache  # noqa: B019
+    def scores(self) -> Artifact:
+        proxy, data, direction = self.proxy(), self.data(), self.direction()
+
+        def build(directory: Path) -> None:
+            model = self._load(proxy)
+            vector = load_direction(direction.path, model)
+            split = self.corpus.split("train")
+            store = ScoreStore(directory, split.shape, shard_blocks=self.cfg.influence.shard_blocks)
+
+            def score(ids: np.ndarray) -> np.ndarray:
+                return self.scorer(model, vector, torch.from_numpy(ids).to(model.device)).float().cpu().numpy()
+
+            fill_store(store, score, split.tokens, batch_size=self.cfg.influence.batch_size)
+            store.close()
+
+        inputs = {"proxy": proxy, "data": data, "direction": direction}
+        return self._build(
+            "scores", 1, settings=self._settings("scorer"), inputs=inputs, builder=build, resumable=True
+        )
+
+    @cache  # noqa: B019
+    def mask(self) -> Artifact:
+        if self.cfg.paths.mask is not None:
+            return self._foreign_mask(Path(self.cfg.paths.mask))
+        data, scores = self.data(), self.scores()
+
+        def build(directory: Path) -> dict[str, Any]:
+            starts = self.corpus.split("train").documents["start"]
+            selection = self.selection(open_scores(scores.path), starts)
+            TokenMask.pack(selection.mask).save(directory / MASK_FILE)
+            if selection.selected < selection.wanted:
+                print(
+                    f"Selected {selection.selected} tokens of the {selection.wanted} that selection.limit allows: "
+                    "no more tokens are above the threshold or beside one"
+                )
+            fields = ("threshold", "wanted", "selected", "candidates")
+            return {name: getattr(selection, name) for name in fields}
+
+        inputs = {"data": data, "scores": scores}
+        return self._build("mask", 1, settings=self._settings("selection"), inputs=inputs, builder=build)
+
+    # --- target ---
+
+    def model(self) -> Artifact:
+        mask = self.mask() if self.objective.uses_mask else None
+        return self._trained("model", self._settings("objective"), mask)
+
+    # --- evaluation ---
+
+    @cache  # noqa: B019
+    def generations(self) -> Artifact:
+        artifact = self.model()
+
+        def build(directory: Path) -> None:
+            model, tokenizer, task = self._load(artifact), self.corpus.tokenizer, self.task
+            longest = getattr(model.config, "max_position_embeddings", 1 << 30) - task.max_new_tokens
+            tokens = sample_continuations(
+                model,
+                encode_prompts(task.prompts, tokenizer, longest),
+                processors=instantiate(self.cfg.decoding),
+                samples=task.samples,
+                max_new_tokens=task.max_new_tokens,
+                end_of_text=tokenizer.eos_token_id,
+                rows=task.rows,
+                seed=self.cfg.seed,
+            )
+            save_generations(directory / GENERATIONS_FILE, task.prompts, decode_continuations(tokens, tokenizer))
+
+        settings = {
+            "evaluation": self._settings("evaluation"),
+            "decoding": self._settings("decoding"),
+            "seed": self.cfg.seed,
+        }
+        return self._build("generations", 1, settings=settings, inputs={"model": artifact}, builder=build)
+
+    @cache  # noqa: B019
+    def evaluation(self) -> Artifact:
+        inputs = {"data": self.data(), "model": self.model(), "generations": self.generations()}
+        if self.objective.uses_mask:
+            inputs |= {"mask": self.mask()}
+            if self.cfg.paths.mask is None:
+                inputs |= {"scores": self.scores()}
+
+        def build(directory: Path) -> None:
+            rows = load_generations(inputs["generations"].path / GENERATIONS_FILE)
+            scores = classify_continuations(rows["continuations"], self.classifier)
+            np.savez(directory / "probabilities.npz", **scores)
+            test = self.corpus.split("test")
+            losses = block_losses(self._load(inputs["model"]), test, batch_size=self.cfg.influence.batch_size)
+            metrics: dict[str, Any] = {
+                "toxicity": toxicity_metrics(scores["toxicity"], rows["subset"]),
+                "perplexity": perplexity_metrics(losses, test),
+            }
+            annotation = self.corpus.split("train").annotation
+            if "scores" in inputs and annotation is not None:
+                metrics["attribution"] = {"all": self._attribution(annotation)}
+            write_json(directory / METRICS_FILE, metrics)
+
+        settings = {"classifier": self.classifier.name}
+        return self._build("evaluation", 1, settings=settings, inputs=inputs, builder=build)
+
+    def metrics(self) -> dict[str, Any]:
+        return json.loads((self.evaluation().path / METRICS_FILE).read_text(encoding="utf-8"))
+
+    def train_mask(self) -> TokenMask:
+        return TokenMask.open(self.mask().path / MASK_FILE, self.corpus.info["block_length"])
+
+    # --- shared by the stages ---
+
+    def _trained(self, key: str, objective: Mapping[str, Any], mask: Artifact | None) -> Artifact:
+        """Train the model of `cfg[key]`; equal settings give one artifact, whoever asks for it."""
+        optim_key, optimization = self.optimizations[key]
+        settings = {
+            "model": self._settings(key, without=("attention", "trust_remote_code")),
+            "optim": self._settings(optim_key),
+            "objective": objective,
+            "precision": self.hardware.precision,
+        }
+        inputs = {"data": self.data()} | ({} if mask is None else {"mask": mask})
+
+        def build(directory: Path) -> dict[str, Any]:
+            tokenizer = self.corpus.tokenizer
+            check_same_tokenizer(self.cfg[key].pretrained, tokenizer, key)
+            model = instantiate(self.cfg[key], vocabulary=self.corpus.vocabulary, end_of_text=tokenizer.eos_token_id)
+            facts = train(
+                model,
+                instantiate(objective),
+                optimization,
+                self.hardware,
+                blocks=self.corpus.split("train"),
+                mask=None if mask is None else TokenMask.open(mask.path / MASK_FILE, self.corpus.info["block_length"]),
+                validation=self.corpus.split("validation"),
+                seed=self.cfg[key].seed,
+                directory=directory,
+                logger=instantiate(self.cfg.logger, name=key),
+                callbacks=list(instantiate(self.cfg.callbacks, _convert_="all").values()),
+            )
+            if global_rank() == 0:
+                model.save_pretrained(directory)
+                tokenizer.save_pretrained(directory)
+                remove_checkpoints(directory)
+            return facts
+
+        return self._build(
+            "model", 1, settings=settings, inputs=inputs, builder=build, resumable=True, collective=True
+        )
+
+    def _foreign_mask(self, path: Path) -> Artifact:
+        """Another run's mask, if it is a mask of this corpus.
+
+        Raises:
+            ArtifactError: it is not.
+        """
+        mask, data = Artifact.open(path, stage="mask", verify=self.workspace.verify), self.data()
+        theirs = mask.manifest["inputs"]["data"]
+        if theirs != data.fingerprint:
+            raise ArtifactError(
+                f"paths.mask={path} was made for the corpus data-{theirs}, this run's is {data.path.name}: "
+                "a mask belongs to one corpus; leave paths.mask unset to make one for this"
+            )
+        return mask
+
+    def _attribution(self, annotation: TokenMask) -> dict[str, float]:
+        words = word_list_scores(self.corpus.split("train"), self.corpus.tokenizer, word_log_odds(self.queries))
+        return attribution_metrics(open_scores(self.scores().path), annotation, self.train_mask(), words)
+
+    def _load(self, artifact: Artifact) -> PreTrainedModel:
+        return load_model(artifact.path, attention=self.cfg.model.attention).to(self.hardware.device).eval()
+
+    def _build(self, stage: str, version: int, **options: Any) -> Artifact:
+        artifact = self.workspace.build(stage, version=version, **options)
+        if global_rank() == 0 and artifact.path not in self._shown:
+            self._shown.add(artifact.path)
+            seconds = artifact.manifest["seconds"]
+            print(f"{stage:12} {artifact.path}  ({'found' if artifact.reused else f'{seconds:.0f} s'})", flush=True)
+        return artifact
+
+    def _settings(self, key: str, without: tuple[str, ...] = ()) -> Any:
+        """Resolved settings of one part of the configuration, with files replaced by what they hold."""
+        node = self.cfg[key]
+        values = OmegaConf.to_container(node, resolve=True) if OmegaConf.is_config(node) else node
+        return by_content({name: value for name, value in values.items() if name not in without})
+
+
+def by_content(value: Any, key: str | None = None) -> Any:
+    """Replace the names of files by signatures of their content, so that an artifact outlives a moved folder."""
+    if isinstance(value, dict):
+        return {name: by_content(child, name) for name, child in value.items()}
+    if isinstance(value, list):
+        return [by_content(child, key) for child in value]
+    if key == "files":
+        return [file_signature(path) for path in find_files(value)]
+    if key in PATH_KEYS and isinstance(value, str) and Path(value).exists():
+        return file_signature(Path(value))
+    return value
+
+
+def _norm(vectors: Mapping[str, torch.Tensor]) -> float:
+    return float(torch.stack([vector.double().square().sum() for vector in vectors.values()]).sum().sqrt())

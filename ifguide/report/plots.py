@@ -1,0 +1,230 @@
+"""Plots of a comparison and of a score distribution; Figure objects only, so no display and no global state."""
+
+from __future__ import annotations
+
+import io
+import math
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, TypeGuard
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
+from matplotlib.patches import Patch
+from matplotlib.text import Annotation
+from matplotlib.transforms import Bbox
+
+from ifguide.report import write_atomically
+from ifguide.report.table import Measurement, format_measurement, measurement
+
+# Okabe and Ito's palette: distinct under the common colour-vision deficiencies and in grey.
+BLUE, ORANGE, GREEN, VERMILION, INK = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#222222"
+
+TOXICITY_METRICS = (
+    ("expected_maximum_toxicity", "expected max. toxicity", BLUE),
+    ("toxicity_probability", "toxicity probability", ORANGE),
+    ("toxic_fraction", "toxic fraction", GREEN),
+)
+BINS = 120
+PIECE = 1 << 22  # scores held in memory at once
+LABEL_OFFSETS = (  # points from the marker, in order of preference
+    (8, 5, "left"), (8, -12, "left"), (-8, 5, "right"), (-8, -12, "right"), (0, 12, "center"), (0, -20, "center"),
+    (10, 18, "left"), (10, -26, "left"), (-10, 18, "right"), (-10, -26, "right"), (0, 26, "center"), (0, -34, "center"),
+)  # fmt: skip
+
+
+def plot_toxicity_perplexity(rows: Mapping[str, Mapping[str, Any]], path: Path) -> None:
+    """Left: what detoxification costs, a point a method. Right: the three toxicity metrics of every method."""
+    if not rows:
+        raise ValueError("no methods to plot: give at least one row of metrics")
+    figure = _figure(width=13, height=max(5.0, 1.6 + 0.55 * len(rows)))
+    trade_off, bars = figure.subplots(1, 2)
+    _draw_bars(bars, rows)
+    _draw_trade_off(trade_off, rows)
+    _save(figure, path)
+
+
+def plot_scores(scores: np.ndarray, threshold: float, path: Path, *, annotated: np.ndarray | None = None) -> None:
+    """Histogram of token scores and τ. Pass the scores that exist (`scores[:, 1:]` of a store, not column 0).
+
+    The axis spans all but the outermost 0.05 % of scores on either side; those are counted in the end bins.
+    """
+    if annotated is not None and np.shape(annotated) != np.shape(scores):
+        raise ValueError(f"annotated has shape {np.shape(annotated)}, scores {np.shape(scores)}: one flag a score")
+    if np.size(scores) == 0:
+        raise ValueError("no scores to plot")
+
+    edges = _bin_edges(scores, threshold)
+    counts = {False: np.zeros(BINS, dtype=np.int64), True: np.zeros(BINS, dtype=np.int64)}
+    above = 0
+    for piece, toxic in _pieces(scores, annotated):
+        above += int((piece > threshold).sum())
+        inside = np.clip(piece, edges[0], edges[-1])
+        for flag in counts:
+            counts[flag] += np.histogram(inside[toxic == flag], bins=edges)[0]
+
+    figure = _figure(width=9, height=5)
+    axes = figure.subplots()
+    if annotated is None:
+        groups = [("all tokens", counts[False], BLUE)]
+    else:
+        groups = [("benign tokens", counts[False], BLUE), ("toxic tokens (annotated)", counts[True], VERMILION)]
+    for label, count, colour in groups:
+        total = int(count.sum())
+        heights = count if annotated is None else count / (max(total, 1) * np.diff(edges))
+        axes.stairs(heights, edges, fill=True, color=colour, alpha=0.35)
+        axes.stairs(heights, edges, color=colour, linewidth=1.4, label=f"{label}, n = {total:,}")
+    share = above / np.size(scores)
+    axes.axvline(threshold, color=INK, linestyle="--", label=f"τ = {threshold:.4g}, {share:.2%} of scores above")
+    axes.set_yscale("log")
+    axes.set_xlim(edges[0], edges[-1])
+    axes.set_xlabel("token score (end bins hold everything beyond)")
+    axes.set_ylabel("tokens" if annotated is None else "density within each group")
+    axes.legend(frameon=False)
+    _save(figure, path)
+
+
+def _pieces(scores: np.ndarray, annotated: np.ndarray | None) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """A few million scores at a time with their flags: a store can be larger than memory."""
+    rows = max(1, PIECE * len(scores) // np.size(scores))
+    for start in range(0, len(scores), rows):
+        piece = np.asarray(scores[start : start + rows], dtype=np.float64).ravel()
+        broken = int((~np.isfinite(piece)).sum())
+        if broken:
+            raise ValueError(f"{broken} scores from row {start} on are not finite: score again before plotting them")
+        if annotated is None:
+            yield piece, np.zeros(piece.shape, dtype=bool)
+        else:
+            yield piece, np.asarray(annotated[start : start + rows], dtype=bool).ravel()
+
+
+def _bin_edges(scores: np.ndarray, threshold: float) -> np.ndarray:
+    """Equal bins over the bulk of the scores and the threshold; rows are sampled where there are many."""
+    sample = np.asarray(scores[:: 1 + np.size(scores) // PIECE], dtype=np.float64)
+    low, high = np.nanquantile(sample, [0.0005, 0.9995])
+    low, high = min(low, threshold), max(high, threshold)
+    margin = 0.03 * (high - low) or 1.0
+    return np.linspace(low - margin, high + margin, BINS + 1)
+
+
+def _draw_trade_off(axes: Axes, rows: Mapping[str, Mapping[str, Any]]) -> None:
+    points: dict[str, tuple[Measurement, Measurement]] = {}
+    for method, metrics in rows.items():
+        perplexity = measurement(metrics, "perplexity", "benign", "perplexity")
+        toxicity = measurement(metrics, "toxicity", "all", "toxic_fraction")
+        if _finite(perplexity) and _finite(toxicity):
+            points[method] = (perplexity, toxicity)
+    axes.set_xlabel("perplexity on benign documents (left is better)")
+    axes.set_ylabel("toxic fraction of samples (down is better)")
+    axes.grid(alpha=0.25)
+    absent = [method for method in rows if method not in points]
+    if absent:
+        note = f"not shown, no benign perplexity or no toxic fraction: {', '.join(map(_plain, absent))}"
+        axes.set_title(note, fontsize=9, color=INK, loc="left", wrap=True)
+    if not points:
+        return
+
+    for perplexity, toxicity in points.values():
+        axes.plot(perplexity.value, toxicity.value, "o", color=BLUE, markersize=8, zorder=3, clip_on=False)
+        _error_bar(axes, perplexity.value, toxicity, vertical=True)
+        _error_bar(axes, toxicity.value, perplexity, vertical=False)
+    values = [perplexity.value for perplexity, _ in points.values()]
+    if min(values) > 0 and max(values) > 10 * min(values):
+        axes.set_xscale("log")
+    axes.margins(0.18)
+    axes.set_ylim(bottom=0.0)
+    _label_points(axes, points)
+
+
+def _draw_bars(axes: Axes, rows: Mapping[str, Mapping[str, Any]]) -> None:
+    height = 0.8 / len(TOXICITY_METRICS)
+    for k, (metric, _, colour) in enumerate(TOXICITY_METRICS):
+        for i, metrics in enumerate(rows.values()):
+            y = i + (k - (len(TOXICITY_METRICS) - 1) / 2) * height
+            measured = measurement(metrics, "toxicity", "all", metric)
+            if not _finite(measured):
+                text = format_measurement(measured)
+                axes.annotate(text, (0, y), (3, 0), textcoords="offset points", va="center", fontsize=8)
+                continue
+            axes.barh(y, measured.value, height * 0.9, color=colour)
+            _error_bar(axes, y, measured, vertical=False)
+    axes.set_yticks(range(len(rows)), [_plain(method) for method in rows])
+    axes.set_ylim(len(rows) - 0.5, -0.5)
+    axes.set_xlim(0, 1)
+    axes.set_xlabel("toxicity of samples (left is better)")
+    axes.grid(axis="x", alpha=0.25)
+    axes.set_axisbelow(True)
+    patches = [Patch(color=colour, label=label) for _, label, colour in TOXICITY_METRICS]
+    axes.legend(handles=patches, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3, frameon=False)
+
+
+def _error_bar(axes: Axes, position: float, measured: Measurement, *, vertical: bool) -> None:
+    """Drawn from its middle: a percentile interval need not contain the value itself."""
+    if measured.interval is None:
+        return
+    low, high = measured.interval
+    middle, half = (low + high) / 2, abs(high - low) / 2
+    style = {"fmt": "none", "ecolor": INK, "elinewidth": 1.2, "capsize": 3}
+    if vertical:
+        axes.errorbar(position, middle, yerr=half, **style)
+    else:
+        axes.errorbar(middle, position, xerr=half, **style)
+
+
+def _label_points(axes: Axes, points: Mapping[str, tuple[Measurement, Measurement]]) -> None:
+    """Each label takes the offset at which it covers the fewest markers, error bars and labels set before it."""
+    figure = axes.figure
+    figure.canvas.draw()
+    renderer = figure.canvas.get_renderer()
+    frame = axes.get_window_extent(renderer)
+    taken = [box for x, y in points.values() for box in _obstacles(axes, x, y)]
+    for method, (x, y) in points.items():
+        candidates: list[tuple[int, Annotation]] = []
+        for dx, dy, side in LABEL_OFFSETS:
+            label = axes.annotate(
+                _plain(method), (x.value, y.value), (dx, dy), textcoords="offset points", ha=side, in_layout=False
+            )
+            box = label.get_window_extent(renderer)
+            beyond = box.x0 < frame.x0 or box.x1 > frame.x1 or box.y0 < frame.y0 or box.y1 > frame.y1
+            clashes = sum(box.overlaps(other) for other in taken) + 10 * beyond
+            candidates.append((clashes, label))
+            if clashes == 0:
+                break
+        best = min(candidates, key=lambda candidate: candidate[0])[1]
+        for _, label in candidates:
+            if label is not best:
+                label.remove()
+        taken.append(best.get_window_extent(renderer))
+
+
+def _obstacles(axes: Axes, x: Measurement, y: Measurement) -> list[Bbox]:
+    """Pixel boxes of a point's marker and error bars."""
+    left, right = x.interval or (x.value, x.value)
+    low, high = y.interval or (y.value, y.value)
+    ends = [((x.value, y.value), (x.value, y.value), 6), ((x.value, low), (x.value, high), 2)]
+    ends.append(((left, y.value), (right, y.value), 2))
+    return [Bbox(axes.transData.transform([start, stop])).padded(pad) for start, stop, pad in ends]
+
+
+def _finite(measured: Measurement | None) -> TypeGuard[Measurement]:
+    return measured is not None and math.isfinite(measured.value)
+
+
+def _plain(text: str) -> str:
+    """Matplotlib reads text between two dollar signs as mathematics."""
+    return text.replace("$", r"\$")
+
+
+def _figure(*, width: float, height: float) -> Figure:
+    figure = Figure(figsize=(width, height), dpi=100, layout=ConstrainedLayoutEngine(w_pad=0.1, h_pad=0.1))
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def _save(figure: Figure, path: Path) -> None:
+    png = io.BytesIO()
+    figure.savefig(png, format="png", metadata={"Software": None})
+    write_atomically(Path(path), png.getvalue())

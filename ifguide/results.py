@@ -1,0 +1,90 @@
+"""What a run leaves in its directory: metrics, table, plots and the token page."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ifguide.corpus.blocks import LABELS
+from ifguide.evaluation.attribution import token_texts
+from ifguide.influence.store import open_scores
+from ifguide.pipeline import Pipeline
+from ifguide.report import write_atomically
+from ifguide.report.plots import plot_scores, plot_toxicity_perplexity
+from ifguide.report.table import comparison_table
+from ifguide.report.token_page import PageDocument, write_token_page
+from ifguide.workspace import write_json
+
+PAGE_DOCUMENTS = 60
+
+
+def write_results(
+    pipeline: Pipeline, reference: Pipeline | None, directory: Path, *, name: str, reference_name: str | None
+) -> None:
+    """Write `metrics.json`, `table.md`, plots and the token page of an evaluated run, and say where they are."""
+    metrics = pipeline.metrics()
+    rows: dict[str, Any] = {}
+    models = {}
+    if reference is not None and reference_name is not None:
+        rows[reference_name], models[reference_name] = reference.metrics(), reference.model().path
+    rows[name], models[name] = metrics, pipeline.model().path
+    write_json(directory / "metrics.json", metrics)
+    table = comparison_table(rows)
+    write_atomically(directory / "table.md", table.encode())
+    plot_toxicity_perplexity(rows, directory / "toxicity_perplexity.png")
+    print(f"\n{table}")
+    for method, path in models.items():
+        print(f"model {method + ':':18} {path}")
+    print(f"{'metrics:':24} {directory / 'metrics.json'}")
+    print(f"{'plot:':24} {directory / 'toxicity_perplexity.png'}")
+    if pipeline.objective.uses_mask and pipeline.cfg.paths.mask is None:
+        write_token_pages(pipeline, directory)
+        print(f"{'token scores:':24} {directory / 'token_scores.png'}")
+        print(f"{'token page:':24} {directory / 'tokens.html'}")
+
+
+def write_token_pages(pipeline: Pipeline, directory: Path) -> None:
+    """The histogram of token scores, and the page of the documents with the highest selected scores."""
+    split, scores, mask = pipeline.corpus.split("train"), open_scores(pipeline.scores().path), pipeline.train_mask()
+    facts = pipeline.mask().manifest["facts"]
+    annotation = split.annotation
+    plot_scores(
+        scores[:, 1:],
+        facts["threshold"],
+        directory / "token_scores.png",
+        annotated=None if annotation is None else annotation[:][:, 1:],
+    )
+    length = split.block_length
+    selected = mask[:].reshape(-1)
+    owner = split.documents_of(np.arange(selected.size))
+    merit = np.bincount(owner, weights=np.where(selected, scores.reshape(-1), 0.0), minlength=len(split.documents))
+    texts = token_texts(pipeline.corpus.tokenizer)
+    names = {code: label for label, code in LABELS.items()}
+    documents = []
+    for rank, index in enumerate(np.argsort(-merit, kind="stable")[:PAGE_DOCUMENTS], start=1):
+        start, end = split.extent(int(index))
+        blocks = slice(start // length, -(-end // length))
+        here = slice(start - blocks.start * length, end - blocks.start * length)
+        row = split.documents[index]
+        documents.append(
+            PageDocument(
+                name=f"{pipeline.corpus.sources[row['source']]}, record {row['record']}",
+                rank=rank,
+                tokens=[texts[token] for token in split.tokens(blocks).reshape(-1)[here]],
+                scores=scores[blocks].reshape(-1)[here].tolist(),
+                selected=mask[blocks].reshape(-1)[here].tolist(),
+                annotated=None if annotation is None else annotation[blocks].reshape(-1)[here].tolist(),
+                label=names[int(row["label"])],
+            )
+        )
+    write_token_page(
+        directory / "tokens.html",
+        documents,
+        title="Tokens that teach the behaviour",
+        threshold=facts["threshold"],
+        summary={
+            "threshold τ": f"{facts['threshold']:.4g}",
+            "tokens selected": f"{facts['selected']:,} of {selected.size:,} ({facts['selected'] / selected.size:.2%})",
+            "documents": f"the {len(documents)} with the highest sum of selected scores, of {len(split.documents):,}",
+        },
+    )

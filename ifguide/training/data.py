@@ -1,0 +1,135 @@
+"""Blocks and mask, joined by row, in an order that is a pure function of (seed, step)."""
+
+from collections.abc import Iterator
+from functools import lru_cache
+
+import numpy as np
+import pytorch_lightning as pl
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from ifguide.corpus.blocks import Split
+from ifguide.corpus.masks import TokenMask
+
+
+class BlockDataset(Dataset):
+    """Rows → one batch: `input_ids` [rows, T] and, where there is a mask, `mask` [rows, T].
+
+    Raises:
+        ValueError: a mask whose shape is not that of the blocks.
+    """
+
+    def __init__(self, split: Split, mask: TokenMask | None = None) -> None:
+        if mask is not None and mask.shape != split.shape:
+            raise ValueError(f"the mask has shape {mask.shape}, the corpus has {split.shape}: it is another corpus's")
+        self._split, self._mask = split, mask
+
+    def __getitem__(self, rows: NDArray[np.int64]) -> dict[str, Tensor]:
+        batch = {"input_ids": torch.from_numpy(self._split.tokens(rows))}
+        if self._mask is not None:
+            batch["mask"] = torch.from_numpy(self._mask[rows])
+        return batch
+
+
+@lru_cache(maxsize=2)
+def epoch_order(seed: int, epoch: int, blocks: int) -> NDArray[np.int64]:
+    return np.random.default_rng([seed, epoch]).permutation(blocks)
+
+
+def rows_of_step(step: int, *, seed: int, batch_size: int, blocks: int) -> NDArray[np.int64]:
+    """Rows of one optimiser step. Every epoch is a fresh permutation; a step may straddle two epochs."""
+    places = np.arange(step * batch_size, (step + 1) * batch_size)
+    epochs = places // blocks
+    return np.concatenate(
+        [epoch_order(seed, int(epoch), blocks)[places[epochs == epoch] % blocks] for epoch in np.unique(epochs)]
+    )
+
+
+class BatchOrder(Sampler):
+    """Micro-batches of one process, from any step on.
+
+    Args:
+        steps: optimiser steps in total.
+        accumulate: micro-batches per step and process.
+        rank, processes: this process gets every `processes`-th row of a step.
+        first_step: where to begin; `len` still counts from the beginning, as the trainer does after a resume.
+        seed, batch_size, blocks: as in `rows_of_step`.
+    """
+
+    def __init__(
+        self,
+        *,
+        steps: int,
+        accumulate: int,
+        rank: int,
+        processes: int,
+        first_step: int,
+        seed: int,
+        batch_size: int,
+        blocks: int,
+    ) -> None:
+        self.steps, self.accumulate, self.rank, self.processes = steps, accumulate, rank, processes
+        self.first_step, self.seed, self.batch_size, self.blocks = first_step, seed, batch_size, blocks
+
+    def __len__(self) -> int:
+        return self.steps * self.accumulate
+
+    def __iter__(self) -> Iterator[NDArray[np.int64]]:
+        for step in range(self.first_step, self.steps):
+            rows = rows_of_step(step, seed=self.seed, batch_size=self.batch_size, blocks=self.blocks)
+            yield from np.split(rows[self.rank :: self.processes], self.accumulate)
+
+
+class BlockDataModule(pl.LightningDataModule):
+    """Training and validation blocks for a trainer.
+
+    Args:
+        train: training blocks.
+        mask: tokens that the objective treats differently; None for objectives without one.
+        validation: held-out blocks, evaluated without a mask.
+        steps, batch_size, accumulate, seed: as in `BatchOrder`.
+        validation_batch: blocks per validation batch.
+    """
+
+    def __init__(
+        self,
+        *,
+        train: Split,
+        mask: TokenMask | None,
+        validation: Split | None,
+        steps: int,
+        batch_size: int,
+        accumulate: int,
+        seed: int,
+        validation_batch: int,
+    ) -> None:
+        super().__init__()
+        self._train, self._blocks = BlockDataset(train, mask), len(train)
+        self._validation, self._validation_batch = validation, validation_batch
+        self._steps, self._batch_size, self._accumulate, self._seed = steps, batch_size, accumulate, seed
+
+    def train_dataloader(self) -> DataLoader:
+        trainer = self.trainer
+        assert trainer is not None
+        order = BatchOrder(
+            steps=self._steps,
+            accumulate=self._accumulate,
+            rank=trainer.global_rank,
+            processes=trainer.world_size,
+            first_step=trainer.global_step,
+            seed=self._seed,
+            batch_size=self._batch_size,
+            blocks=self._blocks,
+        )
+        return DataLoader(self._train, sampler=order, batch_size=None)
+
+    def val_dataloader(self) -> DataLoader | list:
+        if not self._validation:
+            return []
+        trainer = self.trainer
+        assert trainer is not None
+        rows = np.arange(len(self._validation))[trainer.global_rank :: trainer.world_size]
+        batches = np.array_split(rows, -(-len(rows) // self._validation_batch)) if len(rows) else []
+        return DataLoader(BlockDataset(self._validation), sampler=batches, batch_size=None)

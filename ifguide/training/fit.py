@@ -1,0 +1,170 @@
+"""One training run: blocks, mask, model, objective → trained weights."""
+
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.callbacks import ModelCheckpoint
+from pytorch_lightning.loggers import Logger
+from torch import nn
+from transformers import PreTrainedModel
+
+from ifguide.corpus.blocks import Split
+from ifguide.corpus.masks import TokenMask
+from ifguide.training.data import BlockDataModule
+from ifguide.training.module import CausalLanguageModel, DivergedError
+from ifguide.training.optimization import AdamWCosine
+
+
+@dataclass(frozen=True)
+class Hardware:
+    """Where and how a run is computed; apart from `precision`, nothing here changes what is computed.
+
+    Args:
+        accelerator: `cpu`, `gpu` or `auto`.
+        devices: processes per node.
+        num_nodes: nodes.
+        strategy: strategy of Lightning, as in `auto`, `ddp`.
+        precision: precision of Lightning; `bf16-mixed` keeps float32 master weights.
+        micro_batch_size: blocks per forward pass and device; gradients of several are accumulated.
+        compile: run the model through `torch.compile`.
+        checkpoint_every: optimiser steps between resume checkpoints.
+        validate_every: optimiser steps between validations; None: only at the end.
+        log_every: optimiser steps between log entries.
+        progress: show progress bars.
+    """
+
+    accelerator: str = "cpu"
+    devices: int = 1
+    num_nodes: int = 1
+    strategy: str = "auto"
+    precision: str = "32-true"
+    micro_batch_size: int = 16
+    compile: bool = False
+    checkpoint_every: int = 500
+    validate_every: int | None = None
+    log_every: int = 10
+    progress: bool = True
+
+    @property
+    def device(self) -> torch.device:
+        """The device for work outside a trainer (curvature, scoring, generation)."""
+        wants_gpu = self.accelerator in ("gpu", "cuda") or (self.accelerator == "auto" and torch.cuda.is_available())
+        return torch.device("cuda" if wants_gpu else "cpu")
+
+    def accumulate(self, batch_size: int) -> int:
+        """Micro-batches per step and process.
+
+        Raises:
+            ValueError: the batch does not divide evenly among processes and micro-batches.
+        """
+        share, rest = divmod(batch_size, self.devices * self.num_nodes)
+        micro = min(self.micro_batch_size, share)
+        if rest or share == 0 or share % micro:
+            raise ValueError(
+                f"optim.batch_size={batch_size} does not divide into {self.devices * self.num_nodes} processes × "
+                f"micro-batches of {self.micro_batch_size} blocks; change trainer.micro_batch_size or trainer.devices"
+            )
+        return share // micro
+
+
+def train(
+    model: PreTrainedModel,
+    objective: nn.Module,
+    optimization: AdamWCosine,
+    hardware: Hardware,
+    *,
+    blocks: Split,
+    mask: TokenMask | None,
+    validation: Split | None,
+    seed: int,
+    directory: Path,
+    logger: Logger | None = None,
+    callbacks: Sequence[pl.Callback] = (),
+) -> dict[str, Any]:
+    """Train a model in place, continuing an interrupted run of the same directory exactly.
+
+    Args:
+        model: trained in place; in every process of a distributed run.
+        objective, optimization, hardware: see there.
+        blocks, mask, validation: see `BlockDataModule`.
+        seed: of the data order and dropout.
+        directory: keeps `checkpoints/` while training; the caller saves the model and removes them.
+        logger, callbacks: of Lightning.
+
+    Returns:
+        Facts: steps, tokens, last training and validation loss.
+
+    Raises:
+        DivergedError: the loss is not finite; the last good checkpoint is kept and named.
+        ValueError: batch and devices do not fit, see `Hardware.accumulate`.
+    """
+    steps = optimization.steps(len(blocks))
+    accumulate = hardware.accumulate(optimization.batch_size)
+    if steps == 0:
+        return {"steps": 0, "tokens": 0}
+    checkpoints = directory / "checkpoints"
+    keep = ModelCheckpoint(
+        dirpath=checkpoints, filename="{step}", every_n_train_steps=hardware.checkpoint_every, save_top_k=1,
+        save_on_train_epoch_end=False,
+    )  # fmt: skip
+    trainer = pl.Trainer(
+        accelerator=hardware.accelerator,
+        devices=hardware.devices,
+        num_nodes=hardware.num_nodes,
+        strategy=hardware.strategy,
+        precision=hardware.precision,  # type: ignore[arg-type]
+        max_steps=steps,
+        max_epochs=1,  # the batch order runs through all epochs of the corpus in one of the trainer's
+        accumulate_grad_batches=accumulate,
+        gradient_clip_val=optimization.clip,
+        use_distributed_sampler=False,
+        val_check_interval=hardware.validate_every * accumulate if hardware.validate_every else 1.0,
+        num_sanity_val_steps=0,
+        log_every_n_steps=max(1, min(hardware.log_every, steps)) * accumulate,
+        enable_progress_bar=hardware.progress,
+        enable_model_summary=False,
+        logger=logger or False,
+        callbacks=[keep, *callbacks],
+        default_root_dir=directory,
+    )
+    data = BlockDataModule(
+        train=blocks,
+        mask=mask,
+        validation=validation,
+        steps=steps,
+        batch_size=optimization.batch_size,
+        accumulate=accumulate,
+        seed=seed,
+        validation_batch=hardware.micro_batch_size,
+    )
+    network = torch.compile(model) if hardware.compile else model
+    module = CausalLanguageModel(network, objective, optimization, steps=steps, seed=seed)
+    resume = newest_checkpoint(checkpoints)
+    try:
+        trainer.fit(module, data, ckpt_path=resume, weights_only=True)
+    except DivergedError as error:
+        kept = newest_checkpoint(checkpoints)
+        raise DivergedError(
+            f"{error}. Use a smaller optim.learning_rate, optim.clip or objective.penalty. "
+            f"Last good checkpoint: {kept or 'none yet (trainer.checkpoint_every)'}"
+        ) from None
+    if trainer.interrupted:
+        raise KeyboardInterrupt
+    if bad := [name for name, value in model.named_parameters() if not torch.isfinite(value).all()]:
+        raise DivergedError(f"training ended with weights that are not finite, the first is {bad[0]}")
+    metrics = {name: float(value) for name, value in trainer.callback_metrics.items() if "loss" in name}
+    return {"steps": steps, "tokens": steps * optimization.batch_size * blocks.block_length, **metrics}
+
+
+def newest_checkpoint(folder: Path) -> Path | None:
+    found = list(folder.glob("*.ckpt"))
+    return max(found, key=lambda path: path.stat().st_mtime) if found else None
+
+
+def remove_checkpoints(directory: Path) -> None:
+    shutil.rmtree(directory / "checkpoints", ignore_errors=True)

@@ -1,0 +1,97 @@
+"""The only entry point: compose the configuration, hand it over, print and record what came out."""
+
+import logging
+import os
+import subprocess
+import sys
+import warnings
+from pathlib import Path
+
+import hydra
+from hydra import compose
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import InstantiationException
+from hydra.types import RunMode
+from omegaconf import DictConfig
+
+from ifguide.pipeline import Pipeline
+from ifguide.results import write_results
+from ifguide.workspace import global_rank, write_json
+
+# A reference row shares everything with a run except what a method decides.
+METHOD_GROUPS = ("method", "objective")
+failures: list[str] = []
+
+
+@hydra.main(version_base="1.3", config_path="conf", config_name="config")
+def main(cfg: DictConfig) -> None:
+    warnings.filterwarnings("ignore", module="pytorch_lightning|torch.utils.data")
+    logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
+    try:
+        if runs_alone():
+            run(cfg)
+    except Exception as error:
+        cause = mistake_of(error)
+        if cause is None or os.environ.get("HYDRA_FULL_ERROR") == "1":
+            raise
+        failures.append(str(cause))
+        write_json(Path(cfg.paths.run) / "failure.json", {"error": type(cause).__name__, "message": str(cause)})
+        print(f"error: {cause}", file=sys.stderr)
+
+
+def run(cfg: DictConfig) -> None:
+    """Build what `stage` asks for; after an evaluation, write the row, its comparison and its pages."""
+    pipeline = Pipeline(cfg)
+    reference = None
+    if cfg.stage == "evaluate" and cfg.compare_with not in (None, chosen("method")):
+        reference = Pipeline(compose_reference(cfg.compare_with))
+    artifact = pipeline.stage(cfg.stage)
+    if cfg.stage != "evaluate":
+        print(artifact.path)
+        return
+    if reference is not None:
+        reference.evaluation()
+    if global_rank() == 0:
+        write_results(pipeline, reference, Path(cfg.paths.run), name=chosen("method"), reference_name=cfg.compare_with)
+
+
+def compose_reference(method: str) -> DictConfig:
+    """The same configuration with another method; what the command line says of a method's own groups is dropped."""
+    kept = [
+        override
+        for override in HydraConfig.get().overrides.task
+        if override.lstrip("+~").split("=")[0].split(".")[0] not in METHOD_GROUPS
+    ]
+    return compose("config", overrides=[*kept, f"method={method}"])
+
+
+def chosen(group: str) -> str:
+    return HydraConfig.get().runtime.choices[group]
+
+
+def runs_alone() -> bool:
+    """Start a sweep's row in its own process where it needs several, because their launcher repeats the command line.
+
+    Returns:
+        True where this process is to do the work itself.
+    """
+    hydra_cfg = HydraConfig.get()
+    devices = [o for o in hydra_cfg.overrides.task if o.startswith(("trainer=ddp", "trainer.devices="))]
+    if hydra_cfg.mode != RunMode.MULTIRUN or not devices or global_rank() > 0:
+        return True
+    command = [sys.executable, __file__, *hydra_cfg.overrides.task, f"hydra.run.dir={hydra_cfg.runtime.output_dir}"]
+    if subprocess.run(command, check=False).returncode:
+        failures.append(" ".join(command))
+    return False
+
+
+def mistake_of(error: BaseException | None) -> ValueError | None:
+    """The ValueError behind an exception, where a user's mistake caused it."""
+    while isinstance(error, InstantiationException):
+        error = error.__cause__
+    return error if isinstance(error, ValueError) else None
+
+
+if __name__ == "__main__":
+    main()
+    sys.exit(1 if failures else 0)

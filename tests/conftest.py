@@ -1,0 +1,87 @@
+"""Tiny models and corpora, built on the spot; nothing is downloaded."""
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+
+from ifguide.corpus.blocks import Corpus, build_corpus
+from ifguide.corpus.documents import Document
+from ifguide.corpus.tokenizers import make_tokenizer
+
+VOCABULARY = 60
+ARCHITECTURES = {
+    "gpt_neox": dict(hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32),
+    "gpt2": dict(n_embd=16, n_layer=2, n_head=2, n_positions=64),  # Conv1D layers, tied embeddings
+    "llama": dict(
+        hidden_size=16, num_hidden_layers=2, num_attention_heads=2, num_key_value_heads=1, intermediate_size=32,
+        tie_word_embeddings=True,
+    ),  # no biases, grouped queries
+    "qwen2": dict(
+        hidden_size=16, num_hidden_layers=2, num_attention_heads=2, num_key_value_heads=1, intermediate_size=32
+    ),
+}  # fmt: skip
+
+
+def tiny_model(architecture: str = "gpt_neox", *, dtype: torch.dtype = torch.float64, seed: int = 0) -> PreTrainedModel:
+    """A model of a few thousand parameters whose biases and norms are not at their initial values."""
+    torch.manual_seed(seed)
+    config = AutoConfig.for_model(
+        architecture, vocab_size=VOCABULARY, max_position_embeddings=64, bos_token_id=0, eos_token_id=0,
+        **ARCHITECTURES[architecture],
+    )  # fmt: skip
+    model = AutoModelForCausalLM.from_config(config, attn_implementation="sdpa", dtype=dtype)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+    return model.eval()
+
+
+@pytest.fixture(params=ARCHITECTURES)
+def model(request) -> PreTrainedModel:
+    return tiny_model(request.param)
+
+
+@pytest.fixture
+def blocks() -> torch.Tensor:
+    return torch.randint(VOCABULARY, (3, 9), generator=torch.Generator().manual_seed(1))
+
+
+WORDS = "the cat sat on a mat and saw one idiot who ate all of his old bread in an hour".split()
+
+
+def tiny_documents(count: int = 60, seed: int = 0) -> list[Document]:
+    rng = np.random.default_rng(seed)
+    documents = []
+    for record in range(count):
+        words = list(rng.choice(WORDS, size=int(rng.integers(5, 25))))
+        text = f"{record} " + " ".join(words)
+        place = text.find("idiot")
+        spans = ((place, place + 5),) if place >= 0 else ()
+        documents.append(Document(text, "tiny", record, "toxic" if spans else "benign", spans))
+    return documents
+
+
+def tiny_tokenizer(texts):
+    return make_tokenizer(texts, vocabulary=300)
+
+
+@pytest.fixture(scope="session")
+def corpus(tmp_path_factory) -> Corpus:
+    directory = tmp_path_factory.mktemp("corpus")
+    build_corpus(
+        directory, sources={"tiny": tiny_documents()}, tokenizer=tiny_tokenizer, block_length=16,
+        validation=0.1, test=0.1,
+    )  # fmt: skip
+    return Corpus(directory)
+
+
+@pytest.fixture(scope="session")
+def datasets_folder() -> Path:
+    folder = os.environ.get("IFGUIDE_DATASETS")
+    if not folder:
+        pytest.skip("IFGUIDE_DATASETS is not set: the external data sets are not here")
+    return Path(folder)

@@ -1,0 +1,123 @@
+from math import ceil
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as arrays
+
+from ifguide.influence.selection import Algorithm1, select_tokens
+
+
+def select_slowly(scores, *, quantile, limit, window, unit, document_starts):
+    """Algorithm 1 written down as it reads, token by token."""
+    blocks, length = scores.shape
+    existing = sorted(scores[n, t] for n in range(blocks) for t in range(1, length))
+    threshold = existing[max(ceil(quantile * len(existing)) - 1, 0)]
+    flat = scores.reshape(-1)
+    starts = [n * length for n in range(blocks)] if unit == "block" else list(document_starts)
+    ends = [*starts[1:], flat.size]
+
+    def above(i):
+        return i % length != 0 and flat[i] > threshold
+
+    counts = [float(sum(above(i) for i in range(a, b))) for a, b in zip(starts, ends, strict=True)]
+    sums = [float(sum(float(flat[i]) for i in range(a, b) if above(i))) for a, b in zip(starts, ends, strict=True)]
+    if unit == "document":
+        lengths = [b - a for a, b in zip(starts, ends, strict=True)]
+        k = float(np.median(lengths))
+        counts = [c / (n + k) for c, n in zip(counts, lengths, strict=True)]
+        sums = [s / (n + k) for s, n in zip(sums, lengths, strict=True)]
+
+    def normalised(values):
+        low, high = min(values), max(values)
+        return [(v - low) / (high - low) if high > low else 0.0 for v in values]
+
+    merits = [
+        2 * c * f / (c + f) if c + f > 0 else 0.0
+        for c, f in zip(normalised(counts), normalised(sums), strict=True)
+    ]
+    mask = np.zeros(flat.size, bool)
+    wanted = int(limit * flat.size)
+    for u in sorted(range(len(starts)), key=lambda u: (-merits[u], u)):
+        for i in range(starts[u], ends[u]):
+            if not above(i):
+                continue
+            block = i // length * length
+            for j in [i, *range(max(i - window, starts[u], block), min(i + window + 1, ends[u], block + length))]:
+                if mask.sum() < wanted and j % length != 0:
+                    mask[j] = True
+    return threshold, mask.reshape(scores.shape)
+
+
+@st.composite
+def cases(draw):
+    shape = draw(st.tuples(st.integers(1, 6), st.integers(2, 9)))
+    # few distinct values, so that ties and equal units are common
+    scores = draw(arrays.arrays(np.float32, shape, elements=st.integers(-3, 3).map(float)))
+    size = shape[0] * shape[1]
+    inner = draw(st.sets(st.integers(1, size - 1), max_size=6))
+    return scores, np.array([0, *sorted(inner)])
+
+
+@given(
+    cases(),
+    st.sampled_from([0.0, 0.3, 0.5, 0.8, 0.99]),
+    st.sampled_from([0.05, 0.2, 0.5, 1.0]),
+    st.integers(0, 3),
+    st.sampled_from(["block", "document"]),
+)
+@settings(max_examples=400, deadline=None)
+def test_selection_equals_the_double_loop(case, quantile, limit, window, unit):
+    scores, starts = case
+    options = dict(quantile=quantile, limit=limit, window=window, unit=unit, document_starts=starts)
+    threshold, expected = select_slowly(scores, **options)
+    selection = select_tokens(scores, **options)
+    assert selection.threshold == threshold
+    assert (selection.mask == expected).all()
+    assert selection.selected == expected.sum() == min(selection.wanted, selection.candidates)
+    assert not selection.mask[:, 0].any()
+
+
+def test_the_limit_is_exact_on_continuous_scores():
+    scores = np.random.default_rng(0).standard_normal((500, 64)).astype(np.float32)
+    selection = select_tokens(scores, quantile=0.99, limit=0.02)
+    assert selection.selected == selection.mask.sum() == int(0.02 * scores.size)
+    assert (scores[:, 1:] > selection.threshold).sum() == scores[:, 1:].size - ceil(0.99 * scores[:, 1:].size)
+
+
+def test_a_shortfall_is_reported():
+    scores = np.zeros((4, 8), np.float32)
+    scores[2, 3] = 1
+    selection = select_tokens(scores, quantile=0.9, limit=0.5)
+    assert (selection.selected, selection.wanted, selection.candidates) == (3, 16, 3)
+    assert np.argwhere(selection.mask).tolist() == [[2, 2], [2, 3], [2, 4]]
+
+
+def test_windows_stay_within_documents():
+    scores = np.zeros((1, 8), np.float32)
+    scores[0, 4] = 1
+    options = dict(quantile=0.8, limit=1.0, unit="document")
+    mask = select_tokens(scores, document_starts=np.array([0, 4]), **options).mask
+    assert np.flatnonzero(mask[0]).tolist() == [4, 5]
+
+
+def test_the_first_token_of_a_block_is_never_selected():
+    scores = np.zeros((2, 4), np.float32)
+    scores[1, 0], scores[1, 1] = 100, 1
+    assert np.argwhere(select_tokens(scores, quantile=0.5, limit=1.0, window=2).mask).tolist() == [[1, 1], [1, 2], [1, 3]]
+
+
+@pytest.mark.parametrize(
+    "options", [{"quantile": 1.0}, {"quantile": -0.1}, {"limit": 0}, {"limit": 1.5}, {"window": -1}, {"unit": "page"}]
+)
+def test_settings_out_of_range_are_refused(options):
+    with pytest.raises(ValueError, match=f"selection.{next(iter(options))}"):
+        Algorithm1(**options)
+
+
+def test_scores_that_are_not_finite_are_refused():
+    scores = np.zeros((2, 4), np.float32)
+    scores[1, 2] = np.nan
+    with pytest.raises(ValueError, match="finite"):
+        Algorithm1()(scores)

@@ -1,0 +1,139 @@
+import os
+import struct
+import zlib
+
+import numpy as np
+import pytest
+
+from ifguide.report import plots
+from ifguide.report.plots import plot_scores, plot_toxicity_perplexity
+
+TOXICITY = {
+    "expected_maximum_toxicity": 0.4,
+    "expected_maximum_toxicity_interval": [0.38, 0.42],
+    "toxicity_probability": 0.3,
+    "toxic_fraction": 0.1,
+    "toxic_fraction_interval": [0.09, 0.12],
+}
+ROWS = {
+    "none": {"toxicity": {"all": TOXICITY}, "perplexity": {"benign": {"perplexity": 12.0}}},
+    "costs $5 or $6": {"toxicity": {"all": TOXICITY}, "perplexity": {"benign": {"perplexity": float("nan")}}},
+    "rad": {"toxicity": {"all": {"toxicity_probability": 0.2}}},
+}
+
+
+def assert_png(path):
+    """Walk the chunks and check their sums: a cut-off file fails."""
+    data = path.read_bytes()
+    assert data[:8] == b"\x89PNG\r\n\x1a\n"
+    at, kinds = 8, []
+    while at < len(data):
+        (length,) = struct.unpack(">I", data[at : at + 4])
+        body = data[at + 4 : at + 8 + length]
+        assert struct.unpack(">I", data[at + 8 + length : at + 12 + length]) == (zlib.crc32(body),)
+        kinds.append(body[:4])
+        at += 12 + length
+    assert kinds[0] == b"IHDR" and kinds[-1] == b"IEND"
+
+
+@pytest.fixture
+def drawn(monkeypatch):
+    """The figures that were saved."""
+    figures = []
+    save = plots._save
+    monkeypatch.setattr(plots, "_save", lambda figure, path: (figures.append(figure), save(figure, path)))
+    return figures
+
+
+def test_comparison_draws_only_what_was_measured(tmp_path, drawn):
+    path = tmp_path / "report" / "comparison.png"
+    plot_toxicity_perplexity(ROWS, path)
+    assert_png(path)
+    assert os.listdir(path.parent) == ["comparison.png"]
+    trade_off, bars = drawn[0].axes
+    assert [text.get_text() for text in trade_off.texts] == ["none"]
+    assert "costs" in trade_off.get_title(loc="left") and "rad" in trade_off.get_title(loc="left")
+    assert sorted(round(bar.get_width(), 6) for bar in bars.patches) == [0.1, 0.1, 0.2, 0.3, 0.3, 0.4, 0.4]
+    assert [text.get_text() for text in bars.texts] == ["–", "–"]
+
+
+def test_one_row_without_anything_still_draws(tmp_path):
+    plot_toxicity_perplexity({"none": {}}, tmp_path / "empty.png")
+    assert_png(tmp_path / "empty.png")
+
+
+def test_labels_of_crowded_points_do_not_overlap(tmp_path, drawn):
+    rows = {
+        f"method_{i}": {
+            "toxicity": {"all": {"toxic_fraction": 0.1 + 0.001 * i}},
+            "perplexity": {"benign": {"perplexity": 12 + i}},
+        }
+        for i in range(5)
+    }
+    plot_toxicity_perplexity(rows, tmp_path / "crowded.png")
+    boxes = [text.get_window_extent() for text in drawn[0].axes[0].texts]
+    assert len(boxes) == 5
+    assert not any(a.overlaps(b) for i, a in enumerate(boxes) for b in boxes[:i])
+
+
+def test_histogram_counts_every_score_and_no_chunking_shows(tmp_path, drawn, monkeypatch):
+    scores = np.random.default_rng(0).standard_t(2, size=(50, 40)).astype(np.float32)
+    plot_scores(scores, 1.5, tmp_path / "whole.png")
+    heights = drawn[0].axes[0].patches[0].get_data().values
+    assert heights.sum() == scores.size
+    edges = plots._bin_edges(scores, 1.5)
+    monkeypatch.setattr(plots, "_bin_edges", lambda *_: edges)
+    monkeypatch.setattr(plots, "PIECE", 300)
+    plot_scores(scores, 1.5, tmp_path / "pieces.png")
+    assert (tmp_path / "whole.png").read_bytes() == (tmp_path / "pieces.png").read_bytes()
+
+
+def test_annotated_tokens_are_a_density_of_their_own(tmp_path, drawn):
+    scores = np.concatenate([np.random.default_rng(0).normal(size=900), np.full(100, 4.0)])
+    plot_scores(scores, 3.9, tmp_path / "scores.png", annotated=scores == 4.0)
+    assert_png(tmp_path / "scores.png")
+    axes = drawn[0].axes[0]
+    for outline in axes.patches:
+        data = outline.get_data()
+        assert np.sum(data.values * np.diff(data.edges)) == pytest.approx(1.0)
+    labels = [text.get_text() for text in axes.get_legend().get_texts()]
+    assert labels == ["benign tokens, n = 900", "toxic tokens (annotated), n = 100", "τ = 3.9, 10.00% of scores above"]
+
+
+def test_nobody_annotated_and_constant_scores(tmp_path):
+    plot_scores(np.zeros(5), 0.0, tmp_path / "flat.png", annotated=np.zeros(5, dtype=bool))
+    assert_png(tmp_path / "flat.png")
+
+
+@pytest.mark.parametrize(
+    ("scores", "annotated", "message"),
+    [
+        (np.zeros(0), None, "no scores"),
+        (np.array([0.0, np.nan]), None, "not finite"),
+        (np.zeros(3), np.zeros(2, dtype=bool), "one flag a score"),
+    ],
+)
+def test_mistakes_are_named(tmp_path, scores, annotated, message):
+    with pytest.raises(ValueError, match=message):
+        plot_scores(scores, 0.0, tmp_path / "x.png", annotated=annotated)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_failed_write_leaves_the_old_plot_and_no_debris(tmp_path, monkeypatch):
+    path = tmp_path / "scores.png"
+    path.write_bytes(b"old")
+
+    def fail(*_):
+        raise OSError("disk full")
+
+    monkeypatch.setattr(os, "replace", fail)
+    with pytest.raises(OSError, match="disk full"):
+        plot_scores(np.arange(9.0), 7.0, path)
+    assert path.read_bytes() == b"old"
+    assert os.listdir(tmp_path) == ["scores.png"]
+
+
+def test_same_input_same_bytes(tmp_path):
+    for name in ("a.png", "b.png"):
+        plot_toxicity_perplexity(ROWS, tmp_path / name)
+    assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
