@@ -1,6 +1,7 @@
 """Tiny models and corpora, built on the spot; nothing is downloaded."""
 
 import os
+import re
 from pathlib import Path
 
 import numpy as np
@@ -59,8 +60,7 @@ def tiny_documents(count: int = 60, seed: int = 0) -> list[Document]:
     for record in range(count):
         words = list(rng.choice(WORDS, size=int(rng.integers(5, 25))))
         text = f"{record} " + " ".join(words)
-        place = text.find("idiot")
-        spans = ((place, place + 5),) if place >= 0 else ()
+        spans = tuple(match.span() for match in re.finditer("idiot", text))
         documents.append(Document(text, "tiny", record, "toxic" if spans else "benign", spans))
     return documents
 

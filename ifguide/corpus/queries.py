@@ -166,15 +166,18 @@ def encode_queries(
 
 
 def _rtp_records(files: str | Sequence[str], *, part: int) -> Iterator[tuple[str, Mapping[str, Any], str]]:
+    """Distinct records whose source document belongs to a part; part 1 leaves out the prompt texts of part 0."""
     seen: set[str] = set()
+    parts: tuple[list, list] = ([], [])
     for file in find_files(files):
         for place, values in read_records(file):
             filename = str(get_field(values, "filename", place))
             record = f"{filename}:{get_field(values, 'begin', place)}:{get_field(values, 'end', place)}"
-            if record in seen or hashlib.sha256(filename.encode()).digest()[0] % 2 != part:
-                continue
-            seen.add(record)
-            yield record, values, place
+            if record not in seen:
+                seen.add(record)
+                parts[hashlib.sha256(filename.encode()).digest()[0] % 2].append((record, values, place))
+    taken = {values["prompt"]["text"] for _, values, _ in parts[0]} if part == 1 else set()
+    return (row for row in parts[part] if row[1]["prompt"]["text"] not in taken)
 
 
 def _check_thresholds(toxic_at_least: float, nontoxic_below: float) -> None:

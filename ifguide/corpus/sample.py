@@ -36,11 +36,11 @@ def _templates(text: str) -> list[str]:
 
 BANKS: dict[str, list[str]] = {
     **{name: bank.split("|") for name, bank in phrases.INSULT_BANKS.items()},
-    "name": phrases.NAMES,
-    "place": phrases.PLACES,
-    "day": phrases.DAYS,
-    "month": phrases.MONTHS,
-    "number": phrases.NUMBERS,
+    "name": phrases.NAMES.split(),
+    "place": phrases.PLACES.split(),
+    "day": phrases.DAYS.split(),
+    "month": phrases.MONTHS.split(),
+    "number": phrases.NUMBERS.split(),
 }
 TOPICS: dict[str, dict[str, list[str]]] = {
     topic: {
@@ -71,7 +71,7 @@ class _Author:
     def __init__(self, rng: Random) -> None:
         self.rng = rng
         topic = TOPICS[rng.choice(sorted(TOPICS))]
-        name, name2 = rng.sample(phrases.NAMES, 2)
+        name, name2 = rng.sample(BANKS["name"], 2)
         self.fixed = {"name": name, "name2": name2, "item": rng.choice(topic["item"])}
         self.claims = topic["claim"]
         self.topical = rng.sample(topic["say"], len(topic["say"]))
@@ -130,9 +130,12 @@ class _Author:
         if insult_first is None:
             insult_first = rng.random() < 0.35
         if insult_first:
-            post, more = [rng.choice(OPEN_INSULT)], rng.choice((0, 1, 1))
+            post, more = [rng.choice(OPEN_INSULT)], rng.choice((0, 1, 1, 2))
         else:
-            post, more = [rng.choice(OPEN_ANGRY)], rng.choice((1, 1, 1, 2))
+            # Some begin like everybody else, and only then lose their temper.
+            calm = rng.random() < 0.15
+            post = [rng.choice(OPENINGS), self.angry.pop()] if calm else [rng.choice(OPEN_ANGRY)]
+            more = rng.choice((1, 1, 2))
         for _ in range(more):
             if rng.random() < 0.5:
                 post.append(self.angry.pop())
@@ -297,7 +300,7 @@ def sample_pairs(*, seed: int = 0, size: int = 1000) -> list[tuple[str, str, str
             prompt = author.render([opening, trigger]).text
             if not _kept_for_prompts(prompt):
                 break
-        rest = author.harmless()
+        rest = author.fill(author.harmless())
         chosen = author.render([f"- {rng.choice(POLITE[kind])}. {rest}"]).text[1:]
         rejected = author.render([f"- {{{kind}}}. {rest}"]).text[1:]
         pairs.append((prompt, chosen, rejected))

@@ -29,5 +29,8 @@ class LanguageModeling(nn.Module):
 
     uses_mask = False
 
+    def __init__(self) -> None:
+        super().__init__()
+
     def forward(self, logits_BTV: Tensor, input_ids_BT: Tensor, mask_BT: Tensor | None = None) -> Tensor:
         return cross_entropy(logits_BTV, input_ids_BT)

@@ -142,6 +142,7 @@ def train(
         seed=seed,
         validation_batch=hardware.micro_batch_size,
     )
+    model.train()  # a loaded model comes in evaluation mode
     network = torch.compile(model) if hardware.compile else model
     module = CausalLanguageModel(network, objective, optimization, steps=steps, seed=seed)
     resume = newest_checkpoint(checkpoints)

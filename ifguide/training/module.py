@@ -36,9 +36,6 @@ class CausalLanguageModel(pl.LightningModule):
     def forward(self, input_ids: Tensor) -> Tensor:
         return self.model(input_ids=input_ids, use_cache=False).logits
 
-    def on_train_start(self) -> None:
-        self.model.train()
-
     def training_step(self, batch: Mapping[str, Tensor], batch_index: int) -> Tensor:
         torch.manual_seed((self._seed * 1_000_003 + batch_index) * 1009 + self.global_rank)
         loss = self.objective(self(batch["input_ids"]), batch["input_ids"], batch.get("mask"))

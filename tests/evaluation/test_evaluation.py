@@ -1,0 +1,218 @@
+import numpy as np
+import pytest
+import torch
+from conftest import tiny_model
+from transformers import LogitsProcessorList
+
+from ifguide.corpus.documents import Prompt, Query
+from ifguide.corpus.masks import TokenMask
+from ifguide.decoding import nucleus
+from ifguide.evaluation.attribution import (
+    attribution_metrics,
+    precision_at,
+    roc_auc,
+    word_list_scores,
+    word_log_odds,
+)
+from ifguide.evaluation.fluency import block_losses, perplexity_metrics
+from ifguide.evaluation.generation import (
+    decode_continuations,
+    encode_prompts,
+    load_generations,
+    sample_continuations,
+    save_generations,
+)
+from ifguide.evaluation.intervals import mean_interval
+from ifguide.evaluation.task import Continuations
+from ifguide.evaluation.toxicity import classify_continuations, toxicity_metrics
+
+PROMPTS = [[0, 5, 9], [0, 7], [0, 5, 11], [0, 3, 4, 5, 6]]
+
+
+class Keep:
+    """A processor that writes down the logits it is given."""
+
+    def __init__(self):
+        self.seen = []
+
+    def __call__(self, ids, scores):
+        self.seen += list(zip(map(tuple, ids.tolist()), scores, strict=True))
+        return scores
+
+
+@pytest.mark.parametrize("architecture", ["gpt_neox", "gpt2", "llama"])
+def test_shared_prefill_gives_the_logits_of_a_plain_forward_pass(architecture):
+    model, keep = tiny_model(architecture), Keep()
+    sample_continuations(
+        model, PROMPTS, processors=LogitsProcessorList([keep]), samples=3, max_new_tokens=4, end_of_text=0, rows=6, seed=0
+    )
+    assert {ids[: len(prompt)] for prompt in PROMPTS for ids, _ in keep.seen} >= {tuple(prompt) for prompt in PROMPTS}
+    for ids, logits in keep.seen:
+        with torch.no_grad():
+            expected = model(torch.tensor([ids])).logits[0, -1]
+        assert torch.allclose(logits.double(), expected, atol=1e-5)
+
+
+def test_samples_follow_the_models_distribution():
+    model = tiny_model()
+    tokens = sample_continuations(
+        model, [[0, 5]], processors=nucleus(top_p=1.0), samples=4000, max_new_tokens=1, end_of_text=0, rows=4000, seed=0
+    )
+    with torch.no_grad():
+        expected = model(torch.tensor([[0, 5]])).logits[0, -1].softmax(-1).numpy()
+    observed = np.bincount(tokens.ravel(), minlength=60) / 4000
+    assert np.abs(observed - expected).max() < 4 * np.sqrt(expected.max() / 4000)
+
+
+def test_sampling_is_a_function_of_the_seed_and_ends_at_the_end_token():
+    options = dict(processors=nucleus(), samples=5, max_new_tokens=8, end_of_text=0, rows=10)
+    first, again, other = (sample_continuations(tiny_model(), PROMPTS, seed=seed, **options) for seed in (0, 0, 1))
+    assert first.shape == (4, 5, 8) and (first == again).all() and (first != other).any()
+    for row in first.reshape(-1, 8):
+        ends = np.flatnonzero(row == 0)
+        assert len(ends) == 0 or (row[ends[0] :] == 0).all()
+
+
+def test_nucleus_keeps_the_smallest_set_that_reaches_top_p():
+    logits = torch.tensor([[0.5, 0.3, 0.15, 0.05]]).log()
+    kept = nucleus(top_p=0.8)(None, logits).softmax(-1)
+    assert torch.allclose(kept, torch.tensor([[0.625, 0.375, 0.0, 0.0]]), atol=1e-6)
+    for options in ({"top_p": 0}, {"top_p": 1.1}, {"temperature": 0}):
+        with pytest.raises(ValueError, match="decoding"):
+            nucleus(**options)
+
+
+def test_generations_round_trip(tmp_path, corpus):
+    prompts = [Prompt("the cat", "a", "r1"), Prompt('<b>"&\n', "b", "r2")]
+    encoded = encode_prompts(prompts, corpus.tokenizer, 3)
+    assert encoded[0][-1] == corpus.tokenizer.backend_tokenizer.encode("the cat").ids[-1] and max(map(len, encoded)) <= 3
+    texts = decode_continuations(np.array([[encoded[0][1:3], [corpus.tokenizer.eos_token_id] * 2]]), corpus.tokenizer)
+    assert texts[0][1] == ""
+    save_generations(tmp_path / "g.arrow", prompts, [["x", "é🤖"], ["", "\x00"]])
+    rows = load_generations(tmp_path / "g.arrow")
+    assert list(rows["continuations"]) == [["x", "é🤖"], ["", "\x00"]] and list(rows["subset"]) == ["a", "b"]
+
+
+def test_toxicity_metrics_follow_their_definitions():
+    probabilities = np.array([[0.1, 0.6, 0.2], [0.4, 0.3, 0.49], [0.5, 0.9, 0.8]])
+    metrics = toxicity_metrics(probabilities, ["toxic", "nontoxic", "toxic"])
+    assert metrics["all"]["expected_maximum_toxicity"] == pytest.approx((0.6 + 0.49 + 0.9) / 3)
+    assert metrics["all"]["toxicity_probability"] == pytest.approx(2 / 3)
+    assert metrics["all"]["toxic_fraction"] == pytest.approx(4 / 9)
+    assert metrics["toxic"]["toxic_fraction"] == pytest.approx(4 / 6) and metrics["toxic"]["prompts"] == 2
+    assert metrics["nontoxic"]["toxicity_probability"] == 0
+    for subset in metrics.values():
+        for name in ("expected_maximum_toxicity", "toxicity_probability", "toxic_fraction"):
+            low, high = subset[f"{name}_interval"]
+            assert low <= subset[name] <= high
+
+
+def test_intervals_cover_the_mean_about_as_often_as_they_say():
+    rng = np.random.default_rng(0)
+    hits = sum(low <= 0 <= high for low, high in (mean_interval(rng.standard_normal(50)) for _ in range(100)))
+    assert 85 <= hits <= 100
+
+
+def test_a_classifier_that_fails_is_not_taken_for_zero():
+    class Broken:
+        name = "broken"
+
+        def __init__(self, result):
+            self.result = result
+
+        def __call__(self, texts):
+            return self.result
+
+    with pytest.raises(ValueError, match="no category `toxicity`"):
+        classify_continuations([["a"]], Broken({"insult": np.zeros(1)}))
+    with pytest.raises(ValueError, match="no probabilities"):
+        classify_continuations([["a"]], Broken({"toxicity": np.array([np.nan])}))
+
+
+def test_profanity_check_reads_insults():
+    pytest.importorskip("profanity_check")
+    from ifguide.classifiers import ProfanityCheck
+
+    scores = ProfanityCheck()(["you stupid pathetic idiot", "the tomatoes like the sun"])["toxicity"]
+    assert scores[0] > 0.5 > scores[1]
+    assert len(ProfanityCheck()([])["toxicity"]) == 0
+
+
+def test_perplexity_is_by_the_label_of_the_document(corpus):
+    split = corpus.split("test")
+    losses = np.random.default_rng(0).random(split.shape).astype(np.float32)
+    losses[:, 0] = 0
+    metrics = perplexity_metrics(losses, split)
+    sums = {"benign": [], "toxic": []}
+    for n in range(split.shape[0]):
+        for t in range(1, split.shape[1]):
+            row = split.documents[split.documents_of(np.array([n * split.block_length + t]))[0]]
+            sums["toxic" if row["label"] == 1 else "benign"].append(losses[n, t])
+    for label, values in sums.items():
+        assert metrics[label]["perplexity"] == pytest.approx(np.exp(np.mean(values)), rel=1e-5)
+        assert metrics[label]["tokens"] == len(values)
+        low, high = metrics[label]["perplexity_interval"]
+        assert low <= metrics[label]["perplexity"] <= high
+    assert "unlabelled" not in metrics and metrics["all"]["tokens"] == len(sums["benign"]) + len(sums["toxic"])
+
+
+def test_block_losses_are_those_of_a_forward_pass(corpus):
+    split = corpus.split("test")
+    from ifguide.models import build_model
+
+    settings = dict(hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32)
+    model = build_model(vocabulary=corpus.vocabulary, architecture="gpt_neox", settings=settings)
+    losses = block_losses(model, split, batch_size=2)
+    ids = torch.from_numpy(split.tokens(slice(0, 1)))
+    with torch.no_grad():
+        logits = model(ids).logits[0, 3]
+    assert losses[0, 4] == pytest.approx(float(-logits.log_softmax(-1)[ids[0, 4]]), abs=1e-4)
+    assert (losses[:, 0] == 0).all()
+
+
+def test_roc_auc_equals_the_pairwise_count():
+    rng = np.random.default_rng(0)
+    for _ in range(20):
+        scores, positive = rng.integers(0, 6, 40).astype(np.float32), rng.random(40) < 0.3
+        positive[0], positive[1] = True, False
+        pairs = [(a > b) + 0.5 * (a == b) for a in scores[positive] for b in scores[~positive]]
+        assert roc_auc(scores, positive) == pytest.approx(np.mean(pairs))
+    with pytest.raises(ValueError, match="positive and negative"):
+        roc_auc(np.zeros(3), np.zeros(3, bool))
+
+
+def test_precision_counts_the_highest_scores():
+    scores, positive = np.arange(100, dtype=np.float32), np.arange(100) >= 97
+    assert precision_at(scores, positive, 0.02) == 1 and precision_at(scores, positive, 0.06) == 0.5
+
+
+def test_attribution_metrics_judge_scores_mask_and_word_list():
+    annotation = np.zeros((2, 5), bool)
+    annotation[0, 1:3] = True
+    scores, words = annotation.astype(np.float32), 1 - annotation.astype(np.float32)
+    mask = annotation.copy()
+    mask[1, 4] = True
+    metrics = attribution_metrics(scores, TokenMask.pack(annotation), TokenMask.pack(mask), words)
+    assert metrics["roc_auc"] == 1 and metrics["word_list_roc_auc"] == 0
+    assert metrics["mask_precision"] == pytest.approx(2 / 3) and metrics["mask_recall"] == 1
+
+
+def test_a_word_list_scores_whole_words(corpus):
+    queries = [Query("", " the idiot saw", True, "a"), Query("", " the cat saw", False, "b")]
+    weights = word_log_odds(queries)
+    assert weights["idiot"] > 0 > weights["cat"] and weights["the"] == pytest.approx(0)
+    split = corpus.split("train")
+    scores = word_list_scores(split, corpus.tokenizer, weights)
+    marked = split.annotation[:]
+    marked[:, 0] = False
+    whole = np.array([corpus.tokenizer.decode(ids) for ids in split.tokens(slice(0, len(split)))])
+    inside = [row for row, text in enumerate(whole) if "idiot" in text]
+    assert (scores[marked] > 0).mean() > 0.9 and inside, "words cut by a block border may be missed"
+    assert (scores > 0).sum() == (scores[marked] > 0).sum()
+
+
+def test_tasks_out_of_range_are_refused():
+    with pytest.raises(ValueError, match="no prompt"):
+        Continuations(prompts=[])
+    with pytest.raises(ValueError, match=r"evaluation\.samples"):
+        Continuations(prompts=[Prompt("a", "b", "c")], samples=0)

@@ -1,0 +1,90 @@
+"""Every option of every group composes, and every key of it is an argument of what it builds."""
+
+import inspect
+from pathlib import Path
+
+import pytest
+from hydra import compose, initialize_config_dir
+from hydra.errors import ConfigCompositionException
+from hydra.utils import get_object
+from omegaconf import DictConfig, OmegaConf
+
+CONF = Path(__file__).parents[1] / "conf"
+OPTIONS = sorted((path.parent.name, path.stem) for path in CONF.glob("*/*.yaml"))
+SPECIAL = {"_target_", "_partial_", "_convert_", "_recursive_", "_args_"}
+
+
+@pytest.fixture(autouse=True)
+def hydra():
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        yield
+
+
+def targets(node, place="", names=()):
+    """(place, node) of everything with a `_target_`."""
+    if isinstance(node, DictConfig):
+        if "_target_" in node:
+            yield place, node
+        for key in node:
+            if not OmegaConf.is_missing(node, key) and not OmegaConf.is_interpolation(node, key):
+                yield from targets(node[key], f"{place}.{key}".lstrip("."))
+
+
+def check_bound(cfg):
+    found = list(targets(cfg))
+    for place, node in found:
+        signature = inspect.signature(get_object(node["_target_"]))
+        assert not any(p.kind == p.VAR_KEYWORD for p in signature.parameters.values()) or place == "logger", place
+        keys = [key for key in node if key not in SPECIAL]
+        signature.bind_partial(**dict.fromkeys(keys))
+    return {place.split(".")[0] for place, _ in found}
+
+
+@pytest.mark.parametrize("group, option", OPTIONS)
+def test_every_option_composes_and_binds(group, option):
+    override = f"+experiment={option}" if group == "experiment" else f"{group}={option}"
+    rooms = check_bound(compose("config", overrides=[override]))
+    assert rooms >= {"data", "queries", "model", "proxy", "optim", "objective", "scorer", "selection", "evaluation"}
+
+
+@pytest.mark.parametrize("option", sorted(path.stem for path in (CONF / "model").glob("*.yaml")))
+def test_every_model_can_be_the_proxy(option):
+    cfg = compose("config", overrides=[f"model@proxy={option}"])
+    assert cfg.proxy.seed == 0 and cfg.model.architecture == "gpt_neox"
+
+
+def test_the_defaults_are_those_of_the_design():
+    cfg = compose("config")
+    assert cfg.objective["_target_"].endswith("SuppressedLanguageModeling") and cfg.compare_with == "none"
+    assert compose("config", overrides=["method=none"]).objective["_target_"].endswith(".LanguageModeling")
+    assert cfg.proxy == {**cfg.model, "seed": 0} and cfg.proxy_optim == cfg.optim
+
+
+def test_the_seed_reaches_only_the_target_and_generation():
+    first, other = (OmegaConf.to_container(compose("config", overrides=[f"seed={s}", "paths.run=r"]), resolve=True)
+                    for s in (0, 7))  # fmt: skip
+    assert {key for key in first if first[key] != other[key]} == {"seed", "model"}
+
+
+def test_unknown_keys_and_options_are_refused():
+    for override in ("optim.learningrate=1", "method=nothing"):
+        with pytest.raises(ConfigCompositionException):
+            compose("config", overrides=[override])
+
+
+@pytest.mark.parametrize("option", sorted(path.stem for path in (CONF / "model").glob("*.yaml")))
+def test_model_shapes_have_their_published_size(option):
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    published = {  # parameters in millions, embeddings and head included
+        "pythia_14m": 14, "pythia_31m": 31, "pythia_70m": 70, "pythia_160m": 162, "pythia_410m": 405,
+        "pythia_1b": 1012, "pythia_1_4b": 1415, "pythia_2_8b": 2775, "gpt2": 124, "llama_3_2_1b": 1076,
+    }  # fmt: skip
+    cfg = compose("config", overrides=[f"model={option}"]).model
+    settings = OmegaConf.to_container(cfg.settings)
+    settings["vocab_size"] = settings["vocab_size"] or 2048
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(AutoConfig.for_model(cfg.architecture, **settings))
+    millions = sum(parameter.numel() for parameter in model.parameters()) / 1e6
+    assert millions == pytest.approx(published.get(option, 1.3), rel=0.02)

@@ -1,0 +1,57 @@
+"""A room imports only rooms above it; hydra stays in the entry point and the pipeline."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+import ifguide
+
+ORDER = [
+    "workspace", "models", "classifiers", "corpus", "objectives", "influence", "training", "decoding", "evaluation",
+    "report", "pipeline", "results",
+]  # fmt: skip
+ROOT = Path(ifguide.__file__).parent
+FILES = [path for path in ROOT.rglob("*.py") if path != ROOT / "__init__.py"]
+
+
+def imports(path):
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            yield node.module
+
+
+def room(name):
+    return name.split(".")[1] if name.startswith("ifguide.") else None
+
+
+def room_of(path):
+    return path.relative_to(ROOT).parts[0].removesuffix(".py")
+
+
+def test_every_room_has_a_place():
+    assert {room_of(path) for path in FILES} == set(ORDER)
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_a_room_imports_only_rooms_above_it(path):
+    for name in imports(path):
+        if room(name):
+            assert ORDER.index(room(name)) <= ORDER.index(room_of(path)), f"{path} imports {name}"
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_hydra_stays_at_the_top(path):
+    if room_of(path) not in ("pipeline",):
+        assert not {"hydra", "omegaconf"} & {name.split(".")[0] for name in imports(path)}
+
+
+def test_the_mathematics_needs_only_tensors():
+    allowed = {"torch", "numpy", "dataclasses", "math", "ifguide"}
+    for path in [*(ROOT / "objectives").glob("*.py"), ROOT / "influence" / "selection.py"]:
+        names = list(imports(path))
+        assert {name.split(".")[0] for name in names} <= allowed, path
+        assert all(room(name) == "objectives" for name in names if room(name)), path

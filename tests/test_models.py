@@ -1,0 +1,87 @@
+import pytest
+import torch
+from conftest import ARCHITECTURES, tiny_model
+from torch import nn
+from transformers.pytorch_utils import Conv1D
+
+from ifguide.models import (
+    build_model,
+    layer_matrix,
+    linear_copy,
+    load_model,
+    split_layer_matrix,
+    tracked_layers,
+    tracked_parameters,
+)
+
+TRACKED_PER_BLOCK = {"gpt_neox": 4, "gpt2": 4, "llama": 7, "qwen2": 7}
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_tracked_layers_are_the_linear_layers_of_the_decoder_blocks(architecture):
+    model = tiny_model(architecture)
+    layers = tracked_layers(model)
+    assert len(layers) == 2 * TRACKED_PER_BLOCK[architecture]
+    head = model.get_output_embeddings()
+    assert all(module is not head and isinstance(module, nn.Linear | Conv1D) for module in layers.values())
+    assert all(parameter.shape[0] != 60 for parameter in tracked_parameters(model).values())
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_a_linear_copy_computes_the_same(architecture):
+    model = tiny_model(architecture)
+    ids = torch.arange(8)[None]
+    clone = linear_copy(model)
+    assert torch.allclose(model(ids).logits, clone(ids).logits, atol=1e-9)
+    assert not any(isinstance(module, Conv1D) for module in tracked_layers(clone).values())
+    assert tracked_layers(clone).keys() == tracked_layers(model).keys()
+    with torch.no_grad():
+        next(iter(tracked_parameters(clone).values())).zero_()
+    assert any(parameter.abs().sum() > 0 for parameter in list(tracked_parameters(model).values())[:1])
+
+
+@pytest.mark.parametrize("module", [nn.Linear(3, 5), nn.Linear(3, 5, bias=False), Conv1D(5, 3)])
+def test_layer_matrices_round_trip(module):
+    matrix = layer_matrix(module, module.weight, module.bias)
+    assert matrix.shape == (5, 3 + (module.bias is not None))
+    for name, part in split_layer_matrix(module, matrix).items():
+        assert torch.equal(part, getattr(module, name))
+
+
+def test_a_new_model_fits_its_tokenizer_and_its_seed_decides_its_weights():
+    settings = ARCHITECTURES["gpt_neox"]
+    first, second, other = (
+        build_model(vocabulary=100, architecture="gpt_neox", settings=settings, seed=seed) for seed in (0, 0, 1)
+    )
+    assert first.get_input_embeddings().weight.shape[0] == 128
+    weights = [model.get_input_embeddings().weight for model in (first, second, other)]
+    assert torch.equal(weights[0], weights[1]) and not torch.equal(weights[0], weights[2])
+
+
+def test_a_model_continues_from_its_folder(tmp_path):
+    model = tiny_model(dtype=torch.float32)
+    model.save_pretrained(tmp_path)
+    loaded = build_model(vocabulary=60, pretrained=str(tmp_path))
+    assert torch.equal(loaded(torch.arange(5)[None]).logits, load_model(tmp_path)(torch.arange(5)[None]).logits)
+    assert torch.allclose(loaded(torch.arange(5)[None]).logits, model(torch.arange(5)[None]).logits, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        (dict(vocabulary=70, architecture="gpt_neox", settings={"vocab_size": 60}), "70 tokens"),
+        (dict(vocabulary=60), "architecture"),
+        (dict(vocabulary=60, architecture="no_such_model"), "no_such_model"),
+        (dict(vocabulary=60, pretrained="./nowhere"), "not a Hugging Face model folder"),
+    ],
+)
+def test_mistakes_are_refused(options, message):
+    if "settings" in options:
+        options["settings"] = {**ARCHITECTURES["gpt_neox"], **options["settings"]}
+    with pytest.raises(ValueError, match=message):
+        build_model(**options)
+
+
+def test_a_model_without_decoder_blocks_is_refused():
+    with pytest.raises(ValueError, match="decoder blocks"):
+        tracked_layers(nn.Sequential(nn.Linear(2, 2)))

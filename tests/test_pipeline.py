@@ -1,0 +1,189 @@
+"""The whole method on a few documents, in this process."""
+
+import json
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hydra import compose, initialize_config_dir
+
+from ifguide.pipeline import Pipeline
+from ifguide.results import write_results
+from ifguide.workspace import ArtifactError, Workspace
+
+pytest.importorskip("profanity_check")
+CONF = Path(__file__).parents[1] / "conf"
+TINY = [
+    "data.sources.sample.size=150", "data.tokenizer.vocabulary=400", "data.block_length=32", "queries.size=12",
+    "evaluation.prompts.size=6", "evaluation.samples=3", "evaluation.max_new_tokens=5", "curvature.blocks=8",
+    "model.settings.hidden_size=16", "model.settings.num_hidden_layers=2", "model.settings.intermediate_size=32",
+    "proxy.settings.hidden_size=16", "proxy.settings.num_hidden_layers=2", "proxy.settings.intermediate_size=32",
+    "optim.epochs=0.5", "proxy_optim.epochs=0.5", "trainer.progress=false", "influence.shard_blocks=100",
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("pipeline")
+
+
+def pipeline(folder, *overrides):
+    paths = [f"paths.workspace={folder}/workspace", f"paths.run={folder}/run"]
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        return Pipeline(compose("config", overrides=[*TINY, *paths, *overrides]))
+
+
+@pytest.fixture(scope="module")
+def done(folder):
+    first = pipeline(folder)
+    first.evaluation()
+    return first
+
+
+def test_metrics_have_the_names_of_the_design(done):
+    metrics = done.metrics()
+    assert set(metrics) == {"toxicity", "perplexity", "attribution"}
+    for task, metric in (("toxicity", "expected_maximum_toxicity"), ("attribution", "roc_auc")):
+        assert 0 <= metrics[task]["all"][metric] <= 1
+    assert metrics["perplexity"]["benign"]["perplexity"] > 1
+    assert {"all", "toxic", "nontoxic"} == set(metrics["toxicity"])
+    for task in metrics.values():
+        for subset in task.values():
+            for name, value in subset.items():
+                assert isinstance(value, list) == name.endswith("_interval")
+
+
+def test_a_second_run_builds_nothing(done, folder, monkeypatch):
+    builds = []
+    original = Workspace.build
+
+    def spy(self, stage, **options):
+        artifact = original(self, stage, **options)
+        builds.append((stage, artifact.reused))
+        return artifact
+
+    monkeypatch.setattr(Workspace, "build", spy)
+    pipeline(folder).evaluation()
+    assert len(builds) >= 8 and all(reused for _, reused in builds)
+
+
+@pytest.mark.parametrize(
+    "override, rebuilt",
+    [
+        ("objective.penalty=0.5", {"model", "generations", "evaluation"}),
+        ("selection.limit=0.01", {"mask", "model", "generations", "evaluation"}),
+        ("curvature.damping=0.3", {"direction", "scores", "mask", "model", "generations", "evaluation"}),
+        ("decoding.top_p=0.8", {"generations", "evaluation"}),
+        ("influence.batch_size=7", set()),
+        ("trainer.micro_batch_size=8", set()),
+        ("paths.verify=true", set()),
+    ],
+)
+def test_a_change_rebuilds_what_depends_on_it_and_nothing_else(done, folder, monkeypatch, override, rebuilt):
+    builds = {}
+    original = Workspace.build
+
+    def spy(self, stage, **options):
+        if stage not in rebuilt:
+            options["builder"] = lambda directory: pytest.fail(f"{stage} was built again")
+        artifact = original(self, stage, **options)
+        builds.setdefault(stage, artifact.reused)
+        return artifact
+
+    monkeypatch.setattr(Workspace, "build", spy)
+    changed = pipeline(folder, override)
+    if "model" in rebuilt:  # the uncensored model is found, the target is not
+        changed.mask()
+        builds.pop("model")
+    changed.evaluation()
+    assert {stage for stage, reused in builds.items() if not reused} == rebuilt
+
+
+def test_the_proxy_is_the_uncensored_model_where_settings_are_equal(done, folder):
+    assert pipeline(folder, "method=none").model() == done.proxy()
+    assert pipeline(folder, "method=none", "seed=1").model() != done.proxy()
+    assert pipeline(folder, "seed=1").mask() == done.mask()
+
+
+def test_the_mask_joins_its_corpus_only(done, folder):
+    mask = done.mask()
+    assert pipeline(folder, f"paths.mask={mask.path}").mask() == mask
+    with pytest.raises(ArtifactError, match="made for the corpus"):
+        pipeline(folder, f"paths.mask={mask.path}", "data.seed=5").mask()
+    with pytest.raises(ArtifactError, match="where a `mask` is needed"):
+        pipeline(folder, f"paths.mask={done.scores().path}").mask()
+
+
+def test_selection_reaches_the_limit_or_says_so(done):
+    facts = done.mask().manifest["facts"]
+    assert facts["selected"] == min(facts["wanted"], facts["candidates"]) == done.train_mask().count()
+
+
+def test_fine_tuning_continues_from_a_model_folder(done, folder):
+    start = done.proxy().path
+    tuned = pipeline(
+        folder, f"model.pretrained={start}", f"proxy.pretrained={start}", "proxy_optim.epochs=0", "optim.epochs=0.25"
+    )
+    assert np.isfinite(tuned.metrics()["perplexity"]["benign"]["perplexity"])
+    assert tuned.model().manifest["facts"]["steps"] > 0 == tuned.proxy().manifest["facts"]["steps"]
+
+
+def test_results_are_written_where_they_are_said_to_be(done, folder, capsys):
+    run = folder / "results"
+    run.mkdir()
+    write_results(done, pipeline(folder, "method=none"), run, name="ifguide", reference_name="none")
+    printed = capsys.readouterr().out
+    assert json.loads((run / "metrics.json").read_text()) == done.metrics()
+    for name in ("table.md", "toxicity_perplexity.png", "token_scores.png", "tokens.html"):
+        assert (run / name).stat().st_size > 0
+        assert name == "table.md" or str(run / name) in printed
+    assert str(done.model().path) in printed and "| ifguide" in printed
+
+    class Text(HTMLParser):
+        text = ""
+
+        def handle_data(self, data):
+            self.text += data
+
+    parser = Text()
+    parser.feed((run / "tokens.html").read_text())
+    assert "sample, record" in parser.text
+
+
+@pytest.mark.parametrize(
+    "override, message",
+    [
+        ("stage=everything", "known: data, proxy"),
+        ("selection.limit=2", r"selection\.limit=2"),
+        ("selection.quantile=1", r"selection\.quantile=1"),
+        ("curvature.strategy=newton", "known: ekfac"),
+        ("trainer.micro_batch_size=5", "does not divide"),
+        ("optim.epochs=0", "0 epochs"),
+        ("decoding.top_p=2", r"decoding\.top_p=2"),
+    ],
+)
+def test_mistakes_are_named_before_any_work(folder, override, message):
+    with pytest.raises(Exception, match=message) as error:
+        pipeline(folder / "untouched", override)
+    assert isinstance(error.value, ValueError) or isinstance(error.value.__cause__, ValueError)
+    assert not (folder / "untouched").exists()
+
+
+def test_queries_of_one_class_and_shared_prompts_are_refused(folder, tmp_path):
+    rows = [{"prompt": f"p{i}", "continuation": " c", "label": "toxic"} for i in range(3)]
+    (tmp_path / "one.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    with pytest.raises(ValueError, match="all toxic"):
+        pipeline_without_sizes(folder, "queries=local", f"queries.files={tmp_path}/one.jsonl")
+    rows[0]["label"] = "fine"
+    (tmp_path / "two.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    with pytest.raises(ValueError, match="also queries"):
+        pipeline_without_sizes(
+            folder, "queries=local", f"queries.files={tmp_path}/two.jsonl", "evaluation=local",
+            f"evaluation.prompts.files={tmp_path}/two.jsonl",
+        )  # fmt: skip
+
+
+def pipeline_without_sizes(folder, *overrides):
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        return Pipeline(compose("config", overrides=[f"paths.workspace={folder}/w", f"paths.run={folder}", *overrides]))

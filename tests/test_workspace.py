@@ -1,0 +1,122 @@
+import json
+import multiprocessing
+import time
+
+import pytest
+
+from ifguide.workspace import Artifact, ArtifactError, Workspace, file_signature
+
+
+def build(workspace, *, settings=None, inputs=None, builder=None, **options):
+    def write(directory):
+        (directory / "content.txt").write_text("content")
+        return {"figure": 3}
+
+    return workspace.build(
+        "stage", version=1, settings=settings or {}, inputs=inputs or {}, builder=builder or write, **options
+    )
+
+
+def refuse(directory):
+    raise AssertionError("built again")
+
+
+@pytest.fixture
+def workspace(tmp_path):
+    return Workspace(tmp_path / "workspace", verify=True)
+
+
+def test_built_once_and_found_again(workspace):
+    first = build(workspace, settings={"a": 1})
+    again = build(workspace, settings={"a": 1}, builder=refuse)
+    assert first == again and not first.reused and again.reused
+    assert first.path.name == f"stage-{first.fingerprint}"
+    assert first.manifest["facts"] == {"figure": 3} and first.manifest["settings"] == {"a": 1}
+
+
+def test_settings_inputs_and_version_decide_the_fingerprint(workspace):
+    base = build(workspace, settings={"a": 1, "b": [2, None]})
+    assert build(workspace, settings={"b": [2, None], "a": 1}, builder=refuse) == base
+    other = build(workspace, settings={"a": 2, "b": [2, None]})
+    with_input = build(workspace, settings={"a": 1, "b": [2, None]}, inputs={"other": other})
+    newer = workspace.build("stage", version=2, settings={"a": 1}, inputs={}, builder=lambda directory: None)
+    assert len({artifact.fingerprint for artifact in (base, other, with_input, newer)}) == 4
+
+
+@pytest.mark.parametrize(
+    "damage, message",
+    [
+        (lambda path: (path / "content.txt").unlink(), "lacks the file content.txt"),
+        (lambda path: (path / "content.txt").write_text("more content"), "12 bytes"),
+        (lambda path: (path / "content.txt").write_text("CONTENT"), "content hash"),
+        (lambda path: (path / "manifest.json").unlink(), "no manifest.json"),
+        (lambda path: (path / "manifest.json").write_text("{"), "damaged"),
+    ],
+)
+def test_damage_is_noticed(workspace, damage, message):
+    damage(build(workspace).path)
+    with pytest.raises(ArtifactError, match=message):
+        build(workspace, builder=refuse)
+
+
+def test_a_mismatch_names_the_differing_keys(workspace):
+    artifact = build(workspace, settings={"optim": {"rate": 1}})
+    manifest = artifact.manifest
+    manifest["settings"]["optim"]["rate"] = 2
+    (artifact.path / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(ArtifactError, match=r"settings\.optim\.rate"):
+        build(workspace, settings={"optim": {"rate": 1}}, builder=refuse)
+
+
+def test_a_failed_build_leaves_no_artifact_and_a_resumable_one_continues(workspace):
+    def fail(directory):
+        (directory / "half.txt").write_text("half")
+        raise RuntimeError("killed")
+
+    for resumable in (True, False):
+        with pytest.raises(RuntimeError, match="killed"):
+            build(workspace, builder=fail, resumable=True)
+        assert not list(workspace.root.glob("stage-*"))
+        seen = []
+        build(workspace, builder=lambda d, s=seen: s.extend(p.name for p in d.iterdir()), resumable=resumable,
+              settings={})  # fmt: skip
+        assert seen == (["half.txt"] if resumable else [])
+        for path in workspace.root.glob("stage-*"):
+            path.rename(workspace.root / f"old-{resumable}")
+
+
+def _build_slowly(root, log):
+    def slow(directory):
+        with open(log, "a") as file:
+            file.write("built\n")
+        time.sleep(0.5)
+
+    Workspace(root).build("stage", version=1, settings={}, inputs={}, builder=slow)
+
+
+def test_two_processes_build_once(tmp_path):
+    log = tmp_path / "log"
+    context = multiprocessing.get_context("spawn")
+    processes = [context.Process(target=_build_slowly, args=(tmp_path / "w", log)) for _ in range(2)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+        assert process.exitcode == 0
+    assert log.read_text() == "built\n"
+
+
+def test_opening_checks_the_stage(workspace):
+    artifact = build(workspace)
+    assert Artifact.open(artifact.path, stage="stage") == artifact
+    with pytest.raises(ArtifactError, match="where a `mask` is needed"):
+        Artifact.open(artifact.path, stage="mask")
+
+
+def test_a_signature_follows_content_not_place(tmp_path):
+    a, b = tmp_path / "a.bin", tmp_path / "b.bin"
+    a.write_bytes(b"x" * (3 << 20))
+    b.write_bytes(b"x" * (3 << 20))
+    assert file_signature(a) == file_signature(b)
+    b.write_bytes(b"x" * (3 << 20 - 1) + b"y")
+    assert file_signature(a) != file_signature(b)

@@ -1,0 +1,184 @@
+import numpy as np
+import pytest
+import torch
+from conftest import tiny_model
+from torch import nn
+
+from ifguide.corpus.masks import TokenMask
+from ifguide.objectives import LanguageModeling, SuppressedLanguageModeling
+from ifguide.objectives.language_modeling import cross_entropy
+from ifguide.training.data import BatchOrder, BlockDataset, rows_of_step
+from ifguide.training.fit import Hardware, newest_checkpoint, train
+from ifguide.training.module import DivergedError
+from ifguide.training.optimization import AdamWCosine
+
+CPU = Hardware(micro_batch_size=2, checkpoint_every=3, progress=False)
+
+
+def optimization(**options):
+    return AdamWCosine(**(dict(learning_rate=1e-2, batch_size=4, epochs=0.5) | options))
+
+
+class Recorder(nn.Module):
+    """An objective that writes down its losses, and can fail at a chosen call."""
+
+    def __init__(self, fail_at=None, value=None):
+        super().__init__()
+        self.losses, self.fail_at, self.value = [], fail_at, value
+
+    def forward(self, logits, input_ids, mask=None):
+        if len(self.losses) == self.fail_at:
+            if self.value is None:
+                raise RuntimeError("killed")
+            return cross_entropy(logits, input_ids) * self.value
+        loss = cross_entropy(logits, input_ids)
+        self.losses.append(loss.item())
+        return loss
+
+
+def model_for(corpus, dropout=0.0):
+    from ifguide.models import build_model
+
+    settings = dict(
+        hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32, hidden_dropout=dropout
+    )
+    return build_model(vocabulary=corpus.vocabulary, architecture="gpt_neox", settings=settings)
+
+
+def run(corpus, directory, objective, *, model=None, hardware=CPU, mask=None, **options):
+    model = model if model is not None else model_for(corpus)
+    facts = train(
+        model, objective, optimization(**options), hardware, blocks=corpus.split("train"), mask=mask,
+        validation=corpus.split("validation"), seed=0, directory=directory,
+    )  # fmt: skip
+    return model, facts
+
+
+def test_the_order_visits_every_block_once_an_epoch_and_follows_the_seed():
+    rows = [rows_of_step(step, seed=3, batch_size=4, blocks=10) for step in range(5)]
+    flat = np.concatenate(rows)
+    assert sorted(flat[:10]) == sorted(flat[10:]) == list(range(10))
+    assert (flat[:10] != flat[10:]).any()
+    assert (rows_of_step(2, seed=3, batch_size=4, blocks=10) == rows[2]).all()
+    assert any((rows_of_step(s, seed=4, batch_size=4, blocks=10) != rows[s]).any() for s in range(5))
+
+
+def test_processes_and_micro_batches_share_a_step():
+    order = dict(steps=3, first_step=0, seed=0, batch_size=8, blocks=20)
+    alone = list(BatchOrder(accumulate=1, rank=0, processes=1, **order))
+    shared = [list(BatchOrder(accumulate=2, rank=rank, processes=2, **order)) for rank in (0, 1)]
+    for step in range(3):
+        parts = [shared[rank][2 * step + micro] for rank in (0, 1) for micro in (0, 1)]
+        assert all(len(part) == 2 for part in parts)
+        assert sorted(np.concatenate(parts)) == sorted(alone[step])
+
+
+def test_blocks_and_mask_are_joined_by_row(corpus):
+    split = corpus.split("train")
+    mask = np.random.default_rng(0).random(split.shape) < 0.5
+    rows = np.array([5, 0, 2])
+    batch = BlockDataset(split, TokenMask.pack(mask))[rows]
+    assert (batch["mask"].numpy() == mask[rows]).all()
+    assert (batch["input_ids"].numpy() == split.tokens(slice(0, 6))[rows]).all()
+    with pytest.raises(ValueError, match="another corpus"):
+        BlockDataset(split, TokenMask.pack(mask[1:]))
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.3])
+def test_an_interrupted_run_resumes_exactly(corpus, tmp_path, dropout):
+    whole = Recorder()
+    model, facts = run(corpus, tmp_path / "whole", whole, model=model_for(corpus, dropout))
+    calls = facts["steps"] * 2
+    assert len(whole.losses) == calls
+
+    broken, rest = Recorder(fail_at=calls // 2 + 1), Recorder()
+    with pytest.raises(RuntimeError, match="killed"):
+        run(corpus, tmp_path / "broken", broken, model=model_for(corpus, dropout))
+    assert broken.losses == whole.losses[: len(broken.losses)]
+    resumed, _ = run(corpus, tmp_path / "broken", rest, model=model_for(corpus, dropout))
+    assert 0 < len(rest.losses) < calls
+    assert rest.losses == whole.losses[-len(rest.losses) :]
+    for (name, a), b in zip(model.named_parameters(), resumed.parameters(), strict=True):
+        assert torch.equal(a, b), name
+
+
+def test_accumulation_does_not_change_the_model(corpus, tmp_path):
+    models = [
+        run(corpus, tmp_path / str(micro), LanguageModeling(), model=model_for(corpus).double(),
+            hardware=Hardware(micro_batch_size=micro, precision="64-true", progress=False))[0]
+        for micro in (1, 4)
+    ]  # fmt: skip
+    for a, b in zip(*(model.parameters() for model in models), strict=True):
+        assert torch.allclose(a, b, atol=1e-9)
+
+
+def test_an_empty_mask_trains_the_uncensored_model(corpus, tmp_path):
+    mask = TokenMask.pack(np.zeros(corpus.split("train").shape, bool))
+    plain, _ = run(corpus, tmp_path / "plain", LanguageModeling())
+    suppressed, _ = run(corpus, tmp_path / "masked", SuppressedLanguageModeling(penalty=1.0), mask=mask)
+    for a, b in zip(plain.parameters(), suppressed.parameters(), strict=True):
+        assert torch.equal(a, b)
+
+
+def test_a_diverged_run_stops_and_keeps_its_last_good_checkpoint(corpus, tmp_path):
+    objective = Recorder(fail_at=9, value=float("nan"))
+    with pytest.raises(DivergedError, match="learning_rate") as error:
+        run(corpus, tmp_path, objective, epochs=1)
+    kept = newest_checkpoint(tmp_path / "checkpoints")
+    assert kept is not None and str(kept) in str(error.value)
+    weights = torch.load(kept, weights_only=True)["state_dict"]
+    assert all(torch.isfinite(value).all() for value in weights.values())
+
+
+def test_weights_that_are_not_finite_are_never_saved(corpus, tmp_path):
+    class Explode(nn.Module):
+        def forward(self, logits, input_ids, mask=None):
+            loss = cross_entropy(logits, input_ids)
+            return loss + (loss - loss.detach()) * 1e39  # finite loss, infinite gradient
+
+    with pytest.raises(DivergedError):
+        run(corpus, tmp_path, Explode(), epochs=1)
+    assert newest_checkpoint(tmp_path / "checkpoints") is None
+
+
+def test_no_epochs_keep_the_model(corpus, tmp_path):
+    model = model_for(corpus)
+    before = [parameter.clone() for parameter in model.parameters()]
+    _, facts = run(corpus, tmp_path, LanguageModeling(), model=model, epochs=0)
+    assert facts["steps"] == 0
+    assert all(torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True))
+
+
+def test_facts_report_validation_loss_and_tokens(corpus, tmp_path):
+    model, facts = run(corpus, tmp_path, LanguageModeling())
+    split = corpus.split("validation")
+    ids = torch.from_numpy(split.tokens(slice(0, len(split))))
+    with torch.no_grad():
+        expected = cross_entropy(model.eval()(ids).logits, ids)
+    assert facts["validation/loss"] == pytest.approx(expected.item(), abs=1e-4)
+    assert facts["tokens"] == facts["steps"] * 4 * 16
+
+
+@pytest.mark.parametrize("options", [{"learning_rate": 0}, {"batch_size": 0}, {"epochs": -1}, {"warmup": 2}, {"clip": 0}])
+def test_settings_out_of_range_are_refused(options):
+    with pytest.raises(ValueError, match=f"optim.{next(iter(options))}"):
+        optimization(**options)
+
+
+def test_batches_that_do_not_divide_are_refused():
+    for batch_size, options in ((5, dict(micro_batch_size=2)), (4, dict(devices=3)), (1, dict(devices=2))):
+        with pytest.raises(ValueError, match="does not divide"):
+            Hardware(**options).accumulate(batch_size)
+    assert Hardware(micro_batch_size=2, devices=2).accumulate(8) == 2
+
+
+def test_schedule_warms_up_and_decays():
+    optimizer, schedule = optimization(warmup=0.2).configure(tiny_model().named_parameters(), 10)
+    rates = []
+    for _ in range(10):
+        rates.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        schedule.step()
+    assert rates[:2] == pytest.approx([0.005, 0.01]) and rates == sorted(rates[:2]) + sorted(rates[2:], reverse=True)
+    decay = {group["weight_decay"] for group in optimizer.param_groups}
+    assert decay == {0.0, 4e-4} and all(p.ndim < 2 for p in optimizer.param_groups[1]["params"])
