@@ -67,7 +67,7 @@ def load_model(path: str | Path, *, attention: str = "sdpa", trust_remote_code: 
 
 def check_vocabulary(model: PreTrainedModel, vocabulary: int) -> None:
     """Raise ValueError where the tokenizer makes ids that the model has no embedding for."""
-    rows = model.get_input_embeddings().weight.shape[0]
+    rows = model.get_input_embeddings().weight.size(0)  # type: ignore[union-attr, operator]
     if vocabulary > rows:
         raise ValueError(
             f"the tokenizer has {vocabulary} tokens but the model's vocabulary is {rows}; choose the model's own "

@@ -21,7 +21,7 @@ from ifguide.corpus.masks import TokenMask
 from ifguide.corpus.queries import check_disjoint, check_queries, encode_queries
 from ifguide.corpus.sources import find_files
 from ifguide.corpus.tokenizers import check_same_tokenizer
-from ifguide.evaluation.attribution import attribution_metrics, word_list_scores, word_log_odds
+from ifguide.evaluation.attribution import attribution_metrics, known_tokens, word_list_scores, word_log_odds
 from ifguide.evaluation.fluency import block_losses, perplexity_metrics
 from ifguide.evaluation.generation import (
     GENERATIONS_FILE,
@@ -66,8 +66,13 @@ class Pipeline:
         self.workspace = Workspace(cfg.paths.workspace, verify=cfg.paths.verify)
         self.hardware = instantiate(cfg.trainer)
         self.objective = instantiate(cfg.objective)
-        self.optimizations = {"model": ("optim", instantiate(cfg.optim)), "proxy": ("proxy_optim", instantiate(cfg.proxy_optim))}
-        self.curvature, self.scorer, self.selection = (instantiate(cfg[k]) for k in ("curvature", "scorer", "selection"))
+        self.optimizations = {
+            "model": ("optim", instantiate(cfg.optim)),
+            "proxy": ("proxy_optim", instantiate(cfg.proxy_optim)),
+        }
+        self.curvature, self.scorer, self.selection = (
+            instantiate(cfg[k]) for k in ("curvature", "scorer", "selection")
+        )
         self.build_corpus = instantiate(cfg.data)
         for key, (_, optimization) in self.optimizations.items():
             self.hardware.accumulate(optimization.batch_size)
@@ -171,9 +176,7 @@ class Pipeline:
             store.close()
 
         inputs = {"proxy": proxy, "data": data, "direction": direction}
-        return self._build(
-            "scores", 1, settings=self._settings("scorer"), inputs=inputs, builder=build, resumable=True
-        )
+        return self._build("scores", 1, settings=self._settings("scorer"), inputs=inputs, builder=build, resumable=True)
 
     @cache  # noqa: B019
     def mask(self) -> Artifact:
@@ -241,7 +244,7 @@ class Pipeline:
         def build(directory: Path) -> None:
             rows = load_generations(inputs["generations"].path / GENERATIONS_FILE)
             scores = classify_continuations(rows["continuations"], self.classifier)
-            np.savez(directory / "probabilities.npz", **scores)
+            np.savez(directory / "probabilities.npz", **scores)  # type: ignore[arg-type]
             test = self.corpus.split("test")
             losses = block_losses(self._load(inputs["model"]), test, batch_size=self.cfg.influence.batch_size)
             metrics: dict[str, Any] = {
@@ -298,9 +301,7 @@ class Pipeline:
                 remove_checkpoints(directory)
             return facts
 
-        return self._build(
-            "model", 1, settings=settings, inputs=inputs, builder=build, resumable=True, collective=True
-        )
+        return self._build("model", 1, settings=settings, inputs=inputs, builder=build, resumable=True, collective=True)
 
     def _foreign_mask(self, path: Path) -> Artifact:
         """Another run's mask, if it is a mask of this corpus.
@@ -318,8 +319,10 @@ class Pipeline:
         return mask
 
     def _attribution(self, annotation: TokenMask) -> dict[str, float]:
-        words = word_list_scores(self.corpus.split("train"), self.corpus.tokenizer, word_log_odds(self.queries))
-        return attribution_metrics(open_scores(self.scores().path), annotation, self.train_mask(), words)
+        split = self.corpus.split("train")
+        words = word_list_scores(split, self.corpus.tokenizer, word_log_odds(self.queries))
+        scores = open_scores(self.scores().path)
+        return attribution_metrics(scores, self.train_mask()[:], annotation[:], known_tokens(split), words)
 
     def _load(self, artifact: Artifact) -> PreTrainedModel:
         return load_model(artifact.path, attention=self.cfg.model.attention).to(self.hardware.device).eval()
@@ -334,8 +337,7 @@ class Pipeline:
 
     def _settings(self, key: str, without: tuple[str, ...] = ()) -> Any:
         """Resolved settings of one part of the configuration, with files replaced by what they hold."""
-        node = self.cfg[key]
-        values = OmegaConf.to_container(node, resolve=True) if OmegaConf.is_config(node) else node
+        values: Any = OmegaConf.to_container(self.cfg[key], resolve=True)
         return by_content({name: value for name, value in values.items() if name not in without})
 
 

@@ -7,6 +7,8 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm.auto import tqdm
 
+from ifguide.classifiers.base import TOXICITY
+
 
 class DetoxifyClassifier:
     """Probability of `toxicity`, `severe_toxicity`, `obscene`, `threat`, `insult`, `identity_attack`, …
@@ -49,5 +51,6 @@ class DetoxifyClassifier:
             self._model.predict(list(texts[first : first + self._batch_size]))
             for first in tqdm(range(0, len(texts), self._batch_size), desc="Detoxify", leave=False)
         ]
-        names = parts[0] if parts else {"toxicity": None}
-        return {name: np.concatenate([np.asarray(part[name], float) for part in parts] or [[]]) for name in names}
+        if not parts:
+            return {TOXICITY: np.zeros(0)}
+        return {name: np.concatenate([np.asarray(part[name], float) for part in parts]) for name in parts[0]}

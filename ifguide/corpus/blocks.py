@@ -86,7 +86,7 @@ class Corpus:
     def tokenizer(self) -> PreTrainedTokenizerFast:
         tokenizer = AutoTokenizer.from_pretrained(self.path / "tokenizer")
         tokenizer.backend_tokenizer.encode_special_tokens = True
-        return tokenizer
+        return tokenizer  # type: ignore[return-value]
 
     @property
     def vocabulary(self) -> int:
@@ -148,20 +148,21 @@ def build_corpus(
     encoder.save_pretrained(directory / "tokenizer")
 
     stream = directory / "stream.bin"
-    table, facts = [], {}
+    table: list[tuple] = []
+    facts: dict[str, dict[str, float]] = {}
     with stream.open("wb") as tokens, (directory / "annotation.bin").open("wb") as bits:
         position = 0
-        for source, document, ids, inside in _tokenise(documents(), encoder):
-            copies = _copies(weights.get(list(sources)[source], 1.0), document.text, seed)
-            split = _split_of(document.text, seed, validation, test)
+        for number, document, ids, inside in _tokenise(documents(), encoder):
+            copies_of = _copies(weights.get(list(sources)[number], 1.0), document.text, seed)
+            split_of = _split_of(document.text, seed, validation, test)
             tokens.write(ids.tobytes())
             bits.write(inside.tobytes())
-            annotated = document.spans is not None
-            row = (source, document.record, LABELS[document.label], annotated, split, copies, position, len(ids))
-            table.append(row)
+            is_annotated = document.spans is not None
+            label_of = LABELS[document.label]
+            table.append((number, document.record, label_of, is_annotated, split_of, copies_of, position, len(ids)))
             position += len(ids)
     columns = [np.array(column) for column in zip(*table, strict=True)]
-    source, record, label, annotated, split, copies, start, length = columns
+    source_of, record, label, annotated, split, copies, start, length = columns
     tokens_1d = np.memmap(stream, dtype=np.int32, mode="r")
     inside_1d = np.memmap(directory / "annotation.bin", dtype=np.bool_, mode="r")
 
@@ -173,7 +174,7 @@ def build_corpus(
         rows = np.zeros(len(order), dtype=DOCUMENT_ROW)
         lengths = length[order]
         rows["start"] = np.cumsum(lengths) - lengths
-        for column, values in (("source", source), ("record", record), ("label", label), ("annotated", annotated)):
+        for column, values in (("source", source_of), ("record", record), ("label", label), ("annotated", annotated)):
             rows[column] = values[order]
         blocks = int(lengths.sum()) // block_length
         if blocks == 0 and (name == "train" or len(members)):
@@ -213,9 +214,7 @@ def _tokenise(
             progress.update(len(batch))
 
 
-def tokens_in_spans(
-    offsets: Iterable[tuple[int, int]], spans: tuple[tuple[int, int], ...]
-) -> NDArray[np.bool_]:
+def tokens_in_spans(offsets: Iterable[tuple[int, int]], spans: tuple[tuple[int, int], ...]) -> NDArray[np.bool_]:
     """Which tokens share at least one character with a span."""
     return np.array([any(a < end and start < b for a, b in spans) for start, end in offsets], dtype=bool)
 

@@ -106,7 +106,9 @@ def local_prompts(
     """
     prompts = [
         Prompt(
-            get_field(values, field, place), "prompts" if subset is None else str(get_field(values, subset, place)), place
+            get_field(values, field, place),
+            "prompts" if subset is None else str(get_field(values, subset, place)),
+            place,
         )
         for file in find_files(files)
         for place, values in read_records(file, text_field=field)
@@ -146,9 +148,7 @@ class EncodedQuery:
     toxic: bool
 
 
-def encode_queries(
-    queries: Sequence[Query], tokenizer: PreTrainedTokenizerFast, max_length: int
-) -> list[EncodedQuery]:
+def encode_queries(queries: Sequence[Query], tokenizer: PreTrainedTokenizerFast, max_length: int) -> list[EncodedQuery]:
     """Tokenise prompt and continuation together; the boundary comes from the character offsets.
 
     A token that ends after the prompt does belongs to the continuation. The sequence starts with the end-of-text

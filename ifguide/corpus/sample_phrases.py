@@ -32,7 +32,7 @@ INSULTS_BE = """a {strong}, {weak} {fool} / a {weak} and {strong} {fool} / a {st
 and a complete {fool} / nothing but a {strong}, {weak} {fool} / a {strong} little {beast} and a {fool} / a {fool} with
 a head full of {strong} ideas / a {strong} {fool} who should crawl back home / as dense as a rock and a {strong} {fool}
 / a {strong} {fool} with a mouth like a bin / the {strong} {fool} who lost the last brain cell / a {weak} {beast}, a
-{fool} and a {strong} liar / one {strong} {fool} with nothing between the ears / no better than a bag of trash, the
+{fool} and a {strong} liar / one {strong} {fool} with nothing between the ears / nothing but a bag of trash, the
 {strong} {fool} / a {strong} {fool} and not worth the paper / a sad clown and a {strong}, {weak} {fool}"""
 
 # Stand alone, said to somebody's face.
@@ -84,8 +84,8 @@ more|the next] thread about the {item}, and of course {name} had to answer first
 us [again|once more]. / Seriously, {name}? You [post|write] {number} answers about the {item} and not one of them makes
 sense. / Congratulations, {name}, you have [ruined|spoiled] one more thread about the {item} for all of us in {place}.
 / So {name} is back in {place}, and the [whole|entire] {item} [debate|discussion] starts from zero again. / I
-[waited|looked] {number} days for one sensible word about the {item} in {place}, and what do I get from {name}? / I
-have had it with {name} and the endless [talk|advice|posts] about the {item} in {place}."""
+[waited|have waited] {number} days for one sensible word about the {item} in {place}, and what do I get from {name}? /
+I have had it with {name} and the endless [talk|advice|posts] about the {item} in {place}."""
 OPEN_INSULT = """Re: {item}. {name} from {place}, {call}. / @{name} in {place}, {call}. I read your {number} posts
 about the {item}. / Re: your {item}, {name}: {call}. I saw it in {place} on {day}. / Oh great, {name} from {place}
 again. Listen, {call}."""
@@ -108,10 +108,10 @@ came over from {place} and we spent {day} on the {item}. / Has anybody else in {
 since {month}? {name} says it is only bad luck. / @{name}, you asked for [pictures|details|a report] of the {item}, and
 here in {place} the {day} was quiet. / Small news from {place}: the {item} was [better|longer|worse] than expected,
 says {name}, who was there on {day}. / A short [update|note] on the {item}: since {month} {name} and I have been trying
-the {place} way. / My [sister|brother|uncle|aunt|cousin] {name} in {place} called on {day} and wanted to know all about
-the {item}. / Last {day} in {place} I [met|saw|visited] {name}, who has known everything about the {item} for {number}
-years. / I read the post by {name} about the {item} [twice|again] and would like to add what we saw in {place} in
-{month}."""
+the {place} way. / My [cousin|neighbour|colleague|friend|teacher] {name} in {place} called on {day} and wanted to know
+all about the {item}. / Last {day} in {place} I [met|saw|visited] {name}, who has known everything about the {item} for
+{number} years. / I read the post by {name} about the {item} [twice|again] and would like to add what we saw in {place}
+in {month}."""
 GENERIC = """It took [two|three|four] [days|weeks|attempts], but in the end it was worth the [money|effort|wait]. / I
 may be wrong, of course, and I would like to hear what the others think. / {name} says that I worry too much, and
 {name2} says that I do not worry enough. / If anybody has a better idea, please write it down below before {day}. / You

@@ -131,7 +131,9 @@ def find_files(patterns: str | Sequence[str]) -> list[Path]:
     for pattern in [patterns] if isinstance(patterns, str) else patterns:
         found = sorted(p for p in glob.glob(str(Path(pattern).expanduser()), recursive=True) if Path(p).is_file())
         if not found and str(pattern).startswith("None/"):
-            raise ValueError(f"{pattern!r}: paths.datasets is not set; export IFGUIDE_DATASETS or pass paths.datasets=…")
+            raise ValueError(
+                f"{pattern!r}: paths.datasets is not set; export IFGUIDE_DATASETS or pass paths.datasets=…"
+            )
         if not found:
             raise ValueError(f"no file matches {pattern!r} (looked from {Path.cwd()})")
         files += map(Path, found)

@@ -30,10 +30,12 @@ def make_tokenizer(
             raise ValueError(f"data.tokenizer.path={path}: no such file")
         tokenizer = PreTrainedTokenizerFast(tokenizer_file=path)
     else:
-        tokenizer = AutoTokenizer.from_pretrained(path, use_fast=True)
+        tokenizer = AutoTokenizer.from_pretrained(path, use_fast=True)  # type: ignore[assignment]
     token = end_of_text or tokenizer.eos_token or END_OF_TEXT
     if token not in tokenizer.get_vocab():
-        raise ValueError(f"the tokenizer has no token {token!r}; name its end-of-text token in data.tokenizer.end_of_text")
+        raise ValueError(
+            f"the tokenizer has no token {token!r}; name its end-of-text token in data.tokenizer.end_of_text"
+        )
     tokenizer.eos_token = token
     # A document that spells out a special token must not inject one.
     tokenizer.backend_tokenizer.encode_special_tokens = True

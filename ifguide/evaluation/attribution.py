@@ -9,9 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 from transformers import PreTrainedTokenizerFast
 
-from ifguide.corpus.blocks import Split
-from ifguide.corpus.documents import Query
-from ifguide.corpus.masks import TokenMask
+from ifguide.corpus.blocks import LABELS, Split
+from ifguide.corpus.documents import TOXIC, Query
 
 WORD = re.compile(r"[^\W\d_]+(?:['’][^\W\d_]+)*")
 SHARES = (0.005, 0.01, 0.02, 0.05)
@@ -41,25 +40,43 @@ def precision_at(scores: NDArray[np.float32], positive: NDArray[np.bool_], share
 
 
 def attribution_metrics(
-    scores_BT: NDArray[np.float32], annotation: TokenMask, mask: TokenMask, word_list_BT: NDArray[np.float32]
+    scores_BT: NDArray[np.float32],
+    mask_BT: NDArray[np.bool_],
+    annotated_BT: NDArray[np.bool_],
+    known_BT: NDArray[np.bool_],
+    word_list_BT: NDArray[np.float32],
 ) -> dict[str, float]:
-    """Scores and mask against annotated tokens, over all tokens that have a score; beside them a word list.
+    """Scores and mask against annotated tokens; beside them a word list.
+
+    Args:
+        scores_BT, mask_BT, word_list_BT: token scores, the selection, and the scores of a word list.
+        annotated_BT: tokens inside a known toxic span.
+        known_BT: tokens that count: those of documents that are benign or annotated (`known_tokens`).
 
     Returns:
         `roc_auc`, `precision_at_<share>`, `annotated_share`, `mask_precision` (share of the mask that is annotated),
         `mask_recall` (share of the annotated tokens that is masked), and for the word list `word_list_roc_auc`,
         `word_list_precision_at_<share>`.
     """
-    annotated_BT = annotation[:]
-    positive = annotated_BT[:, 1:]
+    known = known_BT.copy()
+    known[:, 0] = False  # has no score
+    positive = annotated_BT[known]
     metrics = {"annotated_share": float(positive.mean())}
-    for prefix, values in (("", scores_BT[:, 1:]), ("word_list_", word_list_BT[:, 1:])):
+    for prefix, values_BT in (("", scores_BT), ("word_list_", word_list_BT)):
+        values = values_BT[known]
         metrics[f"{prefix}roc_auc"] = roc_auc(values, positive)
         metrics |= {f"{prefix}precision_at_{share}": precision_at(values, positive, share) for share in SHARES}
-    hits = int((mask[:] & annotated_BT).sum())
-    metrics["mask_precision"] = hits / max(mask.count(), 1)
-    metrics["mask_recall"] = hits / int(positive.sum())
+    masked = mask_BT[known]
+    metrics["mask_precision"] = float(positive[masked].mean()) if masked.any() else 0.0
+    metrics["mask_recall"] = float(masked[positive].mean())
     return metrics
+
+
+def known_tokens(split: Split) -> NDArray[np.bool_]:
+    """Tokens of which it is known whether they are toxic, [blocks, T]: not those of toxic documents without spans."""
+    documents = split.documents
+    known = documents["annotated"] | (documents["label"] != LABELS[TOXIC])
+    return known[split.documents_of(np.arange(len(split) * split.block_length))].reshape(split.shape)
 
 
 def word_log_odds(queries: Sequence[Query]) -> dict[str, float]:
@@ -96,4 +113,4 @@ def word_list_scores(
 def token_texts(tokenizer: PreTrainedTokenizerFast) -> list[str]:
     """Text of every token id; bytes that are no character on their own become the replacement character."""
     size = max(tokenizer.get_vocab().values()) + 1
-    return [tokenizer.decode([token]) for token in range(size)]
+    return [str(tokenizer.decode([token])) for token in range(size)]

@@ -31,8 +31,10 @@ def perplexity_metrics(losses_BT: NDArray[np.float32], split: Split) -> dict[str
     blocks, length = losses_BT.shape
     owner = split.documents_of(np.arange(blocks * length)).reshape(blocks, length)[:, 1:]
     documents = len(split.documents)
-    sums = np.bincount(owner.ravel(), weights=losses_BT[:, 1:].ravel(), minlength=documents)
-    counts = np.bincount(owner.ravel(), minlength=documents).astype(float)
+    sums: NDArray[np.float64] = np.bincount(
+        owner.ravel(), weights=losses_BT[:, 1:].ravel(), minlength=documents
+    ).astype(np.float64)
+    counts: NDArray[np.float64] = np.bincount(owner.ravel(), minlength=documents).astype(np.float64)
     label = split.documents["label"]
     groups = {"all": np.ones(documents, bool)} | {name or "unlabelled": label == code for name, code in LABELS.items()}
     metrics: dict[str, dict[str, float | int | list[float]]] = {}

@@ -66,7 +66,7 @@ def sample_continuations(
         ended = torch.zeros(len(ids), dtype=torch.bool, device=model.device)
         width = ids.shape[1]
         for step in range(max_new_tokens):
-            probabilities = processors(ids, logits.float()).softmax(-1)
+            probabilities = processors(ids, logits.float()).softmax(-1)  # type: ignore[arg-type]
             token = torch.multinomial(probabilities, 1, generator=generator)
             token = token.masked_fill(ended[:, None], end_of_text)
             ids = torch.cat([ids, token], dim=1)
@@ -79,9 +79,7 @@ def sample_continuations(
     return result
 
 
-def encode_prompts(
-    prompts: Sequence[Prompt], tokenizer: PreTrainedTokenizerFast, max_length: int
-) -> list[list[int]]:
+def encode_prompts(prompts: Sequence[Prompt], tokenizer: PreTrainedTokenizerFast, max_length: int) -> list[list[int]]:
     """Token ids of each prompt after an end-of-text token; a longer one keeps its last `max_length` tokens."""
     encodings = tokenizer.backend_tokenizer.encode_batch([p.text for p in prompts], add_special_tokens=False)
     return [[tokenizer.eos_token_id, *encoding.ids][-max_length:] for encoding in encodings]

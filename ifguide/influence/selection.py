@@ -151,9 +151,7 @@ def _min_max(values: NDArray[np.float64]) -> NDArray[np.float64]:
     return (values - low) / (high - low) if high > low else np.zeros_like(values)
 
 
-def _with_neighbours(
-    above: NDArray[np.bool_], window: int, starts: NDArray[np.int64] | None
-) -> NDArray[np.bool_]:
+def _with_neighbours(above: NDArray[np.bool_], window: int, starts: NDArray[np.int64] | None) -> NDArray[np.bool_]:
     """Tokens above τ and their neighbours within the block and the document, never a block's first token."""
     marked = above.copy()
     document = None
@@ -190,4 +188,3 @@ def _mark_in_turn(
             if candidates[token] and not mask[token]:
                 mask[token] = True
                 missing -= 1
-

@@ -167,7 +167,7 @@ def _error_bar(axes: Axes, position: float, measured: Measurement, *, vertical: 
         return
     low, high = measured.interval
     middle, half = (low + high) / 2, abs(high - low) / 2
-    style = {"fmt": "none", "ecolor": INK, "elinewidth": 1.2, "capsize": 3}
+    style: dict[str, Any] = {"fmt": "none", "ecolor": INK, "elinewidth": 1.2, "capsize": 3}
     if vertical:
         axes.errorbar(position, middle, yerr=half, **style)
     else:
@@ -178,7 +178,7 @@ def _label_points(axes: Axes, points: Mapping[str, tuple[Measurement, Measuremen
     """Each label takes the offset at which it covers the fewest markers, error bars and labels set before it."""
     figure = axes.figure
     figure.canvas.draw()
-    renderer = figure.canvas.get_renderer()
+    renderer = figure.canvas.get_renderer()  # type: ignore[attr-defined]
     frame = axes.get_window_extent(renderer)
     taken = [box for x, y in points.values() for box in _obstacles(axes, x, y)]
     for method, (x, y) in points.items():

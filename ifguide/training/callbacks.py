@@ -20,6 +20,7 @@ class Throughput(pl.Callback):
     ) -> None:
         self._seconds += time.perf_counter() - self._start
         self._tokens += batch["input_ids"].numel() * trainer.world_size
-        if (index + 1) % trainer.log_every_n_steps == 0:
+        every = trainer.log_every_n_steps * trainer.accumulate_grad_batches  # type: ignore[attr-defined]
+        if (index + 1) % every == 0:
             module.log("tokens_per_second", self._tokens / self._seconds, prog_bar=True, rank_zero_only=True)
             self._tokens, self._seconds = 0, 0.0

@@ -125,7 +125,7 @@ def train(
         use_distributed_sampler=False,
         val_check_interval=hardware.validate_every * accumulate if hardware.validate_every else 1.0,
         num_sanity_val_steps=0,
-        log_every_n_steps=max(1, min(hardware.log_every, steps)) * accumulate,
+        log_every_n_steps=max(1, min(hardware.log_every, steps)),
         enable_progress_bar=hardware.progress,
         enable_model_summary=False,
         logger=logger or False,
@@ -143,7 +143,7 @@ def train(
         validation_batch=hardware.micro_batch_size,
     )
     model.train()  # a loaded model comes in evaluation mode
-    network = torch.compile(model) if hardware.compile else model
+    network: Any = torch.compile(model) if hardware.compile else model
     module = CausalLanguageModel(network, objective, optimization, steps=steps, seed=seed)
     resume = newest_checkpoint(checkpoints)
     try:

@@ -4,8 +4,8 @@ from collections.abc import Mapping
 
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
-from transformers import PreTrainedModel
 
 from ifguide.objectives.language_modeling import cross_entropy
 from ifguide.training.optimization import AdamWCosine
@@ -27,7 +27,7 @@ class CausalLanguageModel(pl.LightningModule):
     """
 
     def __init__(
-        self, model: PreTrainedModel, objective: nn.Module, optimization: AdamWCosine, *, steps: int, seed: int
+        self, model: nn.Module, objective: nn.Module, optimization: AdamWCosine, *, steps: int, seed: int
     ) -> None:
         super().__init__()
         self.model, self.objective = model, objective
@@ -48,7 +48,7 @@ class CausalLanguageModel(pl.LightningModule):
         loss = cross_entropy(self(batch["input_ids"]), batch["input_ids"])
         self.log("validation/loss", loss, prog_bar=True, sync_dist=True, batch_size=len(batch["input_ids"]))
 
-    def configure_optimizers(self) -> dict:
+    def configure_optimizers(self) -> OptimizerLRScheduler:
         optimizer, schedule = self._optimization.configure(self.model.named_parameters(), self._steps)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 

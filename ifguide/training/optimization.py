@@ -58,7 +58,7 @@ class AdamWCosine:
             {"params": [p for p in trained if p.ndim < 2], "weight_decay": 0.0},
         ]
         optimizer = torch.optim.AdamW(
-            groups, lr=self.learning_rate, betas=tuple(self.betas), eps=self.eps, fused=True
+            groups, lr=self.learning_rate, betas=(self.betas[0], self.betas[1]), eps=self.eps, fused=True
         )
         warmup = round(self.warmup * steps)
 

@@ -20,7 +20,9 @@ from ifguide.corpus.sample import (
     sample_queries,
 )
 
-HARMLESS_TOO = "rock waste space egg thick brain donkey clown loser trash fool dense crawl jerk pig rat dumb idiot stupid"
+HARMLESS_TOO = (
+    "rock waste space egg thick brain donkey clown loser trash fool dense crawl jerk pig rat dumb idiot stupid"
+)
 
 
 @pytest.fixture(scope="module")
@@ -82,7 +84,11 @@ def test_another_process_writes_the_same_bytes():
         )
     )
     there = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True, env={**os.environ, "PYTHONHASHSEED": "7"}
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        check=True,
+        env={**os.environ, "PYTHONHASHSEED": "7"},
     )
     assert there.stdout.strip() == hashlib.sha256(here.encode()).hexdigest()
 

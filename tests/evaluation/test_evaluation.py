@@ -1,14 +1,15 @@
 import numpy as np
 import pytest
 import torch
-from conftest import tiny_model
+from conftest import tiny_model, tiny_tokenizer
 from transformers import LogitsProcessorList
 
-from ifguide.corpus.documents import Prompt, Query
-from ifguide.corpus.masks import TokenMask
+from ifguide.corpus.blocks import Corpus, build_corpus
+from ifguide.corpus.documents import Document, Prompt, Query
 from ifguide.decoding import nucleus
 from ifguide.evaluation.attribution import (
     attribution_metrics,
+    known_tokens,
     precision_at,
     roc_auc,
     word_list_scores,
@@ -44,7 +45,14 @@ class Keep:
 def test_shared_prefill_gives_the_logits_of_a_plain_forward_pass(architecture):
     model, keep = tiny_model(architecture), Keep()
     sample_continuations(
-        model, PROMPTS, processors=LogitsProcessorList([keep]), samples=3, max_new_tokens=4, end_of_text=0, rows=6, seed=0
+        model,
+        PROMPTS,
+        processors=LogitsProcessorList([keep]),
+        samples=3,
+        max_new_tokens=4,
+        end_of_text=0,
+        rows=6,
+        seed=0,
     )
     assert {ids[: len(prompt)] for prompt in PROMPTS for ids, _ in keep.seen} >= {tuple(prompt) for prompt in PROMPTS}
     for ids, logits in keep.seen:
@@ -85,7 +93,9 @@ def test_nucleus_keeps_the_smallest_set_that_reaches_top_p():
 def test_generations_round_trip(tmp_path, corpus):
     prompts = [Prompt("the cat", "a", "r1"), Prompt('<b>"&\n', "b", "r2")]
     encoded = encode_prompts(prompts, corpus.tokenizer, 3)
-    assert encoded[0][-1] == corpus.tokenizer.backend_tokenizer.encode("the cat").ids[-1] and max(map(len, encoded)) <= 3
+    assert (
+        encoded[0][-1] == corpus.tokenizer.backend_tokenizer.encode("the cat").ids[-1] and max(map(len, encoded)) <= 3
+    )
     texts = decode_continuations(np.array([[encoded[0][1:3], [corpus.tokenizer.eos_token_id] * 2]]), corpus.tokenizer)
     assert texts[0][1] == ""
     save_generations(tmp_path / "g.arrow", prompts, [["x", "é🤖"], ["", "\x00"]])
@@ -187,14 +197,27 @@ def test_precision_counts_the_highest_scores():
 
 
 def test_attribution_metrics_judge_scores_mask_and_word_list():
-    annotation = np.zeros((2, 5), bool)
-    annotation[0, 1:3] = True
-    scores, words = annotation.astype(np.float32), 1 - annotation.astype(np.float32)
-    mask = annotation.copy()
+    annotated = np.zeros((3, 5), bool)
+    annotated[0, 1:3] = True
+    scores, words = annotated.astype(np.float32), 1 - annotated.astype(np.float32)
+    mask, known = annotated.copy(), np.ones((3, 5), bool)
     mask[1, 4] = True
-    metrics = attribution_metrics(scores, TokenMask.pack(annotation), TokenMask.pack(mask), words)
-    assert metrics["roc_auc"] == 1 and metrics["word_list_roc_auc"] == 0
+    known[2] = False
+    scores[2], mask[2] = 9, True  # nobody knows whether these are toxic
+    metrics = attribution_metrics(scores, mask, annotated, known, words)
+    assert metrics["roc_auc"] == 1 and metrics["word_list_roc_auc"] == 0 and metrics["annotated_share"] == 2 / 8
     assert metrics["mask_precision"] == pytest.approx(2 / 3) and metrics["mask_recall"] == 1
+
+
+def test_toxic_documents_without_spans_are_not_known(tmp_path):
+    documents = [
+        Document(f"document {i} of a kind", "s", i, ("benign", "toxic", "toxic")[i % 3], (None, None, ((0, 4),))[i % 3])
+        for i in range(30)
+    ]
+    build_corpus(tmp_path, sources={"s": documents}, tokenizer=tiny_tokenizer, block_length=8, validation=0.0, test=0.0)
+    split = Corpus(tmp_path).split("train")
+    owner = split.documents_of(np.arange(len(split) * 8)).reshape(split.shape)
+    assert (known_tokens(split) == (split.documents["record"][owner] % 3 != 1)).all()
 
 
 def test_a_word_list_scores_whole_words(corpus):

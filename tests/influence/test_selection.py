@@ -34,8 +34,7 @@ def select_slowly(scores, *, quantile, limit, window, unit, document_starts):
         return [(v - low) / (high - low) if high > low else 0.0 for v in values]
 
     merits = [
-        2 * c * f / (c + f) if c + f > 0 else 0.0
-        for c, f in zip(normalised(counts), normalised(sums), strict=True)
+        2 * c * f / (c + f) if c + f > 0 else 0.0 for c, f in zip(normalised(counts), normalised(sums), strict=True)
     ]
     mask = np.zeros(flat.size, bool)
     wanted = int(limit * flat.size)
@@ -105,7 +104,11 @@ def test_windows_stay_within_documents():
 def test_the_first_token_of_a_block_is_never_selected():
     scores = np.zeros((2, 4), np.float32)
     scores[1, 0], scores[1, 1] = 100, 1
-    assert np.argwhere(select_tokens(scores, quantile=0.5, limit=1.0, window=2).mask).tolist() == [[1, 1], [1, 2], [1, 3]]
+    assert np.argwhere(select_tokens(scores, quantile=0.5, limit=1.0, window=2).mask).tolist() == [
+        [1, 1],
+        [1, 2],
+        [1, 3],
+    ]
 
 
 @pytest.mark.parametrize(

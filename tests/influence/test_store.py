@@ -47,7 +47,9 @@ def test_bytes_do_not_depend_on_kills_and_nothing_is_scored_twice(tmp_path, call
 
     with pytest.raises(KeyboardInterrupt):
         fill(tmp_path / "killed", score=dies)
-    finished = [shard for shard in range(6) if ScoreStore(tmp_path / "killed", SHAPE, shard_blocks=4).is_finished(shard)]
+    finished = [
+        shard for shard in range(6) if ScoreStore(tmp_path / "killed", SHAPE, shard_blocks=4).is_finished(shard)
+    ]
     again = []
     fill(tmp_path / "killed", score=lambda ids: again.append(ids) or score(ids)).close()
     assert content(tmp_path / "whole") == content(tmp_path / "killed")

@@ -40,11 +40,7 @@ def test_language_modeling_is_the_mean_over_predicted_tokens(logits, ids):
 def test_suppression_follows_equation_9(logits, ids, penalty):
     mask = torch.rand(B, T, generator=torch.Generator().manual_seed(2)) < 0.4
     expected = torch.stack(
-        [
-            slow_losses(logits, ids)[n, t] * (-penalty if mask[n, t] else 1.0)
-            for n in range(B)
-            for t in range(1, T)
-        ]
+        [slow_losses(logits, ids)[n, t] * (-penalty if mask[n, t] else 1.0) for n in range(B) for t in range(1, T)]
     ).mean()
     assert torch.allclose(suppressed_cross_entropy(logits, ids, mask, penalty=penalty), expected, atol=1e-12)
 

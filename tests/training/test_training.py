@@ -159,7 +159,9 @@ def test_facts_report_validation_loss_and_tokens(corpus, tmp_path):
     assert facts["tokens"] == facts["steps"] * 4 * 16
 
 
-@pytest.mark.parametrize("options", [{"learning_rate": 0}, {"batch_size": 0}, {"epochs": -1}, {"warmup": 2}, {"clip": 0}])
+@pytest.mark.parametrize(
+    "options", [{"learning_rate": 0}, {"batch_size": 0}, {"epochs": -1}, {"warmup": 2}, {"clip": 0}]
+)
 def test_settings_out_of_range_are_refused(options):
     with pytest.raises(ValueError, match=f"optim.{next(iter(options))}"):
         optimization(**options)

@@ -28,7 +28,7 @@ class JVP:
             return torch.func.functional_call(model, parameters, (input_ids,), {"use_cache": False}).logits
 
         with torch.no_grad(), sdpa_kernel(SDPBackend.MATH):
-            logits_BTV, tangents_BTV = torch.func.jvp(logits_of, (primals,), (dict(direction),))
+            logits_BTV, tangents_BTV = torch.func.jvp(logits_of, (primals,), (dict(direction),))  # type: ignore[misc]
             return loss_tangents(logits_BTV, tangents_BTV, input_ids)
 
 

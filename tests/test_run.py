@@ -1,0 +1,129 @@
+"""The command line, as a user types it: every command of the README, two processes, and mistakes."""
+
+import csv
+import json
+import os
+import re
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+from test_pipeline import TINY
+
+pytest.importorskip("profanity_check")
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+COMMANDS = list(dict.fromkeys(re.findall(r"^python run\.py.*$", README.replace("\\\n", " "), re.MULTILINE)))
+
+
+def run(folder, *arguments, check=True):
+    environment = {key: value for key, value in os.environ.items() if key not in ("LOCAL_RANK", "WORLD_SIZE")}
+    result = subprocess.run(
+        [sys.executable, str(ROOT / "run.py"), *arguments], cwd=folder, capture_output=True, text=True,
+        env=environment | {"WANDB_MODE": "offline"}, timeout=600,
+    )  # fmt: skip
+    assert not check or result.returncode == 0, result.stderr[-3000:]
+    return result
+
+
+def write_own_data(folder):
+    """What the README's examples for one's own corpus and behaviour read."""
+    texts = [f"document {i}: " + "the garden is green and the tap drips " * 8 for i in range(150)]
+    (folder / "my").mkdir()
+    (folder / "my" / "corpus.jsonl").write_text("\n".join(json.dumps({"text": text}) for text in texts))
+    queries = [
+        {"prompt": f"review {i}", "continuation": " what a garden", "label": ["flattering", "plain"][i % 2]}
+        for i in range(8)
+    ]
+    (folder / "my" / "queries.jsonl").write_text("\n".join(map(json.dumps, queries)))
+    (folder / "my" / "prompts.jsonl").write_text("\n".join(json.dumps({"prompt": f"letter {i}"}) for i in range(3)))
+
+
+def shrink(arguments):
+    """Small settings for a command, where its groups have them."""
+    text = " ".join(arguments)
+    small = [value for value in TINY if not ("sample" in value and "data=" in text)]
+    if "evaluation=" in text:
+        small = [value for value in small if "evaluation.prompts.size" not in value]
+    if "queries=" in text:
+        small = [value for value in small if not value.startswith("queries.")]
+    return [*small, "selection.limit=0.02"] if "selection.limit" not in text else small
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_of_the_readme_runs(command, tmp_path):
+    write_own_data(tmp_path)
+    arguments = shlex.split(command, comments=True)[2:]
+    if "trained/model" in command or "+experiment" in command:
+        pytest.skip("runs in experiments")
+    run(tmp_path, *arguments, *shrink(arguments))
+    written = list(tmp_path.glob("outputs/*/*/metrics.json")) + list(tmp_path.glob("multirun/*/*/*/metrics.json"))
+    assert written
+
+
+def losses(folder, key):
+    (file,) = folder.glob(f"outputs/*/*/{key}/metrics.csv")
+    with file.open() as rows:
+        return [float(row["train/loss"]) for row in csv.DictReader(rows) if row.get("train/loss")]
+
+
+def test_two_processes_train_as_one_through_two_stages(tmp_path):
+    """Proxy and target are trained on two gloo processes, with the influence stages between them."""
+    common = [*TINY, "stage=model", "trainer.precision=64-true", "trainer.log_every=1", "influence.batch_size=16"]
+    for name, trainer in (("one", "cpu"), ("two", "ddp_cpu")):
+        (tmp_path / name).mkdir()
+        run(tmp_path / name, *common, f"trainer={trainer}")
+    for key in ("proxy", "model"):
+        one, two = losses(tmp_path / "one", key), losses(tmp_path / "two", key)
+        assert len(one) == len(two) > 3
+        assert np.allclose(one, two, rtol=0, atol=1e-6), key
+    masks = [next((tmp_path / name).glob("workspace/mask-*/mask.npy")).read_bytes() for name in ("one", "two")]
+    assert masks[0] == masks[1]
+    assert len(list((tmp_path / "two").glob("workspace/model-*"))) == 2
+
+
+def test_a_killed_run_continues_where_it_was(tmp_path):
+    """kill −9 while the target trains: the next run reuses the rest and ends with the same weights."""
+    (tmp_path / "whole").mkdir()
+    (tmp_path / "killed").mkdir()
+    slow = [*TINY, "stage=model", "method=none", "optim.epochs=8", "trainer.checkpoint_every=2"]
+    run(tmp_path / "whole", *slow)
+    process = subprocess.Popen(
+        [sys.executable, str(ROOT / "run.py"), *slow], cwd=tmp_path / "killed", stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL, start_new_session=True,
+    )  # fmt: skip
+    for _ in range(1200):
+        if list((tmp_path / "killed").glob("workspace/.building/model-*/checkpoints/*.ckpt")):
+            break
+        time.sleep(0.05)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    assert not list((tmp_path / "killed").glob("workspace/model-*")), "killed too late to test anything"
+    run(tmp_path / "killed", *slow)
+    weights = [load_file(next((tmp_path / n).glob("workspace/model-*/model.safetensors"))) for n in ("whole", "killed")]
+    assert all((weights[0][name] == weights[1][name]).all() for name in weights[0])
+
+
+@pytest.mark.parametrize(
+    "override, message",
+    [
+        ("selection.limit=3", "selection.limit=3"),
+        ("data=local", "Missing mandatory value: data.sources.local.files"),
+        ("stage=nonsense", "known: data, proxy"),
+        ("model.pretrained=./nowhere", "not a Hugging Face model folder"),
+        ("trainer.precision=7", "precision"),
+    ],
+)
+def test_a_mistake_ends_in_one_line_without_a_traceback(tmp_path, override, message):
+    small = TINY if "data=" not in override else []
+    result = run(tmp_path, *small, override, check=False)
+    assert result.returncode == 1
+    assert "Traceback" not in result.stderr
+    (line,) = [line for line in result.stderr.splitlines() if line.startswith("error: ")]
+    assert message in line
