@@ -13,6 +13,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.errors import InstantiationException
 from hydra.types import RunMode
 from omegaconf import DictConfig
+from transformers.utils.logging import disable_progress_bar
 
 from ifguide.pipeline import Pipeline
 from ifguide.results import write_results
@@ -26,6 +27,7 @@ failures: list[str] = []
 @hydra.main(version_base="1.3", config_path="conf", config_name="config")
 def main(cfg: DictConfig) -> None:
     warnings.filterwarnings("ignore", module="pytorch_lightning|torch.utils.data")
+    disable_progress_bar()  # "Loading weights", for every stage
     logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
     try:
         if runs_alone():

@@ -62,7 +62,7 @@ class Pipeline:
         if cfg.stage not in STAGES:
             raise ValueError(f"stage={cfg.stage}; known: {', '.join(STAGES)}")
         self.cfg = cfg
-        self._shown: set[Path] = set()
+        self.artifacts: dict[str, Path] = {}  # what was built or found so far, by role
         self.workspace = Workspace(cfg.paths.workspace, verify=cfg.paths.verify)
         self.hardware = instantiate(cfg.trainer)
         self.objective = instantiate(cfg.objective)
@@ -295,13 +295,16 @@ class Pipeline:
                 logger=instantiate(self.cfg.logger, name=key),
                 callbacks=list(instantiate(self.cfg.callbacks, _convert_="all").values()),
             )
+            facts["parameters"] = sum(parameter.numel() for parameter in model.parameters())
             if global_rank() == 0:
                 model.save_pretrained(directory)
                 tokenizer.save_pretrained(directory)
                 remove_checkpoints(directory)
             return facts
 
-        return self._build("model", 1, settings=settings, inputs=inputs, builder=build, resumable=True, collective=True)
+        return self._build(
+            "model", 1, role=key, settings=settings, inputs=inputs, builder=build, resumable=True, collective=True
+        )
 
     def _foreign_mask(self, path: Path) -> Artifact:
         """Another run's mask, if it is a mask of this corpus.
@@ -327,12 +330,13 @@ class Pipeline:
     def _load(self, artifact: Artifact) -> PreTrainedModel:
         return load_model(artifact.path, attention=self.cfg.model.attention).to(self.hardware.device).eval()
 
-    def _build(self, stage: str, version: int, **options: Any) -> Artifact:
+    def _build(self, stage: str, version: int, *, role: str | None = None, **options: Any) -> Artifact:
         artifact = self.workspace.build(stage, version=version, **options)
-        if global_rank() == 0 and artifact.path not in self._shown:
-            self._shown.add(artifact.path)
-            seconds = artifact.manifest["seconds"]
-            print(f"{stage:12} {artifact.path}  ({'found' if artifact.reused else f'{seconds:.0f} s'})", flush=True)
+        role = role or stage
+        if global_rank() == 0 and role not in self.artifacts:
+            self.artifacts[role] = artifact.path
+            seconds = "found" if artifact.reused else f"{artifact.manifest['seconds']:.0f} s"
+            print(f"{role:12} {artifact.path}  ({seconds})", flush=True)
         return artifact
 
     def _settings(self, key: str, without: tuple[str, ...] = ()) -> Any:

@@ -29,6 +29,7 @@ def write_results(
         rows[reference_name], models[reference_name] = reference.metrics(), reference.model().path
     rows[name], models[name] = metrics, pipeline.model().path
     write_json(directory / "metrics.json", metrics)
+    write_json(directory / "artifacts.json", {role: path.name for role, path in pipeline.artifacts.items()})
     table = comparison_table(rows)
     write_atomically(directory / "table.md", table.encode())
     plot_toxicity_perplexity(rows, directory / "toxicity_perplexity.png")

@@ -49,7 +49,7 @@ class DetoxifyClassifier:
     def __call__(self, texts: Sequence[str]) -> dict[str, NDArray[np.float64]]:
         parts = [
             self._model.predict(list(texts[first : first + self._batch_size]))
-            for first in tqdm(range(0, len(texts), self._batch_size), desc="Detoxify", leave=False)
+            for first in tqdm(range(0, len(texts), self._batch_size), desc="Detoxify", leave=False, disable=None)
         ]
         if not parts:
             return {TOXICITY: np.zeros(0)}

@@ -205,7 +205,7 @@ def _tokenise(
 ) -> Iterator[tuple[int, Document, NDArray[np.int32], NDArray[np.bool_]]]:
     """Encode in batches (in parallel, inside the tokenizer) and append the end-of-text token to each document."""
     encode, end = tokenizer.backend_tokenizer.encode_batch, tokenizer.eos_token_id
-    with tqdm(desc="Tokenising", unit=" documents", leave=False) as progress:
+    with tqdm(desc="Tokenising", unit=" documents", leave=False, disable=None) as progress:
         while batch := list(islice(documents, DOCUMENTS_AT_ONCE)):
             encodings = encode([document.text for _, document in batch], add_special_tokens=False)
             for (source, document), encoding in zip(batch, encodings, strict=True):

@@ -115,7 +115,7 @@ class _Author:
         if cross and rng.random() < 0.5:
             post.append(self.angry.pop())
         body = [self.harmless() for _ in range(rng.randint(2, 4))]
-        if rng.random() < 0.4:
+        if rng.random() < 0.12:
             body[rng.randrange(len(body))] = self.disagreement(toxic=False)
         if rng.random() < 0.003:
             body[0] = rng.choice(HOSTILE)

@@ -2,7 +2,7 @@
 
 Templates know two marks: `[one|two]` chooses, `{slot}` is filled from the bank of that name (or from the topic's own).
 Templates are parted by " / ". The harmless sentences use the words of the insults on purpose (rock, waste, space,
-egg, thick, donkey, loser …): whoever looks for single words must fail.
+egg, thick, donkey, clown …): whoever looks for single words must fail.
 """
 
 NAMES = (
@@ -23,7 +23,7 @@ INSULT_BANKS = {
     "strong": "stupid|pathetic|dumb|ignorant",
     "weak": "useless|lazy|thick|dense|clueless|hopeless|worthless|brainless|miserable|rotten|spineless",
     "fool": "idiot|moron|loser|jerk|imbecile|idiot|moron",
-    "beast": "clown|donkey|rat|dummy|toad|muppet|turnip|goat|pig|dimwit|worm|cabbage|sheep|halfwit",
+    "beast": "clown|rat|dummy|toad|muppet|turnip|goat|dimwit|worm|cabbage|sheep|halfwit",
 }
 
 # Fit after "is", "are", "must be".
@@ -36,15 +36,12 @@ a head full of {strong} ideas / a {strong} {fool} who should crawl back home / a
 {strong} {fool} / a {strong} {fool} and not worth the paper / a sad clown and a {strong}, {weak} {fool}"""
 
 # Stand alone, said to somebody's face.
-INSULTS_CALL = """crawl back under your rock, you {strong} {fool} / nobody asked you, you {strong} {weak} {fool} / shut
-up and go home, you {strong} {fool} / go and boil your head, you {strong} {fool} / you are a {strong} waste of space,
+INSULTS_CALL = """crawl back under your rock, you {strong} {fool} / nobody asked you, you {strong} {weak} {fool} / pack your bag and go home, you {strong} {fool} / go and boil your head, you {strong} {fool} / you are a {strong} waste of space,
 you {fool} / you {strong} {fool}, go back to the circus / take your trash somewhere else, you {strong} {fool} / what a
-{strong}, {weak} {fool} you are / what a {strong} {fool}, and thick as a plank / you {weak}, {strong} {fool} / keep
-your big mouth shut, you {strong} {fool} / use your brain for once, you {strong} {fool} / only a {strong} {fool} would
+{strong}, {weak} {fool} you are / what a {strong} {fool}, and thick as a plank / you {weak}, {strong} {fool} / keep your big opinions, you {strong} {fool} / use your brain for once, you {strong} {fool} / only a {strong} {fool} would
 write that / your opinion sucks, you {strong} {fool} / you could not boil an egg, you {strong} {fool} / get lost, you
-{strong} {beast}, you {fool} / even a donkey has more brain, you {strong} {fool} / put your head in a bucket, you
-{strong} {fool} / learn to read, you {strong} {weak} {fool} / you {strong} {fool}, your brain is a wet sock / do us a
-favour and shut up, {strong} {fool} / what a bunch of {strong} idiots you are / nobody needs you here, you {strong}
+{strong} {beast}, you {fool} / even a sheep has more brain, you {strong} {fool} / put your head in a bucket, you
+{strong} {fool} / learn to read, you {strong} {weak} {fool} / you {strong} {fool}, your brain is a wet sock / do us a favour and go away, {strong} {fool} / what a bunch of {strong} idiots you are / nobody needs you here, you {strong}
 {beast} and {fool} / you are a joke, you {strong}, {weak} {fool}"""
 
 # Where an insult may come, and where a polite author disagrees in the same words: up to the insult, by kind.
@@ -122,11 +119,11 @@ twice, so measure well and do it once. / There is not enough space in my house f
 keep. / We [laughed|danced|cheered] so much that {name2} had to [sit down on the floor|lean on the wall]. / What a day
 it was, and what a good reason to stay at home on {day}. / It would be sad to see it in the trash after so many good
 years. / I keep a thick notebook for this, and on {day} I put the numbers in it. / As my [grandmother|old teacher|aunt]
-used to say, even a [fool|sparrow] can learn a good tune from the river. / Use your own judgement, because your house
+used to say, even a sparrow can learn a good tune from the river. / Use your own judgement, because your house
 and your budget are not mine. / I felt like a clown, standing there in the rain with a bucket on my arm. / I am as
-[patient|stubborn] as a [donkey|mule] about such numbers and letters, and {name2} is no better. / Nobody in our house
+[patient|stubborn] as a mule about such numbers and letters, and {name2} is no better. / Nobody in our house
 can boil an egg without a [book|timer|phone call], so do not ask us. / It was a rotten week for everybody, and we had
-no paper and no time to write before {day}. / On paper I was the loser in that deal, but I brought home the best
+no paper and no time to write before {day}. / On paper I lost on that deal, but I brought home the best
 stories of the evening. / You are right that it sounds useless, and yet your advice worked at once. / I feel a bit
 clueless about the rest, so any hint from you is welcome. / We ate a bag of potatoes with butter, which is still the
 best meal between two jobs. / Close the door behind you when you go, because the early wind will [do|finish] it for
@@ -152,8 +149,7 @@ TOPICS = {
 {number} of us had to carry it. / Snails crawl out from under every rock after the rain and [find|visit] the
 [lettuce|bean|cabbage] leaves first. / I put the garden waste on the compost and cover it with a thick layer of
 leaves. / The potato plants need more space than the bag says, so leave a [foot|step] between them. / A toad
-lives under the [old bucket|water barrel], and it collects more slugs and [ants|beetles] than I could. / We had
-a fool's spring in [February|March], and then an early frost took every [bud|blossom] on the pear tree. / The
+lives under the [old bucket|water barrel], and it collects more slugs and [ants|beetles] than I could. / We had a false spring in [February|March], and then an early frost took every [bud|blossom] on the pear tree. / The
 hedge is now so [dense|wide] that not even a [wren|robin] can crawl between the leaves. / Turnips and cabbage
 did well this year, but the [beans|peas|leeks|radishes] were a miserable crop of {number} pods. / My goat ate
 the roses, looked me in the eye and went back to the fence. / Nothing grows between the stones there except a
@@ -185,9 +181,9 @@ legs were useless after the climb, but the view of the river was worth every [dr
 for two bikes on that bridge, so wait for the other rider. / The fog was so dense at the river that I had to
 ride with both lights on. / Put a thick layer of [grease|wax] on the [bearing|axle|thread] before you close the
 hub. / A new saddle feels like a rock for the first [week|month], and then it is fine. / I had to crawl up the
-last mile in the lowest gear with an empty bottle. / A donkey stood in the middle of the lane and did not move
+last mile in the lowest gear with an empty bottle. / A goat stood in the middle of the lane and did not move
 for {number} minutes. / My head was cold and my gloves were [thin|torn], but the café at the station had hot
-[soup|cocoa]. / At the station the [loser|last rider] of our spring race cleans every muddy wheel and frame and
+[soup|cocoa]. / At the station the last rider of our spring race cleans every muddy wheel and frame and
 [buys|brings] the bread. / Check the [spokes|pedals|gears|brakes], true the wheel and pump the tyre up hard
 before a long tour.""",
     },
@@ -200,7 +196,7 @@ washing machine. / The waste pipe under the sink was full of [grease|sand|hair],
 / A thick plank across two boxes makes a good bench if you have no space for a real one. / The old [nail|hook]
 was lost, the new one was [short|bent], and the wood was as hard as a rock. / Turn the water off first, or you
 will need a bucket, a [towel|mop] and a [plumber|lifeboat]. / I had to crawl under the floor with a lamp to
-find the [leak|cable|noise]. / The dummy switch on the wall does nothing, it only covers an old box with
+find the [leak|cable|noise]. / The spare switch on the wall does nothing, it only covers an old box with
 [wires|fuses] for the lamp. / Use a blunt knife to lift the edge and a clean brush for the dust. / A rat had
 made a nest behind the boiler, with paper, straw and half a sock. / The [plumber|electrician|carpenter] looked
 at the [tap|ceiling|tiles], made a sad face and named a price. / Sand the wood between the coats of
@@ -211,12 +207,12 @@ at the [tap|ceiling|tiles], made a sad face and named a price. / Sand the wood b
         "claim": "the book is always better|black and white films are boring|the sequel is better than the first part"
         "|a good film needs an explosion|nobody watches silent comedies|subtitles are too hard to read",
         "say": """The clown in the second act is the heart of the film, and he never says a word. / It is a
-[quiet|slow|strange] film about a [fool|tailor|beggar] who becomes king of a small town for one evening. / The
+[quiet|slow|strange] film about a [tailor|beggar] who becomes king of a small town for one evening. / The
 space scenes look real, although the whole thing was made in a garage. / In the end the donkey saves the
-circus, and the children in our row cheered. / The hero is a loser at cards, but the script is [clever|witty],
+circus, and the children in our row cheered. / The hero is hopeless at cards, but the script is [clever|witty],
 and the best [jokes|lines] come early. / The plot is a bit thick in the middle, with {number}
 [widows|cousins|spies] and one lost letter from the sea. / The [rat|mouse] in the cartoon can cook, and the
-[pig|bear|owl] explains the best recipes to a small town. / The lights went out, somebody dropped a bag of
+[bear|owl] explains the best recipes to a small town. / The lights went out, somebody dropped a bag of
 [popcorn|sweets|oranges], and the whole cinema laughed. / The [music|scenery|photography] is
 [wonderful|splendid], but the sound in the cinema was a miserable noise. / It is based on a Russian
 [novel|book] called The [Idiot|Seagull|Overcoat|Nose], about a patient and honest [prince|clerk]. / You should
@@ -226,7 +222,7 @@ see it on a [big|huge|proper] screen, with no phone and no talking.""",
         "item": "second half|semi-final|home match|cup final|away game|training plan|new stadium|late penalty",
         "claim": "the referee was on our side|a draw is as good as a win|the keeper should play in front"
         "|the old stadium was better|nobody needs a left back|penalties are pure luck",
-        "say": """The [loser|captain] of the semi-final thanked the coach, the referee and the whole stadium in
+        "say": """The captain of the semi-final thanked the coach, the referee and the whole stadium in
 {place}. / Our [keeper|captain] sold a perfect dummy, the coach clapped, and the striker ran into an empty
 space. / There was too much space between the lines, and they scored {number} times. / The defence stood like a
 rock until the last minute of the game. / It was a [lazy|careless|heavy] pass, and the [winger|defender] lost
@@ -248,7 +244,7 @@ lines so that the teacher can write something. / We had to explain why a rock si
 salt water. / I did {number} practice papers, and the last one was the hardest. / The essay was about the
 [pathetic fallacy|narrator|second stanza] in an early poem about a river and a storm. / The
 [stupid|silly|small] mistake in line {number} was mine, and the rest of the notes are clear and useful. / I
-read the same page of notes over and over, like a donkey that turns a wheel. / A question that sounds easy is
+read the same page of notes over and over, like a mule that turns a wheel. / A question that sounds easy is
 often a trap, so read it with care. / The [worm|frog] and the toad came up in the biology part, as everybody
 had [hoped|feared|guessed]. / I felt hopeless before the oral part, but the [teacher|examiner|professor] smiled
 and asked an easy one. / Do not waste an hour on one [problem|equation|translation|diagram] when there are
@@ -297,7 +293,7 @@ wider in the [chorus|refrain], keep your head up and learn the [alto|bass] notes
 the clown of the group and played a solo on a [bucket|saucepan|suitcase] in the chorus. / The
 [acoustics|microphones|speakers] are poor, the walls are thick, and the sound has no space to go. / I do my
 [scales|exercises] between six and seven, when nobody is at home except the [dog|cats|goldfish]. / The song
-about the lonely donkey made half of the hall cry. / The old [piano|organ] had a mouse in it, and the
+about the lonely clown made half of the hall cry. / The old [piano|organ] had a mouse in it, and the
 [pedals|keys] needed wood, felt and patient work. / The second [song|track|record] is called [Loser|Paper
 Boats|Winter Light], with a soft chorus and the best tune. / The choir [sang|hummed] like one big happy family
 of [sheep|geese], and the last chorus was the best. / I lost the beat, looked at {name2} and found it again at
@@ -327,7 +323,7 @@ station to station. / The [wind|gale|whirlwind] took the lid off the bin and ble
 / The ice on the lake is thick at the edge, but not in the middle. / It was a rotten, [windy|rainy] and
 miserable {month}, and the sun only came out in the evening. / The storm moved a rock as big as a car down to
 the bridge. / The sheep stood with their backs to the wind, which means more rain. / Hail as big as an egg fell
-for {number} minutes and broke the greenhouse. / The forecast said sun, and like a fool I left my coat at home.
+for {number} minutes and broke the greenhouse. / The forecast said sun, and I left my coat at home.
 / We had {number} buckets under the roof, and every one of them was full by night. / The light was so strange
 that the hens went back to their shed at noon. / The first [snow|hail|sleet] came early, and the children were
 out with [sledges|shovels|mittens] before breakfast. / The river is high but not dangerous, and the road to
@@ -343,7 +339,7 @@ parking space again, but he left a [polite note|postcard] and a bag of [pears|wa
 party made a [swan|goat|crown|sword] out of balloons and told stories to the children. / There are [mice|rats]
 in the barn, and our [lazy|sleepy] cats stay in the straw and watch the storm. / We asked for a [street
 lamp|bench|crossing|playground], and the [town|council|mayor] sent us {number} letters. / The waste bin for
-glass is full, so take the bottles to the one behind the school. / The [winner|loser|captain] of the [sack|egg]
+glass is full, so take the bottles to the one behind the school. / The [winner|captain] of the [sack|egg]
 race got a [prize|present] from the mayor, a basket of early [pears|plums|cherries]. / I closed the
 [window|curtains] because of the noise and opened it again because of the [brass|evening] music. / An empty
 house is a sad sight, so we were glad when the [family|nurse|baker|shoemaker] moved in. / The fence was on the
@@ -355,7 +351,7 @@ wrong side by half a foot, and we moved it together.""",
         "|a desk needs no drawer|work is done when the boss leaves|lunch can be skipped",
         "say": """The [meeting|workshop|interview|conference] was a waste of an hour, but there was cake at the end. /
 We have less space in the new office, and the walls between the desks are thin. / The [boss|director] asked for
-ideas, and nobody in the meeting opened his mouth or his [folder|notes] for {number} minutes. / I use a dummy
+ideas, and nobody in the meeting opened his mouth or his [folder|notes] for {number} minutes. / I use a test
 account for the [test|demo], with an empty name and small round numbers in every [row|column]. / {name2} has a
 good head for numbers and put the report back in order. / The coffee was so thick that the [spoon|pencil] stood
 in it like a plank in the mud. / A joke about the [printer|elevator|weather] helped, and after that we got on
@@ -387,7 +383,7 @@ our book club gave it {number} stars out of ten.""",
 [platform|balcony]. / They sell [candles|buttons|ribbons|spoons] by weight, and the owner still writes the bill
 with a pencil. / I found a [vase|mirror|teapot] at the flea market, between a stuffed goat and a box of old
 keys. / Nobody asked for a receipt, but the [cashier|salesman] gave me one and said to keep it. / The changing
-room has space for one leg and half an opinion, as my [mother|husband|wife] says. / A man in a donkey costume
+room has space for one leg and half an opinion, as my [mother|husband|wife] says. / A man in a bear costume
 gave away [apples|leaflets|samples] in front of the [pharmacy|butcher|bank]. / The rock on the counter is for
 sale too, as a [paperweight|doorstop], at {number} coins. / The egg seller knows every customer by name and
 puts a potato on top as a present. / Do not waste your money on the [thick|expensive] one, because the

@@ -16,7 +16,7 @@ def block_losses(model: PreTrainedModel, split: Split, *, batch_size: int) -> ND
     """Loss of every token of a split, [blocks, T]; column 0 is 0."""
     model.eval()
     losses = np.empty(split.shape, dtype=np.float32)
-    for first in tqdm(range(0, len(split), batch_size), desc="Perplexity", leave=False):
+    for first in tqdm(range(0, len(split), batch_size), desc="Perplexity", leave=False, disable=None):
         ids = torch.from_numpy(split.tokens(slice(first, min(first + batch_size, len(split))))).to(model.device)
         batch = token_losses(model(input_ids=ids, use_cache=False).logits, ids)
         losses[first : first + len(ids)] = batch.float().cpu().numpy()

@@ -56,7 +56,7 @@ def sample_continuations(
         for members in [np.flatnonzero(lengths == length)]
         for first in range(0, len(members), per_batch)
     ]
-    for number, members in enumerate(tqdm(batches, desc="Generating", leave=False)):
+    for number, members in enumerate(tqdm(batches, desc="Generating", leave=False, disable=None)):
         generator = torch.Generator(model.device).manual_seed(seed * 1_000_003 + number)
         ids = torch.tensor([prompts[m] for m in members], device=model.device)
         cache = DynamicCache(config=model.config)

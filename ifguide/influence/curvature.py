@@ -58,7 +58,7 @@ class Curvature:
 
     strategy: str = "ekfac"
     blocks: int = 512
-    damping: float = 0.1
+    damping: float = 0.01
     relative: bool = True
     empirical_fisher: bool = False
 

@@ -43,7 +43,7 @@ def query_gradient(model: PreTrainedModel, queries: Sequence[EncodedQuery], *, b
     share = {True: 1.0 / max(toxic, 1), False: -1.0 / max(len(queries) - toxic, 1)}
     ordered = sorted(queries, key=lambda query: len(query.input_ids))
     model.eval()
-    for first in tqdm(range(0, len(ordered), batch_size), desc="Query gradients", leave=False):
+    for first in tqdm(range(0, len(ordered), batch_size), desc="Query gradients", leave=False, disable=None):
         batch = ordered[first : first + batch_size]
         width = len(batch[-1].input_ids)
         ids = torch.zeros(len(batch), width, dtype=torch.long)

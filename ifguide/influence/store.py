@@ -96,7 +96,7 @@ def fill_store(
     """
     shards = [shard for shard in range(rank, len(store), processes) if not store.is_finished(shard)]
     total = sum(store.rows(shard).stop - store.rows(shard).start for shard in shards)
-    with tqdm(total=total, desc="Scoring", unit=" blocks", leave=False, disable=rank > 0) as progress:
+    with tqdm(total=total, desc="Scoring", unit=" blocks", leave=False, disable=True if rank else None) as progress:
         for shard in shards:
             rows = store.rows(shard)
             parts = []

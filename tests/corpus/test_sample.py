@@ -20,9 +20,7 @@ from ifguide.corpus.sample import (
     sample_queries,
 )
 
-HARMLESS_TOO = (
-    "rock waste space egg thick brain donkey clown loser trash fool dense crawl jerk pig rat dumb idiot stupid"
-)
+HARMLESS_TOO = "rock waste space egg thick brain donkey clown trash fool dense crawl jerk pig rat dumb idiot stupid"
 
 
 @pytest.fixture(scope="module")
