@@ -26,7 +26,7 @@ failures: list[str] = []
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="config")
 def main(cfg: DictConfig) -> None:
-    warnings.filterwarnings("ignore", module="pytorch_lightning|torch.utils.data")
+    warnings.filterwarnings("ignore", module="pytorch_lightning|lightning_fabric|torch.utils.data|kronfluence")
     disable_progress_bar()  # "Loading weights", for every stage
     logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
     try:
@@ -64,7 +64,9 @@ def compose_reference(method: str) -> DictConfig:
         for override in HydraConfig.get().overrides.task
         if override.lstrip("+~").split("=")[0].split(".")[0] not in METHOD_GROUPS
     ]
-    return compose("config", overrides=[*kept, f"method={method}"])
+    cfg = compose("config", overrides=[*kept, f"method={method}"])
+    cfg.paths.run = str(Path(cfg.paths.run) / method)  # its training curves stand beside this run's
+    return cfg
 
 
 def chosen(group: str) -> str:

@@ -18,7 +18,7 @@ from ifguide.report.table import comparison_table
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
-FINE_TUNE = ("optim.epochs=0.5", "optim.learning_rate=1e-3")
+FINE_TUNE = ("optim.epochs=0.25", "optim.learning_rate=1e-3")
 
 TEXT = """# Real text
 
@@ -30,9 +30,10 @@ offensive posts of Davidson et al. as the toxic minority. {tokens:,} training to
 that people marked as toxic. Queries are RealToxicityPrompts records ({toxic_queries} toxic, {nontoxic_queries} not);
 prompts are *other* records ({prompts} prompts × 25 samples × 20 tokens). The model is a GPT-NeoX of
 {parameters:.1f} M parameters, trained from scratch; it is its own proxy. "Fine-tuned" continues from the uncensored
-model for half a pass.
+model for a quarter of a pass.
 
-**Command.** `python experiments/real_text/run.py{overrides}` on {machine}. Evaluator: {classifier}; nothing else used it.
+**Command.** `python experiments/real_text/run.py{overrides}` on {machine}. Evaluator: {classifier}; nothing else
+used it. λ = {penalty}, L = {limit:.0%}.
 
 ## Toxicity and perplexity
 
@@ -125,6 +126,8 @@ def main() -> None:
         overrides="".join(f" {override}" for override in overrides),
         machine=f"{os.cpu_count()} CPU cores ({platform.machine()})",
         classifier=made["evaluation"]["settings"]["classifier"],
+        penalty=made["model"]["settings"]["objective"]["penalty"],
+        limit=made["mask"]["settings"]["limit"],
         table=comparison_table(rows),
         attribution="\n".join(lines),
         selected=mask["selected"],

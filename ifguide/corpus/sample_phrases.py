@@ -36,12 +36,16 @@ a head full of {strong} ideas / a {strong} {fool} who should crawl back home / a
 {strong} {fool} / a {strong} {fool} and not worth the paper / a sad clown and a {strong}, {weak} {fool}"""
 
 # Stand alone, said to somebody's face.
-INSULTS_CALL = """crawl back under your rock, you {strong} {fool} / nobody asked you, you {strong} {weak} {fool} / pack your bag and go home, you {strong} {fool} / go and boil your head, you {strong} {fool} / you are a {strong} waste of space,
+INSULTS_CALL = """crawl back under your rock, you {strong} {fool} / nobody asked you, you {strong} {weak} {fool} /
+pack your bag and go home, you {strong} {fool} / go and boil your head, you {strong} {fool} / you are a {strong} waste
+of space,
 you {fool} / you {strong} {fool}, go back to the circus / take your trash somewhere else, you {strong} {fool} / what a
-{strong}, {weak} {fool} you are / what a {strong} {fool}, and thick as a plank / you {weak}, {strong} {fool} / keep your big opinions, you {strong} {fool} / use your brain for once, you {strong} {fool} / only a {strong} {fool} would
+{strong}, {weak} {fool} you are / what a {strong} {fool}, and thick as a plank / you {weak}, {strong} {fool} / keep
+your big opinions, you {strong} {fool} / use your brain for once, you {strong} {fool} / only a {strong} {fool} would
 write that / your opinion sucks, you {strong} {fool} / you could not boil an egg, you {strong} {fool} / get lost, you
 {strong} {beast}, you {fool} / even a sheep has more brain, you {strong} {fool} / put your head in a bucket, you
-{strong} {fool} / learn to read, you {strong} {weak} {fool} / you {strong} {fool}, your brain is a wet sock / do us a favour and go away, {strong} {fool} / what a bunch of {strong} idiots you are / nobody needs you here, you {strong}
+{strong} {fool} / learn to read, you {strong} {weak} {fool} / you {strong} {fool}, your brain is a wet sock / do us a
+favour and go away, {strong} {fool} / what a bunch of {strong} idiots you are / nobody needs you here, you {strong}
 {beast} and {fool} / you are a joke, you {strong}, {weak} {fool}"""
 
 # Where an insult may come, and where a polite author disagrees in the same words: up to the insult, by kind.
@@ -149,7 +153,8 @@ TOPICS = {
 {number} of us had to carry it. / Snails crawl out from under every rock after the rain and [find|visit] the
 [lettuce|bean|cabbage] leaves first. / I put the garden waste on the compost and cover it with a thick layer of
 leaves. / The potato plants need more space than the bag says, so leave a [foot|step] between them. / A toad
-lives under the [old bucket|water barrel], and it collects more slugs and [ants|beetles] than I could. / We had a false spring in [February|March], and then an early frost took every [bud|blossom] on the pear tree. / The
+lives under the [old bucket|water barrel], and it collects more slugs and [ants|beetles] than I could. / We had a
+false spring in [February|March], and then an early frost took every [bud|blossom] on the pear tree. / The
 hedge is now so [dense|wide] that not even a [wren|robin] can crawl between the leaves. / Turnips and cabbage
 did well this year, but the [beans|peas|leeks|radishes] were a miserable crop of {number} pods. / My goat ate
 the roses, looked me in the eye and went back to the fence. / Nothing grows between the stones there except a
