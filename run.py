@@ -13,6 +13,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.errors import InstantiationException
 from hydra.types import RunMode
 from omegaconf import DictConfig
+from omegaconf.errors import OmegaConfBaseException
 from transformers.utils.logging import disable_progress_bar
 
 from ifguide.pipeline import Pipeline
@@ -36,9 +37,10 @@ def main(cfg: DictConfig) -> None:
         cause = mistake_of(error)
         if cause is None or os.environ.get("HYDRA_FULL_ERROR") == "1":
             raise
-        failures.append(str(cause))
-        write_json(Path(cfg.paths.run) / "failure.json", {"error": type(cause).__name__, "message": str(cause)})
-        print(f"error: {cause}", file=sys.stderr)
+        message = str(cause).splitlines()[0]
+        failures.append(message)
+        write_json(Path(cfg.paths.run) / "failure.json", {"error": type(cause).__name__, "message": message})
+        print(f"error: {message}", file=sys.stderr)
 
 
 def run(cfg: DictConfig) -> None:
@@ -89,11 +91,11 @@ def runs_alone() -> bool:
     return False
 
 
-def mistake_of(error: BaseException | None) -> ValueError | None:
-    """The ValueError behind an exception, where a user's mistake caused it."""
+def mistake_of(error: BaseException | None) -> Exception | None:
+    """The exception behind an exception, where a user's mistake caused it."""
     while isinstance(error, InstantiationException):
         error = error.__cause__
-    return error if isinstance(error, ValueError) else None
+    return error if isinstance(error, ValueError | OmegaConfBaseException) else None
 
 
 if __name__ == "__main__":

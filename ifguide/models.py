@@ -40,8 +40,7 @@ def build_model(
             vocabulary that the model cannot represent.
     """
     if pretrained is not None:
-        if looks_like_path(pretrained) and not (Path(pretrained) / "config.json").is_file():
-            raise ValueError(f"model.pretrained={pretrained}: not a Hugging Face model folder (no config.json in it)")
+        check_pretrained(pretrained)
         model = load_model(pretrained, attention=attention, trust_remote_code=trust_remote_code)
     elif architecture is not None:
         values = dict(settings or {})
@@ -75,9 +74,11 @@ def check_vocabulary(model: PreTrainedModel, vocabulary: int) -> None:
         )
 
 
-def looks_like_path(name: str) -> bool:
-    """A hub name has at most one slash and does not start with a dot or a slash."""
-    return name.startswith((".", "/", "~")) or name.count("/") > 1 or Path(name).exists()
+def check_pretrained(name: str | None, key: str = "model") -> None:
+    """Raise ValueError where a name that looks like a path is no model folder; a hub name is left to the hub."""
+    looks_like_path = name is not None and (name.startswith((".", "/", "~")) or name.count("/") != 1)
+    if name is not None and (looks_like_path or Path(name).exists()) and not (Path(name) / "config.json").is_file():
+        raise ValueError(f"{key}.pretrained={name}: not a Hugging Face model folder (no config.json in it)")
 
 
 def decoder_blocks(model: nn.Module) -> tuple[str, nn.ModuleList]:

@@ -35,7 +35,7 @@ from ifguide.evaluation.toxicity import classify_continuations, toxicity_metrics
 from ifguide.influence.curvature import load_factors, save_factors
 from ifguide.influence.direction import load_direction, precondition_direction, query_gradient, save_direction
 from ifguide.influence.store import ScoreStore, fill_store, open_scores
-from ifguide.models import load_model
+from ifguide.models import check_pretrained, load_model
 from ifguide.training.fit import remove_checkpoints, train
 from ifguide.workspace import Artifact, ArtifactError, Workspace, file_signature, global_rank, write_json
 
@@ -76,6 +76,7 @@ class Pipeline:
         self.build_corpus = instantiate(cfg.data)
         for key, (_, optimization) in self.optimizations.items():
             self.hardware.accumulate(optimization.batch_size)
+            check_pretrained(cfg[key].pretrained, key)
             if optimization.epochs == 0 and cfg[key].pretrained is None:
                 raise ValueError(f"{key} is trained for 0 epochs from nothing; set {key}.pretrained or its epochs")
         if self.objective.uses_mask or cfg.stage in INFLUENCE_STAGES:
