@@ -74,6 +74,13 @@ def check_vocabulary(model: PreTrainedModel, vocabulary: int) -> None:
         )
 
 
+def check_context(model: PreTrainedModel, block_length: int) -> None:
+    """Raise ValueError where blocks are longer than the model's context."""
+    longest = getattr(model.config, "max_position_embeddings", block_length)
+    if block_length > longest:
+        raise ValueError(f"data.block_length={block_length} is longer than the model's context of {longest} tokens")
+
+
 def check_pretrained(name: str | None, key: str = "model") -> None:
     """Raise ValueError where a name that looks like a path is no model folder; a hub name is left to the hub."""
     looks_like_path = name is not None and (name.startswith((".", "/", "~")) or name.count("/") != 1)

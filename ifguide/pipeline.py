@@ -35,7 +35,7 @@ from ifguide.evaluation.toxicity import classify_continuations, toxicity_metrics
 from ifguide.influence.curvature import load_factors, save_factors
 from ifguide.influence.direction import load_direction, precondition_direction, query_gradient, save_direction
 from ifguide.influence.store import ScoreStore, fill_store, open_scores
-from ifguide.models import check_pretrained, load_model
+from ifguide.models import check_context, check_pretrained, load_model
 from ifguide.training.fit import remove_checkpoints, train
 from ifguide.workspace import Artifact, ArtifactError, Workspace, file_signature, global_rank, write_json
 
@@ -283,6 +283,7 @@ class Pipeline:
             tokenizer = self.corpus.tokenizer
             check_same_tokenizer(self.cfg[key].pretrained, tokenizer, key)
             model = instantiate(self.cfg[key], vocabulary=self.corpus.vocabulary, end_of_text=tokenizer.eos_token_id)
+            check_context(model, self.corpus.info["block_length"])
             facts = train(
                 model,
                 instantiate(objective),

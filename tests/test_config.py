@@ -57,7 +57,7 @@ def test_the_defaults_are_those_of_the_design():
     cfg = compose("config")
     assert cfg.objective["_target_"].endswith("SuppressedLanguageModeling") and cfg.compare_with == "none"
     assert compose("config", overrides=["method=none"]).objective["_target_"].endswith(".LanguageModeling")
-    assert cfg.proxy == {**cfg.model, "seed": 0} and cfg.proxy_optim == cfg.optim
+    assert cfg.proxy == {**cfg.model, "seed": 0} and cfg.proxy_optim == {**cfg.optim, "epochs": 1}
 
 
 def test_the_seed_reaches_only_the_target_and_generation():

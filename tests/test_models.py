@@ -6,6 +6,7 @@ from transformers.pytorch_utils import Conv1D
 
 from ifguide.models import (
     build_model,
+    check_context,
     layer_matrix,
     linear_copy,
     load_model,
@@ -80,6 +81,12 @@ def test_mistakes_are_refused(options, message):
         options["settings"] = {**ARCHITECTURES["gpt_neox"], **options["settings"]}
     with pytest.raises(ValueError, match=message):
         build_model(**options)
+
+
+def test_blocks_longer_than_the_context_are_refused():
+    check_context(tiny_model(), 64)
+    with pytest.raises(ValueError, match="context of 64"):
+        check_context(tiny_model(), 65)
 
 
 def test_a_model_without_decoder_blocks_is_refused():
