@@ -33,7 +33,7 @@ prompts are *other* records ({prompts} prompts × 25 samples × 20 tokens). The 
 model for a quarter of a pass.
 
 **Command.** `python experiments/real_text/run.py{overrides}` on {machine}. Evaluator: {classifier}; nothing else
-used it. λ = {penalty}, L = {limit:.0%}.
+used it. λ = {penalty} where not said otherwise, L = {limit:.0%}.
 
 ## Toxicity and perplexity
 
@@ -74,7 +74,9 @@ def artifacts(workspace: Path, folder: Path, name: str) -> dict[str, dict[str, A
 def findings(rows: dict[str, dict], attribution: dict[str, float]) -> str:
     """Sentences that only state comparisons of the measured numbers."""
     lines = []
-    for base, ours in (("none", "IF-Guide"), ("none, fine-tuned", "IF-Guide, fine-tuned")):
+    tuned = "none, fine-tuned"
+    pairs = (("none", "IF-Guide"), (tuned, "IF-Guide, fine-tuned"), (tuned, "IF-Guide λ = 1, fine-tuned"))
+    for base, ours in pairs:
         before, after = (rows[name]["toxicity"]["toxic"]["toxic_fraction"] for name in (base, ours))
         ppl = [rows[name]["perplexity"]["benign"]["perplexity"] for name in (base, ours)]
         factor = f"a factor of {before / after:.1f}" if after else "to nothing"
@@ -105,6 +107,10 @@ def main() -> None:
         rows["IF-Guide, fine-tuned"] = run(
             "ifguide_tuned", folder, "compare_with=null", f"model.pretrained={start}", *overrides, *FINE_TUNE
         )
+        rows["IF-Guide λ = 1, fine-tuned"] = run(
+            "paper_tuned", folder, "compare_with=null", "objective.penalty=1", f"model.pretrained={start}", *overrides,
+            *FINE_TUNE,
+        )  # fmt: skip
         made = artifacts(workspace, folder, "ifguide")
     attribution = rows["IF-Guide"]["attribution"]["all"]
     shares = [name.removeprefix("precision_at_") for name in attribution if name.startswith("precision_at_")]
