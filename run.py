@@ -27,6 +27,7 @@ failures: list[str] = []
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="config")
 def main(cfg: DictConfig) -> None:
+    warnings.simplefilter("ignore", FutureWarning)  # of the libraries' own calls to each other
     warnings.filterwarnings("ignore", module="pytorch_lightning|lightning_fabric|torch.utils.data|kronfluence")
     disable_progress_bar()  # "Loading weights", for every stage
     logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
