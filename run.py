@@ -27,11 +27,12 @@ failures: list[str] = []
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="config")
 def main(cfg: DictConfig) -> None:
+    warnings.simplefilter("ignore", FutureWarning)  # of the libraries' own calls to each other
     warnings.filterwarnings("ignore", module="pytorch_lightning|lightning_fabric|torch.utils.data|kronfluence")
     disable_progress_bar()  # "Loading weights", for every stage
     logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
     try:
-        if runs_alone():
+        if runs_alone(cfg):
             run(cfg)
     except Exception as error:
         cause = mistake_of(error)
@@ -75,15 +76,14 @@ def chosen(group: str) -> str:
     return HydraConfig.get().runtime.choices[group]
 
 
-def runs_alone() -> bool:
+def runs_alone(cfg: DictConfig) -> bool:
     """Start a sweep's row in its own process where it needs several, because their launcher repeats the command line.
 
     Returns:
         True where this process is to do the work itself.
     """
     hydra_cfg = HydraConfig.get()
-    devices = [o for o in hydra_cfg.overrides.task if o.startswith(("trainer=ddp", "trainer.devices="))]
-    if hydra_cfg.mode != RunMode.MULTIRUN or not devices or global_rank() > 0:
+    if hydra_cfg.mode != RunMode.MULTIRUN or cfg.trainer.devices * cfg.trainer.num_nodes == 1 or global_rank() > 0:
         return True
     command = [sys.executable, __file__, *hydra_cfg.overrides.task, f"hydra.run.dir={hydra_cfg.runtime.output_dir}"]
     if subprocess.run(command, check=False).returncode:

@@ -83,7 +83,7 @@ class Pipeline:
             check_queries(self.queries)
         if cfg.stage == "evaluate":
             instantiate(cfg.decoding)
-            assert self.classifier.name
+            assert self.task.prompts and self.classifier.name
             if self.objective.uses_mask:
                 check_disjoint(self.queries, self.task.prompts)
 
@@ -110,7 +110,16 @@ class Pipeline:
 
     @cache  # noqa: B019 (a pipeline lives as long as its run)
     def data(self) -> Artifact:
-        return self._build("data", 1, settings=self._settings("data"), inputs={}, builder=self.build_corpus)
+        artifact = self._build("data", 1, settings=self._settings("data"), inputs={}, builder=self.build_corpus)
+        corpus = Corpus(artifact.path)
+        for key in ("model", "proxy"):
+            # before anything is trained; the models themselves are built on no device, so this takes no memory
+            check_same_tokenizer(self.cfg[key].pretrained, corpus.tokenizer, key)
+            if self.cfg[key].pretrained is None:
+                with torch.device("meta"):
+                    model = self._new_model(key, corpus)
+                check_context(model, corpus.info["block_length"])
+        return artifact
 
     # --- influence ---
 
@@ -253,11 +262,14 @@ class Pipeline:
                 "perplexity": perplexity_metrics(losses, test),
             }
             annotation = self.corpus.split("train").annotation
-            if "scores" in inputs and annotation is not None:
+            if "scores" in inputs and annotation is not None and annotation.count():
                 metrics["attribution"] = {"all": self._attribution(annotation)}
             write_json(directory / METRICS_FILE, metrics)
 
-        settings = {"classifier": self.classifier.name}
+        settings = {
+            "classifier": self.classifier.name,
+            "settings": self._settings("classifier", without=("device", "batch_size")),
+        }
         return self._build("evaluation", 1, settings=settings, inputs=inputs, builder=build)
 
     def metrics(self) -> dict[str, Any]:
@@ -280,9 +292,7 @@ class Pipeline:
         inputs = {"data": self.data()} | ({} if mask is None else {"mask": mask})
 
         def build(directory: Path) -> dict[str, Any]:
-            tokenizer = self.corpus.tokenizer
-            check_same_tokenizer(self.cfg[key].pretrained, tokenizer, key)
-            model = instantiate(self.cfg[key], vocabulary=self.corpus.vocabulary, end_of_text=tokenizer.eos_token_id)
+            tokenizer, model = self.corpus.tokenizer, self._new_model(key, self.corpus)
             check_context(model, self.corpus.info["block_length"])
             facts = train(
                 model,
@@ -294,7 +304,7 @@ class Pipeline:
                 validation=self.corpus.split("validation"),
                 seed=self.cfg[key].seed,
                 directory=directory,
-                logger=instantiate(self.cfg.logger, name=key),
+                logger=self._logger(key),
                 callbacks=list(instantiate(self.cfg.callbacks, _convert_="all").values()),
             )
             facts["parameters"] = sum(parameter.numel() for parameter in model.parameters())
@@ -307,6 +317,9 @@ class Pipeline:
         return self._build(
             "model", 1, role=key, settings=settings, inputs=inputs, builder=build, resumable=True, collective=True
         )
+
+    def _new_model(self, key: str, corpus: Corpus) -> PreTrainedModel:
+        return instantiate(self.cfg[key], vocabulary=corpus.vocabulary, end_of_text=corpus.tokenizer.eos_token_id)
 
     def _foreign_mask(self, path: Path) -> Artifact:
         """Another run's mask, if it is a mask of this corpus.
@@ -329,8 +342,14 @@ class Pipeline:
         scores = open_scores(self.scores().path)
         return attribution_metrics(scores, self.train_mask()[:], annotation[:], known_tokens(split), words)
 
+    def _logger(self, key: str) -> Any:
+        logger = instantiate(self.cfg.logger, name=key)
+        logger.log_hyperparams(OmegaConf.to_container(self.cfg, resolve=True))
+        return logger
+
     def _load(self, artifact: Artifact) -> PreTrainedModel:
-        return load_model(artifact.path, attention=self.cfg.model.attention).to(self.hardware.device).eval()
+        trusted = self.cfg.model.trust_remote_code
+        return load_model(artifact.path, trust_remote_code=trusted).to(self.hardware.device).eval()
 
     def _build(self, stage: str, version: int, *, role: str | None = None, **options: Any) -> Artifact:
         artifact = self.workspace.build(stage, version=version, **options)

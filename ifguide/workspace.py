@@ -14,6 +14,7 @@ import subprocess
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from typing import Any
 from filelock import FileLock
 
 MANIFEST = "manifest.json"
+STARTED = "started"  # rank 0 has the lock and builds; the other ranks of a collective build may join
 RECORDED_PACKAGES = ("torch", "transformers", "pytorch-lightning", "kronfluence", "datasets", "tokenizers", "numpy")
 
 
@@ -105,7 +107,7 @@ class Workspace:
         path, building = self.root / name, self.root / ".building" / name
 
         if global_rank() > 0:
-            if collective and not (path / MANIFEST).exists():
+            if collective and wait_for(path / MANIFEST, building / STARTED) == building / STARTED:
                 builder(building)
             wait_for(path / MANIFEST)
             return Artifact(stage, fingerprint, path)
@@ -121,9 +123,14 @@ class Workspace:
                 return Artifact(stage, fingerprint, path)
             if building.exists() and not resumable:
                 shutil.rmtree(building)
+            (building / STARTED).unlink(missing_ok=True)
             building.mkdir(parents=True, exist_ok=True)
+            for leftover in building.glob(f"{MANIFEST}*"):  # of a build that was killed before its last rename
+                leftover.unlink()
+            (building / STARTED).touch()
             start = time.monotonic()
             facts = builder(building) or {}
+            (building / STARTED).unlink()
             manifest = {
                 **recipe,
                 "fingerprint": fingerprint,
@@ -146,18 +153,18 @@ def fingerprint_of(value: Any) -> str:
     return hashlib.sha256(canonical_json(value).encode()).hexdigest()[:16]
 
 
-def file_signature(path: Path) -> dict[str, Any]:
-    """What a file or folder holds, cheaply: names, sizes and a hash of each file's first and last mebibyte."""
+def file_signature(path: Path) -> Any:
+    """What a file or folder holds, wherever it lies: content hashes, by name within a folder."""
     if path.is_dir():
         files = sorted(p for p in path.rglob("*") if p.is_file() and p.name != MANIFEST)
         return {str(p.relative_to(path)): file_signature(p) for p in files}
-    size, digest = path.stat().st_size, hashlib.sha256()
-    with path.open("rb") as file:
-        digest.update(file.read(1 << 20))
-        if size > 1 << 20:
-            file.seek(max(1 << 20, size - (1 << 20)))
-            digest.update(file.read())
-    return {"size": size, "sha256_of_ends": digest.hexdigest()[:16]}
+    stat = path.stat()
+    return _content_hash(path.resolve(), stat.st_size, stat.st_mtime_ns)
+
+
+@cache
+def _content_hash(path: Path, size: int, modified: int) -> str:
+    return sha256_of(path)
 
 
 def read_manifest(path: Path) -> dict[str, Any]:
@@ -238,10 +245,13 @@ def global_rank() -> int:
     return node * max(world // max(nodes, 1), 1) + local
 
 
-def wait_for(path: Path, *, poll_seconds: float = 0.2) -> None:
-    """Wait until rank 0 has published a file; end this process when its parent has gone."""
+def wait_for(*paths: Path, poll_seconds: float = 0.2) -> Path:
+    """Wait until rank 0 has published one of some files, and return it; end this process when its parent has gone."""
     parent = os.getppid()
-    while not path.exists():
+    while True:
+        for path in paths:
+            if path.exists():
+                return path
         if os.getppid() != parent:
             raise SystemExit("the process of rank 0 has ended")
         time.sleep(poll_seconds)

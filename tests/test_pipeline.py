@@ -72,7 +72,7 @@ def test_a_second_run_builds_nothing(done, folder, monkeypatch):
     "override, rebuilt",
     [
         ("objective.penalty=0.5", {"model", "generations", "evaluation"}),
-        ("selection.limit=0.01", {"mask", "model", "generations", "evaluation"}),
+        ("selection.limit=0.005", {"mask", "model", "generations", "evaluation"}),
         ("curvature.damping=0.3", {"direction", "scores", "mask", "model", "generations", "evaluation"}),
         ("decoding.top_p=0.8", {"generations", "evaluation"}),
         ("influence.batch_size=7", set()),

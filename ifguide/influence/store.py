@@ -6,6 +6,7 @@ as 0 and never selected. Masks follow the same convention (`ifguide.corpus.masks
 """
 
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from numpy.typing import NDArray
 from tqdm.auto import tqdm
 
 SCORES_FILE = "scores.npy"
-SHARDS_FOLDER = "finished_shards"
+SHARDS_FOLDER = "finished_shards_of_{blocks}"  # another shard size starts over
 
 
 class ScoreStore:
@@ -30,7 +31,7 @@ class ScoreStore:
         if shard_blocks < 1:
             raise ValueError(f"influence.shard_blocks={shard_blocks}: a shard has at least one block")
         self.directory, self.shape, self.shard_blocks = directory, shape, shard_blocks
-        self._finished = directory / SHARDS_FOLDER
+        self._finished = directory / SHARDS_FOLDER.format(blocks=shard_blocks)
         self._finished.mkdir(parents=True, exist_ok=True)
         file = directory / SCORES_FILE
         if not file.exists():
@@ -65,12 +66,13 @@ class ScoreStore:
         (self._finished / str(shard)).touch()
 
     def close(self) -> None:
-        """Check that every shard is there and remove the marks of progress."""
+        """Check that every shard is there and remove the marks of progress and what interrupted builds left."""
         missing = [shard for shard in range(len(self)) if not self.is_finished(shard)]
         assert not missing, f"shards {missing} were not scored"
-        for mark in self._finished.iterdir():
-            mark.unlink()
-        self._finished.rmdir()
+        for folder in self.directory.glob(SHARDS_FOLDER.format(blocks="*")):
+            shutil.rmtree(folder)
+        for leftover in self.directory.glob(f"{SCORES_FILE}.*"):
+            leftover.unlink()
 
 
 def fill_store(

@@ -9,7 +9,7 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import ModelCheckpoint
-from pytorch_lightning.loggers import Logger
+from pytorch_lightning.loggers import Logger, WandbLogger
 from torch import nn
 from transformers import PreTrainedModel
 
@@ -49,6 +49,13 @@ class Hardware:
     validate_every: int | None = None
     log_every: int = 10
     progress: bool = True
+
+    def __post_init__(self) -> None:
+        if self.accelerator in ("gpu", "cuda") and not torch.cuda.is_available():
+            raise ValueError(f"trainer.accelerator={self.accelerator}: torch sees no GPU here; use trainer=cpu")
+        for name in ("devices", "num_nodes", "micro_batch_size", "checkpoint_every", "log_every"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"trainer.{name}={getattr(self, name)}: must be at least 1")
 
     @property
     def device(self) -> torch.device:
@@ -154,6 +161,9 @@ def train(
             f"{error}. Use a smaller optim.learning_rate, optim.clip or objective.penalty. "
             f"Last good checkpoint: {kept or 'none yet (trainer.checkpoint_every)'}"
         ) from None
+    finally:
+        if isinstance(logger, WandbLogger) and trainer.is_global_zero:
+            logger.experiment.finish()  # or the next training of this process would write into the same run
     if trainer.interrupted:
         raise KeyboardInterrupt
     if bad := [name for name, value in model.named_parameters() if not torch.isfinite(value).all()]:

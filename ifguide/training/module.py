@@ -48,10 +48,31 @@ class CausalLanguageModel(pl.LightningModule):
         loss = cross_entropy(self(batch["input_ids"]), batch["input_ids"])
         self.log("validation/loss", loss, prog_bar=True, sync_dist=True, batch_size=len(batch["input_ids"]))
 
+    def configure_gradient_clipping(
+        self,
+        optimizer: torch.optim.Optimizer,
+        gradient_clip_val: float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        """Clip by the global norm; Lightning's own refuses fused optimisers under mixed precision, bf16 included."""
+        torch.nn.utils.clip_grad_norm_(self.parameters(), self._optimization.clip)
+
     def configure_optimizers(self) -> OptimizerLRScheduler:
         optimizer, schedule = self._optimization.configure(self.model.named_parameters(), self._steps)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
+    def on_load_checkpoint(self, checkpoint: dict) -> None:
+        if checkpoint["micro_batches"] != self._micro_batches():
+            raise ValueError(
+                f"this run was interrupted with (micro-batches, processes) = {tuple(checkpoint['micro_batches'])} and "
+                f"would go on with {tuple(self._micro_batches())}: resume with the same trainer.micro_batch_size and "
+                "devices, or delete its folder in the workspace's .building"
+            )
+
+    def _micro_batches(self) -> list[int]:
+        return [self.trainer.accumulate_grad_batches, self.trainer.world_size]
+
     def on_save_checkpoint(self, checkpoint: dict) -> None:
+        checkpoint["micro_batches"] = self._micro_batches()
         if bad := [name for name, value in self.model.named_parameters() if not torch.isfinite(value).all()]:
             raise DivergedError(f"{len(bad)} weights are not finite at step {self.global_step}, the first is {bad[0]}")

@@ -45,8 +45,18 @@ class AdamWCosine:
                 raise ValueError(f"optim.{name}={value}: must be {rule}")
 
     def steps(self, blocks: int) -> int:
-        """Optimiser steps for a corpus of this many blocks."""
-        return round(self.epochs * blocks / self.batch_size)
+        """Optimiser steps for a corpus of this many blocks.
+
+        Raises:
+            ValueError: the corpus is too small for a single step.
+        """
+        steps = round(self.epochs * blocks / self.batch_size)
+        if steps == 0 and self.epochs > 0:
+            raise ValueError(
+                f"{self.epochs} epochs of {blocks} blocks are less than half a step of optim.batch_size="
+                f"{self.batch_size} blocks: use a smaller batch, more epochs or a larger corpus"
+            )
+        return steps
 
     def configure(
         self, parameters: Iterable[tuple[str, nn.Parameter]], steps: int

@@ -54,7 +54,15 @@ def test_bytes_do_not_depend_on_kills_and_nothing_is_scored_twice(tmp_path, call
     fill(tmp_path / "killed", score=lambda ids: again.append(ids) or score(ids)).close()
     assert content(tmp_path / "whole") == content(tmp_path / "killed")
     assert sum(map(len, again)) == SHAPE[0] - sum(min(4, SHAPE[0] - 4 * shard) for shard in finished)
-    assert not (tmp_path / "killed" / "finished_shards").exists()
+    assert [path.name for path in (tmp_path / "killed").iterdir()] == ["scores.npy"]
+
+
+def test_another_shard_size_starts_over(tmp_path):
+    store = ScoreStore(tmp_path, SHAPE, shard_blocks=2)
+    store.write(0, np.full((2, 5), 7, np.float32))
+    fill(tmp_path / "whole").close()
+    fill(tmp_path).close()
+    assert content(tmp_path) == content(tmp_path / "whole")
 
 
 def test_an_unfinished_store_does_not_close(tmp_path):

@@ -112,6 +112,26 @@ def test_accumulation_does_not_change_the_model(corpus, tmp_path):
         assert torch.allclose(a, b, atol=1e-9)
 
 
+def test_mixed_precision_trains_with_clipping(corpus, tmp_path):
+    hardware = Hardware(micro_batch_size=4, precision="bf16-mixed", progress=False)
+    objective = Recorder()
+    model, _ = run(corpus, tmp_path, objective, hardware=hardware)
+    assert objective.losses[-1] < objective.losses[0]
+    assert all(parameter.dtype == torch.float32 for parameter in model.parameters())
+
+
+def test_another_accumulation_does_not_resume(corpus, tmp_path):
+    with pytest.raises(RuntimeError, match="killed"):
+        run(corpus, tmp_path, Recorder(fail_at=9))
+    with pytest.raises(ValueError, match="micro_batch_size"):
+        run(corpus, tmp_path, Recorder(), hardware=Hardware(micro_batch_size=1, progress=False))
+
+
+def test_a_corpus_too_small_for_a_step_is_refused():
+    with pytest.raises(ValueError, match="less than half a step"):
+        optimization(batch_size=256, epochs=1).steps(100)
+
+
 def test_an_empty_mask_trains_the_uncensored_model(corpus, tmp_path):
     mask = TokenMask.pack(np.zeros(corpus.split("train").shape, bool))
     plain, _ = run(corpus, tmp_path / "plain", LanguageModeling())
