@@ -1,6 +1,7 @@
 """Build or load a causal language model; find the linear layers that influence tracks."""
 
 import copy
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -101,17 +102,35 @@ def decoder_blocks(model: nn.Module) -> tuple[str, nn.ModuleList]:
     raise ValueError(f"{type(model).__name__} has no list of {count} decoder blocks, so no layer can be tracked")
 
 
-def tracked_layers(model: nn.Module) -> dict[str, nn.Module]:
+def tracked_layers(
+    model: nn.Module, *, match: str | None = None, last_blocks: int | None = None
+) -> dict[str, nn.Module]:
     """Name → module of every `nn.Linear` and `Conv1D` inside the decoder blocks, in the model's order.
 
     Never the output head (tied or not), embeddings or norms, whatever they are called.
+
+    Args:
+        model: a causal language model.
+        match: only layers in whose name this regular expression is found, as in `mlp`.
+        last_blocks: only the last so many decoder blocks.
+
+    Raises:
+        ValueError: no layer is left.
     """
     prefix, blocks = decoder_blocks(model)
+    first = 0 if last_blocks is None else len(blocks) - last_blocks
+    linear = {name: module for name, module in blocks.named_modules() if isinstance(module, nn.Linear | Conv1D)}
     layers: dict[str, nn.Module] = {
-        f"{prefix}.{name}": module for name, module in blocks.named_modules() if isinstance(module, nn.Linear | Conv1D)
+        f"{prefix}.{name}": module
+        for name, module in linear.items()
+        if int(name.split(".")[0]) >= first and (match is None or re.search(match, name))
     }
     if not layers:
-        raise ValueError(f"{type(model).__name__} has no linear layer inside its decoder blocks")
+        every = sorted({name.partition(".")[2] for name in linear})
+        raise ValueError(
+            f"{type(model).__name__} has no layer for influence.layers={match}, influence.last_blocks={last_blocks}; "
+            f"the linear layers of its decoder blocks are {', '.join(every) or 'none'}"
+        )
     return layers
 
 

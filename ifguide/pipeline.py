@@ -6,7 +6,8 @@ written out in its `settings`; hardware, batch sizes of inference and shard size
 
 import json
 from collections.abc import Mapping
-from functools import cache, cached_property
+from functools import cache, cached_property, reduce
+from operator import or_
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +19,8 @@ from transformers import PreTrainedModel
 
 from ifguide.corpus.blocks import Corpus
 from ifguide.corpus.masks import TokenMask
-from ifguide.corpus.queries import check_disjoint, check_queries, encode_queries
-from ifguide.corpus.sources import find_files
+from ifguide.corpus.queries import Query, check_disjoint, check_queries, encode_queries
+from ifguide.corpus.sources import by_content
 from ifguide.corpus.tokenizers import check_same_tokenizer
 from ifguide.evaluation.attribution import attribution_metrics, known_tokens, word_list_scores, word_log_odds
 from ifguide.evaluation.fluency import block_losses, perplexity_metrics
@@ -34,17 +35,16 @@ from ifguide.evaluation.generation import (
 from ifguide.evaluation.toxicity import classify_continuations, toxicity_metrics
 from ifguide.influence.curvature import load_factors, save_factors
 from ifguide.influence.direction import load_direction, precondition_direction, query_gradient, save_direction
-from ifguide.influence.store import ScoreStore, fill_store, open_scores
-from ifguide.models import check_context, check_pretrained, load_model
+from ifguide.influence.scoring import ScoringModule, fill_store, sample_rows
+from ifguide.influence.store import ScoreStore, open_scores
+from ifguide.models import check_context, check_pretrained, load_model, tracked_layers
 from ifguide.training.fit import remove_checkpoints, train
-from ifguide.workspace import Artifact, ArtifactError, Workspace, file_signature, global_rank, write_json
+from ifguide.workspace import Artifact, ArtifactError, Workspace, global_rank, write_json
 
 INFLUENCE_STAGES = ("factors", "direction", "scores", "mask")
 STAGES = ("data", "proxy", *INFLUENCE_STAGES, "model", "evaluate")
 MASK_FILE = "mask.npy"
 METRICS_FILE = "metrics.json"
-# Settings that name files: their content decides, not where they lie.
-PATH_KEYS = ("path", "pretrained", "checkpoint", "config")
 UNCENSORED = {"_target_": "ifguide.objectives.LanguageModeling"}
 
 
@@ -80,16 +80,19 @@ class Pipeline:
             if optimization.epochs == 0 and cfg[key].pretrained is None:
                 raise ValueError(f"{key} is trained for 0 epochs from nothing; set {key}.pretrained or its epochs")
         if self.objective.uses_mask or cfg.stage in INFLUENCE_STAGES:
-            check_queries(self.queries)
+            for queries in self.queries.values():
+                check_queries(queries)
         if cfg.stage == "evaluate":
             instantiate(cfg.decoding)
             assert self.task.prompts and self.classifier.name
             if self.objective.uses_mask:
-                check_disjoint(self.queries, self.task.prompts)
+                for queries in self.queries.values():
+                    check_disjoint(queries, self.task.prompts)
 
     @cached_property
-    def queries(self) -> list:
-        return instantiate(self.cfg.queries)
+    def queries(self) -> dict[str, list[Query]]:
+        """Behaviour → its toxic and non-toxic queries."""
+        return {name: instantiate(queries) for name, queries in self.cfg.behaviours.items()}
 
     @cached_property
     def task(self) -> Any:
@@ -132,30 +135,37 @@ class Pipeline:
         proxy, data = self.proxy(), self.data()
 
         def build(directory: Path) -> dict[str, Any]:
-            split = self.corpus.split("train")
-            rng = np.random.default_rng(self.cfg.influence.seed)
-            rows = np.sort(rng.permutation(len(split))[: self.curvature.blocks])
+            split, model, influence = self.corpus.split("train"), self._load(proxy), self.cfg.influence
+            rows = sample_rows(len(split), self.curvature.blocks, influence.seed)
             factors = self.curvature.fit(
-                self._load(proxy),
+                model,
                 split.tokens(rows),
-                batch_size=self.cfg.influence.batch_size,
-                seed=self.cfg.influence.seed,
+                batch_size=influence.batch_size,
+                seed=influence.seed,
+                layers=self._layers(model),
                 progress=self.hardware.progress,
             )
             save_factors(factors, directory)
             return {"blocks": len(rows)}
 
-        settings = self._settings("curvature", without=("damping", "relative")) | {"seed": self.cfg.influence.seed}
-        return self._build("factors", 1, settings=settings, inputs={"proxy": proxy, "data": data}, builder=build)
+        settings = self._settings("curvature", without=("damping", "relative")) | self._influence_settings(
+            "seed", "layers", "last_blocks"
+        )
+        return self._build("factors", 2, settings=settings, inputs={"proxy": proxy, "data": data}, builder=build)
 
     @cache  # noqa: B019
-    def direction(self) -> Artifact:
+    def direction(self, behaviour: str | None = None) -> Artifact:
+        """The direction of a behaviour, the first unless named."""
+        behaviour = behaviour or next(iter(self.queries))
         proxy, data, factors = self.proxy(), self.data(), self.factors()
+        chosen = self.queries[behaviour]
 
         def build(directory: Path) -> dict[str, Any]:
             model = self._load(proxy)
-            queries = encode_queries(self.queries, self.corpus.tokenizer, self.corpus.info["block_length"])
-            gradients = query_gradient(model, queries, batch_size=self.cfg.influence.batch_size)
+            queries = encode_queries(chosen, self.corpus.tokenizer, self.corpus.info["block_length"])
+            gradients = query_gradient(
+                model, queries, batch_size=self.cfg.influence.batch_size, layers=self._layers(model)
+            )
             direction = precondition_direction(model, gradients, load_factors(factors.path), self.curvature)
             save_direction(direction, directory)
             return {
@@ -165,28 +175,41 @@ class Pipeline:
                 "direction_norm": _norm(direction),
             }
 
-        settings = {"queries": self._settings("queries"), "curvature": self._settings("curvature")}
+        settings = {"queries": self._settings("behaviours")[behaviour], "curvature": self._settings("curvature")}
         inputs = {"proxy": proxy, "data": data, "factors": factors}
-        return self._build("direction", 1, settings=settings, inputs=inputs, builder=build)
+        role = "direction" if len(self.queries) == 1 else f"direction of {behaviour}"
+        return self._build("direction", 2, role=role, settings=settings, inputs=inputs, builder=build)
 
     @cache  # noqa: B019
     def scores(self) -> Artifact:
-        proxy, data, direction = self.proxy(), self.data(), self.direction()
+        proxy, data, influence = self.proxy(), self.data(), self.cfg.influence
+        directions = {name: self.direction(name) for name in self.queries}
 
-        def build(directory: Path) -> None:
-            model = self._load(proxy)
-            vector = load_direction(direction.path, model)
+        def build(directory: Path) -> dict[str, Any]:
             split = self.corpus.split("train")
-            store = ScoreStore(directory, split.shape, shard_blocks=self.cfg.influence.shard_blocks)
+            model = load_model(proxy.path, trust_remote_code=self.cfg.model.trust_remote_code).eval()
+            store = ScoreStore(directory, (len(directions), *split.shape), shard_blocks=influence.shard_blocks)
+            module = ScoringModule(
+                model,
+                self.scorer,
+                [load_direction(direction.path, model) for direction in directions.values()],
+                store,
+                split.tokens,
+                batch_size=influence.batch_size,
+                dtype=getattr(torch, influence.dtype),
+                seed=influence.seed,
+            )
+            return {"behaviours": list(directions), **fill_store(self.hardware.inference_trainer(), module)}
 
-            def score(ids: np.ndarray) -> np.ndarray:
-                return self.scorer(model, vector, torch.from_numpy(ids).to(model.device)).float().cpu().numpy()
-
-            fill_store(store, score, split.tokens, batch_size=self.cfg.influence.batch_size)
-            store.close()
-
-        inputs = {"proxy": proxy, "data": data, "direction": direction}
-        return self._build("scores", 1, settings=self._settings("scorer"), inputs=inputs, builder=build, resumable=True)
+        return self._build(
+            "scores",
+            2,
+            settings=self._settings("scorer", without=("compile",)) | self._influence_settings("dtype"),
+            inputs={"proxy": proxy, "data": data} | {f"direction of {name}": d for name, d in directions.items()},
+            builder=build,
+            resumable=True,
+            collective=True,
+        )
 
     @cache  # noqa: B019
     def mask(self) -> Artifact:
@@ -196,18 +219,22 @@ class Pipeline:
 
         def build(directory: Path) -> dict[str, Any]:
             starts = self.corpus.split("train").documents["start"]
-            selection = self.selection(open_scores(scores.path), starts)
-            TokenMask.pack(selection.mask).save(directory / MASK_FILE)
-            if selection.selected < selection.wanted:
-                print(
-                    f"Selected {selection.selected} tokens of the {selection.wanted} that selection.limit allows: "
-                    "no more tokens are above the threshold or beside one"
-                )
-            fields = ("threshold", "wanted", "selected", "candidates")
-            return {name: getattr(selection, name) for name in fields}
+            facts, masks = {}, []
+            for name, column in zip(self.queries, open_scores(scores.path), strict=True):
+                selection = self.selection(column, starts)
+                masks.append(selection.mask)
+                facts[name] = selection.facts
+                if selection.selected < selection.wanted:
+                    print(
+                        f"Selected {selection.selected} tokens of the {selection.wanted} that selection.limit allows: "
+                        "no more tokens are above the threshold or beside one"
+                    )
+            union = reduce(or_, masks)
+            union.save(directory / MASK_FILE)
+            return {"selected": union.count(), "behaviours": facts}
 
         inputs = {"data": data, "scores": scores}
-        return self._build("mask", 1, settings=self._settings("selection"), inputs=inputs, builder=build)
+        return self._build("mask", 2, settings=self._settings("selection"), inputs=inputs, builder=build)
 
     # --- target ---
 
@@ -318,6 +345,13 @@ class Pipeline:
             "model", 1, role=key, settings=settings, inputs=inputs, builder=build, resumable=True, collective=True
         )
 
+    def _layers(self, model: PreTrainedModel) -> list[str]:
+        influence = self.cfg.influence
+        return list(tracked_layers(model, match=influence.layers, last_blocks=influence.last_blocks))
+
+    def _influence_settings(self, *keys: str) -> dict[str, Any]:
+        return {key: self.cfg.influence[key] for key in keys}
+
     def _new_model(self, key: str, corpus: Corpus) -> PreTrainedModel:
         return instantiate(self.cfg[key], vocabulary=corpus.vocabulary, end_of_text=corpus.tokenizer.eos_token_id)
 
@@ -338,8 +372,8 @@ class Pipeline:
 
     def _attribution(self, annotation: TokenMask) -> dict[str, float]:
         split = self.corpus.split("train")
-        words = word_list_scores(split, self.corpus.tokenizer, word_log_odds(self.queries))
-        scores = open_scores(self.scores().path)
+        words = word_list_scores(split, self.corpus.tokenizer, word_log_odds(next(iter(self.queries.values()))))
+        scores = open_scores(self.scores().path)[0]
         return attribution_metrics(scores, self.train_mask()[:], annotation[:], known_tokens(split), words)
 
     def _logger(self, key: str) -> Any:
@@ -364,19 +398,6 @@ class Pipeline:
         """Resolved settings of one part of the configuration, with files replaced by what they hold."""
         values: Any = OmegaConf.to_container(self.cfg[key], resolve=True)
         return by_content({name: value for name, value in values.items() if name not in without})
-
-
-def by_content(value: Any, key: str | None = None) -> Any:
-    """Replace the names of files by signatures of their content, so that an artifact outlives a moved folder."""
-    if isinstance(value, dict):
-        return {name: by_content(child, name) for name, child in value.items()}
-    if isinstance(value, list):
-        return [by_content(child, key) for child in value]
-    if key == "files":
-        return [file_signature(path) for path in find_files(value)]
-    if key in PATH_KEYS and isinstance(value, str) and Path(value).exists():
-        return file_signature(Path(value))
-    return value
 
 
 def _norm(vectors: Mapping[str, torch.Tensor]) -> float:

@@ -46,12 +46,14 @@ def write_results(
 
 def write_token_pages(pipeline: Pipeline, directory: Path) -> None:
     """The histogram of token scores, and the page of the documents with the highest selected scores."""
-    split, scores, mask = pipeline.corpus.split("train"), open_scores(pipeline.scores().path), pipeline.train_mask()
+    split, mask = pipeline.corpus.split("train"), pipeline.train_mask()
+    scores = open_scores(pipeline.scores().path)[0]
     facts = pipeline.mask().manifest["facts"]
+    threshold = next(iter(facts["behaviours"].values()))["threshold"]
     annotation = split.annotation
     plot_scores(
         scores[:, 1:],
-        facts["threshold"],
+        threshold,
         directory / "token_scores.png",
         annotated=None if annotation is None else annotation[:][:, 1:],
     )
@@ -82,9 +84,9 @@ def write_token_pages(pipeline: Pipeline, directory: Path) -> None:
         directory / "tokens.html",
         documents,
         title="Tokens that teach the behaviour",
-        threshold=facts["threshold"],
+        threshold=threshold,
         summary={
-            "threshold τ": f"{facts['threshold']:.4g}",
+            "threshold τ": f"{threshold:.4g}",
             "tokens selected": f"{facts['selected']:,} of {selected.size:,} ({facts['selected'] / selected.size:.2%})",
             "documents": f"the {len(documents)} with the highest sum of selected scores, of {len(split.documents):,}",
         },

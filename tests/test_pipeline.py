@@ -7,7 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 from hydra import compose, initialize_config_dir
+from safetensors.numpy import load_file
 
+from ifguide.influence.store import open_scores
 from ifguide.pipeline import Pipeline
 from ifguide.results import write_results
 from ifguide.workspace import ArtifactError, Workspace
@@ -116,7 +118,7 @@ def test_the_mask_joins_its_corpus_only(done, folder):
 
 
 def test_selection_reaches_the_limit_or_says_so(done):
-    facts = done.mask().manifest["facts"]
+    facts = done.mask().manifest["facts"]["behaviours"]["toxicity"]
     assert facts["selected"] == min(facts["wanted"], facts["candidates"]) == done.train_mask().count()
 
 
@@ -187,3 +189,25 @@ def test_queries_of_one_class_and_shared_prompts_are_refused(folder, tmp_path):
 def pipeline_without_sizes(folder, *overrides):
     with initialize_config_dir(str(CONF), version_base="1.3"):
         return Pipeline(compose("config", overrides=[f"paths.workspace={folder}/w", f"paths.run={folder}", *overrides]))
+
+
+def test_two_behaviours_have_a_column_each_and_one_mask(done, folder):
+    second = ["+queries@behaviours.second=sample", "behaviours.second.size=8", "behaviours.second.seed=5"]
+    both = pipeline(folder, "stage=mask", *second)
+    both.mask()
+    scores = open_scores(both.scores().path)
+    assert scores.shape == (2, *both.corpus.split("train").shape)
+    assert np.allclose(scores[0], open_scores(done.scores().path)[0], rtol=1e-4, atol=1e-4 * scores[0].std())
+    assert both.scores().manifest["facts"]["behaviours"] == ["toxicity", "second"]
+    masks = [both.selection(column).mask[:] for column in scores]
+    assert (both.train_mask()[:] == masks[0] | masks[1]).all()
+    assert (masks[0] == done.train_mask()[:]).all() and (masks[0] != masks[1]).any()
+
+
+def test_influence_of_some_layers_shares_nothing_but_data_and_proxy(done, folder):
+    some = pipeline(folder, "stage=scores", "influence.layers=mlp", "influence.last_blocks=1")
+    assert some.scores().path != done.scores().path and some.proxy().path == done.proxy().path
+    names = load_file(some.direction().path / "direction.safetensors")
+    assert names and all(".1.mlp." in name for name in names)
+    with pytest.raises(ValueError, match="query_key_value"):
+        pipeline(folder, "stage=factors", "influence.layers=nothing").factors()

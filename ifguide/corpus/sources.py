@@ -11,8 +11,12 @@ from typing import Any, TextIO
 import pyarrow.parquet
 
 from ifguide.corpus.documents import BENIGN, TOXIC, Document
+from ifguide.workspace import file_signature
 
 READABLE = (".txt", ".jsonl", ".parquet")
+
+# Settings that name files: their content decides, not where they lie.
+PATH_KEYS = ("path", "pretrained", "checkpoint", "config")
 
 
 class LocalSource:
@@ -138,6 +142,19 @@ def find_files(patterns: str | Sequence[str]) -> list[Path]:
             raise ValueError(f"no file matches {pattern!r} (looked from {Path.cwd()})")
         files += map(Path, found)
     return files
+
+
+def by_content(value: Any, key: str | None = None) -> Any:
+    """Replace the names of files by signatures of their content, so that an artifact outlives a moved folder."""
+    if isinstance(value, dict):
+        return {name: by_content(child, name) for name, child in value.items()}
+    if isinstance(value, list):
+        return [by_content(child, key) for child in value]
+    if key == "files":
+        return [file_signature(path) for path in find_files(value)]
+    if key in PATH_KEYS and isinstance(value, str) and Path(value).exists():
+        return file_signature(Path(value))
+    return value
 
 
 def read_records(

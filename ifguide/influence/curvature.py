@@ -71,7 +71,14 @@ class Curvature:
             raise ValueError(f"curvature.damping={self.damping}: a damping is 0 or more")
 
     def fit(
-        self, model: PreTrainedModel, blocks: NDArray[np.int64], *, batch_size: int, seed: int, progress: bool = True
+        self,
+        model: PreTrainedModel,
+        blocks: NDArray[np.int64],
+        *,
+        batch_size: int,
+        seed: int,
+        layers: Sequence[str] | None = None,
+        progress: bool = True,
     ) -> dict[str, Tensor]:
         """Fit the factors of the tracked layers, in float32.
 
@@ -80,18 +87,19 @@ class Curvature:
             blocks: [blocks, T] token ids.
             batch_size: blocks at a time.
             seed: of the labels sampled from the model.
+            layers: names of the layers to fit; None: all tracked layers.
             progress: show progress bars.
 
         Returns:
             `<layer>/<factor>` → tensor; empty for `identity`.
 
         Raises:
-            CurvatureError: factors that are not finite.
+            CurvatureError: factors that are not finite, or covariances without an eigendecomposition.
         """
         if self.strategy == "identity":
             return {}
         clone = linear_copy(model).float().eval()
-        names = list(tracked_layers(clone))
+        names = list(tracked_layers(clone) if layers is None else layers)
         task = _LanguageModelingTask(names)
         devices = [clone.device] if clone.device.type == "cuda" else []
         with tempfile.TemporaryDirectory() as scratch, _single_process(), torch.random.fork_rng(devices=devices):
@@ -105,18 +113,25 @@ class Curvature:
                 disable_tqdm=not progress,
                 output_dir=scratch,
             )
-            analyzer.fit_all_factors(
-                factors_name="fit",
-                dataset=_Blocks(blocks),
-                per_device_batch_size=batch_size,
-                factor_args=FactorArguments(
-                    strategy=self.strategy,
-                    use_empirical_fisher=self.empirical_fisher,
-                    covariance_max_examples=None,
-                    lambda_max_examples=None,
-                ),
-                overwrite_output_dir=True,
+            arguments = FactorArguments(
+                strategy=self.strategy,
+                use_empirical_fisher=self.empirical_fisher,
+                covariance_max_examples=None,
+                lambda_max_examples=None,
             )
+            try:
+                analyzer.fit_all_factors(
+                    factors_name="fit",
+                    dataset=_Blocks(blocks),
+                    per_device_batch_size=batch_size,
+                    factor_args=arguments,
+                    overwrite_output_dir=True,
+                )
+            except torch.linalg.LinAlgError as error:
+                raise CurvatureError(
+                    f"a covariance has no eigendecomposition ({error}): the proxy's activations or gradients are not "
+                    "finite or of extreme size; check the proxy, or use curvature=diagonal"
+                ) from None
             loaded = analyzer.load_all_factors("fit")
         factors = {f"{layer}/{name}": loaded[name][layer].clone() for layer in names for name in FACTORS[self.strategy]}
         for key, value in factors.items():

@@ -14,14 +14,16 @@ from tqdm.auto import tqdm
 from transformers import PreTrainedModel
 
 from ifguide.corpus.queries import EncodedQuery
-from ifguide.influence.curvature import Curvature
+from ifguide.influence.curvature import Curvature, CurvatureError
 from ifguide.models import layer_matrix, split_layer_matrix, tracked_layers, tracked_parameters
 from ifguide.objectives.language_modeling import token_losses
 
 DIRECTION_FILE = "direction.safetensors"
 
 
-def query_gradient(model: PreTrainedModel, queries: Sequence[EncodedQuery], *, batch_size: int) -> dict[str, Tensor]:
+def query_gradient(
+    model: PreTrainedModel, queries: Sequence[EncodedQuery], *, batch_size: int, layers: Sequence[str] | None = None
+) -> dict[str, Tensor]:
     """g(toxic) − g(nontoxic): the differential gradient of the queries, in one signed accumulation.
 
     g(Q) is the mean over the queries of ∇θ Σ_{t in continuation} −log p(token); prompt and padding never count.
@@ -30,11 +32,16 @@ def query_gradient(model: PreTrainedModel, queries: Sequence[EncodedQuery], *, b
         model: the proxy, on the device that computes; its gradients are cleared.
         queries: encoded queries of both classes.
         batch_size: queries at a time.
+        layers: names of the layers whose gradients are taken; None: all tracked layers.
 
     Returns:
         Parameter name → tensor of its shape, for the tracked parameters.
     """
-    parameters = tracked_parameters(model)
+    parameters = {
+        name: parameter
+        for name, parameter in tracked_parameters(model).items()
+        if layers is None or name.rpartition(".")[0] in layers
+    }
     requires = {name: p.requires_grad for name, p in model.named_parameters()}
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(name in parameters)
@@ -78,11 +85,19 @@ def precondition_direction(
 
     Returns:
         v, parameter name → tensor of its shape.
+
+    Raises:
+        CurvatureError: a layer's damped eigenvalues hold a zero or a value that is not finite.
     """
     direction: dict[str, Tensor] = {}
     for layer, module in tracked_layers(model).items():
+        if f"{layer}.weight" not in gradients:
+            continue
         matrix = layer_matrix(module, gradients[f"{layer}.weight"], gradients.get(f"{layer}.bias"))
-        solved = curvature.precondition(matrix, factors.get(layer, {}))
+        try:
+            solved = curvature.precondition(matrix, factors.get(layer, {}))
+        except CurvatureError as error:
+            raise CurvatureError(f"{layer}: {error}") from None
         direction |= {f"{layer}.{name}": part for name, part in split_layer_matrix(module, solved).items()}
     return direction
 
@@ -99,7 +114,7 @@ def load_direction(directory: Path, model: PreTrainedModel) -> dict[str, Tensor]
     """
     direction = load_file(directory / DIRECTION_FILE)
     parameters = tracked_parameters(model)
-    wrong = sorted(set(direction) ^ set(parameters)) or [
+    wrong = sorted(set(direction) - set(parameters)) or [
         name for name, value in direction.items() if value.shape != parameters[name].shape
     ]
     if wrong:

@@ -63,6 +63,21 @@ class Hardware:
         wants_gpu = self.accelerator in ("gpu", "cuda") or (self.accelerator == "auto" and torch.cuda.is_available())
         return torch.device("cuda" if wants_gpu else "cpu")
 
+    def inference_trainer(self) -> pl.Trainer:
+        """A trainer for work without gradients of its own on all devices, in the model's own precision."""
+        return pl.Trainer(
+            accelerator=self.accelerator,
+            devices=self.devices,
+            num_nodes=self.num_nodes,
+            strategy=self.strategy,
+            inference_mode=False,  # it would turn forward-mode differentiation off
+            use_distributed_sampler=False,
+            enable_progress_bar=self.progress,
+            enable_model_summary=False,
+            enable_checkpointing=False,
+            logger=False,
+        )
+
     def accumulate(self, batch_size: int) -> int:
         """Micro-batches per step and process.
 

@@ -1,4 +1,5 @@
 from math import ceil
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -6,7 +7,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
+from ifguide.influence import selection as module
 from ifguide.influence.selection import Algorithm1, select_tokens
+
+
+def in_chunks_of(tokens):
+    return mock.patch.object(module, "CHUNK_TOKENS", tokens)
+
+
+def on_disk(scores, folder):
+    """The scores as one of several behaviours of a file, memory-mapped."""
+    np.save(folder / "scores.npy", np.stack([np.full_like(scores, 9), scores, np.full_like(scores, 8)]))
+    return np.load(folder / "scores.npy", mmap_mode="r")[1]
 
 
 def select_slowly(scores, *, quantile, limit, window, unit, document_starts):
@@ -65,23 +77,69 @@ def cases(draw):
     st.sampled_from([0.05, 0.2, 0.5, 1.0]),
     st.integers(0, 3),
     st.sampled_from(["block", "document"]),
+    st.sampled_from([1, 12, 1 << 22]),
+    st.booleans(),
 )
-@settings(max_examples=400, deadline=None)
-def test_selection_equals_the_double_loop(case, quantile, limit, window, unit):
+@settings(max_examples=800, deadline=None)
+def test_selection_equals_the_double_loop(tmp_path_factory, case, quantile, limit, window, unit, chunk, mapped):
     scores, starts = case
     options = dict(quantile=quantile, limit=limit, window=window, unit=unit, document_starts=starts)
     threshold, expected = select_slowly(scores, **options)
-    selection = select_tokens(scores, **options)
+    if mapped:
+        scores = on_disk(scores, tmp_path_factory.getbasetemp())
+    with in_chunks_of(chunk):
+        selection = select_tokens(scores, **options)
     assert selection.threshold == threshold
-    assert (selection.mask == expected).all()
+    assert (selection.mask[:] == expected).all()
     assert selection.selected == expected.sum() == min(selection.wanted, selection.candidates)
-    assert not selection.mask[:, 0].any()
+    assert not selection.mask[:][:, 0].any()
+
+
+@given(
+    arrays.arrays(
+        np.float32,
+        arrays.array_shapes(min_dims=2, max_dims=2, min_side=2, max_side=8),
+        elements=st.floats(width=32, allow_nan=False, allow_infinity=False)
+        | st.sampled_from([-0.0, 0.0, -(2.0**-149), 2.0**-149, 1.0, np.nextafter(np.float32(1), np.float32(2)).item()]),
+    ),
+    st.sampled_from([1, 12, 1 << 22]),
+)
+@settings(deadline=None)
+def test_the_order_statistic_is_that_of_the_sorted_scores(scores, chunk):
+    with in_chunks_of(chunk):
+        found = [module._order_statistic(scores, rank) for rank in range(scores[:, 1:].size)]
+    assert found == np.sort(scores[:, 1:], axis=None).tolist()
+
+
+@pytest.mark.parametrize("unit", ["block", "document"])
+def test_the_chunks_change_nothing(unit):
+    generator = np.random.default_rng(0)
+    scores = generator.standard_t(3, (60, 32)).astype(np.float32)
+    starts = np.flatnonzero(generator.random(scores.size) < 0.02)
+    starts[0] = 0
+    chosen = []
+    for chunk in (1, 100, 700, 1 << 22):
+        with in_chunks_of(chunk):
+            chosen.append(select_tokens(scores, quantile=0.9, limit=0.1, unit=unit, document_starts=starts).mask[:])
+    assert chosen[0].sum() == int(0.1 * scores.size)
+    assert all((mask == chosen[0]).all() for mask in chosen)
+
+
+def test_files_are_read_rather_than_mapped(tmp_path):
+    scores = np.arange(24, dtype=np.float32).reshape(6, 4)
+    mapped, rows = on_disk(scores, tmp_path)[1:], slice(2, 4)
+    assert not isinstance(module._read(mapped, rows), np.memmap)
+    assert (module._read(mapped, rows) == scores[3:5]).all()
+    private = np.load(tmp_path / "scores.npy", mmap_mode="c")
+    private[1, 3] = -1
+    for other in (private[1, 1:], mapped.copy(), mapped[:, ::2], mapped[::-1]):
+        assert (module._read(other, rows) == other[2:4]).all()
 
 
 def test_the_limit_is_exact_on_continuous_scores():
     scores = np.random.default_rng(0).standard_normal((500, 64)).astype(np.float32)
     selection = select_tokens(scores, quantile=0.99, limit=0.02)
-    assert selection.selected == selection.mask.sum() == int(0.02 * scores.size)
+    assert selection.selected == selection.mask.count() == int(0.02 * scores.size)
     assert (scores[:, 1:] > selection.threshold).sum() == scores[:, 1:].size - ceil(0.99 * scores[:, 1:].size)
 
 
@@ -90,7 +148,7 @@ def test_a_shortfall_is_reported():
     scores[2, 3] = 1
     selection = select_tokens(scores, quantile=0.9, limit=0.5)
     assert (selection.selected, selection.wanted, selection.candidates) == (3, 16, 3)
-    assert np.argwhere(selection.mask).tolist() == [[2, 2], [2, 3], [2, 4]]
+    assert np.argwhere(selection.mask[:]).tolist() == [[2, 2], [2, 3], [2, 4]]
 
 
 def test_windows_stay_within_documents():
@@ -104,7 +162,7 @@ def test_windows_stay_within_documents():
 def test_the_first_token_of_a_block_is_never_selected():
     scores = np.zeros((2, 4), np.float32)
     scores[1, 0], scores[1, 1] = 100, 1
-    assert np.argwhere(select_tokens(scores, quantile=0.5, limit=1.0, window=2).mask).tolist() == [
+    assert np.argwhere(select_tokens(scores, quantile=0.5, limit=1.0, window=2).mask[:]).tolist() == [
         [1, 1],
         [1, 2],
         [1, 3],
@@ -119,8 +177,16 @@ def test_settings_out_of_range_are_refused(options):
         Algorithm1(**options)
 
 
-def test_scores_that_are_not_finite_are_refused():
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("column", [0, 2])
+def test_scores_that_are_not_finite_are_refused(value, column):
     scores = np.zeros((2, 4), np.float32)
-    scores[1, 2] = np.nan
+    scores[1, column] = value
     with pytest.raises(ValueError, match="finite"):
+        Algorithm1()(scores)
+
+
+@pytest.mark.parametrize("scores", [np.zeros(4, np.float32), np.zeros((4, 1), np.float32), np.zeros((2, 4))])
+def test_other_arrays_are_refused(scores):
+    with pytest.raises(ValueError, match="is expected"):
         Algorithm1()(scores)

@@ -1,17 +1,52 @@
-"""The interface of a scorer."""
+"""The interface of a scorer: (model, directions) → a function from blocks to token scores."""
 
-from collections.abc import Mapping
-from typing import Protocol
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
 
+import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+Direction = Mapping[str, Tensor]  # parameter name → tensor of that parameter's shape
 
-class Scorer(Protocol):
-    """Gives every token of some blocks its influence along a direction.
 
-    `scorer(model, direction, input_ids)` returns [B, T] on the model's device: s[n,t] belongs to token x[n,t], and
-    s[n,0] = 0. `direction` maps parameter names to tensors of their shapes. The model is in evaluation mode.
+@dataclass(frozen=True)
+class TokenScorer:
+    """A scorer made ready for one model and k directions.
+
+    Attributes:
+        score: [B, T] token ids → [k, B, T] scores on the model's device, float32 at least; s[·,n,t] belongs to token
+            x[n,t], and s[·,n,0] = 0.
+        facts: what the scorer measured of itself while it was made ready, for the manifest.
     """
 
-    def __call__(self, model: PreTrainedModel, direction: Mapping[str, Tensor], input_ids: Tensor) -> Tensor: ...
+    score: Callable[[Tensor], Tensor]
+    facts: Mapping[str, Any] = field(default_factory=dict)
+
+    def __call__(self, input_ids: Tensor) -> Tensor:
+        if torch.is_inference_mode_enabled():
+            raise RuntimeError("token scores cannot be taken in torch.inference_mode; use torch.no_grad")
+        return self.score(input_ids)
+
+
+class Scorer(Protocol):
+    """Gives every token of some blocks its influence along directions.
+
+    `prepare` takes the model over: it may change how the model computes (never what), so hand it a copy of a model
+    that is used elsewhere. The model is in evaluation mode and on the device that will score.
+    """
+
+    def prepare(self, model: PreTrainedModel, directions: Sequence[Direction], sample_BT: Tensor) -> TokenScorer:
+        """Make ready for scoring.
+
+        Args:
+            model: the proxy.
+            directions: one per behaviour, over tracked parameters or some of them.
+            sample_BT: a few blocks, the same in every process, on which a scorer may choose and check its settings.
+        """
+        ...
+
+
+def check_evaluation_mode(model: PreTrainedModel) -> None:
+    assert not model.training, "scores are defined for the model in evaluation mode"

@@ -1,35 +1,109 @@
 """Exact token scores by forward-mode differentiation: one Jacobian-vector product scores every token of a batch."""
 
-from collections.abc import Mapping
+from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd.forward_ad import dual_level, unpack_dual
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import PreTrainedModel
 
-# B blocks, T tokens, V vocabulary
+from ifguide.influence.scorers.base import Direction, TokenScorer, check_evaluation_mode
+from ifguide.influence.scorers.head import hidden_loss_tangents, split_output_head
+from ifguide.influence.scorers.tangents import (
+    Tangent,
+    carry_tangents,
+    embeddings_moved,
+    layer_tangents,
+    tangents_installed,
+)
+
+# K directions, B blocks, T tokens, D hidden size, V vocabulary
+
+FORMS = ("fast", "reference")
 
 
 class JVP:
     """s[n,t] = ⟨v, ∇θ ℓ[n,t]⟩, the directional derivative of the token's own loss (IF-Guide, Eq. 8).
 
-    Forward mode computes it for all tokens of all blocks at the cost of about two forward passes' arithmetic, without
-    storing activations. Fused attention kernels have no forward-mode formula, so attention runs unfused.
+    Forward mode computes it for all tokens of all blocks without storing activations. Several directions share the
+    undisturbed pass and the output head.
+
+    Args:
+        form: `fast`: own tangent rules for linear layers, norms and attention, and a chunked output head;
+            `reference`: `torch.func.jvp` of the unchanged model with unfused attention, for any architecture.
+        rank: keep this many singular values of each layer's direction (fast form): less arithmetic, no longer exact;
+            the manifest says what share of the direction is lost. None: all of it.
+
+    Raises:
+        ValueError: unknown form, or a rank below 1 or with the reference form.
     """
 
-    def __call__(self, model: PreTrainedModel, direction: Mapping[str, Tensor], input_ids: Tensor) -> Tensor:
-        if torch.is_inference_mode_enabled():
-            raise RuntimeError("forward-mode scores cannot be taken in torch.inference_mode; use torch.no_grad")
-        assert not model.training, "scores are defined for the model in evaluation mode"
-        primals = {name: model.get_parameter(name).detach() for name in direction}
+    def __init__(self, form: str = "fast", rank: int | None = None) -> None:
+        if form not in FORMS:
+            raise ValueError(f"scorer.form={form}; known: {', '.join(FORMS)}")
+        if rank is not None and (rank < 1 or form == "reference"):
+            raise ValueError(f"scorer.rank={rank}: a rank is at least 1, and only scorer.form=fast takes one")
+        self.form, self.rank = form, rank
 
-        def logits_of(parameters: dict[str, Tensor]) -> Tensor:
-            return torch.func.functional_call(model, parameters, (input_ids,), {"use_cache": False}).logits
+    def prepare(self, model: PreTrainedModel, directions: Sequence[Direction], sample_BT: Tensor) -> TokenScorer:
+        check_evaluation_mode(model)
+        if self.form == "reference":
+            return TokenScorer(lambda ids: torch.stack([reference_scores(model, v, ids) for v in directions]))
+        return self._prepare_fast(model, directions)
 
-        with torch.no_grad(), sdpa_kernel(SDPBackend.MATH):
-            logits_BTV, tangents_BTV = torch.func.jvp(logits_of, (primals,), (dict(direction),))  # type: ignore[misc]
-            return loss_tangents(logits_BTV, tangents_BTV, input_ids)
+    def _prepare_fast(self, model: PreTrainedModel, directions: Sequence[Direction]) -> TokenScorer:
+        body, head = split_output_head(model)
+        carry_tangents(model)
+        per_direction = [layer_tangents(model, direction, self.rank) for direction in directions]
+        facts: dict[str, Any] = {}
+        if self.rank is not None:
+            facts = {"rank": self.rank, "share_of_direction_lost": [lost for _, lost in per_direction]}
+        names = per_direction[0][0]
+        stacked: dict[str, Tangent] = {
+            name: tuple(torch.stack(parts) for parts in zip(*(t[name] for t, _ in per_direction), strict=True))
+            for name in names
+        }
+
+        def one(input_ids: Tensor) -> tuple[Tensor, Tensor]:
+            with tangents_installed(model, per_direction[0][0]), dual_level():
+                hidden, tangent = unpack_dual(body(input_ids))
+                return hidden, (torch.zeros_like(hidden) if tangent is None else tangent)[None]
+
+        def of_direction(tangents: dict[str, Tangent], input_ids: Tensor) -> tuple[Tensor, Tensor]:
+            def from_offset(offset: Tensor) -> Tensor:
+                with tangents_installed(model, tangents), embeddings_moved(model, offset):
+                    return body(input_ids)
+
+            zero = torch.zeros((), dtype=head.weight.dtype, device=head.weight.device)
+            return torch.func.jvp(from_offset, (zero,), (zero,))  # type: ignore[return-value]
+
+        # only duals of torch.func can be batched over directions, and only what a dual has touched is one
+        several = torch.func.vmap(of_direction, in_dims=(0, None), out_dims=(None, 0))  # type: ignore[arg-type]
+
+        def score(input_ids: Tensor) -> Tensor:
+            with torch.no_grad():
+                hidden, tangents = one(input_ids) if len(directions) == 1 else several(stacked, input_ids)
+                return hidden_loss_tangents(hidden, tangents, input_ids, head)
+
+        return TokenScorer(score, facts)
+
+
+def reference_scores(model: PreTrainedModel, direction: Direction, input_ids: Tensor) -> Tensor:
+    """Scores of some blocks by `torch.func.jvp` of the whole model, [B, T].
+
+    Fused attention kernels have no forward-mode formula, so attention runs unfused.
+    """
+    primals = {name: model.get_parameter(name).detach() for name in direction}
+
+    def logits_of(parameters: dict[str, Tensor]) -> Tensor:
+        return torch.func.functional_call(model, parameters, (input_ids,), {"use_cache": False}).logits
+
+    with torch.no_grad(), sdpa_kernel(SDPBackend.MATH):
+        logits_BTV, tangents_BTV = torch.func.jvp(logits_of, (primals,), (dict(direction),))  # type: ignore[misc]
+        return loss_tangents(logits_BTV, tangents_BTV, input_ids)
 
 
 def loss_tangents(logits_BTV: Tensor, tangents_BTV: Tensor, input_ids_BT: Tensor) -> Tensor:

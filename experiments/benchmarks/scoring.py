@@ -1,0 +1,246 @@
+"""How fast and how large is scoring, beside kronfluence's own per-token scores?
+
+    python experiments/benchmarks/scoring.py [repeats=3] [cases=256x4096,256x50304,2048x4096,2048x50304]
+
+Same model (GPT-NeoX, 6 layers of 128, random weights), blocks, tracked layers, direction and dtype (float32), one
+process, runs interleaved, medians. kronfluence runs with aggregated queries, per-token scores and SDPA attention;
+every scorer gets its best batch size from the same short sweep. A run on one batch is subtracted from every time, so
+that query gradients and set-up do not count. Peak memory is that of a fresh process above what it holds with the model
+loaded. `reference` is `torch.func.jvp` of the unchanged model. FLOP/s count the arithmetic that a scorer
+cannot do without. Agreement is measured against `reference` on the same blocks; on trained models every run's manifest
+says it of finite differences.
+"""
+
+import copy
+import json
+import logging
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from kronfluence import Analyzer, FactorArguments, ScoreArguments, prepare_model
+from torch import Tensor
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+
+from ifguide.influence.curvature import _Blocks, _LanguageModelingTask
+from ifguide.influence.scorers import JVP, FiniteDifference, Positional
+from ifguide.models import tracked_layers, tracked_parameters
+from ifguide.objectives.language_modeling import token_losses
+
+WIDTH, LAYERS, HEADS = 128, 6, 4
+SCORERS = {
+    "finite_difference": FiniteDifference(),
+    "jvp": JVP(),
+    "positional": Positional(),
+    "reference": JVP(form="reference"),
+}
+BATCH_TOKENS = (2048, 4096, 8192)
+SECONDS = 2.5  # of one measured run, about
+
+
+def build(length: int, vocabulary: int) -> PreTrainedModel:
+    torch.manual_seed(0)
+    config = AutoConfig.for_model(
+        "gpt_neox", vocab_size=vocabulary, hidden_size=WIDTH, num_hidden_layers=LAYERS, num_attention_heads=HEADS,
+        intermediate_size=4 * WIDTH, max_position_embeddings=length,
+    )  # fmt: skip
+    return AutoModelForCausalLM.from_config(config, attn_implementation="sdpa", dtype=torch.float32).eval()
+
+
+def draw_blocks(count: int, length: int, vocabulary: int) -> Tensor:
+    """Token ids with the frequencies of Zipf's law."""
+    weights = 1.0 / torch.arange(1, vocabulary + 1)
+    generator = torch.Generator().manual_seed(0)
+    return torch.multinomial(weights, count * length, replacement=True, generator=generator).view(count, length)
+
+
+class Kronfluence:
+    """kronfluence's `compute_pairwise_scores` along the gradient of one query."""
+
+    def __init__(self, model: PreTrainedModel, query_BT: Tensor, folder: str) -> None:
+        self.query, self.calls = query_BT, 0
+        task = _LanguageModelingTask(list(tracked_layers(model)))
+        self.analyzer = Analyzer(
+            "benchmark", prepare_model(copy.deepcopy(model), task), task, cpu=True, log_level=logging.ERROR,
+            disable_tqdm=True, output_dir=folder,
+        )  # fmt: skip
+        identity = FactorArguments(strategy="identity")
+        self.analyzer.fit_all_factors("fit", _Blocks(query_BT.numpy()), per_device_batch_size=1, factor_args=identity)
+
+    def __call__(self, blocks_BT: Tensor, batch: int) -> Tensor:
+        self.calls += 1  # it returns what it has under a name, whatever is asked
+        self.analyzer.compute_pairwise_scores(
+            str(self.calls), "fit", query_dataset=_Blocks(self.query.numpy()), train_dataset=_Blocks(blocks_BT.numpy()),
+            per_device_query_batch_size=1, per_device_train_batch_size=batch,
+            score_args=ScoreArguments(compute_per_token_scores=True, aggregate_query_gradients=True),
+        )  # fmt: skip
+        return self.analyzer.load_pairwise_scores(str(self.calls))["all_modules"][0]
+
+
+def query_direction(model: PreTrainedModel, query_BT: Tensor) -> dict[str, Tensor]:
+    parameters = tracked_parameters(model)
+    loss = token_losses(model(query_BT).logits, query_BT).sum()
+    gradients = torch.autograd.grad(loss, list(parameters.values()), allow_unused=True)
+    return {
+        name: torch.zeros_like(parameter) if gradient is None else gradient
+        for (name, parameter), gradient in zip(parameters.items(), gradients, strict=True)
+    }
+
+
+def make_scorers(length: int, vocabulary: int, folder: str, names: list[str]) -> dict[str, Callable]:
+    """Name → (blocks, batch) → scores."""
+    model = build(length, vocabulary)
+    query = draw_blocks(1, 32, vocabulary)
+    direction = query_direction(model, query)
+    sample = draw_blocks(max(1, 2048 // length), length, vocabulary)
+
+    def in_batches(name: str) -> Callable:
+        prepared = SCORERS[name].prepare(copy.deepcopy(model), [direction], sample)
+        return lambda blocks, batch: torch.cat([prepared(part)[0] for part in blocks.split(batch)])
+
+    return {name: Kronfluence(model, query, folder) if name == "kronfluence" else in_batches(name) for name in names}
+
+
+def seconds(score: Callable, blocks: Tensor, batch: int) -> float:
+    start = time.perf_counter()
+    score(blocks, batch)
+    return time.perf_counter() - start
+
+
+def seconds_beyond_one_batch(score: Callable, blocks: Tensor, batch: int) -> float:
+    """For everyone: what a run of one batch takes is not counted, nor are its blocks."""
+    return seconds(score, blocks, batch) - seconds(score, blocks[:batch], batch)
+
+
+def flops_per_token(name: str, length: int, vocabulary: int) -> float:
+    linear, attention, head = 2 * 12 * WIDTH**2 * LAYERS, 2 * length * WIDTH * LAYERS, 2 * vocabulary * WIDTH
+    passes = {
+        "finite_difference": (2, 2),
+        "jvp": (3, 3),
+        "reference": (3, 3),
+        "positional": (3, 3.5),
+        "kronfluence": (3, 3.5),
+    }
+    return passes[name][0] * linear + passes[name][1] * attention + 2 * head
+
+
+def measure_speed(length: int, vocabulary: int, repeats: int) -> dict[str, dict[str, float]]:
+    names = ["kronfluence", *SCORERS]
+    with tempfile.TemporaryDirectory() as folder:
+        scorers = make_scorers(length, vocabulary, folder, names)
+        sizes = sorted({max(1, tokens // length) for tokens in BATCH_TOKENS})
+        trial = draw_blocks(2 * sizes[-1], length, vocabulary)
+        batch, rate = {}, {}
+        for name, score in scorers.items():
+            score(trial[: sizes[0]], sizes[0])
+            rates = {}
+            for size in sizes:
+                blocks = trial[: max(2 * size, 4)]
+                rates[size] = (len(blocks) - size) * length / seconds_beyond_one_batch(score, blocks, size)
+            batch[name] = max(rates, key=lambda size: rates[size])
+            rate[name] = rates[batch[name]]
+        results: dict[str, list[float]] = {name: [] for name in names}
+        for repeat in range(repeats):
+            for name, score in scorers.items():
+                if repeat and name == "reference":
+                    continue  # slow, and only there for scale
+                size = batch[name]
+                count = size * max(2, round(SECONDS * rate[name] / length / size))
+                blocks = draw_blocks(count + size, length, vocabulary)
+                results[name].append(count * length / seconds_beyond_one_batch(score, blocks, size))
+        scores = {name: score(trial, batch[name]) for name, score in scorers.items()}
+    exact = scores["reference"][:, 1:].flatten()
+    rows = {}
+    for name in names:
+        ours = scores[name][:, 1:].flatten()
+        rate_now = statistics.median(results[name])
+        rows[name] = {
+            "tokens_per_second": rate_now,
+            "gflops": rate_now * flops_per_token(name, length, vocabulary) / 1e9,
+            "batch": batch[name],
+            "correlation": float(torch.corrcoef(torch.stack([ours, exact]))[0, 1]),
+            "mask_jaccard": jaccard(ours, exact, 0.02),
+        }
+    shifted = scores["kronfluence"][:, :-1].flatten()
+    rows["positional"]["correlation_with_kronfluence"] = float(
+        torch.corrcoef(torch.stack([scores["positional"][:, 1:].flatten(), shifted]))[0, 1]
+    )
+    return rows
+
+
+def jaccard(a: Tensor, b: Tensor, share: float) -> float:
+    count = int(share * len(a))
+    top_a, top_b = (set(x.topk(count).indices.tolist()) for x in (a, b))
+    return len(top_a & top_b) / len(top_a | top_b)
+
+
+def peak_memory(name: str, length: int, vocabulary: int, batch: int) -> float:
+    """MiB above what a fresh process holds before it scores; runs in a process of its own."""
+    with tempfile.TemporaryDirectory() as folder:
+        score = make_scorers(length, vocabulary, folder, [name])[name]
+        blocks = draw_blocks(2 * batch, length, vocabulary)
+        Path("/proc/self/clear_refs").write_text("5")  # the peak starts here
+        before = _status("VmRSS")
+        score(blocks, batch)
+        peak = max(_status("VmHWM"), 0.0) or resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    return peak - before
+
+
+def _status(key: str) -> float:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return int(next(line for line in lines if line.startswith(key)).split()[1]) / 1024
+
+
+def main() -> None:
+    warnings.simplefilter("ignore")
+    options = dict(argument.split("=", 1) for argument in sys.argv[1:])
+    if "memory_of" in options:
+        name, length, vocabulary, batch = options["memory_of"].split(",")
+        print(peak_memory(name, int(length), int(vocabulary), int(batch)))
+        return
+    cases = [
+        tuple(map(int, case.split("x")))
+        for case in options.get("cases", "256x4096,256x50304,2048x4096,2048x50304").split(",")
+    ]
+    print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, GPT-NeoX {LAYERS} × {WIDTH}, float32\n")
+    print("| block | vocabulary | scorer | tokens/s | ratio | GFLOP/s | batch | peak MiB | correlation | Jaccard 2% |")
+    print("|---|---|---|---|---|---|---|---|---|---|")
+    summary: dict[str, dict[str, float]] = {}
+    for length, vocabulary in cases:
+        rows = measure_speed(length, vocabulary, int(options.get("repeats", 3)))
+        base = rows["kronfluence"]
+        for name, row in rows.items():
+            argument = f"memory_of={name},{length},{vocabulary},{row['batch']}"
+            process = subprocess.run([sys.executable, __file__, argument], capture_output=True, text=True, check=True)
+            row["peak"] = float(process.stdout.split()[-1])
+            print(
+                f"| {length} | {vocabulary} | {name} | {row['tokens_per_second']:,.0f} "
+                f"| {row['tokens_per_second'] / base['tokens_per_second']:.2f} | {row['gflops']:.0f} | {row['batch']} "
+                f"| {row['peak']:,.0f} | {row['correlation']:.6f} | {row['mask_jaccard']:.3f} |",
+                flush=True,
+            )
+        fast, jvp = rows["finite_difference"], rows["jvp"]
+        summary[f"{length}x{vocabulary}"] = {
+            "throughput_ratio": fast["tokens_per_second"] / base["tokens_per_second"],
+            "jvp_throughput_ratio": jvp["tokens_per_second"] / base["tokens_per_second"],
+            "memory_ratio": fast["peak"] / base["peak"],
+            "jvp_memory_ratio": jvp["peak"] / base["peak"],
+            "correlation": min(fast["correlation"], jvp["correlation"]),
+            "mask_jaccard": min(fast["mask_jaccard"], jvp["mask_jaccard"]),
+            "positional_correlation_with_kronfluence": rows["positional"]["correlation_with_kronfluence"],
+        }
+    worst = {key: min(case[key] for case in summary.values()) for key in next(iter(summary.values()))}
+    largest = summary[list(summary)[-1]]  # memory is compared at the largest case
+    worst |= {key: largest[key] for key in ("memory_ratio", "jvp_memory_ratio")}
+    print(json.dumps({**{key: round(value, 5) for key, value in worst.items()}, "cases": summary}))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,183 @@
+"""Does selection keep to 10 minutes and 3 GB for a billion tokens, and does it equal the in-memory algorithm?
+
+    python experiments/benchmarks/selection.py [tokens=1000000000] [compare=20000000] [seed=0]
+
+Scores are heavy-tailed draws on disk (4 bytes a token, in the system's temporary folder, deleted at the end), 3 % of
+the blocks toxic. Each selection runs in a process of its own, from the file's name to the packed mask, so that its peak
+resident memory is its own; the file is in the system's cache as far as that has room. At `compare` tokens the same is
+done beside plain numpy on whole arrays, the two in turn, medians of 3; ratios are that one's seconds and peak memory
+over ours, for blocks.
+"""
+
+import json
+import math
+import multiprocessing
+import resource
+import shutil
+import statistics
+import sys
+import tempfile
+import time
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ifguide.influence.selection import Algorithm1
+
+LENGTH = 2048
+POOL, ROWS = 1 << 24, 1 << 11
+DEFAULTS = {"tokens": 1_000_000_000, "compare": 20_000_000, "seed": 0}
+PAPER = Algorithm1()
+
+
+def generate(folder: Path, tokens: int, seed: int) -> None:
+    """Write the scores of whole blocks, and where documents of random lengths start."""
+    generator = np.random.default_rng(seed)
+    pool = generator.standard_t(3, POOL).astype(np.float32)
+    blocks = tokens // LENGTH
+    toxic = generator.random(blocks) < 0.03
+    scale = generator.lognormal(0, 0.3, blocks).astype(np.float32)
+    scores = np.lib.format.open_memmap(folder / "scores.npy", mode="w+", dtype=np.float32, shape=(blocks, LENGTH))
+    for first in range(0, blocks, ROWS):
+        rows = slice(first, min(first + ROWS, blocks))
+        size = (rows.stop - first) * LENGTH
+        begin = int(generator.integers(POOL - size + 1))
+        draws = pool[begin : begin + size].reshape(-1, LENGTH)
+        scores[rows] = (draws + np.float32(0.5) * toxic[rows, None]) * scale[rows, None]
+        scores[rows, 0] = 0
+    scores.flush()
+    lengths = 1 + generator.lognormal(6, 1, blocks * LENGTH // 300 + 1).astype(np.int64)
+    starts = np.cumsum(lengths) - lengths
+    np.save(folder / "starts.npy", starts[starts < blocks * LENGTH])
+
+
+def select_in_memory(scores_BT: NDArray[np.float32], document_starts: NDArray[np.int64] | None) -> NDArray[np.uint8]:
+    """Algorithm 1 with the paper's settings on whole arrays, as packed bits."""
+    blocks, length = scores_BT.shape
+    existing = scores_BT[:, 1:].reshape(-1)
+    rank = math.ceil(PAPER.quantile * existing.size) - 1
+    above = scores_BT > np.partition(existing, rank)[rank]
+    above[:, 0] = False
+    starts = np.arange(blocks) * length if document_starts is None else document_starts
+    ends = np.append(starts[1:], scores_BT.size)
+    unit = np.repeat(np.arange(len(starts), dtype=np.int32), ends - starts).reshape(scores_BT.shape)
+
+    count = np.add.reduceat(above.reshape(-1), starts, dtype=np.float64)
+    total = np.add.reduceat(np.where(above, scores_BT, 0).reshape(-1), starts, dtype=np.float64)
+    if document_starts is not None:
+        shrunk = ends - starts + np.median(ends - starts)
+        count, total = count / shrunk, total / shrunk
+    count, total = ((value - value.min()) / (value.max() - value.min()) for value in (count, total))
+    both = count + total
+    merit = np.divide(2 * count * total, both, out=np.zeros_like(both), where=both > 0)
+    order = np.argsort(-merit, kind="stable")
+
+    same = unit[:, 1:] == unit[:, :-1]
+    candidates = above.copy()
+    candidates[:, :-1] |= above[:, 1:] & same
+    candidates[:, 1:] |= above[:, :-1] & same
+    candidates[:, 0] = False
+
+    wanted = int(PAPER.limit * scores_BT.size)
+    per_unit = np.add.reduceat(candidates.reshape(-1), starts, dtype=np.int64)[order]
+    whole = int(np.searchsorted(np.cumsum(per_unit), wanted, side="right"))
+    keep = np.zeros(len(starts), bool)
+    keep[order[:whole]] = True
+    mask = candidates & keep[unit]
+    if whole < len(order):
+        missing = wanted - int(per_unit[:whole].sum())
+        for row, column in np.argwhere(above & (unit == order[whole])):
+            for neighbour in (column, column - 1, column + 1):
+                inside = 0 < neighbour < length and unit[row, neighbour] == order[whole]
+                if missing and inside and not mask[row, neighbour]:
+                    mask[row, neighbour] = True
+                    missing -= 1
+    return np.packbits(mask, axis=1)
+
+
+def measure(folder: Path, unit: str, streamed: bool) -> dict[str, float]:
+    """Select once and leave the mask in the folder; seconds, and gigabytes at the start and at the peak."""
+    imports = peak_memory()
+    begin = time.perf_counter()
+    starts = np.load(folder / "starts.npy") if unit == "document" else None
+    if streamed:
+        scores = np.load(folder / "scores.npy", mmap_mode="r")
+        Algorithm1(unit=unit)(scores, starts).mask.save(folder / "mask.npy")
+    else:
+        np.save(folder / "expected.npy", select_in_memory(np.load(folder / "scores.npy"), starts))
+    return {"seconds": time.perf_counter() - begin, "peak": peak_memory(), "imports": imports}
+
+
+def peak_memory() -> float:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
+
+
+def apart(function: Any, *arguments: Any) -> Any:
+    """Call in a fresh process."""
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+        return pool.submit(function, *arguments).result()
+
+
+def run(folder: Path, tokens: int, seed: int, *, compare: bool) -> dict[tuple[str, str], dict[str, Any]]:
+    """Measure both units on scores of one size; (unit, how) → measurements, printed as they come."""
+    apart(generate, folder, tokens, seed)
+    ways, repeats = (("in memory", "from disk"), 3) if compare else (("from disk",), 1)
+    results = {}
+    for unit in ("block", "document"):
+        runs = [{how: apart(measure, folder, unit, how == "from disk") for how in ways} for _ in range(repeats)]
+        for how in ways:
+            result = results[unit, how] = {
+                name: statistics.median(each[how][name] for each in runs) for name in runs[0][how]
+            }
+            figures = f"{result['seconds']:>8.1f} {result['peak']:>8.2f} {result['imports']:>14.2f}"
+            print(f"{tokens // LENGTH * LENGTH:>13,}  {unit:<8}  {how:<9} {figures}", flush=True)
+        if compare:
+            packed, expected = np.load(folder / "mask.npy"), np.load(folder / "expected.npy")
+            results[unit, "from disk"]["identical"] = bool(np.array_equal(packed, expected))
+    return results
+
+
+def settings(arguments: list[str]) -> dict[str, int]:
+    values = dict(DEFAULTS)
+    for argument in arguments:
+        name, _, value = argument.partition("=")
+        if name not in DEFAULTS or not value.isdecimal():
+            sys.exit(f"{argument}: expected name=number; known: {', '.join(DEFAULTS)}")
+        values[name] = int(value)
+    if min(values["tokens"], values["compare"]) < LENGTH:
+        sys.exit(f"tokens={values['tokens']}, compare={values['compare']}: at least one block of {LENGTH} is needed")
+    return values
+
+
+def main() -> None:
+    asked = settings(sys.argv[1:])
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        needed, free = 4.3 * max(asked["tokens"], asked["compare"]), shutil.disk_usage(folder).free
+        if free < needed:
+            sys.exit(f"{folder.parent} has {free / 1e9:.1f} GB free, {needed / 1e9:.1f} are needed; set TMPDIR")
+        print("       tokens  unit      scores     seconds  peak GB  of it imports", flush=True)
+        beside = run(folder, asked["compare"], asked["seed"], compare=True)
+        full = run(folder, asked["tokens"], asked["seed"], compare=False)
+    disk, memory = beside["block", "from disk"], beside["block", "in memory"]
+    block, document = full["block", "from disk"], full["document", "from disk"]
+    figures = {
+        "tokens": asked["tokens"] // LENGTH * LENGTH,
+        "seconds": round(block["seconds"], 2),
+        "peak_memory_gb": round(block["peak"], 3),
+        "document_seconds": round(document["seconds"], 2),
+        "document_peak_memory_gb": round(document["peak"], 3),
+        "imports_memory_gb": round(block["imports"], 3),
+        "in_memory_ratio": round(memory["seconds"] / disk["seconds"], 2),
+        "in_memory_memory_ratio": round(memory["peak"] / disk["peak"], 2),
+        "identical": all(beside[unit, "from disk"]["identical"] for unit in ("block", "document")),
+    }
+    print(json.dumps(figures))
+    sys.exit(0 if figures["identical"] else 1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,69 @@
+"""The output head and the cross-entropy behind it, in chunks that never hold all logits of a batch."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+# K directions, B blocks, T tokens, D hidden size, V vocabulary
+
+CHUNK_LOGITS = {"cpu": 1 << 20, "cuda": 1 << 27}  # a chunk that stays in the cache of a CPU
+CHUNK_TOKENS = 128  # at least, or the products become narrow and slow
+
+
+def split_output_head(model: PreTrainedModel) -> tuple[Callable[[Tensor], Tensor], nn.Linear]:
+    """The body of a model (token ids → last hidden states) and its linear output head.
+
+    Raises:
+        ValueError: the model's logits are not its head applied to its last hidden states (scaled or capped logits).
+    """
+    base: Any = model.base_model
+    head: Any = model.get_output_embeddings()
+
+    def body(input_ids: Tensor) -> Tensor:
+        return base(input_ids=input_ids, use_cache=False).last_hidden_state
+
+    ids = torch.arange(8, device=model.device)[None] % model.config.get_text_config().vocab_size
+    with torch.no_grad():
+        logits = model(input_ids=ids, use_cache=False).logits
+        ours = head(body(ids)) if isinstance(head, nn.Linear) else None
+    if ours is None or not torch.allclose(ours, logits, rtol=1e-3, atol=1e-3 * float(logits.abs().max())):
+        raise ValueError(
+            f"the logits of {type(model).__name__} are not a linear head on its last hidden states, which the fast "
+            "scorers need; use scorer=jvp scorer.form=reference"
+        )
+    return body, head
+
+
+def hidden_loss_tangents(hidden_BTD: Tensor, tangents_KBTD: Tensor, input_ids_BT: Tensor, head: nn.Linear) -> Tensor:
+    """Tangents of every token's loss from tangents of the last hidden states: (Uᵀ(p − 1ₓ)) · ḣ.
+
+    The gradient of a token's loss with respect to its own hidden state is taken once and shared by all directions, so
+    that the vocabulary is passed twice whatever their number.
+
+    Returns:
+        [K, B, T] in float32 at least; column 0 is 0.
+    """
+    weight, bias = head.weight.detach(), None if head.bias is None else head.bias.detach()
+    hidden = hidden_BTD[:, :-1].flatten(0, 1)
+    tangents = tangents_KBTD[:, :, :-1].flatten(1, 2)
+    labels = input_ids_BT[:, 1:].flatten()
+    dtype = torch.float64 if hidden.dtype == torch.float64 else torch.float32
+    chunk = max(CHUNK_TOKENS, CHUNK_LOGITS.get(hidden.device.type, CHUNK_LOGITS["cpu"]) // len(weight))
+    scores = hidden.new_empty(tangents.shape[:2], dtype=dtype)
+    # the buffers are used again: fresh memory of this size costs more than the arithmetic on it
+    logits_buffer = hidden.new_empty(min(chunk, len(hidden)), len(weight))
+    softmax_buffer = hidden.new_empty(logits_buffer.shape, dtype=dtype)
+    for first in range(0, len(hidden), chunk):
+        rows = slice(first, first + chunk)
+        size = len(labels[rows])
+        logits = torch.mm(hidden[rows], weight.T, out=logits_buffer[:size])
+        if bias is not None:
+            logits += bias
+        probabilities = torch.softmax(logits, -1, dtype=dtype, out=softmax_buffer[:size])
+        gradient = torch.mm(probabilities.to(weight.dtype), weight).sub_(weight[labels[rows]])
+        scores[:, rows] = (gradient.to(dtype) * tangents[:, rows]).sum(-1)
+    return F.pad(scores.unflatten(1, (len(input_ids_BT), -1)), (1, 0))

@@ -1,0 +1,104 @@
+"""Score a corpus: whole copies of the proxy on all devices of a Lightning trainer, each scoring shards in turn.
+
+Batch boundaries depend on the shard and the batch size alone, so the bytes written do not depend on the number of
+processes nor on interruptions.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import pytorch_lightning as pl
+import torch
+from numpy.typing import NDArray
+from torch.utils.data import DataLoader
+from transformers import PreTrainedModel
+
+from ifguide.influence.scorers import Direction, Scorer, TokenScorer
+from ifguide.influence.store import ScoreStore
+
+SAMPLE_TOKENS = 4096  # tokens that a scorer may measure itself on
+NO_SHARD = -1  # of a process that has none left: it still makes itself ready, for the facts
+
+
+def sample_rows(blocks: int, count: int, seed: int) -> NDArray[np.int64]:
+    """Rows of a random sample of blocks, sorted: the same for the same seed, a larger one holding the smaller."""
+    return np.sort(np.random.default_rng(seed).permutation(blocks)[:count])
+
+
+def score_blocks(scorer: TokenScorer, ids_BT: NDArray[np.int64], *, batch_size: int, device: Any) -> NDArray[Any]:
+    """Scores of some blocks, [behaviours, B, T] in float32, `batch_size` blocks at a time."""
+    parts = []
+    for first in range(0, len(ids_BT), batch_size):
+        batch = torch.from_numpy(ids_BT[first : first + batch_size]).to(device)
+        parts.append(scorer(batch).float().cpu().numpy())
+    return np.concatenate(parts, axis=1)
+
+
+class ScoringModule(pl.LightningModule):
+    """One process's share of scoring; `Trainer.predict` of it fills the store.
+
+    Args:
+        model: the proxy.
+        scorer, directions: what is scored, see `Scorer.prepare`.
+        store: where finished shards go, on a file system that all processes share.
+        tokens: rows → [rows, T] token ids.
+        batch_size: blocks per call of the scorer.
+        dtype: dtype of the model and the directions while scoring.
+        seed: of the blocks that the scorer measures itself on.
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        scorer: Scorer,
+        directions: Sequence[Direction],
+        store: ScoreStore,
+        tokens: Callable[[Any], NDArray[np.int64]],
+        *,
+        batch_size: int,
+        dtype: torch.dtype = torch.float32,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        self.model = model.to(dtype)  # type: ignore[arg-type]
+        self._scorer, self._directions, self.store, self._tokens = scorer, directions, store, tokens
+        self._batch_size, self._seed = batch_size, seed
+        self.prepared: TokenScorer | None = None
+
+    def on_predict_start(self) -> None:
+        _, blocks, length = self.store.shape
+        rows = sample_rows(blocks, max(1, SAMPLE_TOKENS // length), self._seed)
+        sample = torch.from_numpy(self._tokens(rows)).to(self.device)
+        directions = [
+            {name: value.to(self.model.get_parameter(name)) for name, value in d.items()} for d in self._directions
+        ]
+        self.prepared = self._scorer.prepare(self.model.eval(), directions, sample)
+
+    def predict_dataloader(self) -> DataLoader:
+        shards = self.store.unfinished(rank=self.trainer.global_rank, processes=self.trainer.world_size)
+        return DataLoader(shards or [NO_SHARD], batch_size=None)  # type: ignore[arg-type]
+
+    def predict_step(self, shard: int) -> int:
+        assert self.prepared is not None
+        if shard == NO_SHARD:
+            return shard
+        ids = self._tokens(self.store.rows(shard))
+        self.store.write(shard, score_blocks(self.prepared, ids, batch_size=self._batch_size, device=self.device))
+        return shard
+
+
+def fill_store(trainer: pl.Trainer, module: ScoringModule) -> dict[str, Any]:
+    """Score what is unfinished on all processes of a trainer, then join the shards in the first.
+
+    Returns:
+        The scorer's facts, for the manifest.
+    """
+    trainer.predict(module, return_predictions=False)
+    if trainer.interrupted:
+        raise KeyboardInterrupt
+    trainer.strategy.barrier("scored")
+    if trainer.is_global_zero:
+        module.store.join()
+    assert module.prepared is not None
+    return dict(module.prepared.facts)

@@ -1,0 +1,294 @@
+import copy
+
+import pytest
+import torch
+from conftest import ARCHITECTURES, tiny_model
+from kronfluence import Analyzer, FactorArguments, ScoreArguments, prepare_model
+from torch import nn
+
+from ifguide.influence.curvature import _LanguageModelingTask
+from ifguide.influence.scorers import JVP, FiniteDifference, Positional
+from ifguide.influence.scorers import head as head_module
+from ifguide.influence.scorers import tangents as tangents_module
+from ifguide.influence.scorers.finite_difference import _blocks_below
+from ifguide.influence.scorers.head import hidden_loss_tangents, split_output_head
+from ifguide.influence.scorers.jvp import loss_tangents, reference_scores
+from ifguide.influence.scorers.positional import position_scores
+from ifguide.influence.scorers.tangents import attention_with_tangent
+from ifguide.models import linear_copy, tracked_layers, tracked_parameters
+from ifguide.objectives.language_modeling import token_losses
+
+SCORERS = {
+    "jvp": JVP(),
+    "reference": JVP(form="reference"),
+    "finite_difference": FiniteDifference(change=1e-5),
+}
+
+
+def random_direction(model, seed=3, layers=None):
+    generator = torch.Generator().manual_seed(seed)
+    return {
+        name: torch.randn(p.shape, dtype=p.dtype, generator=generator)
+        for name, p in tracked_parameters(model).items()
+        if layers is None or name.rpartition(".")[0] in layers
+    }
+
+
+def score(scorer, model, directions, blocks):
+    model = copy.deepcopy(model)  # a scorer takes its model over
+    return scorer.prepare(model, directions, blocks)(blocks)
+
+
+def close(ours, expected, tolerance):
+    return torch.allclose(ours.double(), expected.double(), rtol=tolerance, atol=tolerance * expected.abs().max())
+
+
+def scores_by_autograd(model, direction, blocks):
+    """⟨v, ∇θ ℓ[n,t]⟩ with one backward pass per token."""
+    scores = torch.zeros(blocks.shape, dtype=torch.float64)
+    parameters = tracked_parameters(model)
+    for n in range(len(blocks)):
+        for t in range(1, blocks.shape[1]):
+            losses = token_losses(model(blocks[n : n + 1]).logits, blocks[n : n + 1])
+            gradients = torch.autograd.grad(losses[0, t], list(parameters.values()), allow_unused=True)
+            scores[n, t] = sum(
+                (direction[name] * gradient).sum()
+                for name, gradient in zip(parameters, gradients, strict=True)
+                if gradient is not None
+            )
+    return scores
+
+
+@pytest.fixture(params=SCORERS)
+def scorer(request):
+    return SCORERS[request.param]
+
+
+def test_scores_equal_per_token_autograd(scorer, model, blocks):
+    direction = random_direction(model)
+    (scores,) = score(scorer, model, [direction], blocks)
+    expected = scores_by_autograd(model, direction, blocks)
+    assert (scores[:, 0] == 0).all()
+    # transformers computes some norms in float32, hence not 1e-12; a difference divides their rounding by its step
+    assert close(scores, expected, 1e-5 if isinstance(scorer, JVP) else 2e-2)
+
+
+def test_scores_are_linear_in_the_direction(model, blocks):
+    direction = random_direction(model)
+    (scores,) = score(JVP(), model, [direction], blocks)
+    (doubled,) = score(JVP(), model, [{name: 2 * value for name, value in direction.items()}], blocks)
+    assert close(doubled, 2 * scores, 1e-5)
+
+
+def test_no_direction_no_scores(scorer, model, blocks):
+    still = {name: 0 * value for name, value in random_direction(model).items()}
+    assert (score(scorer, model, [still], blocks) == 0).all()
+
+
+def test_several_directions_in_one_pass_equal_one_at_a_time(scorer, model, blocks):
+    directions = [random_direction(model, seed) for seed in range(3)]
+    together = score(scorer, model, directions, blocks)
+    for scores, direction in zip(together, directions, strict=True):
+        assert close(scores, score(scorer, model, [direction], blocks)[0], 1e-6 if isinstance(scorer, JVP) else 2e-2)
+
+
+def test_directions_of_some_layers(scorer, model, blocks):
+    for options in ({"last_blocks": 1}, {"match": "mlp"}):
+        direction = random_direction(model, layers=tracked_layers(model, **options))
+        assert 0 < len(direction) < len(tracked_parameters(model))
+        expected = reference_scores(model, direction, blocks)
+        assert close(score(scorer, model, [direction], blocks)[0], expected, 1e-5 if isinstance(scorer, JVP) else 2e-2)
+
+
+def test_blocks_below_the_direction_are_computed_once(blocks):
+    model = tiny_model()
+    direction = random_direction(model, layers=tracked_layers(model, last_blocks=1))
+    (below,) = _blocks_below(model, direction)
+    calls = []
+    below.attention.register_forward_hook(lambda *_: calls.append(1))
+    prepared = FiniteDifference(change=1e-4).prepare(model, [direction], blocks)
+    calls.clear()
+    prepared(blocks)
+    assert len(calls) == 1
+    prepared(blocks[:1])
+    assert len(calls) == 2
+
+
+def test_chunks_do_not_change_scores(model, blocks, monkeypatch):
+    direction = random_direction(model)
+    whole = score(JVP(), model, [direction], blocks)
+    monkeypatch.setattr(head_module, "CHUNK_TOKENS", 5)
+    monkeypatch.setattr(head_module, "CHUNK_LOGITS", {"cpu": 1})
+    monkeypatch.setattr(tangents_module, "CHUNK_QUERIES", 4)
+    monkeypatch.setattr(tangents_module, "CHUNK_SCORES", {"cpu": 50})
+    assert close(score(JVP(), model, [direction], blocks), whole, 1e-10)
+
+
+def test_a_token_is_not_touched_by_what_comes_after_it(model, blocks):
+    direction = random_direction(model)
+    changed = blocks.clone()
+    changed[:, 5:] = (changed[:, 5:] + 1) % 60
+    before, after = (score(JVP(), model, [direction], ids)[0] for ids in (blocks, changed))
+    assert torch.allclose(before[:, :5], after[:, :5], atol=1e-9)
+    assert close(before[:, :5], score(JVP(), model, [direction], blocks[:, :5])[0], 1e-5)
+
+
+def test_full_rank_is_exact_and_a_low_rank_says_what_it_loses(model, blocks):
+    direction = random_direction(model)
+    exact = score(JVP(), model, [direction], blocks)
+    assert close(score(JVP(rank=31), model, [direction], blocks), exact, 1e-5)
+    prepared = JVP(rank=2).prepare(copy.deepcopy(model), [direction], blocks)
+    (lost,) = prepared.facts["share_of_direction_lost"]
+    kept = {}
+    for name, value in direction.items():
+        u, s, v = torch.linalg.svd(value, full_matrices=False) if value.ndim == 2 else (None, None, None)
+        kept[name] = value if u is None else u[:, :2] * s[:2] @ v[:2]
+    matrices = [name for name, value in direction.items() if value.ndim == 2]
+    norm = sum(direction[name].square().sum() for name in matrices) ** 0.5
+    assert lost == pytest.approx(float(sum((direction[n] - kept[n]).square().sum() for n in matrices) ** 0.5 / norm))
+    assert close(prepared(blocks)[0], reference_scores(model, kept, blocks), 1e-5)
+
+
+def test_attention_with_tangent_equals_forward_mode():
+    generator = torch.Generator().manual_seed(0)
+    values = [torch.randn(2, 3, 10, 4, dtype=torch.float64, generator=generator) for _ in range(6)]
+    window = torch.ones(10, 10, dtype=torch.bool).tril() & ~torch.ones(10, 10, dtype=torch.bool).tril(-4)
+
+    for mask in (None, window[None, None]):
+        allowed = torch.ones(10, 10, dtype=torch.bool).tril() if mask is None else window
+
+        def plainly(q, k, v, allowed=allowed):
+            return (q @ k.transpose(-1, -2)).masked_fill(~allowed, float("-inf")).softmax(-1) @ v
+
+        expected = torch.func.jvp(plainly, tuple(values[:3]), tuple(values[3:]))
+        for ours, theirs in zip(attention_with_tangent(*values, mask), expected, strict=True):
+            assert torch.allclose(ours, theirs, atol=1e-12)
+
+
+def test_a_sliding_window_is_honoured(blocks):
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    torch.manual_seed(0)
+    config = AutoConfig.for_model(
+        "mistral", vocab_size=60, sliding_window=3, num_key_value_heads=1, max_position_embeddings=64,
+        hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32,
+    )  # fmt: skip
+    model = AutoModelForCausalLM.from_config(config, attn_implementation="sdpa", dtype=torch.float64).eval()
+    direction = random_direction(model)
+    assert close(score(JVP(), model, [direction], blocks)[0], reference_scores(model, direction, blocks), 1e-5)
+
+
+def test_hidden_loss_tangents_equal_those_of_the_logits():
+    generator = torch.Generator().manual_seed(0)
+    head = nn.Linear(8, 60, dtype=torch.float64)
+    hidden, tangents = (torch.randn(n, 2, 7, 8, dtype=torch.float64, generator=generator) for n in (1, 3))
+    ids = torch.randint(60, (2, 7), generator=generator)
+    scores = hidden_loss_tangents(hidden[0], tangents, ids, head)
+    for ours, tangent in zip(scores, tangents, strict=True):
+        assert torch.allclose(ours, loss_tangents(head(hidden[0]), tangent @ head.weight.T, ids), atol=1e-12)
+
+
+def test_a_head_that_is_not_linear_is_refused(blocks):
+    model = tiny_model()
+    linear = model.embed_out if hasattr(model, "embed_out") else model.get_output_embeddings()
+    linear.register_forward_hook(lambda module, inputs, output: 3 * output.tanh())
+    assert split_output_head(model)  # the hook belongs to the head, so both see it
+    model.register_forward_hook(lambda module, inputs, output: setattr(output, "logits", output.logits * 2))
+    with pytest.raises(ValueError, match="form=reference"):
+        split_output_head(model)
+
+
+@pytest.mark.parametrize("architecture", ["gpt_neox", "gpt2", "llama"])
+def test_positional_scores_are_those_of_kronfluence(architecture, blocks, tmp_path):
+    model = tiny_model(architecture, dtype=torch.float32)
+    task = _LanguageModelingTask(list(tracked_layers(model)))
+    analyzer = Analyzer("test", prepare_model(linear_copy(model), task), task, cpu=True, output_dir=str(tmp_path))
+    analyzer.fit_all_factors("fit", list(blocks), factor_args=FactorArguments(strategy="identity"))
+    analyzer.compute_pairwise_scores(
+        "scores", "fit", query_dataset=[blocks[0]], train_dataset=list(blocks), per_device_query_batch_size=1,
+        per_device_train_batch_size=3,
+        score_args=ScoreArguments(compute_per_token_scores=True, aggregate_query_gradients=True),
+    )  # fmt: skip
+    expected = analyzer.load_pairwise_scores("scores")["all_modules"][0]
+    parameters = tracked_parameters(model)
+    gradients = torch.autograd.grad(
+        token_losses(model(blocks[:1]).logits, blocks[:1]).sum(), list(parameters.values()), allow_unused=True
+    )
+    direction = {
+        name: torch.zeros_like(parameter) if gradient is None else gradient
+        for (name, parameter), gradient in zip(parameters.items(), gradients, strict=True)
+    }
+    parts = position_scores(model, [direction], blocks)[0]
+    assert close(parts, expected, 1e-4)
+    predicted = score(Positional(), model, [direction], blocks)[0]
+    published = score(Positional("as_published"), model, [direction], blocks)[0]
+    assert close(predicted[:, 1:], expected[:, :-1], 1e-4) and close(published[:, 1:], expected[:, 1:], 1e-4)
+    assert (predicted[:, 0] == 0).all() and (published[:, 0] == 0).all()
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_positional_scores_sum_to_the_exact_ones(architecture, blocks):
+    model = tiny_model(architecture)
+    directions = [random_direction(model, seed) for seed in range(2)]
+    parts = position_scores(model, directions, blocks)
+    exact = score(JVP(), model, directions, blocks)
+    assert close(parts.sum(-1), exact.sum(-1), 1e-5)
+    assert not close(parts[..., :-1], exact[..., 1:], 1e-1)
+
+
+def test_differences_measure_themselves(blocks):
+    model = tiny_model(dtype=torch.float32)
+    direction = random_direction(model)
+    facts = FiniteDifference().prepare(copy.deepcopy(model), [direction], blocks).facts
+    scores = reference_scores(model, direction, blocks)[:, 1:]
+    assert facts["steps"][0] * scores.square().mean().sqrt() <= 0.003 * 1.001
+    assert facts["correlation"][0] > 0.9999 and facts["relative_error"][0] < 0.02
+    with pytest.raises(ValueError, match="correlate"):
+        FiniteDifference(change=1e-9).prepare(copy.deepcopy(model), [direction], blocks)
+
+
+def test_differences_need_float32(blocks):
+    model = tiny_model(dtype=torch.bfloat16)
+    with pytest.raises(ValueError, match="float32"):
+        FiniteDifference().prepare(model, [random_direction(model)], blocks)
+
+
+def test_forward_mode_in_bfloat16_keeps_the_ranking(blocks):
+    model = tiny_model(dtype=torch.float32)
+    direction = random_direction(model)
+    exact = score(JVP(), model, [direction], blocks)[0]
+    half = {name: value.bfloat16() for name, value in direction.items()}
+    ours = score(JVP(), copy.deepcopy(model).bfloat16(), [half], blocks)[0]
+    assert ours.dtype == torch.float32
+    assert torch.corrcoef(torch.stack([exact[:, 1:].flatten(), ours[:, 1:].flatten()]))[0, 1] > 0.99
+
+
+def test_inference_mode_is_refused(scorer, model, blocks):
+    prepared = scorer.prepare(model, [random_direction(model)], blocks)
+    with torch.inference_mode(), pytest.raises(RuntimeError, match="inference_mode"):
+        prepared(blocks)
+
+
+@pytest.mark.parametrize(
+    "scorer, options, name",
+    [
+        (JVP, {"form": "slow"}, "form"),
+        (JVP, {"rank": 0}, "rank"),
+        (JVP, {"rank": 4, "form": "reference"}, "rank"),
+        (FiniteDifference, {"change": 0}, "change"),
+        (FiniteDifference, {"tolerance": 2}, "tolerance"),
+        (Positional, {"alignment": "left"}, "alignment"),
+    ],
+)
+def test_settings_out_of_range_are_refused(scorer, options, name):
+    with pytest.raises(ValueError, match=f"scorer.{name}"):
+        scorer(**options)
+
+
+def test_loss_tangents_equal_a_central_difference():
+    generator = torch.Generator().manual_seed(0)
+    logits, tangents = (torch.randn(2, 5, 7, dtype=torch.float64, generator=generator) for _ in range(2))
+    ids = torch.randint(7, (2, 5), generator=generator)
+    step = 1e-6
+    difference = token_losses(logits + step * tangents, ids) - token_losses(logits - step * tangents, ids)
+    assert torch.allclose(loss_tangents(logits, tangents, ids), difference / (2 * step), atol=1e-8)
