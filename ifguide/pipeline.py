@@ -74,6 +74,9 @@ class Pipeline:
             instantiate(cfg[k]) for k in ("curvature", "scorer", "selection")
         )
         self.build_corpus = instantiate(cfg.data)
+        self.callbacks = instantiate(cfg.callbacks, _convert_="all")
+        # such a callback adds to the model's artifact, so it belongs to its fingerprint; the proxy goes without
+        self._leaving_files = [name for name, callback in self.callbacks.items() if hasattr(callback, "leaves_files")]
         for key, (_, optimization) in self.optimizations.items():
             self.hardware.accumulate(optimization.batch_size)
             check_pretrained(cfg[key].pretrained, key)
@@ -316,6 +319,11 @@ class Pipeline:
             "objective": objective,
             "precision": self.hardware.precision,
         }
+        callbacks = list(self.callbacks.values())
+        if key == "model":
+            settings |= {name: self._settings("callbacks")[name] for name in self._leaving_files}
+        else:
+            callbacks = [callback for name, callback in self.callbacks.items() if name not in self._leaving_files]
         inputs = {"data": self.data()} | ({} if mask is None else {"mask": mask})
 
         def build(directory: Path) -> dict[str, Any]:
@@ -332,7 +340,8 @@ class Pipeline:
                 seed=self.cfg[key].seed,
                 directory=directory,
                 logger=self._logger(key),
-                callbacks=list(instantiate(self.cfg.callbacks, _convert_="all").values()),
+                callbacks=callbacks,
+                tokenizer=tokenizer,
             )
             facts["parameters"] = sum(parameter.numel() for parameter in model.parameters())
             if global_rank() == 0:

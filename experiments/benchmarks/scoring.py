@@ -1,12 +1,13 @@
 """How fast and how large is scoring, beside kronfluence's own per-token scores?
 
-    python experiments/benchmarks/scoring.py [repeats=3] [cases=256x4096,256x50304,2048x4096,2048x50304]
+    python experiments/benchmarks/scoring.py [repeats=3] [cases=256x4096,256x50304,2048x4096,2048x50304] [timed=all]
 
 Same model (GPT-NeoX, 6 layers of 128, random weights), blocks, tracked layers, direction and dtype (float32), one
 process, runs interleaved, medians. kronfluence runs with aggregated queries, per-token scores and SDPA attention;
 every scorer gets its best batch size from the same short sweep. A run on one batch is subtracted from every time, so
 that query gradients and set-up do not count. Peak memory is that of a fresh process above what it holds with the model
-loaded. `reference` is `torch.func.jvp` of the unchanged model. FLOP/s count the arithmetic that a scorer
+loaded. `reference` is `torch.func.jvp` of the unchanged model, timed with `timed=all` only, as `positional` and the
+compiled passes are. FLOP/s count the arithmetic that a scorer
 cannot do without. Agreement is measured against `reference` on the same blocks; on trained models every run's manifest
 says it of finite differences.
 """
@@ -14,7 +15,7 @@ says it of finite differences.
 import copy
 import json
 import logging
-import resource
+import math
 import statistics
 import subprocess
 import sys
@@ -37,11 +38,13 @@ from ifguide.objectives.language_modeling import token_losses
 WIDTH, LAYERS, HEADS = 128, 6, 4
 SCORERS = {
     "finite_difference": FiniteDifference(),
+    "finite_difference, compiled": FiniteDifference(compile=True),
     "jvp": JVP(),
     "positional": Positional(),
     "reference": JVP(form="reference"),
 }
-BATCH_TOKENS = (2048, 4096, 8192)
+TIMED = ("kronfluence", "finite_difference", "jvp")
+BATCH_TOKENS = (2048, 8192)
 SECONDS = 2.5  # of one measured run, about
 
 
@@ -121,18 +124,13 @@ def seconds_beyond_one_batch(score: Callable, blocks: Tensor, batch: int) -> flo
 
 def flops_per_token(name: str, length: int, vocabulary: int) -> float:
     linear, attention, head = 2 * 12 * WIDTH**2 * LAYERS, 2 * length * WIDTH * LAYERS, 2 * vocabulary * WIDTH
-    passes = {
-        "finite_difference": (2, 2),
-        "jvp": (3, 3),
-        "reference": (3, 3),
-        "positional": (3, 3.5),
-        "kronfluence": (3, 3.5),
-    }
-    return passes[name][0] * linear + passes[name][1] * attention + 2 * head
+    passes = {"finite_difference": (2, 2), "jvp": (3, 3), "reference": (3, 3)}  # of linear layers and of attention
+    linears, attentions = passes.get(name.split(",")[0], (3, 3.5))
+    return linears * linear + attentions * attention + 2 * head
 
 
-def measure_speed(length: int, vocabulary: int, repeats: int) -> dict[str, dict[str, float]]:
-    names = ["kronfluence", *SCORERS]
+def measure_speed(length: int, vocabulary: int, repeats: int, every: bool) -> dict[str, dict[str, float]]:
+    names = ["kronfluence", *(name for name in SCORERS if every or "compiled" not in name)]
     with tempfile.TemporaryDirectory() as folder:
         scorers = make_scorers(length, vocabulary, folder, names)
         sizes = sorted({max(1, tokens // length) for tokens in BATCH_TOKENS})
@@ -140,6 +138,9 @@ def measure_speed(length: int, vocabulary: int, repeats: int) -> dict[str, dict[
         batch, rate = {}, {}
         for name, score in scorers.items():
             score(trial[: sizes[0]], sizes[0])
+            if name not in TIMED and not every:
+                batch[name] = sizes[0]
+                continue
             rates = {}
             for size in sizes:
                 blocks = trial[: max(2 * size, 4)]
@@ -147,11 +148,9 @@ def measure_speed(length: int, vocabulary: int, repeats: int) -> dict[str, dict[
             batch[name] = max(rates, key=lambda size: rates[size])
             rate[name] = rates[batch[name]]
         results: dict[str, list[float]] = {name: [] for name in names}
-        for repeat in range(repeats):
-            for name, score in scorers.items():
-                if repeat and name == "reference":
-                    continue  # slow, and only there for scale
-                size = batch[name]
+        for _ in range(repeats):
+            for name in rate:
+                score, size = scorers[name], batch[name]
                 count = size * max(2, round(SECONDS * rate[name] / length / size))
                 blocks = draw_blocks(count + size, length, vocabulary)
                 results[name].append(count * length / seconds_beyond_one_batch(score, blocks, size))
@@ -160,7 +159,7 @@ def measure_speed(length: int, vocabulary: int, repeats: int) -> dict[str, dict[
     rows = {}
     for name in names:
         ours = scores[name][:, 1:].flatten()
-        rate_now = statistics.median(results[name])
+        rate_now = statistics.median(results[name] or [math.nan])
         rows[name] = {
             "tokens_per_second": rate_now,
             "gflops": rate_now * flops_per_token(name, length, vocabulary) / 1e9,
@@ -182,15 +181,14 @@ def jaccard(a: Tensor, b: Tensor, share: float) -> float:
 
 
 def peak_memory(name: str, length: int, vocabulary: int, batch: int) -> float:
-    """MiB above what a fresh process holds before it scores; runs in a process of its own."""
+    """MiB of making ready and scoring, above what a fresh process holds with the model; in a process of its own."""
     with tempfile.TemporaryDirectory() as folder:
-        score = make_scorers(length, vocabulary, folder, [name])[name]
+        model = build(length, vocabulary)
         blocks = draw_blocks(2 * batch, length, vocabulary)
-        Path("/proc/self/clear_refs").write_text("5")  # the peak starts here
         before = _status("VmRSS")
-        score(blocks, batch)
-        peak = max(_status("VmHWM"), 0.0) or resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    return peak - before
+        del model
+        make_scorers(length, vocabulary, folder, [name])[name](blocks, batch)
+        return _status("VmHWM") - before
 
 
 def _status(key: str) -> float:
@@ -214,21 +212,26 @@ def main() -> None:
     print("|---|---|---|---|---|---|---|---|---|---|")
     summary: dict[str, dict[str, float]] = {}
     for length, vocabulary in cases:
-        rows = measure_speed(length, vocabulary, int(options.get("repeats", 3)))
+        rows = measure_speed(length, vocabulary, int(options.get("repeats", 3)), options.get("timed") == "all")
         base = rows["kronfluence"]
         for name, row in rows.items():
-            argument = f"memory_of={name},{length},{vocabulary},{row['batch']}"
-            process = subprocess.run([sys.executable, __file__, argument], capture_output=True, text=True, check=True)
-            row["peak"] = float(process.stdout.split()[-1])
+            peak = "–"
+            if name in TIMED:
+                argument = f"memory_of={name},{length},{vocabulary},{row['batch']}"
+                child = subprocess.run([sys.executable, __file__, argument], capture_output=True, text=True, check=True)
+                row["peak"] = float(child.stdout.split()[-1])
+                peak = f"{row['peak']:,.0f}"
             print(
                 f"| {length} | {vocabulary} | {name} | {row['tokens_per_second']:,.0f} "
                 f"| {row['tokens_per_second'] / base['tokens_per_second']:.2f} | {row['gflops']:.0f} | {row['batch']} "
-                f"| {row['peak']:,.0f} | {row['correlation']:.6f} | {row['mask_jaccard']:.3f} |",
+                f"| {peak} | {row['correlation']:.6f} | {row['mask_jaccard']:.3f} |",
                 flush=True,
             )
         fast, jvp = rows["finite_difference"], rows["jvp"]
+        fastest = max(row["tokens_per_second"] for row in rows.values() if row["tokens_per_second"] > 0)
         summary[f"{length}x{vocabulary}"] = {
-            "throughput_ratio": fast["tokens_per_second"] / base["tokens_per_second"],
+            "throughput_ratio": fastest / base["tokens_per_second"],
+            "finite_difference_throughput_ratio": fast["tokens_per_second"] / base["tokens_per_second"],
             "jvp_throughput_ratio": jvp["tokens_per_second"] / base["tokens_per_second"],
             "memory_ratio": fast["peak"] / base["peak"],
             "jvp_memory_ratio": jvp["peak"] / base["peak"],

@@ -41,6 +41,9 @@ class TokenMask:
         """Rows as booleans: [T] for one row, [rows, T] for several."""
         return np.unpackbits(self._packed[rows], axis=-1, count=self.block_length).astype(bool)
 
+    def __and__(self, other: "TokenMask") -> "TokenMask":
+        return TokenMask(self._packed & other._packed, self.block_length)
+
     def __or__(self, other: "TokenMask") -> "TokenMask":
         return TokenMask(self._packed | other._packed, self.block_length)
 

@@ -35,6 +35,23 @@ def score_blocks(scorer: TokenScorer, ids_BT: NDArray[np.int64], *, batch_size: 
     return np.concatenate(parts, axis=1)
 
 
+def prepare_scorer(
+    scorer: Scorer,
+    model: PreTrainedModel,
+    directions: Sequence[Direction],
+    tokens: Callable[[Any], NDArray[np.int64]],
+    shape: tuple[int, int, int],
+    seed: int,
+) -> TokenScorer:
+    """Make a scorer ready with directions in the model's dtype and a sample that every process draws alike."""
+    _, blocks, length = shape
+    sample = torch.from_numpy(tokens(sample_rows(blocks, max(1, SAMPLE_TOKENS // length), seed)))
+    matching = [
+        {name: value.to(model.get_parameter(name)) for name, value in direction.items()} for direction in directions
+    ]
+    return scorer.prepare(model, matching, sample.to(model.device))
+
+
 class ScoringModule(pl.LightningModule):
     """One process's share of scoring; `Trainer.predict` of it fills the store.
 
@@ -67,13 +84,9 @@ class ScoringModule(pl.LightningModule):
         self.prepared: TokenScorer | None = None
 
     def on_predict_start(self) -> None:
-        _, blocks, length = self.store.shape
-        rows = sample_rows(blocks, max(1, SAMPLE_TOKENS // length), self._seed)
-        sample = torch.from_numpy(self._tokens(rows)).to(self.device)
-        directions = [
-            {name: value.to(self.model.get_parameter(name)) for name, value in d.items()} for d in self._directions
-        ]
-        self.prepared = self._scorer.prepare(self.model.eval(), directions, sample)
+        self.prepared = prepare_scorer(
+            self._scorer, self.model.eval(), self._directions, self._tokens, self.store.shape, self._seed
+        )
 
     def predict_dataloader(self) -> DataLoader:
         shards = self.store.unfinished(rank=self.trainer.global_rank, processes=self.trainer.world_size)

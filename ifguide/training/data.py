@@ -9,6 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
+from transformers import PreTrainedTokenizerFast
 
 from ifguide.corpus.blocks import Split
 from ifguide.corpus.masks import TokenMask
@@ -24,12 +25,12 @@ class BlockDataset(Dataset):
     def __init__(self, split: Split, mask: TokenMask | None = None) -> None:
         if mask is not None and mask.shape != split.shape:
             raise ValueError(f"the mask has shape {mask.shape}, the corpus has {split.shape}: it is another corpus's")
-        self._split, self._mask = split, mask
+        self._split, self.mask = split, mask
 
     def __getitem__(self, rows: NDArray[np.int64]) -> dict[str, Tensor]:
         batch = {"input_ids": torch.from_numpy(self._split.tokens(rows))}
-        if self._mask is not None:
-            batch["mask"] = torch.from_numpy(self._mask[rows])
+        if self.mask is not None:
+            batch["mask"] = torch.from_numpy(self.mask[rows])
         return batch
 
 
@@ -91,6 +92,7 @@ class BlockDataModule(pl.LightningDataModule):
         validation: held-out blocks, evaluated without a mask.
         steps, batch_size, accumulate, seed: as in `BatchOrder`.
         validation_batch: blocks per validation batch.
+        tokenizer: of the corpus, for callbacks that encode texts.
     """
 
     def __init__(
@@ -104,11 +106,25 @@ class BlockDataModule(pl.LightningDataModule):
         accumulate: int,
         seed: int,
         validation_batch: int,
+        tokenizer: PreTrainedTokenizerFast | None = None,
     ) -> None:
         super().__init__()
-        self._train, self._blocks = BlockDataset(train, mask), len(train)
+        self.train, self.tokenizer, self._dataset = train, tokenizer, BlockDataset(train, mask)
         self._validation, self._validation_batch = validation, validation_batch
         self._steps, self._batch_size, self._accumulate, self._seed = steps, batch_size, accumulate, seed
+
+    @property
+    def mask(self) -> TokenMask | None:
+        return self._dataset.mask
+
+    @property
+    def steps_per_epoch(self) -> float:
+        return len(self.train) / self._batch_size
+
+    def replace_mask(self, mask: TokenMask) -> None:
+        """Join this mask from the next batch on (batches are made in the training process, none in advance)."""
+        self._dataset = BlockDataset(self.train, mask) if self._dataset.mask is None else self._dataset
+        self._dataset.mask = mask
 
     def train_dataloader(self) -> DataLoader:
         trainer = self.trainer
@@ -121,9 +137,9 @@ class BlockDataModule(pl.LightningDataModule):
             first_step=trainer.global_step,
             seed=self._seed,
             batch_size=self._batch_size,
-            blocks=self._blocks,
+            blocks=len(self.train),
         )
-        return DataLoader(self._train, sampler=order, batch_size=None)
+        return DataLoader(self._dataset, sampler=order, batch_size=None)
 
     def val_dataloader(self) -> DataLoader | list:
         if not self._validation:

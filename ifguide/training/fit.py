@@ -11,7 +11,7 @@ import torch
 from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.loggers import Logger, WandbLogger
 from torch import nn
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from ifguide.corpus.blocks import Split
 from ifguide.corpus.masks import TokenMask
@@ -107,6 +107,7 @@ def train(
     directory: Path,
     logger: Logger | None = None,
     callbacks: Sequence[pl.Callback] = (),
+    tokenizer: PreTrainedTokenizerFast | None = None,
 ) -> dict[str, Any]:
     """Train a model in place, continuing an interrupted run of the same directory exactly.
 
@@ -117,6 +118,7 @@ def train(
         seed: of the data order and dropout.
         directory: keeps `checkpoints/` while training; the caller saves the model and removes them.
         logger, callbacks: of Lightning.
+        tokenizer: of the corpus, for callbacks.
 
     Returns:
         Facts: steps, tokens, last training and validation loss.
@@ -163,6 +165,7 @@ def train(
         accumulate=accumulate,
         seed=seed,
         validation_batch=hardware.micro_batch_size,
+        tokenizer=tokenizer,
     )
     model.train()  # a loaded model comes in evaluation mode
     network: Any = torch.compile(model) if hardware.compile else model

@@ -1,5 +1,6 @@
 """Token scores by a central difference: two ordinary inference passes, the fastest scorer."""
 
+import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -11,7 +12,7 @@ from transformers import PreTrainedModel
 
 from ifguide.influence.scorers.base import Direction, TokenScorer, check_evaluation_mode
 from ifguide.influence.scorers.head import hidden_loss_tangents, split_output_head
-from ifguide.influence.scorers.jvp import reference_scores
+from ifguide.influence.scorers.jvp import JVP
 from ifguide.models import decoder_blocks
 
 FIRST_STEP = 3e-3  # share of the tracked weights' norm
@@ -47,7 +48,7 @@ class FiniteDifference:
         if model.dtype not in (torch.float32, torch.float64):
             raise ValueError(f"scorer=finite_difference needs float32 weights, not {model.dtype}; use scorer=jvp")
         _, head = split_output_head(model)
-        exact = torch.stack([reference_scores(model, direction, sample_BT) for direction in directions])
+        exact = JVP().prepare(copy.deepcopy(model), directions, sample_BT)(sample_BT)
         base: Any = model.base_model
 
         def forward(parameters: dict[str, Tensor], input_ids: Tensor) -> Tensor:

@@ -56,7 +56,7 @@ class JVP:
 
     def _prepare_fast(self, model: PreTrainedModel, directions: Sequence[Direction]) -> TokenScorer:
         body, head = split_output_head(model)
-        carry_tangents(model)
+        carry_tangents(model, batched=len(directions) > 1)
         per_direction = [layer_tangents(model, direction, self.rank) for direction in directions]
         facts: dict[str, Any] = {}
         if self.rank is not None:

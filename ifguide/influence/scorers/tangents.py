@@ -8,7 +8,6 @@ are computed.
 """
 
 import types
-from collections.abc import Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -34,13 +33,19 @@ UNSUPPORTED = ("softcap", "s_aux", "position_bias")
 Tangent = tuple[Tensor, ...]  # of a layer: (V,) or the factors (A, B) of V ≈ A B, and the bias's where there is one
 
 
-def carry_tangents(model: PreTrainedModel) -> None:
-    """Make a model's linear layers, layer norms and attention carry duals. The model is changed for good."""
+def carry_tangents(model: PreTrainedModel, *, batched: bool) -> None:
+    """Make a model's linear layers, layer norms and attention carry duals. The model is changed for good.
+
+    Args:
+        model: a causal language model.
+        batched: tangents come from `torch.func.vmap`, which cannot accumulate in place.
+    """
     for module in model.modules():
         if type(module) is nn.LayerNorm:
             module.forward = types.MethodType(_layer_norm, module)  # type: ignore[method-assign]
     for layer in tracked_layers(model).values():
         layer.tangent = None  # type: ignore[assignment]
+        layer.accumulate = torch.addmm if batched else Tensor.addmm_  # type: ignore[assignment]
         layer.forward = types.MethodType(_linear, layer)  # type: ignore[method-assign]
     ALL_ATTENTION_FUNCTIONS.register(ATTENTION, _attention)
     ALL_MASK_ATTENTION_FUNCTIONS.register(ATTENTION, sdpa_mask)
@@ -106,7 +111,7 @@ def _linear(self: Any, x: Tensor) -> Tensor:
         y_tangent = torch.mm(inner, outer) if bias_tangent is None else torch.addmm(bias_tangent, inner, outer)
     if x_tangent is not None:
         carried = x_tangent.flatten(0, -2)
-        y_tangent = torch.mm(carried, weight) if y_tangent is None else torch.addmm(y_tangent, carried, weight)
+        y_tangent = torch.mm(carried, weight) if y_tangent is None else self.accumulate(y_tangent, carried, weight)
     shape = (*x.shape[:-1], weight.shape[1])
     return y.view(shape) if y_tangent is None else make_dual(y.view(shape), y_tangent.view(shape))
 
@@ -147,26 +152,37 @@ def _attention(
         )
         return out.transpose(1, 2).contiguous(), None
     out, tangent = attention_with_tangent(
-        q * scaling,
+        q,
         k,
         v,
-        torch.zeros_like(q) if q_tangent is None else q_tangent * scaling,
+        torch.zeros_like(q) if q_tangent is None else q_tangent,
         torch.zeros_like(k) if k_tangent is None else repeat_kv(k_tangent, groups),
         torch.zeros_like(v) if v_tangent is None else repeat_kv(v_tangent, groups),
-        attention_mask,
+        scaling=scaling,
+        mask=attention_mask,
     )
     return make_dual(out.transpose(1, 2).contiguous(), tangent.transpose(1, 2).contiguous()), None
 
 
 def attention_with_tangent(
-    q: Tensor, k: Tensor, v: Tensor, q_tangent: Tensor, k_tangent: Tensor, v_tangent: Tensor, mask: Tensor | None = None
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    q_tangent: Tensor,
+    k_tangent: Tensor,
+    v_tangent: Tensor,
+    *,
+    scaling: float,
+    mask: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Causal attention o = P v with P = softmax(q kᵀ), and ȯ = (P∘Ṡ) v − rowsum(P∘Ṡ) o + P v̇, Ṡ = q̇ kᵀ + q k̇ᵀ.
+    """Causal attention o = P v with P = softmax(S), S = a q kᵀ, and its tangent
+    ȯ = (P∘Ṡ) v − rowsum(P∘Ṡ) o + P v̇ with Ṡ = a (q̇ kᵀ + q k̇ᵀ).
 
     Heads and queries are taken in chunks, and keys only as far as a chunk can see, so that memory grows with T, not T².
 
     Args:
-        q, k, v and their tangents: [B, H, T, E]; q and its tangent are already scaled.
+        q, k, v and their tangents: [B, H, T, E].
+        scaling: a.
         mask: boolean [B or 1, 1 or H, T, T], True where attention is allowed; None: causal.
 
     Returns:
@@ -176,34 +192,35 @@ def attention_with_tangent(
     budget = CHUNK_SCORES.get(q.device.type, CHUNK_SCORES["cpu"])
     queries = min(length, max(CHUNK_QUERIES, budget // (blocks * heads * length)))
     pairs = max(1, budget // (queries * length))
-    merge = (blocks * heads, length)
-    both_q = torch.cat([q_tangent, q], -1).reshape(*merge, -1)
-    both_k = torch.cat([k, k_tangent], -1).reshape(*merge, -1)
-    q, k, v_tangent = (x.reshape(*merge, size) for x in (q, k, v_tangent))
-    v = v.reshape(*merge, size)
-    one_v = torch.cat([v, torch.ones_like(v[..., :1])], -1)  # a product with ones sums the rows
+    # [a | b] [c | d]ᵀ = a cᵀ + b dᵀ: one product each for Ṡ and for (P∘Ṡ) v with its row sums
+    both_q, both_k, one_v = (
+        torch.cat(parts, -1).reshape(blocks * heads, length, -1)
+        for parts in ((q_tangent, q), (k, k_tangent), (v, torch.ones_like(v[..., :1])))
+    )
+    q, k, v, v_tangent = (x.reshape(blocks * heads, length, size) for x in (q, k, v, v_tangent))
     future = torch.full((queries, queries), float("-inf"), dtype=q.dtype, device=q.device).triu_(1)
     if mask is not None:
         mask = mask.expand(blocks, heads, length, length).reshape(-1, length, length)
-    outs, tangents = [], []
+    outs, tangents = q.new_empty(v.shape), torch.empty_like(v_tangent)
     for first in range(0, blocks * heads, pairs):
         pair = slice(first, first + pairs)
         for start in range(0, length, queries):
             end = min(start + queries, length)
-            scores = torch.bmm(q[pair, start:end], k[pair, :end].transpose(1, 2))
+            scores = _scaled_product(q[pair, start:end], k[pair, :end], scaling)
             if mask is None:
                 scores[..., start:] += future[: end - start, : end - start]
             else:
                 scores.masked_fill_(~mask[pair, start:end, :end], float("-inf"))
             weights = scores.softmax(-1)
-            changes = torch.bmm(both_q[pair, start:end], both_k[pair, :end].transpose(1, 2)).mul_(weights)
+            changes = _scaled_product(both_q[pair, start:end], both_k[pair, :end], scaling).mul_(weights)
             out = torch.bmm(weights, v[pair, :end])
             moved = torch.bmm(changes, one_v[pair, :end])
             tangent = torch.bmm(weights, v_tangent[pair, :end]).add_(moved[..., :size])
-            tangents.append(tangent.sub_(moved[..., size:] * out))
-            outs.append(out)
-    return tuple(_join(parts, -(-length // queries)).view(blocks, heads, length, size) for parts in (outs, tangents))  # type: ignore[return-value]
+            outs[pair, start:end] = out
+            tangents[pair, start:end] = tangent.sub_(moved[..., size:] * out)
+    return outs.view(blocks, heads, length, size), tangents.view(blocks, heads, length, size)
 
 
-def _join(parts: Sequence[Tensor], rows: int) -> Tensor:
-    return torch.cat([torch.cat(list(parts[i : i + rows]), 1) for i in range(0, len(parts), rows)], 0)
+def _scaled_product(a: Tensor, b: Tensor, scaling: float) -> Tensor:
+    """scaling · a bᵀ; the factor goes into the product for free."""
+    return torch.baddbmm(a.new_zeros(()), a, b.transpose(1, 2), beta=0, alpha=scaling)

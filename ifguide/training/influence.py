@@ -1,0 +1,258 @@
+"""Influence during training: fit → direction → scores → mask at chosen points of an ordinary run."""
+
+import copy
+import json
+import os
+from collections.abc import Mapping, Sequence
+from functools import reduce
+from operator import or_
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytorch_lightning as pl
+import torch
+from numpy.typing import NDArray
+from transformers import PreTrainedModel
+
+from ifguide.corpus.masks import TokenMask
+from ifguide.corpus.queries import Query, encode_queries
+from ifguide.influence.agreement import jaccard, spearman
+from ifguide.influence.curvature import Curvature
+from ifguide.influence.direction import load_direction, precondition_direction, query_gradient, save_direction
+from ifguide.influence.scorers import Direction, Scorer
+from ifguide.influence.scoring import prepare_scorer, sample_rows, score_blocks
+from ifguide.influence.selection import Algorithm1
+from ifguide.influence.store import ScoreStore, open_scores
+from ifguide.models import tracked_layers
+from ifguide.training.data import BlockDataModule
+from ifguide.workspace import write_json
+
+FOLDER = "influence"
+SUMMARY = "summary.json"
+MASK_FILE = "mask.npy"
+QUANTILES = (0.01, 0.5, 0.99, 0.999)
+TOP_DOCUMENTS = 10
+
+
+class InfluenceScoring(pl.Callback):
+    """Scores training blocks with the model as it is, at chosen points of its own training.
+
+    At every point, and at the end, it fits the curvature, takes the direction of each behaviour, scores and selects.
+    It logs score quantiles, the size of the mask and the drift since the point before (Spearman correlation of the
+    scores, Jaccard index of the masks), and leaves `influence/step=<n>/` (directions, scores, mask, summary with the
+    documents of the highest selected scores) in the model's folder, with `influence/summary.json` comparing every
+    point with the last. Training itself is not touched, unless the mask is handed over.
+
+    Args:
+        behaviours: name → queries of both classes.
+        curvature, scorer, selection: as in the stages of a run.
+        every_steps: optimiser steps between points; or
+        every_epochs: passes over the corpus between points, as in 0.25.
+        blocks: training blocks to score, sampled at random; None: all.
+        hand_over: from each point on, train with the mask found there (needs an objective with a mask).
+        layers, last_blocks: as in `tracked_layers`.
+        batch_size: blocks, or queries, at a time.
+        shard_blocks: blocks per file of scores while they are written.
+        seed: of the samples.
+
+    Raises:
+        ValueError: settings that do not go together, before anything is trained.
+    """
+
+    leaves_files = True
+
+    def __init__(
+        self,
+        *,
+        behaviours: Mapping[str, Sequence[Query]],
+        curvature: Curvature,
+        scorer: Scorer,
+        selection: Algorithm1,
+        every_steps: int | None = None,
+        every_epochs: float | None = None,
+        blocks: int | None = None,
+        hand_over: bool = False,
+        layers: str | None = None,
+        last_blocks: int | None = None,
+        batch_size: int = 16,
+        shard_blocks: int = 256,
+        seed: int = 0,
+    ) -> None:
+        if (every_steps is None) == (every_epochs is None):
+            raise ValueError("callbacks.influence needs one of every_steps and every_epochs")
+        if (every_steps or every_epochs or 0) <= 0:
+            raise ValueError(f"callbacks.influence: every {every_steps or every_epochs} is not above 0")
+        if blocks is not None and (hand_over or selection.unit == "document"):
+            raise ValueError(
+                f"callbacks.influence.blocks={blocks}: a mask to hand over, and documents as the unit of selection, "
+                "need all blocks (blocks=null)"
+            )
+        self._behaviours, self._curvature, self._scorer, self._selection = behaviours, curvature, scorer, selection
+        self._every_steps, self._every_epochs, self._blocks = every_steps, every_epochs, blocks
+        self._hand_over, self._layers, self._last_blocks = hand_over, layers, last_blocks
+        self._batch_size, self._shard_blocks, self._seed = batch_size, shard_blocks, seed
+        self._points: list[int] = []
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"points": list(self._points)}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self._points = list(state_dict["points"])
+
+    def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        data = _data(trainer)
+        if data.tokenizer is None:
+            raise ValueError("callbacks.influence needs a data module with the corpus's tokenizer")
+        if self._hand_over and data.mask is None:
+            raise ValueError("callbacks.influence.hand_over needs an objective with a mask, as method=ifguide has")
+        if self._hand_over and self._points:  # resumed
+            data.replace_mask(
+                TokenMask.open(self._folder(trainer, self._points[-1]) / MASK_FILE, data.train.block_length)
+            )
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, module: pl.LightningModule, outputs: Any, batch: Any, index: int
+    ) -> None:
+        every = self._every_steps or max(1, round((self._every_epochs or 0) * _data(trainer).steps_per_epoch))
+        if trainer.global_step % every == 0:
+            self._point(trainer, module)
+
+    def on_train_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        self._point(trainer, module)
+        if trainer.is_global_zero:
+            write_json(Path(trainer.default_root_dir) / FOLDER / SUMMARY, self._summary(trainer))
+
+    def _point(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        step = trainer.global_step
+        if step == 0 or step in self._points:
+            return
+        data, folder = _data(trainer), self._folder(trainer, step)
+        rows = sample_rows(len(data.train), self._blocks or len(data.train), self._seed)
+        if not (folder / SUMMARY).exists():
+            self._score(trainer, module, folder, rows)
+        self._points.append(step)
+        mask = TokenMask.open(folder / MASK_FILE, data.train.block_length)
+        if self._hand_over:
+            data.replace_mask(mask)
+        if trainer.logger is not None and trainer.is_global_zero:
+            logged = dict(json.loads((folder / SUMMARY).read_text(encoding="utf-8"))["log"])
+            if len(self._points) > 1:
+                before = self._folder(trainer, self._points[-2])
+                logged |= {f"influence/drift/{key}": value for key, value in compare(before, folder, mask).items()}
+            trainer.logger.log_metrics(logged, step=step)
+
+    def _score(self, trainer: pl.Trainer, module: Any, folder: Path, rows: NDArray[np.int64]) -> None:
+        data = _data(trainer)
+        model = copy.deepcopy(getattr(module.model, "_orig_mod", module.model)).float().eval()
+        folder.mkdir(parents=True, exist_ok=True)
+        directions = self._directions(trainer, model, folder)
+        shape = (len(directions), len(rows), data.train.block_length)
+        store = ScoreStore(folder, shape, shard_blocks=self._shard_blocks)
+        scorer = prepare_scorer(
+            self._scorer, model, directions, lambda places: data.train.tokens(rows[places]), shape, self._seed
+        )
+        with torch.no_grad():
+            for shard in store.unfinished(rank=trainer.global_rank, processes=trainer.world_size):
+                ids = data.train.tokens(rows[store.rows(shard)])
+                store.write(shard, score_blocks(scorer, ids, batch_size=self._batch_size, device=model.device))
+        trainer.strategy.barrier("influence scored")
+        if trainer.is_global_zero:
+            if not (folder / "scores.npy").exists():
+                store.join()
+            self._select(data, folder, rows)
+        trainer.strategy.barrier("influence selected")
+
+    def _directions(self, trainer: pl.Trainer, model: PreTrainedModel, folder: Path) -> list[Direction]:
+        """The directions of all behaviours, found by the first process and read by all."""
+        data = _data(trainer)
+        files = {name: folder / f"direction_of_{name}" for name in self._behaviours}
+        if trainer.is_global_zero and not all(path.exists() for path in files.values()):
+            assert data.tokenizer is not None  # checked at the start
+            names = list(tracked_layers(model, match=self._layers, last_blocks=self._last_blocks))
+            sample = sample_rows(len(data.train), self._curvature.blocks, self._seed)
+            fitted = self._curvature.fit(
+                model,
+                data.train.tokens(sample),
+                batch_size=self._batch_size,
+                seed=self._seed,
+                layers=names,
+                progress=False,
+            )
+            factors: dict[str, dict[str, torch.Tensor]] = {}
+            for key, value in fitted.items():
+                layer, _, factor = key.rpartition("/")
+                factors.setdefault(layer, {})[factor] = value
+            for name, queries in self._behaviours.items():
+                encoded = encode_queries(queries, data.tokenizer, data.train.block_length)
+                gradients = query_gradient(model, encoded, batch_size=self._batch_size, layers=names)
+                building = folder / f".{files[name].name}"
+                building.mkdir(exist_ok=True)
+                save_direction(precondition_direction(model, gradients, factors, self._curvature), building)
+                os.replace(building, files[name])
+        trainer.strategy.barrier("influence directions")
+        return [load_direction(path, model) for path in files.values()]
+
+    def _select(self, data: BlockDataModule, folder: Path, rows: NDArray[np.int64]) -> None:
+        columns = open_scores(folder)
+        starts = data.train.documents["start"]
+        selections = {
+            name: self._selection(column, starts) for name, column in zip(self._behaviours, columns, strict=True)
+        }
+        mask = reduce(or_, [selection.mask for selection in selections.values()])
+        mask.save(folder / MASK_FILE)
+        logged: dict[str, float] = {"influence/masked_tokens": mask.count()}
+        for (name, selection), column in zip(selections.items(), columns, strict=True):
+            values = np.quantile(column[:, 1:], QUANTILES)
+            logged |= {f"influence/{name}/q{q:g}": float(value) for q, value in zip(QUANTILES, values, strict=True)}
+            logged[f"influence/{name}/threshold"] = selection.facts["threshold"]
+        summary = {
+            "log": logged,
+            "selection": {name: selection.facts for name, selection in selections.items()},
+            "top_documents": {
+                name: top_documents(data, rows, column, selections[name].mask)
+                for name, column in zip(selections, columns, strict=True)
+            },
+        }
+        write_json(folder / SUMMARY, summary)
+
+    def _summary(self, trainer: pl.Trainer) -> list[dict[str, Any]]:
+        """Every point compared with the last."""
+        folders = [self._folder(trainer, step) for step in self._points]
+        last = TokenMask.open(folders[-1] / MASK_FILE, _data(trainer).train.block_length)
+        return [
+            {"step": step, **compare(folder, folders[-1], last)}
+            for step, folder in zip(self._points, folders, strict=True)
+        ]
+
+    def _folder(self, trainer: pl.Trainer, step: int) -> Path:
+        return Path(trainer.default_root_dir) / FOLDER / f"step={step}"
+
+
+def compare(folder: Path, other: Path, other_mask: TokenMask) -> dict[str, float]:
+    """Spearman correlation of the scores (of the first behaviour) and Jaccard index of the masks of two points."""
+    mask = TokenMask.open(folder / MASK_FILE, other_mask.block_length)
+    ours, theirs = (open_scores(path)[0][:, 1:] for path in (folder, other))
+    return {"spearman": spearman(ours, theirs), "mask_jaccard": jaccard(mask, other_mask)}
+
+
+def top_documents(
+    data: BlockDataModule, rows: NDArray[np.int64], scores_BT: NDArray[np.float32], mask: TokenMask
+) -> list[dict[str, float]]:
+    """Source number, record and sum of selected scores of the documents where that sum is highest."""
+    length = data.train.block_length
+    block, offset = np.nonzero(mask[:])
+    owner = data.train.documents_of(rows[block] * length + offset)
+    total = np.bincount(owner, weights=scores_BT[block, offset], minlength=1)
+    best = np.argsort(-total, kind="stable")[:TOP_DOCUMENTS]
+    documents = data.train.documents[best]
+    return [
+        {"source": int(row["source"]), "record": int(row["record"]), "selected_scores": float(total[index])}
+        for index, row in zip(best, documents, strict=True)
+    ]
+
+
+def _data(trainer: pl.Trainer) -> BlockDataModule:
+    data = trainer.datamodule  # type: ignore[attr-defined]
+    assert isinstance(data, BlockDataModule)
+    return data
