@@ -1,15 +1,17 @@
 """How fast and how large is scoring, beside kronfluence's own per-token scores?
 
     python experiments/benchmarks/scoring.py [repeats=3] [cases=256x4096,256x50304,2048x4096,2048x50304] [timed=all]
+        [device=cuda]
 
-Same model (GPT-NeoX, 6 layers of 128, random weights), blocks, tracked layers, direction and dtype (float32), one
-process, runs interleaved, medians. kronfluence runs with aggregated queries, per-token scores and SDPA attention;
-every scorer gets its best batch size from the same short sweep. A run on one batch is subtracted from every time, so
-that query gradients and set-up do not count. Peak memory is that of a fresh process above what it holds with the model
-loaded. `reference` is `torch.func.jvp` of the unchanged model, timed with `timed=all` only, as `positional` and the
-compiled passes are. FLOP/s count the arithmetic that a scorer
-cannot do without. Agreement is measured against `reference` on the same blocks; on trained models every run's manifest
-says it of finite differences.
+Same model (GPT-NeoX, random weights: 6 layers of 128 in float32 on CPUs, the shape of Pythia-160M in bfloat16 on a
+GPU), blocks, tracked layers, direction and dtype, one process, runs interleaved, medians. kronfluence runs with
+aggregated queries, per-token scores and SDPA attention; every scorer gets its best batch size from the same short
+sweep. A run on one batch is subtracted from every time, so that query gradients and set-up do not count. Peak memory is
+that of a fresh process above what it holds with the model loaded, at the scorer's own batch and at the largest, which
+is the same for all. `reference` is `torch.func.jvp` of the unchanged model, timed with `timed=all` only, as
+`positional` is. FLOP/s count the arithmetic that a scorer cannot do without. Agreement is measured against `reference`
+on the same blocks; on trained models every run's manifest says it of finite differences. Last, several directions in
+one pass beside as many passes.
 """
 
 import copy
@@ -35,16 +37,19 @@ from ifguide.influence.scorers import JVP, FiniteDifference, Positional
 from ifguide.models import tracked_layers, tracked_parameters
 from ifguide.objectives.language_modeling import token_losses
 
-WIDTH, LAYERS, HEADS = 128, 6, 4
+OPTIONS = dict(argument.split("=", 1) for argument in sys.argv[1:])
+DEVICE = OPTIONS.get("device", "cpu")
+DTYPE = torch.bfloat16 if DEVICE == "cuda" else torch.float32
+WIDTH, LAYERS, HEADS = (768, 12, 12) if DEVICE == "cuda" else (128, 6, 4)
 SCORERS = {
-    "finite_difference": FiniteDifference(),
-    "finite_difference, compiled": FiniteDifference(compile=True),
+    **({} if DTYPE == torch.bfloat16 else {"finite_difference": FiniteDifference()}),
     "jvp": JVP(),
     "positional": Positional(),
     "reference": JVP(form="reference"),
 }
 TIMED = ("kronfluence", "finite_difference", "jvp")
-BATCH_TOKENS = (2048, 8192)
+BATCH_TOKENS = (16384, 65536) if DEVICE == "cuda" else (2048, 4096, 8192)
+DIRECTIONS = 4
 SECONDS = 2.5  # of one measured run, about
 
 
@@ -54,7 +59,7 @@ def build(length: int, vocabulary: int) -> PreTrainedModel:
         "gpt_neox", vocab_size=vocabulary, hidden_size=WIDTH, num_hidden_layers=LAYERS, num_attention_heads=HEADS,
         intermediate_size=4 * WIDTH, max_position_embeddings=length,
     )  # fmt: skip
-    return AutoModelForCausalLM.from_config(config, attn_implementation="sdpa", dtype=torch.float32).eval()
+    return AutoModelForCausalLM.from_config(config, attn_implementation="sdpa", dtype=DTYPE).eval().to(DEVICE)
 
 
 def draw_blocks(count: int, length: int, vocabulary: int) -> Tensor:
@@ -71,7 +76,7 @@ class Kronfluence:
         self.query, self.calls = query_BT, 0
         task = _LanguageModelingTask(list(tracked_layers(model)))
         self.analyzer = Analyzer(
-            "benchmark", prepare_model(copy.deepcopy(model), task), task, cpu=True, log_level=logging.ERROR,
+            "benchmark", prepare_model(copy.deepcopy(model), task), task, cpu=DEVICE == "cpu", log_level=logging.ERROR,
             disable_tqdm=True, output_dir=folder,
         )  # fmt: skip
         identity = FactorArguments(strategy="identity")
@@ -84,11 +89,12 @@ class Kronfluence:
             per_device_query_batch_size=1, per_device_train_batch_size=batch,
             score_args=ScoreArguments(compute_per_token_scores=True, aggregate_query_gradients=True),
         )  # fmt: skip
-        return self.analyzer.load_pairwise_scores(str(self.calls))["all_modules"][0]
+        return self.analyzer.load_pairwise_scores(str(self.calls))["all_modules"][0].float()
 
 
 def query_direction(model: PreTrainedModel, query_BT: Tensor) -> dict[str, Tensor]:
     parameters = tracked_parameters(model)
+    query_BT = query_BT.to(DEVICE)
     loss = token_losses(model(query_BT).logits, query_BT).sum()
     gradients = torch.autograd.grad(loss, list(parameters.values()), allow_unused=True)
     return {
@@ -102,11 +108,11 @@ def make_scorers(length: int, vocabulary: int, folder: str, names: list[str]) ->
     model = build(length, vocabulary)
     query = draw_blocks(1, 32, vocabulary)
     direction = query_direction(model, query)
-    sample = draw_blocks(max(1, 2048 // length), length, vocabulary)
+    sample = draw_blocks(max(1, 2048 // length), length, vocabulary).to(DEVICE)
 
     def in_batches(name: str) -> Callable:
         prepared = SCORERS[name].prepare(copy.deepcopy(model), [direction], sample)
-        return lambda blocks, batch: torch.cat([prepared(part)[0] for part in blocks.split(batch)])
+        return lambda blocks, batch: torch.cat([prepared(part.to(DEVICE))[0].cpu() for part in blocks.split(batch)])
 
     return {name: Kronfluence(model, query, folder) if name == "kronfluence" else in_batches(name) for name in names}
 
@@ -130,7 +136,7 @@ def flops_per_token(name: str, length: int, vocabulary: int) -> float:
 
 
 def measure_speed(length: int, vocabulary: int, repeats: int, every: bool) -> dict[str, dict[str, float]]:
-    names = ["kronfluence", *(name for name in SCORERS if every or "compiled" not in name)]
+    names = ["kronfluence", *SCORERS]
     with tempfile.TemporaryDirectory() as folder:
         scorers = make_scorers(length, vocabulary, folder, names)
         sizes = sorted({max(1, tokens // length) for tokens in BATCH_TOKENS})
@@ -185,10 +191,16 @@ def peak_memory(name: str, length: int, vocabulary: int, batch: int) -> float:
     with tempfile.TemporaryDirectory() as folder:
         model = build(length, vocabulary)
         blocks = draw_blocks(2 * batch, length, vocabulary)
-        before = _status("VmRSS")
+        before = torch.cuda.memory_allocated() / 2**20 if DEVICE == "cuda" else _status("VmRSS")
         del model
         make_scorers(length, vocabulary, folder, [name])[name](blocks, batch)
-        return _status("VmHWM") - before
+        return (torch.cuda.max_memory_allocated() / 2**20 if DEVICE == "cuda" else _status("VmHWM")) - before
+
+
+def peak_memory_elsewhere(*arguments: object) -> float:
+    command = [sys.executable, __file__, f"device={DEVICE}", f"memory_of={','.join(map(str, arguments))}"]
+    child = subprocess.run(command, capture_output=True, text=True, check=True)
+    return float(child.stdout.split()[-1])
 
 
 def _status(key: str) -> float:
@@ -196,52 +208,72 @@ def _status(key: str) -> float:
     return int(next(line for line in lines if line.startswith(key)).split()[1]) / 1024
 
 
+def measure_directions(length: int, vocabulary: int, repeats: int) -> dict[str, float]:
+    """How much faster are k directions in one pass than k passes of one?"""
+    model = build(length, vocabulary)
+    directions = [query_direction(model, draw_blocks(1, 32 + i, vocabulary)) for i in range(DIRECTIONS)]
+    blocks = draw_blocks(BATCH_TOKENS[0] // length, length, vocabulary).to(DEVICE)
+    ratios = {}
+    for name in (name for name in TIMED if name in SCORERS):
+        one, several = (SCORERS[name].prepare(copy.deepcopy(model), d, blocks) for d in (directions[:1], directions))
+        pairs = [[seconds(lambda x, _, s=s: s(x), blocks, 0) for s in (one, several)] for _ in range(2 * repeats + 1)]
+        ratios[name] = statistics.median(DIRECTIONS * single / joint for single, joint in pairs[1:])
+    return ratios
+
+
 def main() -> None:
     warnings.simplefilter("ignore")
-    options = dict(argument.split("=", 1) for argument in sys.argv[1:])
-    if "memory_of" in options:
-        name, length, vocabulary, batch = options["memory_of"].split(",")
+    if "memory_of" in OPTIONS:
+        name, length, vocabulary, batch = OPTIONS["memory_of"].split(",")
         print(peak_memory(name, int(length), int(vocabulary), int(batch)))
         return
     cases = [
         tuple(map(int, case.split("x")))
-        for case in options.get("cases", "256x4096,256x50304,2048x4096,2048x50304").split(",")
+        for case in OPTIONS.get("cases", "256x4096,256x50304,2048x4096,2048x50304").split(",")
     ]
-    print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, GPT-NeoX {LAYERS} × {WIDTH}, float32\n")
-    print("| block | vocabulary | scorer | tokens/s | ratio | GFLOP/s | batch | peak MiB | correlation | Jaccard 2% |")
-    print("|---|---|---|---|---|---|---|---|---|---|")
+    repeats = int(OPTIONS.get("repeats", 3))
+    hardware = torch.cuda.get_device_name() if DEVICE == "cuda" else f"{torch.get_num_threads()} threads"
+    print(f"torch {torch.__version__}, {hardware}, GPT-NeoX {LAYERS} × {WIDTH}, {str(DTYPE).removeprefix('torch.')}\n")
+    print(
+        "| block | vocabulary | scorer | tokens/s | ratio | GFLOP/s | batch | peak MiB | at the largest batch "
+        "| correlation | Jaccard 2% |\n|---|---|---|---|---|---|---|---|---|---|---|"
+    )
     summary: dict[str, dict[str, float]] = {}
     for length, vocabulary in cases:
-        rows = measure_speed(length, vocabulary, int(options.get("repeats", 3)), options.get("timed") == "all")
+        rows = measure_speed(length, vocabulary, repeats, OPTIONS.get("timed") == "all")
         base = rows["kronfluence"]
+        largest_batch = max(1, BATCH_TOKENS[-1] // length)
         for name, row in rows.items():
-            peak = "–"
+            memory = "– | –"
             if name in TIMED:
-                argument = f"memory_of={name},{length},{vocabulary},{row['batch']}"
-                child = subprocess.run([sys.executable, __file__, argument], capture_output=True, text=True, check=True)
-                row["peak"] = float(child.stdout.split()[-1])
-                peak = f"{row['peak']:,.0f}"
+                row["peak"] = peak_memory_elsewhere(name, length, vocabulary, row["batch"])
+                row["peak_at_largest"] = peak_memory_elsewhere(name, length, vocabulary, largest_batch)
+                memory = f"{row['peak']:,.0f} | {row['peak_at_largest']:,.0f}"
             print(
                 f"| {length} | {vocabulary} | {name} | {row['tokens_per_second']:,.0f} "
                 f"| {row['tokens_per_second'] / base['tokens_per_second']:.2f} | {row['gflops']:.0f} | {row['batch']} "
-                f"| {peak} | {row['correlation']:.6f} | {row['mask_jaccard']:.3f} |",
+                f"| {memory} | {row['correlation']:.6f} | {row['mask_jaccard']:.3f} |".replace("nan", "–"),
                 flush=True,
             )
-        fast, jvp = rows["finite_difference"], rows["jvp"]
-        fastest = max(row["tokens_per_second"] for row in rows.values() if row["tokens_per_second"] > 0)
+        ours = [rows[name] for name in TIMED if name in SCORERS]
+        fastest = max(ours, key=lambda row: row["tokens_per_second"])
         summary[f"{length}x{vocabulary}"] = {
-            "throughput_ratio": fastest / base["tokens_per_second"],
-            "finite_difference_throughput_ratio": fast["tokens_per_second"] / base["tokens_per_second"],
-            "jvp_throughput_ratio": jvp["tokens_per_second"] / base["tokens_per_second"],
-            "memory_ratio": fast["peak"] / base["peak"],
-            "jvp_memory_ratio": jvp["peak"] / base["peak"],
-            "correlation": min(fast["correlation"], jvp["correlation"]),
-            "mask_jaccard": min(fast["mask_jaccard"], jvp["mask_jaccard"]),
+            "throughput_ratio": fastest["tokens_per_second"] / base["tokens_per_second"],
+            "jvp_throughput_ratio": rows["jvp"]["tokens_per_second"] / base["tokens_per_second"],
+            "memory_ratio": fastest["peak_at_largest"] / base["peak_at_largest"],
+            "memory_ratio_at_own_batch": fastest["peak"] / base["peak"],
+            "jvp_memory_ratio": rows["jvp"]["peak_at_largest"] / base["peak_at_largest"],
+            "correlation": min(row["correlation"] for row in ours),
+            "mask_jaccard": min(row["mask_jaccard"] for row in ours),
             "positional_correlation_with_kronfluence": rows["positional"]["correlation_with_kronfluence"],
         }
+    together = measure_directions(*cases[0], repeats)
+    for name, ratio in together.items():
+        print(f"\n{DIRECTIONS} directions in one pass of {name}: {ratio:.2f} × as fast as {DIRECTIONS} passes.")
     worst = {key: min(case[key] for case in summary.values()) for key in next(iter(summary.values()))}
     largest = summary[list(summary)[-1]]  # memory is compared at the largest case
-    worst |= {key: largest[key] for key in ("memory_ratio", "jvp_memory_ratio")}
+    worst |= {key: largest[key] for key in largest if "memory" in key}
+    worst |= {f"{name}_directions_ratio": ratio for name, ratio in together.items()}
     print(json.dumps({**{key: round(value, 5) for key, value in worst.items()}, "cases": summary}))
 
 

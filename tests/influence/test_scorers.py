@@ -11,7 +11,7 @@ from ifguide.influence.scorers import JVP, FiniteDifference, Positional
 from ifguide.influence.scorers import head as head_module
 from ifguide.influence.scorers import tangents as tangents_module
 from ifguide.influence.scorers.finite_difference import _blocks_below
-from ifguide.influence.scorers.head import hidden_loss_tangents, split_output_head
+from ifguide.influence.scorers.head import OutputHead, split_output_head
 from ifguide.influence.scorers.jvp import loss_tangents, reference_scores
 from ifguide.influence.scorers.positional import position_scores
 from ifguide.influence.scorers.tangents import attention_with_tangent
@@ -184,7 +184,7 @@ def test_hidden_loss_tangents_equal_those_of_the_logits():
     head = nn.Linear(8, 60, dtype=torch.float64)
     hidden, tangents = (torch.randn(n, 2, 7, 8, dtype=torch.float64, generator=generator) for n in (1, 3))
     ids = torch.randint(60, (2, 7), generator=generator)
-    scores = hidden_loss_tangents(hidden[0], tangents, ids, head)
+    scores = OutputHead(head.weight.detach(), head.bias.detach()).loss_tangents(hidden[0], tangents, ids)
     for ours, tangent in zip(scores, tangents, strict=True):
         assert torch.allclose(ours, loss_tangents(head(hidden[0]), tangent @ head.weight.T, ids), atol=1e-12)
 

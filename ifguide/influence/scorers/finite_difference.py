@@ -3,17 +3,18 @@
 import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 from transformers import PreTrainedModel
 
 from ifguide.influence.scorers.base import Direction, TokenScorer, check_evaluation_mode
-from ifguide.influence.scorers.head import hidden_loss_tangents, split_output_head
+from ifguide.influence.scorers.head import split_output_head
 from ifguide.influence.scorers.jvp import JVP
-from ifguide.models import decoder_blocks
+from ifguide.influence.scorers.linear import activations_behind, can_pack, linear_map
+from ifguide.models import decoder_blocks, layer_matrix, tracked_layers
 
 FIRST_STEP = 3e-3  # share of the tracked weights' norm
 
@@ -29,42 +30,38 @@ class FiniteDifference:
         change: wanted root mean square of ε·s over tokens, in nats: the step ε is measured on the sample, small enough
             for the second order to vanish and large enough for float32.
         tolerance: least correlation with exact scores on the sample.
-        compile: run the passes through torch.compile (about a minute at the start; needs a C++ compiler on CPUs).
 
     Raises:
         ValueError: settings out of range; in `prepare`: a model in less than float32, or scores that do not reach the
             tolerance.
     """
 
-    def __init__(self, change: float = 0.003, tolerance: float = 0.999, compile: bool = False) -> None:
+    def __init__(self, change: float = 0.003, tolerance: float = 0.999) -> None:
         if change <= 0:
             raise ValueError(f"scorer.change={change}: the wanted change in loss is above 0")
         if not 0 <= tolerance <= 1:
             raise ValueError(f"scorer.tolerance={tolerance}: a correlation lies in [0, 1]")
-        self.change, self.tolerance, self.compile = change, tolerance, compile
+        self.change, self.tolerance = change, tolerance
 
     def prepare(self, model: PreTrainedModel, directions: Sequence[Direction], sample_BT: Tensor) -> TokenScorer:
         check_evaluation_mode(model)
         if model.dtype not in (torch.float32, torch.float64):
             raise ValueError(f"scorer=finite_difference needs float32 weights, not {model.dtype}; use scorer=jvp")
-        _, head = split_output_head(model)
+        body, head = split_output_head(model)
         exact = JVP().prepare(copy.deepcopy(model), directions, sample_BT)(sample_BT)
-        base: Any = model.base_model
-
-        def forward(parameters: dict[str, Tensor], input_ids: Tensor) -> Tensor:
-            return functional_call(base, parameters, (input_ids,), {"use_cache": False}).last_hidden_state
-
-        run = torch.compile(forward) if self.compile else forward
-        prefix = f"{model.base_model_prefix}."
-        weights = {name.removeprefix(prefix): model.get_parameter(name).detach() for name in directions[0]}
         steps = [self._step(model, direction, scores) for direction, scores in zip(directions, exact, strict=True)]
+        layers = tracked_layers(model)
+        fused = _fuse_activations(model, layers, lambda: body(sample_BT[:1, :2]))
         moved = [
-            tuple(
-                {name: weight + sign * step * direction[prefix + name] for name, weight in weights.items()}
-                for sign in (1, -1)
-            )
+            tuple(_moved_layers(layers, direction, sign * step, fused) for sign in (1, -1))
             for direction, step in zip(directions, steps, strict=True)
         ]
+
+        def run(forwards: Mapping[str, Callable[[Tensor], Tensor]], input_ids: Tensor) -> Tensor:
+            for name, forward in forwards.items():
+                layers[name].forward = forward  # type: ignore[method-assign]
+            return body(input_ids)
+
         shared = _blocks_below(model, directions[0])
 
         def score(input_ids: Tensor) -> Tensor:
@@ -76,7 +73,7 @@ class FiniteDifference:
                     # all directions' middles are the hidden states at θ up to the second order
                     middle = (high + low).div_(2) if middle is None else middle
                 assert middle is not None
-                return hidden_loss_tangents(middle, torch.stack(tangents), input_ids, head)
+                return head.loss_tangents(middle, torch.stack(tangents), input_ids)
 
         scorer = TokenScorer(score)
         facts = _agreement(exact[..., 1:], scorer(sample_BT)[..., 1:].to(exact)) | {"steps": steps}
@@ -94,6 +91,35 @@ class FiniteDifference:
             return 1.0
         limit = FIRST_STEP * 10 * _norm({n: model.get_parameter(n).detach() for n in direction}) / _norm(direction)
         return min(self.change / size, limit)
+
+
+def _fuse_activations(
+    model: PreTrainedModel, layers: Mapping[str, nn.Module], run: Callable[[], Tensor]
+) -> dict[str, nn.Module]:
+    """Layer name → the activation behind it, for the layer's map to compute; the module then hands its input on."""
+    if not all(can_pack(layer.get_parameter("weight")) for layer in layers.values()):
+        return {}
+    with torch.no_grad():
+        fused = activations_behind(model, layers, run)
+    for activation in fused.values():
+        activation.forward = lambda x: x  # type: ignore[method-assign]
+    return fused
+
+
+def _moved_layers(
+    layers: Mapping[str, nn.Module], direction: Direction, step: float, activations: Mapping[str, nn.Module]
+) -> dict[str, Callable[[Tensor], Tensor]]:
+    """Layer name → what it computes with its weights moved by a step along the direction."""
+    forwards: dict[str, Callable[[Tensor], Tensor]] = {}
+    for name, layer in layers.items():
+        weight, bias = (
+            None if value is None else value.detach() + step * direction.get(f"{name}.{key}", torch.zeros_like(value))
+            for key in ("weight", "bias")
+            for value in [getattr(layer, key, None)]
+        )
+        assert weight is not None
+        forwards[name] = partial(linear_map(layer_matrix(layer, weight, None), activations.get(name)), bias=bias)
+    return forwards
 
 
 def _agreement(exact: Tensor, ours: Tensor) -> dict[str, list[float]]:

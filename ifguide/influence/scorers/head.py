@@ -8,13 +8,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from ifguide.influence.scorers.linear import linear_map
+
 # K directions, B blocks, T tokens, D hidden size, V vocabulary
 
 CHUNK_LOGITS = {"cpu": 1 << 20, "cuda": 1 << 27}  # a chunk that stays in the cache of a CPU
 CHUNK_TOKENS = 128  # at least, or the products become narrow and slow
 
 
-def split_output_head(model: PreTrainedModel) -> tuple[Callable[[Tensor], Tensor], nn.Linear]:
+def split_output_head(model: PreTrainedModel) -> tuple[Callable[[Tensor], Tensor], "OutputHead"]:
     """The body of a model (token ids → last hidden states) and its linear output head.
 
     Raises:
@@ -35,35 +37,39 @@ def split_output_head(model: PreTrainedModel) -> tuple[Callable[[Tensor], Tensor
             f"the logits of {type(model).__name__} are not a linear head on its last hidden states, which the fast "
             "scorers need; use scorer=jvp scorer.form=reference"
         )
-    return body, head
+    return body, OutputHead(head.weight.detach(), None if head.bias is None else head.bias.detach())
 
 
-def hidden_loss_tangents(hidden_BTD: Tensor, tangents_KBTD: Tensor, input_ids_BT: Tensor, head: nn.Linear) -> Tensor:
-    """Tangents of every token's loss from tangents of the last hidden states: (Uᵀ(p − 1ₓ)) · ḣ.
+class OutputHead:
+    """The linear head and the cross-entropy behind it.
 
-    The gradient of a token's loss with respect to its own hidden state is taken once and shared by all directions, so
-    that the vocabulary is passed twice whatever their number.
-
-    Returns:
-        [K, B, T] in float32 at least; column 0 is 0.
+    Args:
+        weight: U, [V, D].
+        bias: [V].
     """
-    weight, bias = head.weight.detach(), None if head.bias is None else head.bias.detach()
-    hidden = hidden_BTD[:, :-1].flatten(0, 1)
-    tangents = tangents_KBTD[:, :, :-1].flatten(1, 2)
-    labels = input_ids_BT[:, 1:].flatten()
-    dtype = torch.float64 if hidden.dtype == torch.float64 else torch.float32
-    chunk = max(CHUNK_TOKENS, CHUNK_LOGITS.get(hidden.device.type, CHUNK_LOGITS["cpu"]) // len(weight))
-    scores = hidden.new_empty(tangents.shape[:2], dtype=dtype)
-    # the buffers are used again: fresh memory of this size costs more than the arithmetic on it
-    logits_buffer = hidden.new_empty(min(chunk, len(hidden)), len(weight))
-    softmax_buffer = hidden.new_empty(logits_buffer.shape, dtype=dtype)
-    for first in range(0, len(hidden), chunk):
-        rows = slice(first, first + chunk)
-        size = len(labels[rows])
-        logits = torch.mm(hidden[rows], weight.T, out=logits_buffer[:size])
-        if bias is not None:
-            logits += bias
-        probabilities = torch.softmax(logits, -1, dtype=dtype, out=softmax_buffer[:size])
-        gradient = torch.mm(probabilities.to(weight.dtype), weight).sub_(weight[labels[rows]])
-        scores[:, rows] = (gradient.to(dtype) * tangents[:, rows]).sum(-1)
-    return F.pad(scores.unflatten(1, (len(input_ids_BT), -1)), (1, 0))
+
+    def __init__(self, weight: Tensor, bias: Tensor | None = None) -> None:
+        self.weight, self.bias = weight, bias
+        self._logits, self._expected = linear_map(weight), linear_map(weight.T)
+
+    def loss_tangents(self, hidden_BTD: Tensor, tangents_KBTD: Tensor, input_ids_BT: Tensor) -> Tensor:
+        """Tangents of every token's loss from tangents of the last hidden states: (Uᵀ(p − 1ₓ)) · ḣ.
+
+        The gradient of a token's loss with respect to its own hidden state is taken once and shared by all directions,
+        so that the vocabulary is passed twice whatever their number.
+
+        Returns:
+            [K, B, T] in float32 at least; column 0 is 0.
+        """
+        hidden = hidden_BTD[:, :-1].flatten(0, 1)
+        tangents = tangents_KBTD[:, :, :-1].flatten(1, 2)
+        labels = input_ids_BT[:, 1:].flatten()
+        dtype = torch.float64 if hidden.dtype == torch.float64 else torch.float32
+        chunk = CHUNK_LOGITS.get(hidden.device.type, CHUNK_LOGITS["cpu"]) // len(self.weight)
+        scores = hidden.new_empty(tangents.shape[:2], dtype=dtype)
+        for first in range(0, len(hidden), max(CHUNK_TOKENS, chunk)):
+            rows = slice(first, first + max(CHUNK_TOKENS, chunk))
+            probabilities = torch.softmax(self._logits(hidden[rows], self.bias), -1, dtype=dtype)
+            gradient = self._expected(probabilities.to(hidden.dtype)).sub_(self.weight[labels[rows]])
+            scores[:, rows] = (gradient.to(dtype) * tangents[:, rows]).sum(-1)
+        return F.pad(scores.unflatten(1, (len(input_ids_BT), -1)), (1, 0))

@@ -11,12 +11,13 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import PreTrainedModel
 
 from ifguide.influence.scorers.base import Direction, TokenScorer, check_evaluation_mode
-from ifguide.influence.scorers.head import hidden_loss_tangents, split_output_head
+from ifguide.influence.scorers.head import split_output_head
 from ifguide.influence.scorers.tangents import (
     Tangent,
     carry_tangents,
     embeddings_moved,
     layer_tangents,
+    tangent_maps,
     tangents_installed,
 )
 
@@ -62,22 +63,27 @@ class JVP:
         if self.rank is not None:
             facts = {"rank": self.rank, "share_of_direction_lost": [lost for _, lost in per_direction]}
         names = per_direction[0][0]
+        with_bias = {name for name in names if f"{name}.bias" in directions[0]}
         stacked: dict[str, Tangent] = {
             name: tuple(torch.stack(parts) for parts in zip(*(t[name] for t, _ in per_direction), strict=True))
             for name in names
         }
 
+        maps = tangent_maps(per_direction[0][0], with_bias, batched=False) if len(directions) == 1 else {}
+
         def one(input_ids: Tensor) -> tuple[Tensor, Tensor]:
-            with tangents_installed(model, per_direction[0][0]), dual_level():
+            with tangents_installed(model, maps), dual_level():
                 hidden, tangent = unpack_dual(body(input_ids))
                 return hidden, (torch.zeros_like(hidden) if tangent is None else tangent)[None]
 
         def of_direction(tangents: dict[str, Tangent], input_ids: Tensor) -> tuple[Tensor, Tensor]:
+            batched = tangent_maps(tangents, with_bias, batched=True)
+
             def from_offset(offset: Tensor) -> Tensor:
-                with tangents_installed(model, tangents), embeddings_moved(model, offset):
+                with tangents_installed(model, batched), embeddings_moved(model, offset):
                     return body(input_ids)
 
-            zero = torch.zeros((), dtype=head.weight.dtype, device=head.weight.device)
+            zero = torch.zeros((), dtype=model.dtype, device=model.device)
             return torch.func.jvp(from_offset, (zero,), (zero,))  # type: ignore[return-value]
 
         # only duals of torch.func can be batched over directions, and only what a dual has touched is one
@@ -86,7 +92,7 @@ class JVP:
         def score(input_ids: Tensor) -> Tensor:
             with torch.no_grad():
                 hidden, tangents = one(input_ids) if len(directions) == 1 else several(stacked, input_ids)
-                return hidden_loss_tangents(hidden, tangents, input_ids, head)
+                return head.loss_tangents(hidden, tangents, input_ids)
 
         return TokenScorer(score, facts)
 

@@ -7,8 +7,10 @@ function of values and tangents; where an input has no tangent yet (below the fi
 are computed.
 """
 
+import math
 import types
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
@@ -19,18 +21,19 @@ from transformers import PreTrainedModel
 from transformers.integrations.sdpa_attention import repeat_kv
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, sdpa_mask
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
-from transformers.pytorch_utils import Conv1D
 
 from ifguide.influence.scorers.base import Direction
+from ifguide.influence.scorers.linear import LinearMap, linear_map
 from ifguide.models import layer_matrix, tracked_layers
 
 # B blocks, H heads, T tokens, E head size
 
-ATTENTION = "ifguide_tangent"
+ATTENTION = {False: "ifguide_tangent", True: "ifguide_tangents_batched"}  # by whether directions are batched
 CHUNK_SCORES = {"cpu": 1 << 19, "cuda": 1 << 27}  # attention scores at a time, over heads and queries
 CHUNK_QUERIES = 64
 UNSUPPORTED = ("softcap", "s_aux", "position_bias")
 Tangent = tuple[Tensor, ...]  # of a layer: (V,) or the factors (A, B) of V ≈ A B, and the bias's where there is one
+Maps = tuple[list[LinearMap], Tensor | None]  # the same, ready to be applied
 
 
 def carry_tangents(model: PreTrainedModel, *, batched: bool) -> None:
@@ -38,18 +41,19 @@ def carry_tangents(model: PreTrainedModel, *, batched: bool) -> None:
 
     Args:
         model: a causal language model.
-        batched: tangents come from `torch.func.vmap`, which cannot accumulate in place.
+        batched: tangents come from `torch.func.vmap`, which knows neither packed products nor buffers.
     """
     for module in model.modules():
         if type(module) is nn.LayerNorm:
             module.forward = types.MethodType(_layer_norm, module)  # type: ignore[method-assign]
     for layer in tracked_layers(model).values():
+        matrix = layer_matrix(layer, layer.weight.detach(), None)  # type: ignore[arg-type, operator]
+        layer.map = LinearMap(matrix) if batched else linear_map(matrix)  # type: ignore[assignment]
         layer.tangent = None  # type: ignore[assignment]
-        layer.accumulate = torch.addmm if batched else Tensor.addmm_  # type: ignore[assignment]
         layer.forward = types.MethodType(_linear, layer)  # type: ignore[method-assign]
-    ALL_ATTENTION_FUNCTIONS.register(ATTENTION, _attention)
-    ALL_MASK_ATTENTION_FUNCTIONS.register(ATTENTION, sdpa_mask)
-    model.set_attn_implementation(ATTENTION)
+    ALL_ATTENTION_FUNCTIONS.register(ATTENTION[batched], partial(_attention, reuse=not batched))
+    ALL_MASK_ATTENTION_FUNCTIONS.register(ATTENTION[batched], sdpa_mask)
+    model.set_attn_implementation(ATTENTION[batched])
 
 
 def layer_tangents(model: PreTrainedModel, direction: Direction, rank: int | None) -> tuple[dict[str, Tangent], float]:
@@ -75,8 +79,20 @@ def layer_tangents(model: PreTrainedModel, direction: Direction, rank: int | Non
     return tangents, (lost / total) ** 0.5 if total else 0.0
 
 
+def tangent_maps(tangents: dict[str, Tangent], with_bias: set[str], *, batched: bool) -> dict[str, Maps]:
+    """The tangents ready to be applied; `with_bias` are the names of those that end in a bias's."""
+    make = LinearMap if batched else linear_map
+    return {
+        name: (
+            [make(x) for x in (parts[:-1] if name in with_bias else parts)],
+            parts[-1] if name in with_bias else None,
+        )
+        for name, parts in tangents.items()
+    }
+
+
 @contextmanager
-def tangents_installed(model: PreTrainedModel, tangents: dict[str, Tangent]):
+def tangents_installed(model: PreTrainedModel, tangents: dict[str, Maps]):
     layers = {name: model.get_submodule(name) for name in tangents}
     for name, layer in layers.items():
         layer.tangent = tangents[name]  # type: ignore[assignment]
@@ -97,23 +113,15 @@ def embeddings_moved(model: PreTrainedModel, offset: Tensor):
 
 
 def _linear(self: Any, x: Tensor) -> Tensor:
-    """y = xWᵀ + b, ẏ = ẋWᵀ + xVᵀ + ḃ, each product accumulated into the next."""
+    """y = xWᵀ + b, ẏ = ẋWᵀ + xVᵀ + ḃ."""
     x, x_tangent = unpack_dual(x)
-    weight = self.weight if isinstance(self, Conv1D) else self.weight.T  # [inputs, outputs]
-    bias = self.bias
-    flat = x.flatten(0, -2)
-    y = torch.mm(flat, weight) if bias is None else torch.addmm(bias, flat, weight)
-    y_tangent = None
+    y, y_tangent = self.map(x, self.bias), None
     if self.tangent is not None:
-        factors, bias_tangent = (self.tangent, None) if bias is None else (self.tangent[:-1], self.tangent[-1])
-        inner = flat if len(factors) == 1 else torch.mm(flat, factors[1].T)
-        outer = factors[0].T
-        y_tangent = torch.mm(inner, outer) if bias_tangent is None else torch.addmm(bias_tangent, inner, outer)
+        (outer, *inner), bias_tangent = self.tangent
+        y_tangent = outer(inner[0](x) if inner else x, bias_tangent)
     if x_tangent is not None:
-        carried = x_tangent.flatten(0, -2)
-        y_tangent = torch.mm(carried, weight) if y_tangent is None else self.accumulate(y_tangent, carried, weight)
-    shape = (*x.shape[:-1], weight.shape[1])
-    return y.view(shape) if y_tangent is None else make_dual(y.view(shape), y_tangent.view(shape))
+        y_tangent = self.map(x_tangent) if y_tangent is None else self.map.added_to(y_tangent, x_tangent)
+    return y if y_tangent is None else make_dual(y, y_tangent)
 
 
 def _layer_norm(self: nn.LayerNorm, x: Tensor) -> Tensor:
@@ -137,6 +145,7 @@ def _attention(
     attention_mask: Tensor | None,
     scaling: float | None = None,
     dropout: float = 0.0,
+    reuse: bool = True,
     **options: object,
 ) -> tuple[Tensor, None]:
     """Attention function of transformers; grouped heads are repeated, a mask (sliding window) is honoured."""
@@ -160,6 +169,7 @@ def _attention(
         torch.zeros_like(v) if v_tangent is None else repeat_kv(v_tangent, groups),
         scaling=scaling,
         mask=attention_mask,
+        reuse=reuse,
     )
     return make_dual(out.transpose(1, 2).contiguous(), tangent.transpose(1, 2).contiguous()), None
 
@@ -174,6 +184,7 @@ def attention_with_tangent(
     *,
     scaling: float,
     mask: Tensor | None = None,
+    reuse: bool = True,
 ) -> tuple[Tensor, Tensor]:
     """Causal attention o = P v with P = softmax(S), S = a q kᵀ, and its tangent
     ȯ = (P∘Ṡ) v − rowsum(P∘Ṡ) o + P v̇ with Ṡ = a (q̇ kᵀ + q k̇ᵀ).
@@ -184,6 +195,7 @@ def attention_with_tangent(
         q, k, v and their tangents: [B, H, T, E].
         scaling: a.
         mask: boolean [B or 1, 1 or H, T, T], True where attention is allowed; None: causal.
+        reuse: let chunks share their memory; tangents batched by vmap cannot.
 
     Returns:
         o and ȯ, [B, H, T, E].
@@ -192,10 +204,9 @@ def attention_with_tangent(
     budget = CHUNK_SCORES.get(q.device.type, CHUNK_SCORES["cpu"])
     queries = min(length, max(CHUNK_QUERIES, budget // (blocks * heads * length)))
     pairs = max(1, budget // (queries * length))
-    # [a | b] [c | d]ᵀ = a cᵀ + b dᵀ: one product each for Ṡ and for (P∘Ṡ) v with its row sums
-    both_q, both_k, one_v = (
-        torch.cat(parts, -1).reshape(blocks * heads, length, -1)
-        for parts in ((q_tangent, q), (k, k_tangent), (v, torch.ones_like(v[..., :1])))
+    room = _Room(q if reuse else None)
+    both_q, both_k = (  # q̇ kᵀ + q k̇ᵀ = [q̇ q] [k k̇]ᵀ, in one product
+        torch.cat(parts, -1).reshape(blocks * heads, length, 2 * size) for parts in ((q_tangent, q), (k, k_tangent))
     )
     q, k, v, v_tangent = (x.reshape(blocks * heads, length, size) for x in (q, k, v, v_tangent))
     future = torch.full((queries, queries), float("-inf"), dtype=q.dtype, device=q.device).triu_(1)
@@ -206,21 +217,38 @@ def attention_with_tangent(
         pair = slice(first, first + pairs)
         for start in range(0, length, queries):
             end = min(start + queries, length)
-            scores = _scaled_product(q[pair, start:end], k[pair, :end], scaling)
+            shape = (len(q[pair]), end - start, end)
+            scores = _scaled_product(q[pair, start:end], k[pair, :end], scaling, room("scores", shape))
             if mask is None:
-                scores[..., start:] += future[: end - start, : end - start]
+                scores[..., start:].add_(future[: end - start, : end - start])
             else:
                 scores.masked_fill_(~mask[pair, start:end, :end], float("-inf"))
-            weights = scores.softmax(-1)
-            changes = _scaled_product(both_q[pair, start:end], both_k[pair, :end], scaling).mul_(weights)
-            out = torch.bmm(weights, v[pair, :end])
-            moved = torch.bmm(changes, one_v[pair, :end])
-            tangent = torch.bmm(weights, v_tangent[pair, :end]).add_(moved[..., :size])
+            weights = torch.softmax(scores, -1, out=room("weights", shape))
+            changes = _scaled_product(both_q[pair, start:end], both_k[pair, :end], scaling, room("scores", shape))
+            out = torch.bmm(weights, v[pair, :end], out=room("out", (*shape[:2], size)))
+            sums = changes.mul_(weights).sum(-1, keepdim=True)
+            carried = torch.bmm(weights, v_tangent[pair, :end], out=room("carried", (*shape[:2], size)))
+            tangent = torch.baddbmm(carried, changes, v[pair, :end], out=room("carried", (*shape[:2], size)))
             outs[pair, start:end] = out
-            tangents[pair, start:end] = tangent.sub_(moved[..., size:] * out)
+            tangents[pair, start:end] = tangent.sub_(sums * out)
     return outs.view(blocks, heads, length, size), tangents.view(blocks, heads, length, size)
 
 
-def _scaled_product(a: Tensor, b: Tensor, scaling: float) -> Tensor:
+def _scaled_product(a: Tensor, b: Tensor, scaling: float, out: Tensor | None) -> Tensor:
     """scaling · a bᵀ; the factor goes into the product for free."""
-    return torch.baddbmm(a.new_zeros(()), a, b.transpose(1, 2), beta=0, alpha=scaling)
+    return torch.baddbmm(a.new_zeros(()), a, b.transpose(1, 2), beta=0, alpha=scaling, out=out)
+
+
+class _Room:
+    """Memory by name, used again: the page faults of fresh memory cost as much as the arithmetic on it."""
+
+    def __init__(self, like: Tensor | None) -> None:
+        self._like, self._taken = like, dict[str, Tensor]()
+
+    def __call__(self, name: str, shape: tuple[int, ...]) -> Tensor | None:
+        if self._like is None:
+            return None
+        size = math.prod(shape)
+        if name not in self._taken or len(self._taken[name]) < size:
+            self._taken[name] = self._like.new_empty(size)
+        return self._taken[name][:size].view(shape)
