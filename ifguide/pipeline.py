@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 from hydra.utils import instantiate
+from numpy.typing import NDArray
 from omegaconf import DictConfig, OmegaConf
 from transformers import PreTrainedModel
 
@@ -33,18 +34,22 @@ from ifguide.evaluation.generation import (
     save_generations,
 )
 from ifguide.evaluation.toxicity import classify_continuations, toxicity_metrics
+from ifguide.influence.amortised import Amortised
 from ifguide.influence.curvature import load_factors, save_factors
 from ifguide.influence.direction import load_direction, precondition_direction, query_gradient, save_direction
-from ifguide.influence.scoring import ScoringModule, fill_store, sample_rows
-from ifguide.influence.store import ScoreStore, open_scores
+from ifguide.influence.pooling import chunks
+from ifguide.influence.scorers import Scorer, TokenScorer
+from ifguide.influence.scoring import ScoringModule, fill_store, prepare_scorer, sample_rows
+from ifguide.influence.store import ScoreStore, create_scores, open_scores
 from ifguide.models import check_context, check_pretrained, load_model, tracked_layers
 from ifguide.training.fit import remove_checkpoints, train
 from ifguide.workspace import Artifact, ArtifactError, Workspace, global_rank, write_json
 
-INFLUENCE_STAGES = ("factors", "direction", "scores", "mask")
+INFLUENCE_STAGES = ("factors", "direction", "scores", "pooled", "mask")
 STAGES = ("data", "proxy", *INFLUENCE_STAGES, "model", "evaluate")
 MASK_FILE = "mask.npy"
 METRICS_FILE = "metrics.json"
+STUDENT_TOKENS = 8192  # that a student reads at a time
 UNCENSORED = {"_target_": "ifguide.objectives.LanguageModeling"}
 
 
@@ -73,6 +78,7 @@ class Pipeline:
         self.curvature, self.scorer, self.selection = (
             instantiate(cfg[k]) for k in ("curvature", "scorer", "selection")
         )
+        self.pooling = instantiate(cfg.pooling) or None
         self.build_corpus = instantiate(cfg.data)
         self.callbacks = instantiate(cfg.callbacks, _convert_="all")
         # such a callback adds to the model's artifact, so it belongs to its fingerprint; the proxy goes without
@@ -185,40 +191,118 @@ class Pipeline:
 
     @cache  # noqa: B019
     def scores(self) -> Artifact:
+        """Scores of all training tokens; pooled, where a pooling is chosen."""
+        settings = self._settings("scorer")
+        if isinstance(self.scorer, Amortised):
+            return self._amortised_scores(self.scorer, settings)
+        return self._exact_scores("scores", self.scorer, settings)
+
+    def _exact_scores(self, role: str, scorer: Scorer, settings: Any, share: float = 1.0, seed: int = 0) -> Artifact:
+        """Scores along all directions of all training blocks, or of a random share of them."""
         proxy, data, influence = self.proxy(), self.data(), self.cfg.influence
         directions = {name: self.direction(name) for name in self.queries}
 
         def build(directory: Path) -> dict[str, Any]:
             split = self.corpus.split("train")
-            model = load_model(proxy.path, trust_remote_code=self.cfg.model.trust_remote_code).eval()
-            store = ScoreStore(directory, (len(directions), *split.shape), shard_blocks=influence.shard_blocks)
+            rows = self._sample(share, seed)
+            model = load_model(proxy.path, trust_remote_code=self.cfg.model.trust_remote_code)
+            vectors = [load_direction(direction.path, model) for direction in directions.values()]
+            store = ScoreStore(
+                directory, (len(directions), len(rows), split.block_length), shard_blocks=influence.shard_blocks
+            )
+
+            def tokens(places: Any) -> NDArray[np.int64]:
+                return split.tokens(rows[places])
+
             module = ScoringModule(
-                model,
-                self.scorer,
-                [load_direction(direction.path, model) for direction in directions.values()],
+                model.to(getattr(torch, influence.dtype)),
+                lambda model: prepare_scorer(scorer, model, vectors, tokens, store.shape, influence.seed),
                 store,
-                split.tokens,
+                tokens,
                 batch_size=influence.batch_size,
-                dtype=getattr(torch, influence.dtype),
-                seed=influence.seed,
             )
             return {"behaviours": list(directions), **fill_store(self.hardware.inference_trainer(), module)}
 
+        sampled = {} if share == 1 else {"share": share, "seed": seed}
         return self._build(
             "scores",
             2,
-            settings=self._settings("scorer", without=("compile",)) | self._influence_settings("dtype"),
+            role=role,
+            settings=settings | self._influence_settings("dtype") | sampled,
             inputs={"proxy": proxy, "data": data} | {f"direction of {name}": d for name, d in directions.items()},
             builder=build,
             resumable=True,
             collective=True,
         )
 
+    def _amortised_scores(self, amortised: Amortised, settings: Any) -> Artifact:
+        """Scores of all training blocks by a student of exact scores of some."""
+        exact = self._exact_scores("exact scores", amortised.exact, settings["exact"], amortised.share, amortised.seed)
+        data = self.data()
+
+        def fit(directory: Path) -> dict[str, Any]:
+            split, rows = self.corpus.split("train"), self._sample(amortised.share, amortised.seed)
+            student, facts = amortised.student.fit(
+                open_scores(exact.path), lambda places: split.tokens(rows[places]), self.corpus.vocabulary
+            )
+            student.save(directory)
+            return {"blocks": len(rows), **facts}
+
+        student = self._build(
+            "student", 1, settings=settings["student"], inputs={"data": data, "exact": exact}, builder=fit
+        )
+
+        def build(directory: Path) -> dict[str, Any]:
+            split = self.corpus.split("train")
+            store = ScoreStore(
+                directory, (len(self.queries), *split.shape), shard_blocks=self.cfg.influence.shard_blocks
+            )
+            module = ScoringModule(
+                amortised.student.load(student.path),
+                lambda model: TokenScorer(model.scores),
+                store,
+                split.tokens,
+                batch_size=STUDENT_TOKENS // split.block_length,
+            )
+            return {"behaviours": list(self.queries), **fill_store(self.hardware.inference_trainer(), module)}
+
+        return self._build(
+            "scores",
+            2,
+            settings={},
+            inputs={"data": data, "student": student},
+            builder=build,
+            resumable=True,
+            collective=True,
+        )
+
+    def _sample(self, share: float, seed: int) -> NDArray[np.int64]:
+        blocks = len(self.corpus.split("train"))
+        return np.arange(blocks) if share == 1 else sample_rows(blocks, max(1, round(share * blocks)), seed)
+
+    @cache  # noqa: B019
+    def pooled(self) -> Artifact:
+        """The scores that are selected from: those of single tokens, or pooled ones."""
+        data, scores, pooling = self.data(), self.scores(), self.pooling
+        if pooling is None:
+            return scores
+
+        def build(directory: Path) -> dict[str, Any]:
+            columns, split = open_scores(scores.path), self.corpus.split("train")
+            table, facts = pooling.fit(columns, split.tokens, self.corpus.vocabulary)
+            with create_scores(directory, columns.shape) as pooled:
+                for rows in chunks(split.shape):
+                    pooled[:, rows] = table.scores(torch.from_numpy(split.tokens(rows))).numpy()
+            return facts
+
+        inputs = {"data": data, "scores": scores}
+        return self._build("pooled", 1, settings=self._settings("pooling"), inputs=inputs, builder=build)
+
     @cache  # noqa: B019
     def mask(self) -> Artifact:
         if self.cfg.paths.mask is not None:
             return self._foreign_mask(Path(self.cfg.paths.mask))
-        data, scores = self.data(), self.scores()
+        data, scores = self.data(), self.pooled()
 
         def build(directory: Path) -> dict[str, Any]:
             starts = self.corpus.split("train").documents["start"]
@@ -279,7 +363,7 @@ class Pipeline:
         if self.objective.uses_mask:
             inputs |= {"mask": self.mask()}
             if self.cfg.paths.mask is None:
-                inputs |= {"scores": self.scores()}
+                inputs |= {"scores": self.pooled()}
 
         def build(directory: Path) -> None:
             rows = load_generations(inputs["generations"].path / GENERATIONS_FILE)
@@ -382,7 +466,7 @@ class Pipeline:
     def _attribution(self, annotation: TokenMask) -> dict[str, float]:
         split = self.corpus.split("train")
         words = word_list_scores(split, self.corpus.tokenizer, word_log_odds(next(iter(self.queries.values()))))
-        scores = open_scores(self.scores().path)[0]
+        scores = open_scores(self.pooled().path)[0]
         return attribution_metrics(scores, self.train_mask()[:], annotation[:], known_tokens(split), words)
 
     def _logger(self, key: str) -> Any:

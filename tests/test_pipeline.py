@@ -9,6 +9,8 @@ import pytest
 from hydra import compose, initialize_config_dir
 from safetensors.numpy import load_file
 
+from ifguide.corpus.masks import TokenMask
+from ifguide.influence.scoring import sample_rows
 from ifguide.influence.store import open_scores
 from ifguide.pipeline import Pipeline
 from ifguide.results import write_results
@@ -184,6 +186,18 @@ def test_queries_of_one_class_and_shared_prompts_are_refused(folder, tmp_path):
             folder, "queries=local", f"queries.files={tmp_path}/two.jsonl", "evaluation=local",
             f"evaluation.prompts.files={tmp_path}/two.jsonl",
         )  # fmt: skip
+
+
+def test_scores_amortised_and_pooled(done, folder):
+    few = pipeline(folder, "scorer=amortised", "scorer.share=0.2", "pooling=type_context")
+    mask = TokenMask.open(few.mask().path / "mask.npy", 32)
+    full, pooled = open_scores(done.scores().path), open_scores(few.pooled().path)
+    assert pooled.shape == full.shape == (1, *mask.shape) and mask.count() > 0
+    assert few.scores().fingerprint != done.scores().fingerprint
+    rows = sample_rows(full.shape[1], round(0.2 * full.shape[1]), 0)
+    exact = open_scores(few.artifacts["exact scores"])
+    assert np.allclose(exact, full[:, rows], atol=1e-4 * full.std())
+    assert (open_scores(pipeline(folder, "pooling=type").pooled().path) != full).any()
 
 
 def pipeline_without_sizes(folder, *overrides):

@@ -14,6 +14,7 @@ from ifguide.corpus.documents import TOXIC, Query
 
 WORD = re.compile(r"[^\W\d_]+(?:['’][^\W\d_]+)*")
 SHARES = (0.005, 0.01, 0.02, 0.05)
+BINS, GROUPS, RESAMPLES = 20_000, 100, 1000  # of bootstrap intervals
 
 
 def roc_auc(scores: NDArray[np.float32], positive: NDArray[np.bool_]) -> float:
@@ -72,10 +73,57 @@ def attribution_metrics(
     return metrics
 
 
-def known_tokens(split: Split) -> NDArray[np.bool_]:
-    """Tokens of which it is known whether they are toxic, [blocks, T]: not those of toxic documents without spans."""
+def attribution_quality(
+    scores_BT: NDArray[np.float32], annotated_BT: NDArray[np.bool_], known_BT: NDArray[np.bool_]
+) -> dict[str, float | list[float]]:
+    """`roc_auc` and `precision_at_<share>` of token scores, each with the `…_interval` of resampled groups of blocks.
+
+    Args:
+        scores_BT: token scores.
+        annotated_BT, known_BT: as in `attribution_metrics`.
+
+    Returns:
+        Beside these, `annotated_share`.
+    """
+    known = known_BT.copy()
+    known[:, 0] = False
+    scores, positive = scores_BT[known], annotated_BT[known]
+    metrics: dict[str, float | list[float]] = {"annotated_share": float(positive.mean())}
+    metrics["roc_auc"] = roc_auc(scores, positive)
+    metrics |= {f"precision_at_{share}": precision_at(scores, positive, share) for share in SHARES}
+    # counts of both classes by group of blocks and by bin of scores: all that resampling needs
+    edges = np.unique(np.quantile(scores, np.linspace(0, 1, BINS)))
+    bins = np.searchsorted(edges, scores)
+    group = np.broadcast_to((np.arange(len(known)) % GROUPS)[:, None], known.shape)[known]
+    width = len(edges) + 1
+    counts = [
+        np.bincount(group[chosen] * width + bins[chosen], minlength=GROUPS * width).reshape(GROUPS, width)[:, ::-1]
+        for chosen in (positive, ~positive)
+    ]
+    rng = np.random.default_rng(0)
+    drawn: dict[str, list[float]] = {name: [] for name in metrics if name != "annotated_share"}
+    for _ in range(RESAMPLES):
+        times = np.bincount(rng.integers(GROUPS, size=GROUPS), minlength=GROUPS)
+        hits, misses = (times @ count for count in counts)
+        found, rejected = np.cumsum(hits), np.cumsum(misses)  # from the highest scores down
+        drawn["roc_auc"].append(float((misses * (found - hits / 2)).sum() / (found[-1] * rejected[-1])))
+        for share in SHARES:
+            wanted = share * (found[-1] + rejected[-1])
+            drawn[f"precision_at_{share}"].append(float(np.interp(wanted, found + rejected, found) / wanted))
+    for name, values in drawn.items():
+        metrics[f"{name}_interval"] = [float(x) for x in np.quantile(values, [0.025, 0.975])]
+    return metrics
+
+
+def known_tokens(split: Split, source: int | None = None) -> NDArray[np.bool_]:
+    """Tokens of which it is known whether they are toxic, [blocks, T]: not those of toxic documents without spans.
+
+    With a source, annotated documents of others are left out too.
+    """
     documents = split.documents
     known = documents["annotated"] | (documents["label"] != LABELS[TOXIC])
+    if source is not None:
+        known &= (documents["source"] == source) | (documents["label"] != LABELS[TOXIC])
     return known[split.documents_of(np.arange(len(split) * split.block_length))].reshape(split.shape)
 
 

@@ -11,6 +11,7 @@ import numpy as np
 import pytorch_lightning as pl
 import torch
 from numpy.typing import NDArray
+from torch import nn
 from torch.utils.data import DataLoader
 from transformers import PreTrainedModel
 
@@ -56,37 +57,29 @@ class ScoringModule(pl.LightningModule):
     """One process's share of scoring; `Trainer.predict` of it fills the store.
 
     Args:
-        model: the proxy.
-        scorer, directions: what is scored, see `Scorer.prepare`.
+        model: the proxy, or a student.
+        prepare: makes the model, on its device and in evaluation mode, into a scorer.
         store: where finished shards go, on a file system that all processes share.
         tokens: rows → [rows, T] token ids.
         batch_size: blocks per call of the scorer.
-        dtype: dtype of the model and the directions while scoring.
-        seed: of the blocks that the scorer measures itself on.
     """
 
     def __init__(
         self,
-        model: PreTrainedModel,
-        scorer: Scorer,
-        directions: Sequence[Direction],
+        model: nn.Module,
+        prepare: Callable[[Any], TokenScorer],
         store: ScoreStore,
         tokens: Callable[[Any], NDArray[np.int64]],
         *,
         batch_size: int,
-        dtype: torch.dtype = torch.float32,
-        seed: int = 0,
     ) -> None:
         super().__init__()
-        self.model = model.to(dtype)  # type: ignore[arg-type]
-        self._scorer, self._directions, self.store, self._tokens = scorer, directions, store, tokens
-        self._batch_size, self._seed = batch_size, seed
+        self.model, self._prepare, self.store, self._tokens = model, prepare, store, tokens
+        self._batch_size = batch_size
         self.prepared: TokenScorer | None = None
 
     def on_predict_start(self) -> None:
-        self.prepared = prepare_scorer(
-            self._scorer, self.model.eval(), self._directions, self._tokens, self.store.shape, self._seed
-        )
+        self.prepared = self._prepare(self.model.eval())
 
     def predict_dataloader(self) -> DataLoader:
         shards = self.store.unfinished(rank=self.trainer.global_rank, processes=self.trainer.world_size)

@@ -11,6 +11,8 @@ write side by side, and what is there after a kill is whole. At the end the shar
 
 import os
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -75,18 +77,24 @@ class ScoreStore:
         """Join all shards into one file, and remove them and what interrupted builds left."""
         missing = self.unfinished()
         assert not missing, f"shards {missing} were not scored"
-        temporary = self.directory / f".{SCORES_FILE}"
-        scores = np.lib.format.open_memmap(temporary, mode="w+", dtype=np.float32, shape=self.shape)
-        for shard in range(len(self)):
-            scores[:, self.rows(shard)] = np.load(self._file(shard))
-        scores.flush()
-        del scores
-        os.replace(temporary, self.directory / SCORES_FILE)
+        with create_scores(self.directory, self.shape) as scores:
+            for shard in range(len(self)):
+                scores[:, self.rows(shard)] = np.load(self._file(shard))
         for folder in self.directory.glob(SHARDS_FOLDER.format(blocks="*")):
             shutil.rmtree(folder)
 
     def _file(self, shard: int) -> Path:
         return self._shards / f"{shard}.npy"
+
+
+@contextmanager
+def create_scores(directory: Path, shape: tuple[int, ...]) -> Iterator[NDArray[np.float32]]:
+    """A score file to fill at once, memory-mapped, [behaviours, blocks, block length]; it appears when it is full."""
+    temporary = directory / f".{SCORES_FILE}"
+    scores = np.lib.format.open_memmap(temporary, mode="w+", dtype=np.float32, shape=shape)
+    yield scores
+    scores.flush()
+    os.replace(temporary, directory / SCORES_FILE)
 
 
 def open_scores(directory: Path) -> NDArray[np.float32]:

@@ -40,11 +40,11 @@ def plot_toxicity_perplexity(rows: Mapping[str, Mapping[str, Any]], path: Path) 
     """Left: what detoxification costs, a point a method. Right: the three toxicity metrics of every method."""
     if not rows:
         raise ValueError("no methods to plot: give at least one row of metrics")
-    figure = _figure(width=13, height=max(5.0, 1.6 + 0.55 * len(rows)))
+    figure = new_figure(width=13, height=max(5.0, 1.6 + 0.55 * len(rows)))
     trade_off, bars = figure.subplots(1, 2)
     _draw_bars(bars, rows)
     _draw_trade_off(trade_off, rows)
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def plot_scores(scores: np.ndarray, threshold: float, path: Path, *, annotated: np.ndarray | None = None) -> None:
@@ -66,7 +66,7 @@ def plot_scores(scores: np.ndarray, threshold: float, path: Path, *, annotated: 
         for flag in counts:
             counts[flag] += np.histogram(inside[toxic == flag], bins=edges)[0]
 
-    figure = _figure(width=9, height=5)
+    figure = new_figure(width=9, height=5)
     axes = figure.subplots()
     if annotated is None:
         groups = [("all tokens", counts[False], BLUE)]
@@ -84,7 +84,7 @@ def plot_scores(scores: np.ndarray, threshold: float, path: Path, *, annotated: 
     axes.set_xlabel("token score (end bins hold everything beyond)")
     axes.set_ylabel("tokens" if annotated is None else "density within each group")
     axes.legend(frameon=False)
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def _pieces(scores: np.ndarray, annotated: np.ndarray | None) -> Iterator[tuple[np.ndarray, np.ndarray]]:
@@ -218,13 +218,13 @@ def _plain(text: str) -> str:
     return text.replace("$", r"\$")
 
 
-def _figure(*, width: float, height: float) -> Figure:
+def new_figure(*, width: float, height: float) -> Figure:
     figure = Figure(figsize=(width, height), dpi=100, layout=ConstrainedLayoutEngine(w_pad=0.1, h_pad=0.1))
     FigureCanvasAgg(figure)
     return figure
 
 
-def _save(figure: Figure, path: Path) -> None:
+def save_figure(figure: Figure, path: Path) -> None:
     png = io.BytesIO()
     figure.savefig(png, format="png", metadata={"Software": None})
     write_atomically(Path(path), png.getvalue())

@@ -86,3 +86,21 @@ def test_empty_records_can_be_skipped(tmp_path):
     (tmp_path / "records.jsonl").write_text('{"text": "a"}\n{"text": ""}\n{"text": "b"}')
     source = LocalSource(files=f"{tmp_path}/records.jsonl", skip_empty=True)
     assert [(d.text, d.record) for d in source] == [("a", 0), ("b", 2)]
+
+
+def test_rationales_mark_the_words_that_half_of_the_annotators_chose(tmp_path):
+    from ifguide.corpus.rationales import RationaleSource
+
+    def record(labels, rationales):
+        return {"post_tokens": ["you", "bad", "cat"], "annotators": {"label": labels}, "rationales": rationales}
+
+    records = [record([0, 2, 1], [[0, 1, 0], [0, 1, 1]]), record([1, 1, 0], []), record([2, 2, 2], [[1, 1, 0]])]
+    path = tmp_path / "posts.jsonl"
+    path.write_text("\n".join(json.dumps(r) for r in records))
+    hate, normal, offensive = RationaleSource(files=str(path))
+    assert (hate.text, hate.label, hate.spans) == ("you bad cat", "toxic", ((4, 7), (8, 11)))
+    assert (normal.label, normal.spans) == ("benign", None)
+    assert offensive.spans == ((0, 3), (4, 7))
+    path.write_text(json.dumps(record([0], [[1]])))
+    with pytest.raises(ValueError, match="one number per word"):
+        list(RationaleSource(files=str(path)))

@@ -1,0 +1,394 @@
+"""Do token scores find what people marked as toxic? Scorers, poolings, students and rivals; writes README.md.
+
+    IFGUIDE_DATASETS=... python experiments/attribution_quality/run.py [size=sample] [override ...]
+
+Variants are chosen on the corpus of `+experiment=real_text` (SemEval's training posts) and reported on a corpus of
+other text (`data=annotated_posts`: SemEval's trial posts, HateXplain) that the proxy never saw, and on HateCheck.
+`size=sample` takes the built-in sample instead of the first and leaves out the rest. Everything is found again in the
+workspace, so an interrupted run continues.
+"""
+
+import json
+import os
+import platform
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from hydra import compose, initialize_config_dir
+from numpy.typing import NDArray
+
+from ifguide.corpus.masks import TokenMask
+from ifguide.corpus.queries import encode_queries
+from ifguide.corpus.sources import read_records
+from ifguide.evaluation.attribution import (
+    SHARES,
+    WORD,
+    attribution_quality,
+    known_tokens,
+    roc_auc,
+    token_texts,
+    word_list_scores,
+    word_log_odds,
+)
+from ifguide.evaluation.fluency import block_losses
+from ifguide.evaluation.token_baselines import (
+    classifier_window_scores,
+    expert_log_ratio_scores,
+    gradient_norm_scores,
+)
+from ifguide.influence.agreement import jaccard
+from ifguide.influence.amortised import Amortised
+from ifguide.influence.direction import load_direction
+from ifguide.influence.pooling import type_sums
+from ifguide.influence.scoring import prepare_scorer, score_blocks
+from ifguide.influence.store import open_scores
+from ifguide.pipeline import Pipeline
+from ifguide.report.attribution import plot_cost, plot_mask_overlap, plot_precision_recall, precision_recall
+from ifguide.workspace import read_manifest
+
+HERE = Path(__file__).parent
+ROOT = HERE.parents[1]
+AMORTISED = ("scorer=amortised",)
+
+# name → overrides; the first is what the others are compared with
+VARIANTS: dict[str, tuple[str, ...]] = {
+    "exact (`jvp`)": (),
+    "positional, aligned": ("scorer=positional",),
+    "positional, as published": ("scorer=positional", "scorer.alignment=as_published"),
+    "exact, damping 0.01": ("curvature.damping=0.01",),
+    "exact, damping 1": ("curvature.damping=1.0",),
+    "exact, diagonal curvature": ("curvature=diagonal",),
+    "exact, no curvature": ("curvature=identity",),
+    "pooled by type": ("pooling=type",),
+    "pooled by type and context": ("pooling=type_context",),
+    "amortised from 0.5 %": (*AMORTISED, "scorer.share=0.005"),
+    "amortised from 1 %": (*AMORTISED, "scorer.share=0.01"),
+    "amortised from 2 %": (*AMORTISED, "scorer.share=0.02"),
+    "amortised from 5 %": AMORTISED,
+    "amortised from 5 %, second sample": (*AMORTISED, "scorer.seed=1"),
+    "amortised from 5 %, third sample": (*AMORTISED, "scorer.seed=2"),
+    "amortised from 10 %": (*AMORTISED, "scorer.share=0.1"),
+    "amortised from 5 %, types alone": (*AMORTISED, "scorer.student.context_weight=0"),
+    "amortised from 5 %, convolutions": ("scorer=amortised_convolution",),
+    "amortised from 10 %, convolutions": ("scorer=amortised_convolution", "scorer.share=0.1"),
+}
+SAMPLE_VARIANTS = ("exact (`jvp`)", "positional, aligned", "pooled by type and context", "amortised from 10 %")
+SAMPLE = ("stage=pooled", "data.sources.sample.size=1500", "data.tokenizer.vocabulary=1024", "curvature.blocks=128")
+
+
+SHOWN = (
+    "exact (`jvp`)",
+    "positional, aligned",
+    "positional, as published",
+    "pooled by type",
+    "pooled by type and context",
+    "amortised from 5 %",
+    "amortised from 5 %, convolutions",
+)
+REPORTED = (
+    "exact (`jvp`)",
+    "positional, aligned",
+    "positional, as published",
+    "pooled by type",
+    "pooled by type and context",
+    "amortised from 5 %",
+    "amortised from 5 %, second sample",
+    "amortised from 5 %, third sample",
+    "amortised from 5 %, convolutions",
+)
+ON_NEW_TEXT = ("exact (`jvp`)", "positional, aligned", "amortised from 5 %", "amortised from 5 %, convolutions")
+KEY = "precision_at_0.01"
+HATECHECK = "toxicity_labelled/hatecheck.jsonl.gz"
+MENTIONS = ("ident_neutral_nh", "ident_pos_nh")
+
+TEXT = """# Attribution quality
+
+**Question.** Do token scores find the tokens that people marked as toxic, do they beat simpler ways to find them, and
+what of their quality is left when only a few per cent of the corpus are scored exactly?
+
+**Command.** `{command}` on {machine}. Intervals (95 %) resample groups of blocks. Cost is the time of scoring
+(for students: exact scores of the share, fit and reading the whole corpus; poolings included) as a share of what exact
+scoring of all tokens takes; proxy, curvature and direction are the same for all.
+{sections}
+{detoxification}"""
+
+DEVELOPMENT = """
+## Where variants were chosen: {corpus}
+
+{tokens:,} tokens, {share:.2%} of those that are known lie in a span that people marked.
+
+{table}
+
+![Precision and recall](precision_recall.png)
+
+![Precision at 1 % against cost](cost.png)
+
+What Algorithm 1 selects:
+
+{masks}
+
+![Overlap of masks](mask_overlap.png)
+
+Token types that promote toxicity most (mean exact score, inner letters hidden): {types}.
+"""
+
+REPORT = """
+## Reported once: {title} in text that the proxy never saw
+
+{share:.2%} of the tokens are marked; benign text is other IMDb reviews.
+
+{table}
+"""
+
+HATE = """
+## HateCheck: sums of scores over a case, hateful against non-hateful
+
+{table}
+"""
+
+
+class Study:
+    """One corpus with its proxy: the scores of every variant and rival, and their quality."""
+
+    def __init__(self, *overrides: str, variants: tuple[str, ...] | None = None) -> None:
+        self.overrides = overrides
+        self.pipelines = {name: self._compose(*VARIANTS[name]) for name in variants or VARIANTS}
+        self.base = next(iter(self.pipelines.values()))
+        self.split, self.tokenizer = self.base.corpus.split("train"), self.base.corpus.tokenizer
+        assert self.split.annotation is not None
+        self.annotation = self.split.annotation[:]
+        self.seconds: dict[str, float] = {}
+
+    def _compose(self, *overrides: str) -> Pipeline:
+        with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+            fixed = ["stage=pooled", "paths.run=unused", *self.overrides]
+            return Pipeline(compose("config", overrides=[*fixed, *overrides]))
+
+    def scores(self, name: str) -> NDArray[np.float32]:
+        """Of a variant; `seconds` then holds what its scores cost, beyond proxy, curvature and direction."""
+        pipeline = self.pipelines[name]
+        artifact = pipeline.pooled()
+        roles = ("exact scores", "student", "scores", "pooled")
+        made = {pipeline.artifacts[role] for role in roles if role in pipeline.artifacts} | {artifact.path}
+        self.seconds[name] = sum(read_manifest(path)["seconds"] for path in made)
+        return open_scores(artifact.path)[0]
+
+    def score_text(self, name: str, ids: NDArray[np.int64]) -> NDArray[np.float32]:
+        """Scores of other blocks, [B, T], with what the variant's scores were made with."""
+        pipeline = self.pipelines[name]
+        pipeline.scores()
+        if isinstance(pipeline.scorer, Amortised):
+            return pipeline.scorer.student.load(pipeline.artifacts["student"]).scores(torch.from_numpy(ids))[0].numpy()
+        model = pipeline._load(pipeline.proxy())
+        direction = load_direction(pipeline.direction().path, model)
+        scorer = prepare_scorer(pipeline.scorer, model, [direction], lambda rows: ids[rows], (1, *ids.shape), 0)
+        return score_blocks(scorer, ids, batch_size=64, device=model.device)[0]
+
+    def mask(self, name: str) -> TokenMask:
+        self.pipelines[name].mask()
+        return self.pipelines[name].train_mask()
+
+    def rivals(self) -> dict[str, Callable[[], NDArray[np.float32]]]:
+        base, split, batch = self.base, self.split, self.base.cfg.influence.batch_size
+        queries = next(iter(base.queries.values()))
+        encoded = encode_queries(queries, self.tokenizer, split.block_length)
+        model = base._load(base.proxy())
+        return {
+            "word list: log-odds between queries": lambda: word_list_scores(
+                split, self.tokenizer, word_log_odds(queries)
+            ),
+            "classifier on ±8 tokens": lambda: classifier_window_scores(split, self.tokenizer, base.classifier),
+            "anti-expert less expert": lambda: expert_log_ratio_scores(model, split, encoded, batch_size=batch),
+            "loss": lambda: block_losses(model, split, batch_size=batch),
+            "gradient norm": lambda: gradient_norm_scores(model, split, batch_size=batch),
+        }
+
+    def quality(self, scores: NDArray[np.float32], source: str | None = None) -> dict[str, Any]:
+        """Against the spans of one source of posts, or of all."""
+        number = None if source is None else self.base.corpus.sources.index(source)
+        return attribution_quality(scores, self.annotation, known_tokens(self.split, number))
+
+
+def table(rows: dict[str, dict[str, Any]], seconds: dict[str, float]) -> str:
+    header = ["", "ROC AUC", *(f"precision at {share:.1%}" for share in SHARES), "cost"]
+    lines = [f"| {' | '.join(header)} |", "|---" * len(header) + "|"]
+    full = next(iter(seconds.values()))
+    for name, row in rows.items():
+        cells = [_with_interval(row, "roc_auc"), *(_with_interval(row, f"precision_at_{s}") for s in SHARES)]
+        cost = f"{seconds[name] / full:.1%}" if name in seconds else "–"
+        lines.append(f"| {name} | {' | '.join(cells)} | {cost} |")
+    return "\n".join(lines)
+
+
+def _with_interval(row: dict[str, Any], key: str) -> str:
+    low, high = row[f"{key}_interval"]
+    return f"{row[key]:.3f} ({low:.3f}–{high:.3f})"
+
+
+def hatecheck(study: Study, names: list[str]) -> dict[str, dict[str, float]]:
+    """Sum of scores over a HateCheck case: hateful against non-hateful, for each variant that can score new text."""
+    base = study.base
+    records = [record for _, record in read_records(Path(base.cfg.paths.datasets) / HATECHECK)]
+    hateful = np.array([record["label_gold"] == "hateful" for record in records])
+    benign_mention = np.array([record["functionality"] in MENTIONS for record in records])
+    encodings = base.corpus.tokenizer.backend_tokenizer.encode_batch(
+        [record["test_case"] for record in records], add_special_tokens=False
+    )
+    width = 1 + max(len(encoding.ids) for encoding in encodings)
+    ids = np.full((len(records), width), base.corpus.tokenizer.eos_token_id, dtype=np.int64)
+    inside = np.zeros(ids.shape, dtype=bool)
+    for row, encoding in enumerate(encodings):
+        ids[row, 1 : 1 + len(encoding.ids)] = encoding.ids
+        inside[row, 1 : 1 + len(encoding.ids)] = True
+    rows: dict[str, dict[str, float]] = {}
+    sums: dict[str, NDArray[np.float64]] = {name: (study.score_text(name, ids) * inside).sum(1) for name in names}
+    words = word_log_odds(next(iter(base.queries.values())))
+    sums["word list: log-odds between queries"] = np.array(
+        [sum(words.get(word.lower(), 0.0) for word in WORD.findall(record["test_case"])) for record in records]
+    )
+    sums["classifier"] = base.classifier([record["test_case"] for record in records])["toxicity"]
+    groups = sorted({record["target_ident"] for record in records if record["target_ident"]})
+    for name, total in sums.items():
+        per_group = []
+        for group in groups:
+            member = np.array([record["target_ident"] == group for record in records])
+            per_group.append(roc_auc(total[member], hateful[member]))
+        threshold = np.median(total[hateful])
+        rows[name] = {
+            "ROC AUC": roc_auc(total, hateful),
+            "lowest of a group": min(per_group),
+            "highest of a group": max(per_group),
+            "benign mentions of identities above the median hateful case": float(
+                (total[benign_mention] > threshold).mean()
+            ),
+        }
+    return rows
+
+
+def mask_quality(study: Study, name: str) -> dict[str, float]:
+    """What Algorithm 1 selects from a variant's scores."""
+    mask, documents = study.mask(name)[:], study.split.documents
+    toxic = (documents["label"] == 1)[study.split.documents_of(np.arange(mask.size))].reshape(mask.shape)
+    known = known_tokens(study.split)
+    return {
+        "tokens": int(mask.sum()),
+        "in toxic posts": float(toxic[mask].mean()),
+        "in toxic spans, of those where spans are known": float(study.annotation[mask & known].mean()),
+        "of toxic spans": float(mask[study.annotation].mean()),
+    }
+
+
+def plain_table(rows: dict[str, dict[str, float]]) -> str:
+    header = list(next(iter(rows.values())))
+    lines = [f"| | {' | '.join(header)} |", "|---" * (len(header) + 1) + "|"]
+    for name, row in rows.items():
+        cells = (f"{value:,}" if isinstance(value, int) else f"{value:.3f}" for value in row.values())
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def top_types(study: Study, scores: NDArray[np.float32], count: int = 40) -> str:
+    """Token types with the highest pooled score, their inner letters masked."""
+    sums, counts = type_sums(scores[None], study.split.tokens, study.base.corpus.vocabulary)
+    texts = token_texts(study.tokenizer)
+    best = np.argsort(-(sums[0] / (counts + 20)))[:count]
+    return ", ".join(f"`{_masked(texts[index])}`" for index in best)
+
+
+def _masked(text: str) -> str:
+    word = text.strip().replace("`", "'").replace("|", "¦") or "␣"
+    return word if len(word) < 3 else f"{word[0]}{'*' * (len(word) - 2)}{word[-1]}"
+
+
+def report_overrides(development: Study) -> list[str]:
+    """Score other text with the development corpus's proxy, which is not trained further."""
+    proxy, tokenizer = development.base.proxy().path, development.base.data().path / "tokenizer"
+    return [
+        "data=annotated_posts", f"data.tokenizer.path={tokenizer}", f"proxy.pretrained={proxy}", "proxy_optim.epochs=0",
+    ]  # fmt: skip
+
+
+def main() -> None:
+    arguments = sys.argv[1:]
+    small = "size=sample" in arguments
+    overrides = [argument for argument in arguments if argument != "size=sample"]
+    output = Path(next((a.removeprefix("output=") for a in overrides if a.startswith("output=")), HERE))
+    overrides = [argument for argument in overrides if not argument.startswith("output=")]
+    output.mkdir(parents=True, exist_ok=True)
+    names = list(SAMPLE_VARIANTS if small else VARIANTS)
+    development = Study(*(SAMPLE if small else ["+experiment=real_text"]), *overrides, variants=tuple(names))
+    print(f"Development corpus: {development.split.shape[0]} blocks", flush=True)
+
+    rows, curves, scores = {}, {}, {}
+    known = known_tokens(development.split)
+    known[:, 0] = False
+    for name in names:
+        scores[name] = development.scores(name)
+        rows[name] = development.quality(scores[name])
+        print(f"{name:50} {rows[name]['roc_auc']:.3f} {rows[name]['precision_at_0.01']:.3f}", flush=True)
+    for name, make in development.rivals().items():
+        started = time.monotonic()
+        values = make()
+        development.seconds[name] = time.monotonic() - started
+        rows[name] = development.quality(values)
+        scores[name] = values
+        print(f"{name:50} {rows[name]['roc_auc']:.3f} {rows[name]['precision_at_0.01']:.3f}", flush=True)
+    for name in [*(n for n in names if n in SHOWN), *(n for n in scores if n not in names)]:
+        curves[name] = precision_recall(scores[name][known], development.annotation[known])
+    plot_precision_recall(
+        curves, rows[names[0]]["annotated_share"], output / "precision_recall.png", title="development corpus"
+    )
+    masked = [name for name in names if name in SHOWN]
+    masks = {name: development.mask(name) for name in masked}
+    overlap = np.array([[jaccard(a, b) for b in masks.values()] for a in masks.values()])
+    plot_mask_overlap(masked, overlap, output / "mask_overlap.png")
+    cost = {
+        name: (
+            development.seconds[name] / development.seconds[names[0]],
+            rows[name][KEY],
+            rows[name][f"{KEY}_interval"],
+        )
+        for name in names
+        if name == names[0] or (name.startswith("amortised from") and "," not in name)
+    }
+    plot_cost(cost, output / "cost.png", label="precision at the top 1 %")
+    sections = [
+        DEVELOPMENT.format(
+            corpus="the built-in sample" if small else "`+experiment=real_text`",
+            tokens=development.split.shape[0] * development.split.shape[1],
+            share=rows[names[0]]["annotated_share"],
+            table=table(rows, development.seconds),
+            masks=plain_table({name: mask_quality(development, name) for name in masked}),
+            types=top_types(development, scores[names[0]]),
+        )
+    ]
+    if not small:
+        report = Study("+experiment=real_text", *report_overrides(development), *overrides, variants=REPORTED)
+        results = {name: report.scores(name) for name in REPORTED}
+        for name, make in report.rivals().items():
+            results[name] = make()
+        for source, title in (("toxic_spans", "SemEval trial posts"), ("hatexplain", "HateXplain posts")):
+            quality = {name: report.quality(values, source) for name, values in results.items()}
+            sections.append(REPORT.format(title=title, share=quality[REPORTED[0]]["annotated_share"],
+                                          table=table(quality, report.seconds)))  # fmt: skip
+        sections.append(HATE.format(table=plain_table(hatecheck(development, list(ON_NEW_TEXT)))))
+    detoxification = HERE / "detoxification.md"
+    text = TEXT.format(
+        command=" ".join(["python experiments/attribution_quality/run.py", *arguments]),
+        machine=f"{os.cpu_count()} CPU cores ({platform.machine()})",
+        sections="\n".join(sections),
+        detoxification=detoxification.read_text(encoding="utf-8") if detoxification.exists() and not small else "",
+    )
+    (output / "README.md").write_text(text, encoding="utf-8")
+    print(text)
+    best = max((n for n in names), key=lambda n: rows[n][KEY])
+    print(json.dumps({"best": best, **{name: {k: v for k, v in row.items()} for name, row in rows.items()}}))
+
+
+if __name__ == "__main__":
+    main()

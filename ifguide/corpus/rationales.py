@@ -1,0 +1,46 @@
+"""Posts whose annotators marked the words that decided their judgement, as in HateXplain."""
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+
+from ifguide.corpus.documents import BENIGN, TOXIC, Document
+from ifguide.corpus.sources import find_files, get_field, merge_spans, read_records
+
+
+class RationaleSource:
+    """Documents of records with `post_tokens`, `annotators.label` and `rationales` (Mathew et al., 2021).
+
+    A post is benign where most annotators gave it a benign label; of any other, those words are toxic that at least
+    half of the rationales hold.
+
+    Args:
+        files: a path or glob, or several.
+        benign: the benign labels (HateXplain: 1 is normal).
+        name: name of the source in the document index.
+
+    Raises:
+        ValueError: no such file, or a rationale of another length than its post.
+    """
+
+    def __init__(self, *, files: str | Sequence[str], benign: Sequence[int] = (1,), name: str = "rationales") -> None:
+        self.files, self.benign, self.name = find_files(files), tuple(benign), name
+
+    def __iter__(self) -> Iterator[Document]:
+        record = 0
+        for file in self.files:
+            for place, values in read_records(file):
+                words, rationales = (get_field(values, key, place) for key in ("post_tokens", "rationales"))
+                if any(len(rationale) != len(words) for rationale in rationales):
+                    raise ValueError(f"{place}: a rationale has one number per word of its post")
+                labels = Counter(label in self.benign for label in get_field(values, "annotators.label", place))
+                text, spans, end = " ".join(words), [], 0
+                for index, word in enumerate(words):
+                    marks = sum(rationale[index] for rationale in rationales)
+                    if rationales and 2 * marks >= len(rationales):
+                        spans.append((end, end + len(word)))
+                    end += len(word) + 1
+                if labels[True] > labels[False]:
+                    yield Document(text, self.name, record, BENIGN, None)
+                else:
+                    yield Document(text, self.name, record, TOXIC, merge_spans(spans, len(text)))
+                record += 1

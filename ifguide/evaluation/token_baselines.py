@@ -1,0 +1,89 @@
+"""Rivals of influence scores: other ways to tell which training tokens are toxic. Each gives [blocks, T] scores.
+
+A list of words is in `ifguide.evaluation.attribution`, losses are in `ifguide.evaluation.fluency`.
+"""
+
+import copy
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from tqdm.auto import tqdm
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
+
+from ifguide.classifiers.base import TOXICITY, Classifier
+from ifguide.corpus.blocks import Split
+from ifguide.corpus.queries import EncodedQuery
+from ifguide.evaluation.attribution import token_texts
+from ifguide.evaluation.fluency import block_losses
+from ifguide.objectives.language_modeling import token_losses
+
+
+def classifier_window_scores(
+    split: Split, tokenizer: PreTrainedTokenizerFast, classifier: Classifier, *, window: int = 8, stride: int = 4
+) -> NDArray[np.float32]:
+    """Probability that the text of the ±`window` tokens around is toxic, taken at every `stride`-th token."""
+    pieces = np.array(token_texts(tokenizer), dtype=object)
+    length = split.block_length
+    centres = np.arange(stride // 2, length, stride)
+    scores = np.zeros(split.shape, dtype=np.float32)
+    nearest = np.minimum(np.arange(length) // stride, len(centres) - 1)
+    for first in tqdm(range(0, len(split), 256), desc="Windows", leave=False, disable=None):
+        blocks = pieces[split.tokens(slice(first, min(first + 256, len(split))))]
+        texts = ["".join(row[max(0, c - window) : c + window + 1]) for row in blocks for c in centres]
+        probabilities = classifier(texts)[TOXICITY].reshape(len(blocks), len(centres))
+        scores[first : first + len(blocks)] = probabilities[:, nearest]
+    scores[:, 0] = 0
+    return scores
+
+
+@torch.no_grad()
+def gradient_norm_scores(model: PreTrainedModel, split: Split, *, batch_size: int) -> NDArray[np.float32]:
+    """Norm of the gradient of each token's loss with respect to its logits' hidden state, ‖Uᵀ(p − 1ₓ)‖."""
+    model.eval()
+    weight = model.get_output_embeddings().weight
+    scores = np.zeros(split.shape, dtype=np.float32)
+    for first in tqdm(range(0, len(split), batch_size), desc="Gradient norms", leave=False, disable=None):
+        ids = torch.from_numpy(split.tokens(slice(first, min(first + batch_size, len(split))))).to(model.device)
+        logits = model(input_ids=ids, use_cache=False).logits[:, :-1]
+        gradient = logits.softmax(-1) @ weight - weight[ids[:, 1:]]
+        scores[first : first + len(ids), 1:] = gradient.norm(dim=-1).float().cpu().numpy()
+    return scores
+
+
+def expert_log_ratio_scores(
+    model: PreTrainedModel,
+    split: Split,
+    queries: Sequence[EncodedQuery],
+    *,
+    batch_size: int,
+    epochs: int = 1,
+    learning_rate: float = 1e-3,
+    seed: int = 0,
+) -> NDArray[np.float32]:
+    """log p(token) of an anti-expert less that of an expert: copies of the model fine-tuned on toxic and on non-toxic
+    queries (continuations count, prompts do not)."""
+    losses = {}
+    for toxic in (True, False):
+        torch.manual_seed(seed)
+        expert = copy.deepcopy(model).train()
+        chosen = [query for query in queries if query.toxic == toxic]
+        optimizer = torch.optim.AdamW(expert.parameters(), lr=learning_rate)
+        for epoch in range(epochs):
+            order = np.random.default_rng([seed, epoch]).permutation(len(chosen))
+            for first in range(0, len(order), batch_size):
+                batch = [chosen[index] for index in order[first : first + batch_size]]
+                ids = torch.zeros(len(batch), max(len(query.input_ids) for query in batch), dtype=torch.long)
+                counted = torch.zeros(ids.shape)
+                for row, query in enumerate(batch):
+                    ids[row, : len(query.input_ids)] = torch.from_numpy(query.input_ids)
+                    counted[row, : len(query.input_ids)] = torch.from_numpy(query.continuation)
+                ids, counted = ids.to(model.device), counted.to(model.device)
+                loss = token_losses(expert(input_ids=ids, use_cache=False).logits, ids)
+                ((loss * counted).sum() / counted.sum()).backward()
+                torch.nn.utils.clip_grad_norm_(expert.parameters(), 1.0)
+                optimizer.step()
+                optimizer.zero_grad()
+        losses[toxic] = block_losses(expert, split, batch_size=batch_size)
+    return losses[False] - losses[True]

@@ -1,0 +1,75 @@
+"""Figures of attribution quality: precision–recall curves, overlap of masks, cost against precision."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ifguide.report.plots import BLUE, GREEN, INK, ORANGE, VERMILION, new_figure, save_figure
+
+COLOURS = (BLUE, VERMILION, GREEN, ORANGE, "#CC79A7", "#56B4E9", INK)
+DASHES = ("-", "--", ":", "-.")
+
+
+def precision_recall(scores: NDArray[np.float32], positive: NDArray[np.bool_]) -> tuple[NDArray, NDArray]:
+    """Recall and precision as the threshold goes down through [n] scores."""
+    order = np.argsort(-scores, kind="stable")
+    found = np.cumsum(positive[order])
+    return found / found[-1], found / np.arange(1, len(found) + 1)
+
+
+def plot_precision_recall(
+    curves: Mapping[str, tuple[NDArray, NDArray]], base_rate: float, path: Path, *, title: str = ""
+) -> None:
+    """Recall against precision, name → (recall, precision) of the same tokens."""
+    figure = new_figure(width=9, height=5.5)
+    axes = figure.subplots()
+    for index, (name, (recall, precision)) in enumerate(curves.items()):
+        # equal steps of log recall: the interesting end is that of few tokens
+        places = np.unique(np.searchsorted(recall, np.geomspace(1e-3, 1, 400)).clip(max=len(recall) - 1))
+        places = places[places >= 50]
+        style = DASHES[index // len(COLOURS) % len(DASHES)]
+        axes.plot(recall[places], precision[places], style, color=COLOURS[index % len(COLOURS)], label=name, lw=1.6)
+    axes.axhline(base_rate, color=INK, lw=0.8, ls=":")
+    axes.annotate("chance", (1.0, base_rate), (0, 3), textcoords="offset points", ha="right", fontsize=8)
+    axes.set_xlabel("recall of tokens that people marked")
+    axes.set_ylabel("precision")
+    axes.set_ylim(0, None)
+    axes.grid(alpha=0.25)
+    axes.set_title(title, loc="left", fontsize=10)
+    axes.legend(frameon=False, fontsize=8)
+    save_figure(figure, path)
+
+
+def plot_mask_overlap(names: Sequence[str], jaccard: NDArray[np.float64], path: Path) -> None:
+    """Jaccard index of every two masks, [n, n]."""
+    figure = new_figure(width=3 + 0.75 * len(names), height=2 + 0.6 * len(names))
+    axes = figure.subplots()
+    axes.imshow(jaccard, cmap="Blues", vmin=0, vmax=1)
+    for row in range(len(names)):
+        for column in range(len(names)):
+            value = jaccard[row, column]
+            axes.text(column, row, f"{value:.2f}", ha="center", va="center", color="white" if value > 0.6 else INK)
+    axes.set_xticks(range(len(names)), names, rotation=30, ha="right", fontsize=8)
+    axes.set_yticks(range(len(names)), names, fontsize=8)
+    axes.set_title("overlap of masks (Jaccard index)", loc="left", fontsize=10)
+    save_figure(figure, path)
+
+
+def plot_cost(points: Mapping[str, tuple[float, float, Sequence[float]]], path: Path, *, label: str) -> None:
+    """Cost, as a share of exact scoring's, against a metric with its interval: name → (cost, value, interval)."""
+    figure = new_figure(width=9, height=5)
+    axes = figure.subplots()
+    for index, (name, (cost, value, (low, high))) in enumerate(points.items()):
+        colour = COLOURS[index % len(COLOURS)]
+        middle, half = (low + high) / 2, (high - low) / 2
+        axes.errorbar(cost, middle, yerr=half, fmt="none", ecolor=colour, capsize=3)
+        axes.plot(cost, value, "o", color=colour)
+        axes.annotate(name, (cost, value), (7, 4), textcoords="offset points", fontsize=8)
+    axes.set_xscale("log")
+    axes.set_xlabel("cost of scoring, exact scores of all tokens = 1")
+    axes.set_ylabel(label)
+    axes.margins(0.15)
+    axes.grid(alpha=0.25)
+    save_figure(figure, path)

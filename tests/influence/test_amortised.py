@@ -1,0 +1,61 @@
+import numpy as np
+import pytest
+import torch
+
+from ifguide.influence.amortised import Amortised, ConvolutionStudent
+from ifguide.influence.pooling import TypePooling
+from ifguide.influence.scorers import JVP
+
+VOCABULARY = 40
+STUDENTS = {"types": TypePooling(context_weight=0), "convolutions": ConvolutionStudent(epochs=8)}
+
+
+@pytest.fixture(scope="module")
+def corpus():
+    """Scores that are the worth of the token's type, for two behaviours, under noise three times as large."""
+    generator = np.random.default_rng(0)
+    ids = generator.integers(0, VOCABULARY, (1500, 32))
+    worth = generator.normal(size=(2, VOCABULARY))[:, ids]
+    worth[:, :, 0] = 0
+    noise = 3 * generator.normal(size=worth.shape) * (np.arange(32) > 0)
+    return ids, worth, (worth + noise).astype(np.float32)
+
+
+def fit(student, ids, scores):
+    return student.fit(scores, lambda rows: ids[rows], VOCABULARY)[0]
+
+
+def correlation(a, b):
+    return np.corrcoef(a[:, 1:].ravel(), b[:, 1:].ravel())[0, 1]
+
+
+@pytest.mark.parametrize("student", STUDENTS.values(), ids=STUDENTS)
+def test_a_student_of_few_scores_is_closer_to_the_truth_than_the_scores(corpus, student):
+    ids, worth, scores = corpus
+    fitted = fit(student, ids[:1200], scores[:, :1200])
+    unseen = fitted.scores(torch.from_numpy(ids[1200:])).numpy()
+    assert unseen.shape == scores[:, 1200:].shape and (unseen[..., 0] == 0).all()
+    for ours, exact, truth in zip(unseen, scores[:, 1200:], worth[:, 1200:], strict=True):
+        assert correlation(ours, truth) > 0.7 > 0.4 > correlation(exact, truth)
+        assert ours.std() > 0.1 * truth.std()  # in the units of scores
+
+
+@pytest.mark.parametrize("student", STUDENTS.values(), ids=STUDENTS)
+def test_a_fit_is_reproducible_survives_saving_and_does_not_depend_on_batches(corpus, tmp_path, student):
+    ids, _, scores = corpus
+    some = torch.from_numpy(ids[:8])
+    first, again = (fit(student, ids[:64], scores[:, :64]) for _ in range(2))
+    first.save(tmp_path)
+    together = first.scores(some)
+    assert torch.equal(together, again.scores(some)) and torch.equal(together, student.load(tmp_path).scores(some))
+    apart = torch.cat([first.scores(some[i : i + 1]) for i in range(8)], dim=1)
+    assert torch.allclose(together, apart, atol=1e-4 * float(together.std()))
+
+
+def test_bad_settings_are_refused():
+    with pytest.raises(ValueError, match=r"scorer.share=1\.0"):
+        Amortised(JVP(), TypePooling(), share=1.0)
+    with pytest.raises(ValueError, match="odd"):
+        ConvolutionStudent(kernels=[4])
+    with pytest.raises(ValueError, match="width=0"):
+        ConvolutionStudent(width=0)
