@@ -164,7 +164,7 @@ class Study:
 
     def _compose(self, *overrides: str) -> Pipeline:
         with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-            fixed = ["stage=pooled", "paths.run=unused", *self.overrides]
+            fixed = ["stage=pooled", "paths.run=outputs/attribution_quality", *self.overrides]
             return Pipeline(compose("config", overrides=[*fixed, *overrides]))
 
     def scores(self, name: str) -> NDArray[np.float32]:

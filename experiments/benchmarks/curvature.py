@@ -5,8 +5,8 @@
 Overrides are those of run.py, as in `+experiment=real_text`; without them, the built-in sample and its proxy. For each
 number of blocks: rank correlation of the final token scores, and overlap of their masks, with those of a fit on twice
 as many blocks (which holds the smaller sample). For each strategy and damping: the same against the default, and how
-well the scores find the tokens that are known to be toxic. For restricted layers: the same, and what
-scoring then costs.
+well the scores find the tokens that are known to be toxic. For restricted layers: the same (what scoring then costs is
+in scoring.py).
 Scores are of the same 512 blocks throughout. Stages that a run has built are found in its workspace.
 """
 
@@ -17,6 +17,7 @@ import tempfile
 import time
 import warnings
 from collections.abc import Sequence
+from contextlib import redirect_stdout
 from pathlib import Path
 
 import numpy as np
@@ -49,7 +50,6 @@ class Study:
         queries = next(iter(pipeline.queries.values()))
         encoded = encode_queries(queries, pipeline.corpus.tokenizer, self.split.block_length)
         self.gradients = query_gradient(self.proxy(), encoded, batch_size=self.batch)
-        self.seconds = 0.0  # of the last scoring
 
     def proxy(self):
         return self.pipeline._load(self.pipeline.proxy())
@@ -71,10 +71,7 @@ class Study:
         scorer = prepare_scorer(
             FiniteDifference(), model, [direction], lambda rows: self.ids[rows], (1, *self.ids.shape), 0
         )
-        start = time.monotonic()
-        scores = score_blocks(scorer, self.ids, batch_size=self.batch, device=model.device)[0]
-        self.seconds = time.monotonic() - start
-        return scores
+        return score_blocks(scorer, self.ids, batch_size=self.batch, device=model.device)[0]
 
     def mask(self, scores: np.ndarray):
         return self.pipeline.selection(scores).mask
@@ -114,7 +111,8 @@ def main() -> None:
         pipeline = Pipeline(compose("config", overrides=overrides))
     default = pipeline.curvature
     with tempfile.TemporaryDirectory() as folder:
-        study = Study(pipeline, Path(folder))
+        with redirect_stdout(sys.stderr):  # what is printed is the result
+            study = Study(pipeline, Path(folder))
         counts = [blocks for blocks in BLOCKS if blocks <= len(study.split)]
         scores, seconds = {}, {}
         for blocks in counts:
@@ -150,7 +148,7 @@ def main() -> None:
         }.items():
             ours = study.score(default, factors, list(tracked_layers(study.proxy(), **options)))
             agreement = study.agreement(ours, reference) | study.quality(ours)
-            restricted.append({"layers": name, **agreement, "scoring seconds": study.seconds})
+            restricted.append({"layers": name, **agreement})
     print(f"Strategies and relative dampings, fitted on {default.blocks} blocks\n\n{table(strategies)}\n")
     print(f"Layers, with finite differences\n\n{table(restricted)}\n")
     chosen = next(

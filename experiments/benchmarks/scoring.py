@@ -6,12 +6,12 @@
 Same model (GPT-NeoX, random weights: 6 layers of 128 in float32 on CPUs, the shape of Pythia-160M in bfloat16 on a
 GPU), blocks, tracked layers, direction and dtype, one process, runs interleaved, medians. kronfluence runs with
 aggregated queries, per-token scores and SDPA attention; every scorer gets its best batch size from the same short
-sweep. A run on one batch is subtracted from every time, so that query gradients and set-up do not count. Peak memory is
-that of a fresh process above what it holds with the model loaded, at the scorer's own batch and at the largest, which
-is the same for all. `reference` is `torch.func.jvp` of the unchanged model, timed with `timed=all` only, as
-`positional` is. FLOP/s count the arithmetic that a scorer cannot do without. Agreement is measured against `reference`
-on the same blocks; on trained models every run's manifest says it of finite differences. Last, several directions in
-one pass beside as many passes.
+sweep. A run on one batch is subtracted from every time, so that query gradients and set-up do not count. Peak memory
+is that of a fresh process above what it holds with the model loaded, at the scorer's own batch and at the largest,
+which is the same for all. `reference` is `torch.func.jvp` of the unchanged model, timed with `timed=all` only, as
+`positional` is, and finite differences of a direction restricted to the upper layers. FLOP/s count the arithmetic
+that a scorer cannot do without. Agreement is measured against `reference` on the same blocks; on trained models every
+run's manifest says it of finite differences. Last, several directions in one pass beside as many passes.
 """
 
 import copy
@@ -47,6 +47,7 @@ SCORERS = {
     "positional": Positional(),
     "reference": JVP(form="reference"),
 }
+RESTRICTED = {"finite_difference, last 2 blocks": 2}  # timed with timed=all; lower blocks are computed once
 TIMED = ("kronfluence", "finite_difference", "jvp")
 BATCH_TOKENS = (16384, 65536) if DEVICE == "cuda" else (2048, 4096, 8192)
 DIRECTIONS = 4
@@ -111,7 +112,11 @@ def make_scorers(length: int, vocabulary: int, folder: str, names: list[str]) ->
     sample = draw_blocks(max(1, 2048 // length), length, vocabulary).to(DEVICE)
 
     def in_batches(name: str) -> Callable:
-        prepared = SCORERS[name].prepare(copy.deepcopy(model), [direction], sample)
+        moved = direction
+        if name in RESTRICTED:
+            kept = tracked_layers(model, last_blocks=RESTRICTED[name])
+            moved = {key: value for key, value in direction.items() if key.rpartition(".")[0] in kept}
+        prepared = SCORERS[name.split(",")[0]].prepare(copy.deepcopy(model), [moved], sample)
         return lambda blocks, batch: torch.cat([prepared(part.to(DEVICE))[0].cpu() for part in blocks.split(batch)])
 
     return {name: Kronfluence(model, query, folder) if name == "kronfluence" else in_batches(name) for name in names}
@@ -132,11 +137,13 @@ def flops_per_token(name: str, length: int, vocabulary: int) -> float:
     linear, attention, head = 2 * 12 * WIDTH**2 * LAYERS, 2 * length * WIDTH * LAYERS, 2 * vocabulary * WIDTH
     passes = {"finite_difference": (2, 2), "jvp": (3, 3), "reference": (3, 3)}  # of linear layers and of attention
     linears, attentions = passes.get(name.split(",")[0], (3, 3.5))
+    if name in RESTRICTED:  # all blocks once, the upper ones once more
+        linears = attentions = 1 + RESTRICTED[name] / LAYERS
     return linears * linear + attentions * attention + 2 * head
 
 
 def measure_speed(length: int, vocabulary: int, repeats: int, every: bool) -> dict[str, dict[str, float]]:
-    names = ["kronfluence", *SCORERS]
+    names = ["kronfluence", *SCORERS, *(RESTRICTED if every else ())]
     with tempfile.TemporaryDirectory() as folder:
         scorers = make_scorers(length, vocabulary, folder, names)
         sizes = sorted({max(1, tokens // length) for tokens in BATCH_TOKENS})

@@ -1,0 +1,5 @@
+"""The stages of a run."""
+
+from ifguide.pipeline.target import Pipeline
+
+__all__ = ["Pipeline"]

@@ -1,0 +1,173 @@
+"""What all stages share: a configuration's parts, the corpus, training, and how an artifact is built or found."""
+
+from collections.abc import Mapping
+from functools import cache, cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+from transformers import PreTrainedModel
+
+from ifguide.corpus.blocks import Corpus
+from ifguide.corpus.masks import TokenMask
+from ifguide.corpus.queries import Query, check_disjoint, check_queries
+from ifguide.corpus.sources import by_content
+from ifguide.corpus.tokenizers import check_same_tokenizer
+from ifguide.models import check_context, check_pretrained, load_model
+from ifguide.training.fit import remove_checkpoints, train
+from ifguide.workspace import Artifact, Workspace, global_rank
+
+INFLUENCE_STAGES = ("factors", "direction", "scores", "pooled", "mask")
+STAGES = ("data", "proxy", *INFLUENCE_STAGES, "model", "evaluate")
+MASK_FILE = "mask.npy"
+
+
+class Stages:
+    """One configuration: its parts, its corpus, and the building of artifacts.
+
+    Each stage returns an artifact, built or found in the workspace. What decides an artifact's content is written out
+    in its `settings`; hardware, batch sizes of inference and shard sizes never are.
+
+    Args:
+        cfg: the composed configuration (`conf/config.yaml`).
+
+    Raises:
+        ValueError: anything a user can get wrong, before any long work starts.
+    """
+
+    def __init__(self, cfg: DictConfig) -> None:
+        if cfg.stage not in STAGES:
+            raise ValueError(f"stage={cfg.stage}; known: {', '.join(STAGES)}")
+        self.cfg = cfg
+        self.artifacts: dict[str, Path] = {}  # what was built or found so far, by role
+        self.workspace = Workspace(cfg.paths.workspace, verify=cfg.paths.verify)
+        self.hardware = instantiate(cfg.trainer)
+        self.objective = instantiate(cfg.objective)
+        self.optimizations = {
+            "model": ("optim", instantiate(cfg.optim)),
+            "proxy": ("proxy_optim", instantiate(cfg.proxy_optim)),
+        }
+        self.curvature, self.scorer, self.selection = (
+            instantiate(cfg[k]) for k in ("curvature", "scorer", "selection")
+        )
+        self.pooling = instantiate(cfg.pooling) or None
+        self.build_corpus = instantiate(cfg.data)
+        self.callbacks = instantiate(cfg.callbacks, _convert_="all")
+        # such a callback adds to the model's artifact, so it belongs to its fingerprint; the proxy goes without
+        self._leaving_files = [name for name, callback in self.callbacks.items() if hasattr(callback, "leaves_files")]
+        for key, (_, optimization) in self.optimizations.items():
+            self.hardware.accumulate(optimization.batch_size)
+            check_pretrained(cfg[key].pretrained, key)
+            if optimization.epochs == 0 and cfg[key].pretrained is None:
+                raise ValueError(f"{key} is trained for 0 epochs from nothing; set {key}.pretrained or its epochs")
+        if self.objective.uses_mask or cfg.stage in INFLUENCE_STAGES:
+            for queries in self.queries.values():
+                check_queries(queries)
+        if cfg.stage == "evaluate":
+            instantiate(cfg.decoding)
+            assert self.task.prompts and self.classifier.name
+            if self.objective.uses_mask:
+                for queries in self.queries.values():
+                    check_disjoint(queries, self.task.prompts)
+
+    @cached_property
+    def queries(self) -> dict[str, list[Query]]:
+        """Behaviour → its toxic and non-toxic queries."""
+        return {name: instantiate(queries) for name, queries in self.cfg.behaviours.items()}
+
+    @cached_property
+    def task(self) -> Any:
+        return instantiate(self.cfg.evaluation)
+
+    @cached_property
+    def classifier(self) -> Any:
+        return instantiate(self.cfg.classifier)
+
+    @cached_property
+    def corpus(self) -> Corpus:
+        return Corpus(self.data().path)
+
+    @cache  # noqa: B019 (a pipeline lives as long as its run)
+    def data(self) -> Artifact:
+        artifact = self._build("data", 1, settings=self._settings("data"), inputs={}, builder=self.build_corpus)
+        corpus = Corpus(artifact.path)
+        for key in ("model", "proxy"):
+            # before anything is trained; the models themselves are built on no device, so this takes no memory
+            check_same_tokenizer(self.cfg[key].pretrained, corpus.tokenizer, key)
+            if self.cfg[key].pretrained is None:
+                with torch.device("meta"):
+                    model = self._new_model(key, corpus)
+                check_context(model, corpus.info["block_length"])
+        return artifact
+
+    def _trained(self, key: str, objective: Mapping[str, Any], mask: Artifact | None) -> Artifact:
+        """Train the model of `cfg[key]`; equal settings give one artifact, whoever asks for it."""
+        optim_key, optimization = self.optimizations[key]
+        settings = {
+            "model": self._settings(key, without=("attention", "trust_remote_code")),
+            "optim": self._settings(optim_key),
+            "objective": objective,
+            "precision": self.hardware.precision,
+        }
+        callbacks = list(self.callbacks.values())
+        if key == "model":
+            settings |= {name: self._settings("callbacks")[name] for name in self._leaving_files}
+        else:
+            callbacks = [callback for name, callback in self.callbacks.items() if name not in self._leaving_files]
+        inputs = {"data": self.data()} | ({} if mask is None else {"mask": mask})
+
+        def build(directory: Path) -> dict[str, Any]:
+            tokenizer, model = self.corpus.tokenizer, self._new_model(key, self.corpus)
+            check_context(model, self.corpus.info["block_length"])
+            facts = train(
+                model,
+                instantiate(objective),
+                optimization,
+                self.hardware,
+                blocks=self.corpus.split("train"),
+                mask=None if mask is None else TokenMask.open(mask.path / MASK_FILE, self.corpus.info["block_length"]),
+                validation=self.corpus.split("validation"),
+                seed=self.cfg[key].seed,
+                directory=directory,
+                logger=self._logger(key),
+                callbacks=callbacks,
+                tokenizer=tokenizer,
+            )
+            facts["parameters"] = sum(parameter.numel() for parameter in model.parameters())
+            if global_rank() == 0:
+                model.save_pretrained(directory)
+                tokenizer.save_pretrained(directory)
+                remove_checkpoints(directory)
+            return facts
+
+        return self._build(
+            "model", 1, role=key, settings=settings, inputs=inputs, builder=build, resumable=True, collective=True
+        )
+
+    def _new_model(self, key: str, corpus: Corpus) -> PreTrainedModel:
+        return instantiate(self.cfg[key], vocabulary=corpus.vocabulary, end_of_text=corpus.tokenizer.eos_token_id)
+
+    def _logger(self, key: str) -> Any:
+        logger = instantiate(self.cfg.logger, name=key)
+        logger.log_hyperparams(OmegaConf.to_container(self.cfg, resolve=True))
+        return logger
+
+    def _load(self, artifact: Artifact) -> PreTrainedModel:
+        trusted = self.cfg.model.trust_remote_code
+        return load_model(artifact.path, trust_remote_code=trusted).to(self.hardware.device).eval()
+
+    def _build(self, stage: str, version: int, *, role: str | None = None, **options: Any) -> Artifact:
+        artifact = self.workspace.build(stage, version=version, **options)
+        role = role or stage
+        if global_rank() == 0 and role not in self.artifacts:
+            self.artifacts[role] = artifact.path
+            seconds = "found" if artifact.reused else f"{artifact.manifest['seconds']:.0f} s"
+            print(f"{role:12} {artifact.path}  ({seconds})", flush=True)
+        return artifact
+
+    def _settings(self, key: str, without: tuple[str, ...] = ()) -> Any:
+        """Resolved settings of one part of the configuration, with files replaced by what they hold."""
+        values: Any = OmegaConf.to_container(self.cfg[key], resolve=True)
+        return by_content({name: value for name, value in values.items() if name not in without})
