@@ -108,7 +108,7 @@ def main() -> None:
         penalty=manifests["model"]["settings"]["objective"]["penalty"],
         seeds=", ".join(map(str, SEEDS)),
         classifier=manifests["evaluation"]["settings"]["classifier"],
-        overrides="".join(f" {override}" for override in overrides),
+        overrides="".join(f" {o}" for o in overrides if not o.startswith(("paths.", "trainer."))),
         table="\n".join(lines),
         findings=findings(cells),
     )

@@ -303,6 +303,11 @@ def _masked(text: str) -> str:
     return word if len(word) < 3 else f"{word[0]}{'*' * (len(word) - 2)}{word[-1]}"
 
 
+def shown(arguments: list[str]) -> list[str]:
+    """The arguments that decide what is measured, not where it lies."""
+    return [argument for argument in arguments if not argument.startswith(("output=", "paths.", "trainer."))]
+
+
 def report_overrides(development: Study) -> list[str]:
     """Score other text with the development corpus's proxy, which is not trained further."""
     proxy, tokenizer = development.base.proxy().path, development.base.data().path / "tokenizer"
@@ -339,7 +344,7 @@ def main() -> None:
     for name in [*(n for n in names if n in SHOWN), *(n for n in scores if n not in names)]:
         curves[name] = precision_recall(scores[name][known], development.annotation[known])
     plot_precision_recall(
-        curves, rows[names[0]]["annotated_share"], output / "precision_recall.png", title="development corpus"
+        curves, rows[names[0]]["annotated_share"], output / "precision_recall.png", title="where variants were chosen"
     )
     masked = [name for name in names if name in SHOWN]
     masks = {name: development.mask(name) for name in masked}
@@ -377,7 +382,7 @@ def main() -> None:
         sections.append(HATE.format(table=plain_table(hatecheck(development, list(ON_NEW_TEXT)))))
     detoxification = HERE / "detoxification.md"
     text = TEXT.format(
-        command=" ".join(["python experiments/attribution_quality/run.py", *arguments]),
+        command=" ".join(["python experiments/attribution_quality/run.py", *shown(arguments)]),
         machine=f"{os.cpu_count()} CPU cores ({platform.machine()})",
         sections="\n".join(sections),
         detoxification=detoxification.read_text(encoding="utf-8") if detoxification.exists() and not small else "",

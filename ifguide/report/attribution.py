@@ -30,7 +30,9 @@ def plot_precision_recall(
         places = np.unique(np.searchsorted(recall, np.geomspace(1e-3, 1, 400)).clip(max=len(recall) - 1))
         places = places[places >= 50]
         style = DASHES[index // len(COLOURS) % len(DASHES)]
-        axes.plot(recall[places], precision[places], style, color=COLOURS[index % len(COLOURS)], label=name, lw=1.6)
+        axes.plot(
+            recall[places], precision[places], style, color=COLOURS[index % len(COLOURS)], label=_plain(name), lw=1.6
+        )
     axes.axhline(base_rate, color=INK, lw=0.8, ls=":")
     axes.annotate("chance", (1.0, base_rate), (0, 3), textcoords="offset points", ha="right", fontsize=8)
     axes.set_xlabel("recall of tokens that people marked")
@@ -51,8 +53,9 @@ def plot_mask_overlap(names: Sequence[str], jaccard: NDArray[np.float64], path: 
         for column in range(len(names)):
             value = jaccard[row, column]
             axes.text(column, row, f"{value:.2f}", ha="center", va="center", color="white" if value > 0.6 else INK)
-    axes.set_xticks(range(len(names)), names, rotation=30, ha="right", fontsize=8)
-    axes.set_yticks(range(len(names)), names, fontsize=8)
+    labels = [_plain(name) for name in names]
+    axes.set_xticks(range(len(names)), labels, rotation=30, ha="right", fontsize=8)
+    axes.set_yticks(range(len(names)), labels, fontsize=8)
     axes.set_title("overlap of masks (Jaccard index)", loc="left", fontsize=10)
     save_figure(figure, path)
 
@@ -66,10 +69,14 @@ def plot_cost(points: Mapping[str, tuple[float, float, Sequence[float]]], path: 
         middle, half = (low + high) / 2, (high - low) / 2
         axes.errorbar(cost, middle, yerr=half, fmt="none", ecolor=colour, capsize=3)
         axes.plot(cost, value, "o", color=colour)
-        axes.annotate(name, (cost, value), (7, 4), textcoords="offset points", fontsize=8)
+        axes.annotate(_plain(name), (cost, value), (7, 4), textcoords="offset points", fontsize=8)
     axes.set_xscale("log")
     axes.set_xlabel("cost of scoring, exact scores of all tokens = 1")
     axes.set_ylabel(label)
     axes.margins(0.15)
     axes.grid(alpha=0.25)
     save_figure(figure, path)
+
+
+def _plain(name: str) -> str:
+    return name.replace("`", "")
