@@ -45,7 +45,7 @@ from ifguide.influence.agreement import jaccard
 from ifguide.influence.amortised import Amortised
 from ifguide.influence.direction import load_direction
 from ifguide.influence.pooling import type_sums
-from ifguide.influence.scoring import prepare_scorer, score_blocks
+from ifguide.influence.scoring import prepare_scorer, sample_rows, score_blocks
 from ifguide.influence.store import open_scores
 from ifguide.pipeline import Pipeline
 from ifguide.report.attribution import plot_cost, plot_mask_overlap, plot_precision_recall, precision_recall
@@ -101,8 +101,7 @@ REPORTED = (
 )
 ON_NEW_TEXT = ("exact (`jvp`)", "positional, aligned", "amortised from 5 %", "amortised from 5 %, convolutions")
 KEY = "precision_at_0.01"
-HATECHECK = "toxicity_labelled/hatecheck.jsonl.gz"
-MENTIONS = ("ident_neutral_nh", "ident_pos_nh")
+MADLIBS = 10_000
 
 TEXT = """# Attribution quality
 
@@ -143,8 +142,10 @@ REPORT = """
 {table}
 """
 
-HATE = """
-## HateCheck: sums of scores over a case, hateful against non-hateful
+CASES = """
+## {title}
+
+Scores are summed over a text.
 
 {table}
 """
@@ -228,44 +229,64 @@ def _with_interval(row: dict[str, Any], key: str) -> str:
     return f"{row[key]:.3f} ({low:.3f}–{high:.3f})"
 
 
-def hatecheck(study: Study, names: list[str]) -> dict[str, dict[str, float]]:
-    """Sum of scores over a HateCheck case: hateful against non-hateful, for each variant that can score new text."""
+def case_quality(
+    study: Study, names: list[str], texts: list[str], bad: NDArray[np.bool_], groups: NDArray[np.str_]
+) -> dict[str, dict[str, float]]:
+    """Sums of scores over short texts, bad against good ones, for each variant that can score new text.
+
+    Args:
+        texts, bad, groups: the cases; a group is whom a case speaks of, empty where nobody.
+    """
     base = study.base
-    records = [record for _, record in read_records(Path(base.cfg.paths.datasets) / HATECHECK)]
-    hateful = np.array([record["label_gold"] == "hateful" for record in records])
-    benign_mention = np.array([record["functionality"] in MENTIONS for record in records])
-    encodings = base.corpus.tokenizer.backend_tokenizer.encode_batch(
-        [record["test_case"] for record in records], add_special_tokens=False
-    )
+    encodings = base.corpus.tokenizer.backend_tokenizer.encode_batch(texts, add_special_tokens=False)
     width = 1 + max(len(encoding.ids) for encoding in encodings)
-    ids = np.full((len(records), width), base.corpus.tokenizer.eos_token_id, dtype=np.int64)
+    ids = np.full((len(texts), width), base.corpus.tokenizer.eos_token_id, dtype=np.int64)
     inside = np.zeros(ids.shape, dtype=bool)
     for row, encoding in enumerate(encodings):
         ids[row, 1 : 1 + len(encoding.ids)] = encoding.ids
         inside[row, 1 : 1 + len(encoding.ids)] = True
-    rows: dict[str, dict[str, float]] = {}
-    sums: dict[str, NDArray[np.float64]] = {name: (study.score_text(name, ids) * inside).sum(1) for name in names}
+    sums = {name: (study.score_text(name, ids) * inside).sum(1) for name in names}
     words = word_log_odds(next(iter(base.queries.values())))
     sums["word list: log-odds between queries"] = np.array(
-        [sum(words.get(word.lower(), 0.0) for word in WORD.findall(record["test_case"])) for record in records]
+        [sum(words.get(word.lower(), 0.0) for word in WORD.findall(text)) for text in texts]
     )
-    sums["classifier"] = base.classifier([record["test_case"] for record in records])["toxicity"]
-    groups = sorted({record["target_ident"] for record in records if record["target_ident"]})
+    sums["classifier on the whole text"] = base.classifier(texts)["toxicity"]
+    rows: dict[str, dict[str, float]] = {}
     for name, total in sums.items():
-        per_group = []
-        for group in groups:
-            member = np.array([record["target_ident"] == group for record in records])
-            per_group.append(roc_auc(total[member], hateful[member]))
-        threshold = np.median(total[hateful])
-        rows[name] = {
-            "ROC AUC": roc_auc(total, hateful),
-            "lowest of a group": min(per_group),
-            "highest of a group": max(per_group),
-            "benign mentions of identities above the median hateful case": float(
-                (total[benign_mention] > threshold).mean()
-            ),
+        threshold = np.median(total[bad])
+        by_group = {
+            group: (roc_auc(total[member], bad[member]), float((total[member & ~bad] > threshold).mean()))
+            for group in sorted(set(groups) - {""})
+            if bad[member := groups == group].any() and not bad[member].all()
         }
+        rows[name] = {
+            "ROC AUC": roc_auc(total, bad),
+            "good above the median bad": float((total[~bad] > threshold).mean()),
+        }
+        if by_group:
+            worst = max(by_group, key=lambda group: by_group[group][1])
+            rows[name]["lowest ROC AUC of a group"] = min(auc for auc, _ in by_group.values())
+            rows[name]["most good above the median bad in a group"] = by_group[worst][1]
     return rows
+
+
+def contrast_cases(datasets: Path) -> dict[str, tuple[list[str], NDArray[np.bool_], NDArray[np.str_]]]:
+    """Title → texts, which of them are bad, whom they speak of."""
+    check = [record for _, record in read_records(datasets / "toxicity_labelled" / "hatecheck.jsonl.gz")]
+    every = [record for _, record in read_records(datasets / "toxicity_labelled" / "bias_madlibs_77k.jsonl.gz")]
+    madlibs = [every[index] for index in sample_rows(len(every), MADLIBS, 0)]
+    return {
+        "HateCheck: hateful cases and their non-hateful contrasts": (
+            [record["test_case"] for record in check],
+            np.array([record["label_gold"] == "hateful" for record in check]),
+            np.array([record["target_ident"] or "" for record in check]),
+        ),
+        f"Bias madlibs ({MADLIBS:,} of them): one template, many identities": (
+            [record["Text"] for record in madlibs],
+            np.array([record["Label"] == "BAD" for record in madlibs]),
+            np.array([""] * len(madlibs)),
+        ),
+    }
 
 
 def mask_quality(study: Study, name: str) -> dict[str, float]:
@@ -379,7 +400,9 @@ def main() -> None:
             quality = {name: report.quality(values, source) for name, values in results.items()}
             sections.append(REPORT.format(title=title, share=quality[REPORTED[0]]["annotated_share"],
                                           table=table(quality, report.seconds)))  # fmt: skip
-        sections.append(HATE.format(table=plain_table(hatecheck(development, list(ON_NEW_TEXT)))))
+        for title, cases in contrast_cases(Path(development.base.cfg.paths.datasets)).items():
+            quality = case_quality(development, list(ON_NEW_TEXT), *cases)
+            sections.append(CASES.format(title=title, table=plain_table(quality)))
     detoxification = HERE / "detoxification.md"
     text = TEXT.format(
         command=" ".join(["python experiments/attribution_quality/run.py", *shown(arguments)]),
