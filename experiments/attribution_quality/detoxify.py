@@ -24,7 +24,8 @@ from ifguide.pipeline import Pipeline
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
 SEEDS = (0, 1, 2)
-ONE_SEED = ("no mask", "random tokens", "word list")  # these are only for scale
+RIVALS = ("random tokens", "word list")
+ONE_SEED = ("no mask", *RIVALS)  # these are only for scale
 TUNE = ("optim.epochs=0.15", "optim.learning_rate=1e-3", "evaluation.prompts.limit=100", "compare_with=null")
 ROWS: dict[str, tuple[str, ...]] = {
     "no mask": ("method=none",),
@@ -125,9 +126,9 @@ def main() -> None:
         cells: dict[str, dict[str, list[float]]] = {name: {title: [] for title, _ in CELLS} for name in ROWS}
         for seed in SEEDS:
             for name, chosen in ROWS.items():
-                if name in ONE_SEED:
-                    if seed != SEEDS[0]:
-                        continue
+                if name in ONE_SEED and seed != SEEDS[0]:
+                    continue
+                if name in RIVALS:
                     chosen = (f"paths.mask={rival_mask(name, overrides)}",)
                 done = run(
                     folder / f"{name}_{seed}".replace(" ", "_").replace("%", ""),
