@@ -16,6 +16,8 @@ from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from ifguide.influence.store import create_scores
+
 CHUNK_TOKENS = 1 << 20
 TABLE = "types.safetensors"
 
@@ -95,6 +97,17 @@ class TypePooling:
         return table, {"types": int((counts > 0).sum())}
 
     load = staticmethod(TypeTable.load)
+
+
+def pool_scores(
+    pooling: TypePooling, scores_KBT: NDArray[np.float32], tokens: Tokens, vocabulary: int, directory: Path
+) -> dict[str, Any]:
+    """Pool all scores into a score file of their own, a million tokens at a time; returns the facts of the fit."""
+    table, facts = pooling.fit(scores_KBT, tokens, vocabulary)
+    with create_scores(directory, scores_KBT.shape) as pooled:
+        for rows in chunks(scores_KBT.shape[1:]):
+            pooled[:, rows] = table.scores(torch.from_numpy(tokens(rows))).numpy()
+    return facts
 
 
 def type_sums(

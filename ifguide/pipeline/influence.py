@@ -16,10 +16,10 @@ from ifguide.corpus.queries import encode_queries
 from ifguide.influence.amortised import Amortised
 from ifguide.influence.curvature import load_factors, save_factors
 from ifguide.influence.direction import load_direction, precondition_direction, query_gradient, save_direction
-from ifguide.influence.pooling import chunks
+from ifguide.influence.pooling import pool_scores
 from ifguide.influence.scorers import Scorer, TokenScorer
 from ifguide.influence.scoring import ScoringModule, fill_store, prepare_scorer, sample_rows
-from ifguide.influence.store import ScoreStore, create_scores, open_scores
+from ifguide.influence.store import ScoreStore, open_scores
 from ifguide.models import load_model, tracked_layers
 from ifguide.pipeline.base import MASK_FILE, Stages
 from ifguide.workspace import Artifact, ArtifactError
@@ -184,12 +184,8 @@ class InfluenceStages(Stages):
             return scores
 
         def build(directory: Path) -> dict[str, Any]:
-            columns, split = open_scores(scores.path), self.corpus.split("train")
-            table, facts = pooling.fit(columns, split.tokens, self.corpus.vocabulary)
-            with create_scores(directory, columns.shape) as pooled:
-                for rows in chunks(split.shape):
-                    pooled[:, rows] = table.scores(torch.from_numpy(split.tokens(rows))).numpy()
-            return facts
+            tokens, vocabulary = self.corpus.split("train").tokens, self.corpus.vocabulary
+            return pool_scores(pooling, open_scores(scores.path), tokens, vocabulary, directory)
 
         inputs = {"data": data, "scores": scores}
         return self._build("pooled", 1, settings=self._settings("pooling"), inputs=inputs, builder=build)

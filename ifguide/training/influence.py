@@ -17,9 +17,11 @@ from transformers import PreTrainedModel
 
 from ifguide.corpus.masks import TokenMask
 from ifguide.corpus.queries import Query, encode_queries
+from ifguide.corpus.tokenizers import vocabulary_size
 from ifguide.influence.agreement import jaccard, spearman
 from ifguide.influence.curvature import Curvature
 from ifguide.influence.direction import load_direction, precondition_direction, query_gradient, save_direction
+from ifguide.influence.pooling import TypePooling, pool_scores
 from ifguide.influence.scorers import Direction, Scorer
 from ifguide.influence.scoring import prepare_scorer, sample_rows, score_blocks
 from ifguide.influence.selection import Algorithm1
@@ -31,6 +33,7 @@ from ifguide.workspace import write_json
 FOLDER = "influence"
 SUMMARY = "summary.json"
 MASK_FILE = "mask.npy"
+POOLED = "pooled"
 QUANTILES = (0.01, 0.5, 0.99, 0.999)
 TOP_DOCUMENTS = 10
 
@@ -46,7 +49,7 @@ class InfluenceScoring(pl.Callback):
 
     Args:
         behaviours: name → queries of both classes.
-        curvature, scorer, selection: as in the stages of a run.
+        curvature, scorer, selection, pooling: as in the stages of a run; the scorer is one that scores every block.
         every_steps: optimiser steps between points; or
         every_epochs: passes over the corpus between points, as in 0.25.
         blocks: training blocks to score, sampled at random; None: all.
@@ -69,6 +72,7 @@ class InfluenceScoring(pl.Callback):
         curvature: Curvature,
         scorer: Scorer,
         selection: Algorithm1,
+        pooling: TypePooling | None = None,
         every_steps: int | None = None,
         every_epochs: float | None = None,
         blocks: int | None = None,
@@ -83,6 +87,8 @@ class InfluenceScoring(pl.Callback):
             raise ValueError("callbacks.influence needs one of every_steps and every_epochs")
         if (every_steps or every_epochs or 0) <= 0:
             raise ValueError(f"callbacks.influence: every {every_steps or every_epochs} is not above 0")
+        if not hasattr(scorer, "prepare"):
+            raise ValueError("callbacks.influence scores every block it is given, which scorer=amortised does not")
         if blocks is not None and (hand_over or selection.unit == "document"):
             raise ValueError(
                 f"callbacks.influence.blocks={blocks}: a mask to hand over, and documents as the unit of selection, "
@@ -90,6 +96,7 @@ class InfluenceScoring(pl.Callback):
             )
         self._behaviours, self._curvature, self._scorer, self._selection = behaviours, curvature, scorer, selection
         self._every_steps, self._every_epochs, self._blocks = every_steps, every_epochs, blocks
+        self._pooling = pooling or None  # an empty configuration is none
         self._hand_over, self._layers, self._last_blocks = hand_over, layers, last_blocks
         self._batch_size, self._shard_blocks, self._seed = batch_size, shard_blocks, seed
         self._points: list[int] = []
@@ -195,6 +202,12 @@ class InfluenceScoring(pl.Callback):
 
     def _select(self, data: BlockDataModule, folder: Path, rows: NDArray[np.int64]) -> None:
         columns = open_scores(folder)
+        if self._pooling is not None:
+            assert data.tokenizer is not None
+            (folder / POOLED).mkdir(exist_ok=True)
+            vocabulary = vocabulary_size(data.tokenizer)
+            pool_scores(self._pooling, columns, lambda r: data.train.tokens(rows[r]), vocabulary, folder / POOLED)
+            columns = open_scores(folder / POOLED)
         starts = data.train.documents["start"]
         selections = {
             name: self._selection(column, starts) for name, column in zip(self._behaviours, columns, strict=True)

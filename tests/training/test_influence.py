@@ -9,8 +9,10 @@ from test_training import CPU, Recorder, model_for, optimization
 from ifguide.corpus.masks import TokenMask
 from ifguide.corpus.queries import Query, encode_queries
 from ifguide.influence.agreement import jaccard, spearman
+from ifguide.influence.amortised import Amortised
 from ifguide.influence.curvature import Curvature
 from ifguide.influence.direction import query_gradient
+from ifguide.influence.pooling import TypePooling
 from ifguide.influence.scorers import JVP
 from ifguide.influence.scorers.jvp import reference_scores
 from ifguide.influence.selection import Algorithm1
@@ -101,6 +103,16 @@ def test_a_sample_of_blocks(corpus, tmp_path):
     }
 
 
+def test_pooled_scores_are_selected_from(corpus, tmp_path):
+    run(corpus, tmp_path, influence(pooling=TypePooling()))
+    split = corpus.split("train")
+    folder = points(tmp_path)[3]
+    table, _ = TypePooling().fit(open_scores(folder), split.tokens, corpus.vocabulary)
+    pooled = table.scores(torch.from_numpy(split.tokens(slice(0, len(split)))))[0].numpy()
+    mask = TokenMask.open(folder / "mask.npy", split.block_length)
+    assert (mask[:] == Algorithm1(quantile=0.9, limit=0.1)(pooled).mask[:]).all()
+
+
 def test_the_mask_is_handed_over_and_survives_an_interruption(corpus, tmp_path):
     def trained(name, objective):
         return run(corpus, tmp_path / name, influence(hand_over=True), objective, no_mask(corpus))
@@ -142,6 +154,7 @@ def test_a_mask_can_only_be_handed_to_an_objective_with_one(corpus, tmp_path):
         ({"every_steps": -1}, "above 0"),
         ({"blocks": 3, "hand_over": True}, "all blocks"),
         ({"blocks": 3, "selection": Algorithm1(unit="document")}, "all blocks"),
+        ({"scorer": Amortised(JVP(), TypePooling())}, "scores every block"),
     ],
 )
 def test_settings_that_do_not_go_together_are_refused(options, message):
