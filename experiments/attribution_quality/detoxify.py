@@ -54,11 +54,12 @@ which nothing else used. `python experiments/attribution_quality/detoxify.py{ove
 """
 
 
-def run(folder: Path, *overrides: str) -> Path:
+def run(folder: Path, *overrides: str) -> subprocess.CompletedProcess[str]:
     command = ["run.py", "+experiment=real_text", f"hydra.run.dir={folder}", *overrides]
     print(f"\n# {' '.join(command)}", flush=True)
-    subprocess.run([sys.executable, *command], cwd=ROOT, check=True)
-    return folder
+    done = subprocess.run([sys.executable, *command], cwd=ROOT, check=True, stdout=subprocess.PIPE, text=True)
+    print(done.stdout, flush=True)
+    return done
 
 
 def rival_mask(name: str, overrides: list[str]) -> Path:
@@ -119,8 +120,8 @@ def main() -> None:
     overrides = sys.argv[1:]
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
-        start = run(folder / "start", "method=none", "stage=model", "compare_with=null", *overrides)
-        model = json.loads((start / "artifacts.json").read_text())["model"]
+        started = run(folder / "start", "method=none", "stage=model", "compare_with=null", *overrides)
+        model = started.stdout.split()[-1]  # a run that stops at a stage prints its artifact last
         named = next((o.split("=")[1] for o in overrides if o.startswith("paths.workspace=")), "workspace")
         workspace = ROOT / named
         cells: dict[str, dict[str, list[float]]] = {name: {title: [] for title, _ in CELLS} for name in ROWS}
@@ -130,14 +131,12 @@ def main() -> None:
                     continue
                 if name in RIVALS:
                     chosen = (f"paths.mask={rival_mask(name, overrides)}",)
-                done = run(
-                    folder / f"{name}_{seed}".replace(" ", "_").replace("%", ""),
-                    *chosen, *TUNE, f"model.pretrained={workspace / model}", f"seed={seed}", *overrides,
-                )  # fmt: skip
-                metrics = json.loads((done / "metrics.json").read_text(encoding="utf-8"))
+                place_of_run = folder / f"{name}_{seed}".replace(" ", "_").replace("%", "")
+                run(place_of_run, *chosen, *TUNE, f"model.pretrained={model}", f"seed={seed}", *overrides)
+                metrics = json.loads((place_of_run / "metrics.json").read_text(encoding="utf-8"))
                 for title, place in CELLS:
                     cells[name][title].append(read(metrics, place))
-        made = json.loads((done / "artifacts.json").read_text(encoding="utf-8"))
+        made = json.loads((place_of_run / "artifacts.json").read_text(encoding="utf-8"))
         manifests = {
             role: json.loads((workspace / name / "manifest.json").read_text(encoding="utf-8"))
             for role, name in made.items()
