@@ -25,7 +25,7 @@ HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
 SEEDS = (0, 1, 2)
 RIVALS = ("random tokens", "word list")
-ONE_SEED = ("no mask", *RIVALS)  # these are only for scale
+ONE_SEED = ("no mask", "pooled by type and context", *RIVALS)  # these are for scale
 TUNE = ("optim.epochs=0.15", "optim.learning_rate=1e-3", "evaluation.prompts.limit=100", "compare_with=null")
 ROWS: dict[str, tuple[str, ...]] = {
     "no mask": ("method=none",),
