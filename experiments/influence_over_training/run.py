@@ -36,12 +36,13 @@ def main() -> None:
         f"| {point['step']} | {point['step'] / last:.0%} | {point['spearman']:.3f} | {point['mask_jaccard']:.3f} |"
         for point in points
     )
+    shown = [argument for argument in sys.argv[1:] if not argument.startswith(("paths.", "trainer."))]
     text = f"""# Influence over training
 
 **Question.** How early in training do token scores settle, so that a mask could be taken from a model that is not yet
 trained, or be updated as it learns?
 
-**Command.** `python experiments/influence_over_training/run.py {" ".join(sys.argv[1:])}` on CPU
+**Command.** `{" ".join(["python experiments/influence_over_training/run.py", *shown])}` on CPU
 ({platform.machine()}): {facts["parameters"]:,} parameters, {facts["steps"]} steps, {facts["tokens"]:,} tokens. At each
 point curvature, direction, scores of all training blocks and mask are computed anew with the model as it is.
 
