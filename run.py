@@ -20,8 +20,8 @@ from ifguide.pipeline import Pipeline
 from ifguide.results import write_results
 from ifguide.workspace import global_rank, write_json
 
-# A reference row shares everything with a run except what a method decides.
-METHOD_GROUPS = ("method", "objective")
+# A reference row shares everything with a run except what a method decides, and what watches the run's own model.
+METHOD_GROUPS = ("method", "objective", "callbacks")
 failures: list[str] = []
 
 

@@ -47,7 +47,7 @@ def write_results(
 def write_token_pages(pipeline: Pipeline, directory: Path) -> None:
     """The histogram of token scores, and the page of the documents with the highest selected scores."""
     split, mask = pipeline.corpus.split("train"), pipeline.train_mask()
-    scores = open_scores(pipeline.scores().path)[0]
+    scores = open_scores(pipeline.pooled().path)[0]  # what was selected from
     facts = pipeline.mask().manifest["facts"]
     threshold = next(iter(facts["behaviours"].values()))["threshold"]
     annotation = split.annotation

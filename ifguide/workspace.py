@@ -128,6 +128,7 @@ class Workspace:
             for leftover in building.glob(f"{MANIFEST}*"):  # of a build that was killed before its last rename
                 leftover.unlink()
             (building / STARTED).touch()
+            resumed = len(list(building.iterdir())) > 1
             start = time.monotonic()
             facts = builder(building) or {}
             (building / STARTED).unlink()
@@ -136,6 +137,7 @@ class Workspace:
                 "fingerprint": fingerprint,
                 "facts": json.loads(canonical_json(facts)),
                 "seconds": round(time.monotonic() - start, 2),
+                "resumed": resumed,  # then the seconds are those of the last session
                 "files": describe_files(building),
                 "environment": describe_environment(),
             }

@@ -80,7 +80,8 @@ def rival_mask(name: str, overrides: list[str]) -> Path:
         selection.mask.save(directory / "mask.npy")
         return {"selected": selection.selected}
 
-    settings = {"scores": name, "selection": OmegaConf.to_container(pipeline.cfg.selection)}
+    parts = ("selection", "behaviours")
+    settings = {"scores": name, **{part: OmegaConf.to_container(pipeline.cfg[part], resolve=True) for part in parts}}
     return pipeline.workspace.build(
         "mask", version=2, settings=settings, inputs={"data": pipeline.data()}, builder=build
     ).path

@@ -174,7 +174,9 @@ class Study:
         artifact = pipeline.pooled()
         roles = ("exact scores", "student", "scores", "pooled")
         made = {pipeline.artifacts[role] for role in roles if role in pipeline.artifacts} | {artifact.path}
-        self.seconds[name] = sum(read_manifest(path)["seconds"] for path in made)
+        manifests = [read_manifest(path) for path in made]
+        if not any(manifest.get("resumed") for manifest in manifests):  # of those the seconds are not known
+            self.seconds[name] = sum(manifest["seconds"] for manifest in manifests)
         return open_scores(artifact.path)[0]
 
     def score_text(self, name: str, ids: NDArray[np.int64]) -> NDArray[np.float32]:
@@ -183,7 +185,7 @@ class Study:
         pipeline.scores()
         if isinstance(pipeline.scorer, Amortised):
             return pipeline.scorer.student.load(pipeline.artifacts["student"]).scores(torch.from_numpy(ids))[0].numpy()
-        model = pipeline._load(pipeline.proxy())
+        model = pipeline._load(pipeline.proxy(), "proxy")
         direction = load_direction(pipeline.direction().path, model)
         scorer = prepare_scorer(pipeline.scorer, model, [direction], lambda rows: ids[rows], (1, *ids.shape), 0)
         return score_blocks(scorer, ids, batch_size=64, device=model.device)[0]
@@ -196,7 +198,7 @@ class Study:
         base, split, batch = self.base, self.split, self.base.cfg.influence.batch_size
         queries = next(iter(base.queries.values()))
         encoded = encode_queries(queries, self.tokenizer, split.block_length)
-        model = base._load(base.proxy())
+        model = base._load(base.proxy(), "proxy")
         return {
             "word list: log-odds between queries": lambda: word_list_scores(
                 split, self.tokenizer, word_log_odds(queries)
@@ -216,10 +218,10 @@ class Study:
 def table(rows: dict[str, dict[str, Any]], seconds: dict[str, float]) -> str:
     header = ["", "ROC AUC", *(f"precision at {share:.1%}" for share in SHARES), "cost"]
     lines = [f"| {' | '.join(header)} |", "|---" * len(header) + "|"]
-    full = next(iter(seconds.values()))
+    full = seconds.get(next(iter(rows)))
     for name, row in rows.items():
         cells = [_with_interval(row, "roc_auc"), *(_with_interval(row, f"precision_at_{s}") for s in SHARES)]
-        cost = f"{seconds[name] / full:.1%}" if name in seconds else "–"
+        cost = f"{seconds[name] / full:.1%}" if full and name in seconds else "–"
         lines.append(f"| {name} | {' | '.join(cells)} | {cost} |")
     return "\n".join(lines)
 

@@ -52,7 +52,7 @@ class Study:
         self.gradients = query_gradient(self.proxy(), encoded, batch_size=self.batch)
 
     def proxy(self):
-        return self.pipeline._load(self.pipeline.proxy())
+        return self.pipeline._load(self.pipeline.proxy(), "proxy")
 
     def fit(self, strategy: str, blocks: int):
         start = time.monotonic()

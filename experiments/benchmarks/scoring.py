@@ -47,7 +47,9 @@ SCORERS = {
     "positional": Positional(),
     "reference": JVP(form="reference"),
 }
-RESTRICTED = {"finite_difference, last 2 blocks": 2}  # timed with timed=all; lower blocks are computed once
+RESTRICTED = (
+    {"finite_difference, last 2 blocks": 2} if "finite_difference" in SCORERS else {}
+)  # timed with timed=all; lower blocks are computed once
 TIMED = ("kronfluence", "finite_difference", "jvp")
 BATCH_TOKENS = (16384, 65536) if DEVICE == "cuda" else (2048, 4096, 8192)
 DIRECTIONS = 4
@@ -223,7 +225,9 @@ def measure_directions(length: int, vocabulary: int, repeats: int) -> dict[str, 
     ratios = {}
     for name in (name for name in TIMED if name in SCORERS):
         one, several = (SCORERS[name].prepare(copy.deepcopy(model), d, blocks) for d in (directions[:1], directions))
-        pairs = [[seconds(lambda x, _, s=s: s(x), blocks, 0) for s in (one, several)] for _ in range(2 * repeats + 1)]
+        pairs = [
+            [seconds(lambda x, _, s=s: s(x).cpu(), blocks, 0) for s in (one, several)] for _ in range(2 * repeats + 1)
+        ]
         ratios[name] = statistics.median(DIRECTIONS * single / joint for single, joint in pairs[1:])
     return ratios
 

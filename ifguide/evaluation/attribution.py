@@ -34,10 +34,13 @@ def roc_auc(scores: NDArray[np.float32], positive: NDArray[np.bool_]) -> float:
 
 
 def precision_at(scores: NDArray[np.float32], positive: NDArray[np.bool_], share: float) -> float:
-    """Share of positives among the highest-scored `share` of all tokens."""
+    """Share of positives among the highest-scored `share` of all tokens; of ties at its border, as many as fit, on
+    average."""
     count = max(1, round(share * scores.size))
-    top = np.argpartition(scores.ravel(), -count)[-count:]
-    return float(positive.ravel()[top].mean())
+    border = np.partition(scores.ravel(), -count)[-count]
+    above, tied = scores > border, scores == border
+    hits = positive[above].sum() + positive[tied].mean() * (count - above.sum())
+    return float(hits / count)
 
 
 def attribution_metrics(

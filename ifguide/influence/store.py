@@ -46,7 +46,7 @@ class ScoreStore:
         return -(-self.shape[1] // self.shard_blocks)
 
     def is_finished(self, shard: int) -> bool:
-        return self._file(shard).exists()
+        return self._file(shard).exists() or (self.directory / SCORES_FILE).exists()
 
     def unfinished(self, *, rank: int = 0, processes: int = 1) -> list[int]:
         """Shards left for one of several processes, which take all shards in turn."""
@@ -77,9 +77,10 @@ class ScoreStore:
         """Join all shards into one file, and remove them and what interrupted builds left."""
         missing = self.unfinished()
         assert not missing, f"shards {missing} were not scored"
-        with create_scores(self.directory, self.shape) as scores:
-            for shard in range(len(self)):
-                scores[:, self.rows(shard)] = np.load(self._file(shard))
+        if not (self.directory / SCORES_FILE).exists():
+            with create_scores(self.directory, self.shape) as scores:
+                for shard in range(len(self)):
+                    scores[:, self.rows(shard)] = np.load(self._file(shard))
         for folder in self.directory.glob(SHARDS_FOLDER.format(blocks="*")):
             shutil.rmtree(folder)
 

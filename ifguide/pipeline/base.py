@@ -15,13 +15,16 @@ from ifguide.corpus.masks import TokenMask
 from ifguide.corpus.queries import Query, check_disjoint, check_queries
 from ifguide.corpus.sources import by_content
 from ifguide.corpus.tokenizers import check_same_tokenizer
-from ifguide.models import check_context, check_pretrained, load_model
+from ifguide.influence.scorers import FiniteDifference
+from ifguide.models import check_context, check_pretrained, load_model, tracked_layers
 from ifguide.training.fit import remove_checkpoints, train
 from ifguide.workspace import Artifact, Workspace, global_rank
 
 INFLUENCE_STAGES = ("factors", "direction", "scores", "pooled", "mask")
 STAGES = ("data", "proxy", *INFLUENCE_STAGES, "model", "evaluate")
 MASK_FILE = "mask.npy"
+DTYPES = ("float32", "bfloat16")
+SPEED = ("batch_size", "shard_blocks")  # settings of influence that decide no result
 
 
 class Stages:
@@ -62,7 +65,15 @@ class Stages:
             check_pretrained(cfg[key].pretrained, key)
             if optimization.epochs == 0 and cfg[key].pretrained is None:
                 raise ValueError(f"{key} is trained for 0 epochs from nothing; set {key}.pretrained or its epochs")
-        if self.objective.uses_mask or cfg.stage in INFLUENCE_STAGES:
+        influence = cfg.influence
+        if influence.dtype not in DTYPES:
+            raise ValueError(f"influence.dtype={influence.dtype}; known: {', '.join(DTYPES)}")
+        for name in SPEED:
+            if influence[name] < 1:
+                raise ValueError(f"influence.{name}={influence[name]}: it is 1 or more")
+        if influence.dtype != "float32" and isinstance(self.scorer, FiniteDifference):
+            raise ValueError(f"scorer=finite_difference needs influence.dtype=float32, not {influence.dtype}")
+        if self.objective.uses_mask or cfg.stage in INFLUENCE_STAGES or self._leaving_files:
             for queries in self.queries.values():
                 check_queries(queries)
         if cfg.stage == "evaluate":
@@ -100,6 +111,8 @@ class Stages:
                 with torch.device("meta"):
                     model = self._new_model(key, corpus)
                 check_context(model, corpus.info["block_length"])
+                if key == "proxy":
+                    tracked_layers(model, match=self.cfg.influence.layers, last_blocks=self.cfg.influence.last_blocks)
         return artifact
 
     def _trained(self, key: str, objective: Mapping[str, Any], mask: Artifact | None) -> Artifact:
@@ -113,7 +126,8 @@ class Stages:
         }
         callbacks = list(self.callbacks.values())
         if key == "model":
-            settings |= {name: self._settings("callbacks")[name] for name in self._leaving_files}
+            for name in self._leaving_files:
+                settings[name] = {k: v for k, v in self._settings("callbacks")[name].items() if k not in SPEED}
         else:
             callbacks = [callback for name, callback in self.callbacks.items() if name not in self._leaving_files]
         inputs = {"data": self.data()} | ({} if mask is None else {"mask": mask})
@@ -154,8 +168,8 @@ class Stages:
         logger.log_hyperparams(OmegaConf.to_container(self.cfg, resolve=True))
         return logger
 
-    def _load(self, artifact: Artifact) -> PreTrainedModel:
-        trusted = self.cfg.model.trust_remote_code
+    def _load(self, artifact: Artifact, key: str = "model") -> PreTrainedModel:
+        trusted = self.cfg[key].trust_remote_code
         return load_model(artifact.path, trust_remote_code=trusted).to(self.hardware.device).eval()
 
     def _build(self, stage: str, version: int, *, role: str | None = None, **options: Any) -> Artifact:

@@ -40,7 +40,7 @@ class InfluenceStages(Stages):
         proxy, data = self.proxy(), self.data()
 
         def build(directory: Path) -> dict[str, Any]:
-            split, model, influence = self.corpus.split("train"), self._load(proxy), self.cfg.influence
+            split, model, influence = self.corpus.split("train"), self._load(proxy, "proxy"), self.cfg.influence
             rows = sample_rows(len(split), self.curvature.blocks, influence.seed)
             factors = self.curvature.fit(
                 model,
@@ -66,7 +66,7 @@ class InfluenceStages(Stages):
         chosen = self.queries[behaviour]
 
         def build(directory: Path) -> dict[str, Any]:
-            model = self._load(proxy)
+            model = self._load(proxy, "proxy")
             queries = encode_queries(chosen, self.corpus.tokenizer, self.corpus.info["block_length"])
             gradients = query_gradient(
                 model, queries, batch_size=self.cfg.influence.batch_size, layers=self._layers(model)
@@ -101,7 +101,7 @@ class InfluenceStages(Stages):
         def build(directory: Path) -> dict[str, Any]:
             split = self.corpus.split("train")
             rows = self._sample(share, seed)
-            model = load_model(proxy.path, trust_remote_code=self.cfg.model.trust_remote_code)
+            model = load_model(proxy.path, trust_remote_code=self.cfg.proxy.trust_remote_code)
             vectors = [load_direction(direction.path, model) for direction in directions.values()]
             store = ScoreStore(
                 directory, (len(directions), len(rows), split.block_length), shard_blocks=influence.shard_blocks
@@ -119,7 +119,9 @@ class InfluenceStages(Stages):
             )
             return {"behaviours": list(directions), **fill_store(self.hardware.inference_trainer(), module)}
 
-        sampled = {} if share == 1 else {"share": share, "seed": seed}
+        sampled: dict[str, Any] = {} if share == 1 else {"share": share, "seed": seed}
+        if len(directions) > 1:
+            sampled["behaviours"] = list(directions)  # the order of the columns
         return self._build(
             "scores",
             2,
@@ -158,7 +160,7 @@ class InfluenceStages(Stages):
                 lambda model: TokenScorer(model.scores),
                 store,
                 split.tokens,
-                batch_size=STUDENT_TOKENS // split.block_length,
+                batch_size=max(1, STUDENT_TOKENS // split.block_length),
             )
             return {"behaviours": list(self.queries), **fill_store(self.hardware.inference_trainer(), module)}
 

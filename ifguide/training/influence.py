@@ -124,8 +124,13 @@ class InfluenceScoring(pl.Callback):
         every = self._every_steps or max(1, round((self._every_epochs or 0) * _data(trainer).steps_per_epoch))
         if trainer.global_step % every == 0:
             self._point(trainer, module)
+        if trainer.global_step == trainer.max_steps:
+            self._finish(trainer, module)  # before the last checkpoint, after which a resumed run trains no more
 
     def on_train_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        self._finish(trainer, module)
+
+    def _finish(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         self._point(trainer, module)
         if trainer.is_global_zero:
             write_json(Path(trainer.default_root_dir) / FOLDER / SUMMARY, self._summary(trainer))
@@ -165,8 +170,7 @@ class InfluenceScoring(pl.Callback):
                 store.write(shard, score_blocks(scorer, ids, batch_size=self._batch_size, device=model.device))
         trainer.strategy.barrier("influence scored")
         if trainer.is_global_zero:
-            if not (folder / "scores.npy").exists():
-                store.join()
+            store.join()
             self._select(data, folder, rows)
         trainer.strategy.barrier("influence selected")
 
@@ -191,6 +195,8 @@ class InfluenceScoring(pl.Callback):
                 layer, _, factor = key.rpartition("/")
                 factors.setdefault(layer, {})[factor] = value
             for name, queries in self._behaviours.items():
+                if files[name].exists():
+                    continue
                 encoded = encode_queries(queries, data.tokenizer, data.train.block_length)
                 gradients = query_gradient(model, encoded, batch_size=self._batch_size, layers=names)
                 building = folder / f".{files[name].name}"

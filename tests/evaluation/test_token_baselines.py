@@ -49,6 +49,11 @@ def test_quality_has_the_exact_values_inside_their_intervals():
     assert 0.3 < (high - low) / (2 * 1.96 * 0.014) < 3
 
 
+def test_ties_at_the_border_count_on_average():
+    scores, positive = np.array([3, 2, 2, 2, 2, 1]), np.array([1, 1, 0, 0, 0, 1], dtype=bool)
+    assert precision_at(scores, positive, 1 / 6) == 1 and precision_at(scores, positive, 0.5) == (1 + 2 / 4) / 3
+
+
 def test_ties_are_no_advantage():
     annotated = np.zeros((200, 10), dtype=bool)
     annotated[:, 5] = True

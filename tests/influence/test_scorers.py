@@ -100,6 +100,22 @@ def test_directions_of_some_layers(scorer, model, blocks):
         assert close(score(scorer, model, [direction], blocks)[0], expected, 1e-5 if isinstance(scorer, JVP) else 2e-2)
 
 
+@pytest.mark.parametrize("name", SCORERS)
+@pytest.mark.parametrize("match", ["q_proj", "k_proj", "v_proj", "mlp"])
+def test_directions_may_move_different_layers(name, match, blocks):
+    model = tiny_model("llama")
+    parts = [
+        random_direction(model, seed, tracked_layers(model, **options))
+        for seed, options in enumerate(({"match": match}, {"match": match, "last_blocks": 1}, {}))
+    ]
+    for directions in (parts, parts[::-1], parts[:2]):
+        together = score(SCORERS[name], model, directions, blocks)
+        for ours, direction in zip(together, directions, strict=True):
+            # transformers computes Llama's norms in float32, which shows in differences
+            tolerance = 2e-2 if name == "finite_difference" else 1e-4
+            assert close(ours, reference_scores(model, direction, blocks), tolerance)
+
+
 def test_blocks_below_the_direction_are_computed_once(blocks):
     model = tiny_model()
     direction = random_direction(model, layers=tracked_layers(model, last_blocks=1))

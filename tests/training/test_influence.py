@@ -1,8 +1,10 @@
 import copy
 import json
+import shutil
 
 import numpy as np
 import pytest
+import pytorch_lightning as pl
 import torch
 from test_training import CPU, Recorder, model_for, optimization
 
@@ -101,6 +103,28 @@ def test_a_sample_of_blocks(corpus, tmp_path):
     assert {open_scores(path).shape for path in points(tmp_path).values()} == {
         (1, 7, corpus.split("train").block_length)
     }
+
+
+def test_the_last_point_is_found_before_the_last_checkpoint(corpus, tmp_path):
+    class Ends(pl.Callback):
+        def on_train_end(self, trainer, module):
+            raise RuntimeError("killed")
+
+    callback = influence()
+    callback.on_train_end = Ends().on_train_end
+    with pytest.raises(RuntimeError, match="killed"):
+        run(corpus, tmp_path, callback)
+    assert json.loads((tmp_path / "influence" / "summary.json").read_text())[-1]["mask_jaccard"] == 1
+
+
+def test_a_direction_that_is_there_is_not_found_again(corpus, tmp_path):
+    both = {"a": QUERIES, "b": QUERIES[::-1]}
+    run(corpus, tmp_path / "whole", influence(behaviours=both))
+    folder = points(tmp_path / "whole")[3]
+    again = tmp_path / "again" / "influence" / "step=3"
+    shutil.copytree(folder / "direction_of_a", again / "direction_of_a")  # killed after the first of two
+    run(corpus, tmp_path / "again", influence(behaviours=both))
+    assert (again / "scores.npy").read_bytes() == (folder / "scores.npy").read_bytes()
 
 
 def test_pooled_scores_are_selected_from(corpus, tmp_path):

@@ -48,5 +48,14 @@ class Scorer(Protocol):
         ...
 
 
+def same_parameters(directions: Sequence[Direction]) -> list[Direction]:
+    """The directions over the union of their parameters, with zeros where one does not go."""
+    shapes = {name: value for direction in directions for name, value in direction.items()}
+    return [
+        {name: direction.get(name, torch.zeros_like(value)) for name, value in shapes.items()}
+        for direction in directions
+    ]
+
+
 def check_evaluation_mode(model: PreTrainedModel) -> None:
     assert not model.training, "scores are defined for the model in evaluation mode"

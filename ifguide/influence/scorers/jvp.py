@@ -10,7 +10,7 @@ from torch.autograd.forward_ad import dual_level, unpack_dual
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import PreTrainedModel
 
-from ifguide.influence.scorers.base import Direction, TokenScorer, check_evaluation_mode
+from ifguide.influence.scorers.base import Direction, TokenScorer, check_evaluation_mode, same_parameters
 from ifguide.influence.scorers.head import split_output_head
 from ifguide.influence.scorers.tangents import (
     Tangent,
@@ -51,6 +51,7 @@ class JVP:
 
     def prepare(self, model: PreTrainedModel, directions: Sequence[Direction], sample_BT: Tensor) -> TokenScorer:
         check_evaluation_mode(model)
+        directions = same_parameters(directions)
         if self.form == "reference":
             return TokenScorer(lambda ids: torch.stack([reference_scores(model, v, ids) for v in directions]))
         return self._prepare_fast(model, directions)

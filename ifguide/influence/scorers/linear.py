@@ -11,7 +11,6 @@ from transformers.activations import GELUActivation, GELUTanh, NewGELUActivation
 # activation → its name in oneDNN, and the algorithm where there are several
 FUSED = {
     GELUActivation: ("gelu", "none"),
-    nn.GELU: ("gelu", "none"),
     NewGELUActivation: ("gelu", "tanh"),
     GELUTanh: ("gelu", "tanh"),
     SiLUActivation: ("swish", ""),

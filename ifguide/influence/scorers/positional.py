@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from ifguide.influence.scorers.base import Direction, TokenScorer, check_evaluation_mode
+from ifguide.influence.scorers.base import Direction, TokenScorer, check_evaluation_mode, same_parameters
 from ifguide.models import layer_matrix, tracked_layers
 from ifguide.objectives.language_modeling import token_losses
 
@@ -39,6 +39,7 @@ class Positional:
 
     def prepare(self, model: PreTrainedModel, directions: Sequence[Direction], sample_BT: Tensor) -> TokenScorer:
         check_evaluation_mode(model)
+        directions = same_parameters(directions)
         for parameter in model.parameters():
             parameter.requires_grad_(False)
 

@@ -160,17 +160,17 @@ def _attention(
             q, k, v, attn_mask=attention_mask, is_causal=attention_mask is None, scale=scaling
         )
         return out.transpose(1, 2).contiguous(), None
-    out, tangent = attention_with_tangent(
-        q,
-        k,
-        v,
-        torch.zeros_like(q) if q_tangent is None else q_tangent,
-        torch.zeros_like(k) if k_tangent is None else repeat_kv(k_tangent, groups),
-        torch.zeros_like(v) if v_tangent is None else repeat_kv(v_tangent, groups),
-        scaling=scaling,
-        mask=attention_mask,
-        reuse=reuse,
-    )
+    found = [
+        q_tangent,
+        None if k_tangent is None else repeat_kv(k_tangent, groups),
+        None if v_tangent is None else repeat_kv(v_tangent, groups),
+    ]
+    present = [tangent for tangent in found if tangent is not None]
+    tangents = [torch.zeros_like(present[0]) if tangent is None else tangent for tangent in found]
+    if not reuse:  # some may not depend on the direction, but what is filled piece by piece has to be batched
+        zero = 0 * sum(present)
+        tangents = [tangent + zero for tangent in tangents]
+    out, tangent = attention_with_tangent(q, k, v, *tangents, scaling=scaling, mask=attention_mask, reuse=reuse)
     return make_dual(out.transpose(1, 2).contiguous(), tangent.transpose(1, 2).contiguous()), None
 
 
