@@ -12,7 +12,6 @@ import json
 import os
 import platform
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,7 @@ import numpy as np
 import torch
 from hydra import compose, initialize_config_dir
 from numpy.typing import NDArray
+from omegaconf import OmegaConf
 
 from ifguide.corpus.masks import TokenMask
 from ifguide.corpus.queries import encode_queries
@@ -46,10 +46,9 @@ from ifguide.influence.amortised import Amortised
 from ifguide.influence.direction import load_direction
 from ifguide.influence.pooling import type_sums
 from ifguide.influence.scoring import prepare_scorer, sample_rows, score_blocks
-from ifguide.influence.store import open_scores
+from ifguide.influence.store import create_scores, open_scores
 from ifguide.pipeline import Pipeline
 from ifguide.report.attribution import plot_cost, plot_mask_overlap, plot_precision_recall, precision_recall
-from ifguide.workspace import read_manifest
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
@@ -108,9 +107,9 @@ TEXT = """# Attribution quality
 **Question.** Do token scores find the tokens that people marked as toxic, do they beat simpler ways to find them, and
 what of their quality is left when only a few per cent of the corpus are scored exactly?
 
-**Command.** `{command}` on {machine}. Intervals (95 %) resample groups of blocks. Cost is the time of scoring
-(for students: exact scores of the share, fit and reading the whole corpus; poolings included) as a share of what exact
-scoring of all tokens takes; proxy, curvature and direction are the same for all.
+**Command.** `{command}` on {machine}. Intervals (95 %) resample groups of blocks. "Scored exactly" is the share of the
+blocks that costs as much as exact scoring; what a student adds to that is measured in
+[`experiments/benchmarks`](../benchmarks/README.md) (`amortised.py`).
 {sections}
 {detoxification}"""
 
@@ -123,7 +122,7 @@ DEVELOPMENT = """
 
 ![Precision and recall](precision_recall.png)
 
-![Precision at 1 % against cost](cost.png)
+![Precision at 1 % against the share of blocks scored exactly](cost.png)
 
 What Algorithm 1 selects:
 
@@ -161,7 +160,6 @@ class Study:
         self.split, self.tokenizer = self.base.corpus.split("train"), self.base.corpus.tokenizer
         assert self.split.annotation is not None
         self.annotation = self.split.annotation[:]
-        self.seconds: dict[str, float] = {}
 
     def _compose(self, *overrides: str) -> Pipeline:
         with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
@@ -169,15 +167,12 @@ class Study:
             return Pipeline(compose("config", overrides=[*fixed, *overrides]))
 
     def scores(self, name: str) -> NDArray[np.float32]:
-        """Of a variant; `seconds` then holds what its scores cost, beyond proxy, curvature and direction."""
-        pipeline = self.pipelines[name]
-        artifact = pipeline.pooled()
-        roles = ("exact scores", "student", "scores", "pooled")
-        made = {pipeline.artifacts[role] for role in roles if role in pipeline.artifacts} | {artifact.path}
-        manifests = [read_manifest(path) for path in made]
-        if not any(manifest.get("resumed") for manifest in manifests):  # of those the seconds are not known
-            self.seconds[name] = sum(manifest["seconds"] for manifest in manifests)
-        return open_scores(artifact.path)[0]
+        return open_scores(self.pipelines[name].pooled().path)[0]
+
+    def share(self, name: str) -> float:
+        """Of the blocks that a variant scores exactly."""
+        scorer = self.pipelines[name].scorer
+        return scorer.share if isinstance(scorer, Amortised) else 1.0
 
     def score_text(self, name: str, ids: NDArray[np.int64]) -> NDArray[np.float32]:
         """Scores of other blocks, [B, T], with what the variant's scores were made with."""
@@ -194,12 +189,13 @@ class Study:
         self.pipelines[name].mask()
         return self.pipelines[name].train_mask()
 
-    def rivals(self) -> dict[str, Callable[[], NDArray[np.float32]]]:
+    def rivals(self) -> dict[str, NDArray[np.float32]]:
+        """Scores by other means, kept in the workspace as those of the variants are."""
         base, split, batch = self.base, self.split, self.base.cfg.influence.batch_size
         queries = next(iter(base.queries.values()))
         encoded = encode_queries(queries, self.tokenizer, split.block_length)
         model = base._load(base.proxy(), "proxy")
-        return {
+        makers: dict[str, Callable[[], NDArray[np.float32]]] = {
             "word list: log-odds between queries": lambda: word_list_scores(
                 split, self.tokenizer, word_log_odds(queries)
             ),
@@ -208,6 +204,18 @@ class Study:
             "loss": lambda: block_losses(model, split, batch_size=batch),
             "gradient norm": lambda: gradient_norm_scores(model, split, batch_size=batch),
         }
+        return {name: self._kept(name, make) for name, make in makers.items()}
+
+    def _kept(self, name: str, make: Callable[[], NDArray[np.float32]]) -> NDArray[np.float32]:
+        def build(directory: Path) -> None:
+            with create_scores(directory, (1, *self.split.shape)) as scores:
+                scores[0] = make()
+
+        base = self.base
+        settings = {"scores": name, "queries": OmegaConf.to_container(base.cfg.behaviours, resolve=True)}
+        inputs = {"data": base.data(), "proxy": base.proxy()}
+        artifact = base.workspace.build("baseline", version=1, settings=settings, inputs=inputs, builder=build)
+        return open_scores(artifact.path)[0]
 
     def quality(self, scores: NDArray[np.float32], source: str | None = None) -> dict[str, Any]:
         """Against the spans of one source of posts, or of all."""
@@ -215,14 +223,13 @@ class Study:
         return attribution_quality(scores, self.annotation, known_tokens(self.split, number))
 
 
-def table(rows: dict[str, dict[str, Any]], seconds: dict[str, float]) -> str:
-    header = ["", "ROC AUC", *(f"precision at {share:.1%}" for share in SHARES), "cost"]
+def table(rows: dict[str, dict[str, Any]], study: Study) -> str:
+    header = ["", "ROC AUC", *(f"precision at {share:.1%}" for share in SHARES), "scored exactly"]
     lines = [f"| {' | '.join(header)} |", "|---" * len(header) + "|"]
-    full = seconds.get(next(iter(rows)))
     for name, row in rows.items():
         cells = [_with_interval(row, "roc_auc"), *(_with_interval(row, f"precision_at_{s}") for s in SHARES)]
-        cost = f"{seconds[name] / full:.1%}" if full and name in seconds else "–"
-        lines.append(f"| {name} | {' | '.join(cells)} | {cost} |")
+        share = f"{study.share(name):.1%}" if name in study.pipelines else "–"
+        lines.append(f"| {name} | {' | '.join(cells)} | {share} |")
     return "\n".join(lines)
 
 
@@ -357,12 +364,8 @@ def main() -> None:
         scores[name] = development.scores(name)
         rows[name] = development.quality(scores[name])
         print(f"{name:50} {rows[name]['roc_auc']:.3f} {rows[name]['precision_at_0.01']:.3f}", flush=True)
-    for name, make in development.rivals().items():
-        started = time.monotonic()
-        values = make()
-        development.seconds[name] = time.monotonic() - started
-        rows[name] = development.quality(values)
-        scores[name] = values
+    for name, values in development.rivals().items():
+        scores[name], rows[name] = values, development.quality(values)
         print(f"{name:50} {rows[name]['roc_auc']:.3f} {rows[name]['precision_at_0.01']:.3f}", flush=True)
     for name in [*(n for n in names if n in SHOWN), *(n for n in scores if n not in names)]:
         curves[name] = precision_recall(scores[name][known], development.annotation[known])
@@ -374,11 +377,7 @@ def main() -> None:
     overlap = np.array([[jaccard(a, b) for b in masks.values()] for a in masks.values()])
     plot_mask_overlap(masked, overlap, output / "mask_overlap.png")
     cost = {
-        name: (
-            development.seconds[name] / development.seconds[names[0]],
-            rows[name][KEY],
-            rows[name][f"{KEY}_interval"],
-        )
+        name: (development.share(name), rows[name][KEY], rows[name][f"{KEY}_interval"])
         for name in names
         if name == names[0] or (name.startswith("amortised from") and "," not in name)
     }
@@ -388,7 +387,7 @@ def main() -> None:
             corpus="the built-in sample" if small else "`+experiment=real_text`",
             tokens=development.split.shape[0] * development.split.shape[1],
             share=rows[names[0]]["annotated_share"],
-            table=table(rows, development.seconds),
+            table=table(rows, development),
             masks=plain_table({name: mask_quality(development, name) for name in masked}),
             types=top_types(development, scores[names[0]]),
         )
@@ -396,12 +395,11 @@ def main() -> None:
     if not small:
         report = Study("+experiment=real_text", *report_overrides(development), *overrides, variants=REPORTED)
         results = {name: report.scores(name) for name in REPORTED}
-        for name, make in report.rivals().items():
-            results[name] = make()
+        results |= report.rivals()
         for source, title in (("toxic_spans", "SemEval trial posts"), ("hatexplain", "HateXplain posts")):
             quality = {name: report.quality(values, source) for name, values in results.items()}
             sections.append(REPORT.format(title=title, share=quality[REPORTED[0]]["annotated_share"],
-                                          table=table(quality, report.seconds)))  # fmt: skip
+                                          table=table(quality, report)))  # fmt: skip
         for title, cases in contrast_cases(Path(development.base.cfg.paths.datasets)).items():
             quality = case_quality(development, list(ON_NEW_TEXT), *cases)
             sections.append(CASES.format(title=title, table=plain_table(quality)))

@@ -61,7 +61,7 @@ def plot_mask_overlap(names: Sequence[str], jaccard: NDArray[np.float64], path: 
 
 
 def plot_cost(points: Mapping[str, tuple[float, float, Sequence[float]]], path: Path, *, label: str) -> None:
-    """Cost, as a share of exact scoring's, against a metric with its interval: name → (cost, value, interval)."""
+    """Share of the blocks scored exactly against a metric: name → (share, value, interval)."""
     figure = new_figure(width=9, height=5)
     axes = figure.subplots()
     for index, (name, (cost, value, (low, high))) in enumerate(points.items()):
@@ -71,7 +71,7 @@ def plot_cost(points: Mapping[str, tuple[float, float, Sequence[float]]], path: 
         axes.plot(cost, value, "o", color=colour)
         axes.annotate(_plain(name), (cost, value), (7, 4), textcoords="offset points", fontsize=8)
     axes.set_xscale("log")
-    axes.set_xlabel("cost of scoring, exact scores of all tokens = 1")
+    axes.set_xlabel("share of blocks scored exactly")
     axes.set_ylabel(label)
     axes.margins(0.15)
     axes.grid(alpha=0.25)
