@@ -60,7 +60,6 @@ VARIANTS: dict[str, tuple[str, ...]] = {
     "positional, aligned": ("scorer=positional",),
     "positional, as published": ("scorer=positional", "scorer.alignment=as_published"),
     "exact, damping 0.001": ("curvature.damping=0.001",),
-    "exact, no curvature": ("curvature=identity",),
     "pooled by type": ("pooling=type",),
     "pooled by type and context": ("pooling=type_context",),
     "amortised from 0.5 %": (*AMORTISED, "scorer.share=0.005"),
@@ -90,8 +89,6 @@ SHOWN = (
 REPORTED = (
     "exact (`jvp`)",
     "positional, aligned",
-    "positional, as published",
-    "pooled by type",
     "pooled by type and context",
     "amortised from 5 %",
     "amortised from 5 %, second sample",
