@@ -16,7 +16,8 @@ def test_attribution_quality_on_the_sample(tmp_path):
     options = [
         f"paths.workspace={tmp_path}/workspace",
         f"paths.run={tmp_path}/run",
-        "data.sources.sample.size=800",
+        "data.sources.sample.size=600",
+        "curvature.blocks=32",
         "trainer.progress=false",
     ]
     done = subprocess.run([sys.executable, *command, *options], cwd=ROOT, capture_output=True, text=True)

@@ -389,7 +389,25 @@ def main() -> None:
             types=top_types(development, scores[names[0]]),
         )
     ]
+    detoxification = HERE / "detoxification.md"
+
+    def readme() -> str:
+        """Write what is measured so far."""
+        text = TEXT.format(
+            command=" ".join(["python experiments/attribution_quality/run.py", *shown(arguments)]),
+            machine=f"{os.cpu_count()} CPU cores ({platform.machine()})",
+            sections="\n".join(sections),
+            detoxification=detoxification.read_text(encoding="utf-8") if detoxification.exists() and not small else "",
+        )
+        (output / "README.md").write_text(text, encoding="utf-8")
+        return text
+
+    readme()
     if not small:
+        for title, cases in contrast_cases(Path(development.base.cfg.paths.datasets)).items():
+            quality = case_quality(development, list(ON_NEW_TEXT), *cases)
+            sections.append(CASES.format(title=title, table=plain_table(quality)))
+        readme()
         report = Study("+experiment=real_text", *report_overrides(development), *overrides, variants=REPORTED)
         results = {name: report.scores(name) for name in REPORTED}
         results |= report.rivals()
@@ -397,18 +415,7 @@ def main() -> None:
             quality = {name: report.quality(values, source) for name, values in results.items()}
             sections.append(REPORT.format(title=title, share=quality[REPORTED[0]]["annotated_share"],
                                           table=table(quality, report)))  # fmt: skip
-        for title, cases in contrast_cases(Path(development.base.cfg.paths.datasets)).items():
-            quality = case_quality(development, list(ON_NEW_TEXT), *cases)
-            sections.append(CASES.format(title=title, table=plain_table(quality)))
-    detoxification = HERE / "detoxification.md"
-    text = TEXT.format(
-        command=" ".join(["python experiments/attribution_quality/run.py", *shown(arguments)]),
-        machine=f"{os.cpu_count()} CPU cores ({platform.machine()})",
-        sections="\n".join(sections),
-        detoxification=detoxification.read_text(encoding="utf-8") if detoxification.exists() and not small else "",
-    )
-    (output / "README.md").write_text(text, encoding="utf-8")
-    print(text)
+    print(readme())
     best = max((n for n in names), key=lambda n: rows[n][KEY])
     print(json.dumps({"best": best, **{name: {k: v for k, v in row.items()} for name, row in rows.items()}}))
 
