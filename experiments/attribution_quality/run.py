@@ -88,7 +88,6 @@ SHOWN = (
 )
 REPORTED = (
     "exact (`jvp`)",
-    "positional, aligned",
     "pooled by type and context",
     "amortised from 5 %",
     "amortised from 5 %, second sample",
