@@ -177,9 +177,13 @@ def save_factors(factors: Mapping[str, Tensor], directory: Path) -> None:
 
 
 def load_factors(directory: Path) -> dict[str, dict[str, Tensor]]:
-    """Layer → factor name → tensor."""
+    return by_layer(load_file(directory / FACTORS_FILE))
+
+
+def by_layer(factors: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
+    """Layer → factor name → tensor, from what `Curvature.fit` returns."""
     nested: dict[str, dict[str, Tensor]] = {}
-    for key, value in load_file(directory / FACTORS_FILE).items():
+    for key, value in factors.items():
         layer, _, name = key.rpartition("/")
         nested.setdefault(layer, {})[name] = value
     return nested

@@ -19,7 +19,7 @@ from ifguide.corpus.masks import TokenMask
 from ifguide.corpus.queries import Query, encode_queries
 from ifguide.corpus.tokenizers import vocabulary_size
 from ifguide.influence.agreement import jaccard, spearman
-from ifguide.influence.curvature import Curvature
+from ifguide.influence.curvature import Curvature, by_layer
 from ifguide.influence.direction import load_direction, precondition_direction, query_gradient, save_direction
 from ifguide.influence.pooling import TypePooling, pool_scores
 from ifguide.influence.scorers import Direction, Scorer
@@ -182,7 +182,7 @@ class InfluenceScoring(pl.Callback):
             assert data.tokenizer is not None  # checked at the start
             names = list(tracked_layers(model, match=self._layers, last_blocks=self._last_blocks))
             sample = sample_rows(len(data.train), self._curvature.blocks, self._seed)
-            fitted = self._curvature.fit(
+            factors = self._curvature.fit(
                 model,
                 data.train.tokens(sample),
                 batch_size=self._batch_size,
@@ -190,10 +190,6 @@ class InfluenceScoring(pl.Callback):
                 layers=names,
                 progress=False,
             )
-            factors: dict[str, dict[str, torch.Tensor]] = {}
-            for key, value in fitted.items():
-                layer, _, factor = key.rpartition("/")
-                factors.setdefault(layer, {})[factor] = value
             for name, queries in self._behaviours.items():
                 if files[name].exists():
                     continue
@@ -201,7 +197,7 @@ class InfluenceScoring(pl.Callback):
                 gradients = query_gradient(model, encoded, batch_size=self._batch_size, layers=names)
                 building = folder / f".{files[name].name}"
                 building.mkdir(exist_ok=True)
-                save_direction(precondition_direction(model, gradients, factors, self._curvature), building)
+                save_direction(precondition_direction(model, gradients, by_layer(factors), self._curvature), building)
                 os.replace(building, files[name])
         trainer.strategy.barrier("influence directions")
         return [load_direction(path, model) for path in files.values()]

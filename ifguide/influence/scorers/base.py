@@ -52,7 +52,7 @@ def same_parameters(directions: Sequence[Direction]) -> list[Direction]:
     """The directions over the union of their parameters, with zeros where one does not go."""
     shapes = {name: value for direction in directions for name, value in direction.items()}
     return [
-        {name: direction.get(name, torch.zeros_like(value)) for name, value in shapes.items()}
+        {name: direction[name] if name in direction else torch.zeros_like(value) for name, value in shapes.items()}
         for direction in directions
     ]
 

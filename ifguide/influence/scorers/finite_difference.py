@@ -53,10 +53,14 @@ class FiniteDifference:
         steps = [self._step(model, direction, scores) for direction, scores in zip(directions, exact, strict=True)]
         layers = tracked_layers(model)
         fused = _fuse_activations(model, layers, lambda: body(sample_BT[:1, :2]))
+        still = {name: layer for name, layer in layers.items() if f"{name}.weight" not in directions[0]}
+        moving = {name: layer for name, layer in layers.items() if name not in still}
         moved = [
-            tuple(_moved_layers(layers, direction, sign * step, fused) for sign in (1, -1))
+            tuple(_moved_layers(moving, direction, sign * step, fused) for sign in (1, -1))
             for direction, step in zip(directions, steps, strict=True)
         ]
+        for name, forward in _moved_layers(still, {}, 0.0, fused).items():
+            layers[name].forward = forward  # type: ignore[method-assign]
 
         def run(forwards: Mapping[str, Callable[[Tensor], Tensor]], input_ids: Tensor) -> Tensor:
             for name, forward in forwards.items():
@@ -113,12 +117,11 @@ def _moved_layers(
     """Layer name → what it computes with its weights moved by a step along the direction."""
     forwards: dict[str, Callable[[Tensor], Tensor]] = {}
     for name, layer in layers.items():
-        weight, bias = (
-            None if value is None else value.detach() + step * direction.get(f"{name}.{key}", torch.zeros_like(value))
-            for key in ("weight", "bias")
-            for value in [getattr(layer, key, None)]
-        )
-        assert weight is not None
+        values = {key: value.detach() for key, value in layer.named_parameters(recurse=False)}
+        for key in values:
+            if f"{name}.{key}" in direction:
+                values[key] = values[key] + step * direction[f"{name}.{key}"]
+        weight, bias = values["weight"], values.get("bias")
         forwards[name] = partial(linear_map(layer_matrix(layer, weight, None), activations.get(name)), bias=bias)
     return forwards
 
