@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from ifguide.corpus.blocks import LABELS
-from ifguide.evaluation.attribution import token_texts
+from ifguide.corpus.tokenizers import token_texts
 from ifguide.influence.store import open_scores
 from ifguide.pipeline import Pipeline
 from ifguide.report import write_atomically

@@ -25,11 +25,11 @@ from omegaconf import OmegaConf
 
 from ifguide.corpus.masks import TokenMask
 from ifguide.corpus.queries import encode_queries
+from ifguide.corpus.tokenizers import token_texts
 from ifguide.evaluation.attribution import (
     SHARES,
     attribution_quality,
     known_tokens,
-    token_texts,
     word_list_scores,
     word_log_odds,
 )

@@ -22,6 +22,7 @@ import numpy as np
 import torch
 from hydra import compose, initialize_config_dir
 
+from ifguide.corpus.tokenizers import token_texts
 from ifguide.influence.direction import load_direction
 from ifguide.influence.scoring import prepare_scorer, sample_rows, score_blocks
 from ifguide.pipeline import Pipeline
@@ -63,7 +64,8 @@ def main() -> None:
         for name, chosen in pipelines.items():
             fit = chosen.scorer.student.fit
             student, _ = timed(
-                f"{name}, fit", lambda fit=fit, e=exact: fit(e, lambda p: ids[p], pipeline.corpus.vocabulary)
+                f"{name}, fit",
+                lambda fit=fit, e=exact: fit(e, lambda p: ids[p], token_texts(pipeline.corpus.tokenizer)),
             )
             timed(f"{name}, read", lambda student=student: read_all(student))
     median = {name: statistics.median(values) for name, values in seconds.items()}

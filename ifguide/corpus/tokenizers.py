@@ -68,6 +68,11 @@ def vocabulary_size(tokenizer: PreTrainedTokenizerFast) -> int:
     return max(tokenizer.get_vocab().values()) + 1
 
 
+def token_texts(tokenizer: PreTrainedTokenizerFast) -> list[str]:
+    """Text of every token id; bytes that are no character on their own become the replacement character."""
+    return [str(tokenizer.decode([token])) for token in range(vocabulary_size(tokenizer))]
+
+
 def check_same_tokenizer(pretrained: str | None, tokenizer: PreTrainedTokenizerFast, key: str) -> None:
     """Raise ValueError where a pretrained model was trained with another tokenizer than the corpus's.
 

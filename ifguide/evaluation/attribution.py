@@ -11,6 +11,7 @@ from transformers import PreTrainedTokenizerFast
 
 from ifguide.corpus.blocks import LABELS, Split
 from ifguide.corpus.documents import TOXIC, Query
+from ifguide.corpus.tokenizers import token_texts
 
 WORD = re.compile(r"[^\W\d_]+(?:['’][^\W\d_]+)*")
 SHARES = (0.005, 0.01, 0.02, 0.05)
@@ -159,9 +160,3 @@ def word_list_scores(
             scores[row, first : last + 1] = weights.get(match.group().lower(), 0.0)
     scores[:, 0] = 0
     return scores
-
-
-def token_texts(tokenizer: PreTrainedTokenizerFast) -> list[str]:
-    """Text of every token id; bytes that are no character on their own become the replacement character."""
-    size = max(tokenizer.get_vocab().values()) + 1
-    return [str(tokenizer.decode([token])) for token in range(size)]

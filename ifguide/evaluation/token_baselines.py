@@ -15,7 +15,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 from ifguide.classifiers.base import TOXICITY, Classifier
 from ifguide.corpus.blocks import Split
 from ifguide.corpus.queries import EncodedQuery
-from ifguide.evaluation.attribution import token_texts
+from ifguide.corpus.tokenizers import token_texts
 from ifguide.evaluation.fluency import block_losses
 from ifguide.objectives.language_modeling import token_losses
 

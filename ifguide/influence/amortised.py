@@ -2,7 +2,7 @@
 
 A single exact score is the token's worth plus a great deal of noise. A student that sees a token and its neighbours
 can only learn what tokens in like places share, so it predicts the worth and leaves the noise out, at a small part of
-the cost. The student that does best is the plainest, a table of types (`ifguide.influence.pooling.TypePooling`).
+the cost. The student that does best is the plainest, a table of words (`ifguide.influence.pooling.WordPooling`).
 """
 
 import json
@@ -36,7 +36,9 @@ class FittedStudent(Protocol):
 class Student(Protocol):
     """Fits to exact scores of some blocks, and loads what it fitted."""
 
-    def fit(self, scores_KBT: NDArray[np.float32], tokens: Tokens, vocabulary: int) -> tuple[Any, dict[str, Any]]: ...
+    def fit(
+        self, scores_KBT: NDArray[np.float32], tokens: Tokens, texts: Sequence[str]
+    ) -> tuple[Any, dict[str, Any]]: ...
     def load(self, directory: Path) -> Any: ...
 
 
@@ -93,13 +95,13 @@ class ConvolutionStudent:
                 raise ValueError(f"scorer.student.{name}={getattr(self, name)}: it is 1 or more")
 
     def fit(
-        self, scores_KBT: NDArray[np.float32], tokens: Tokens, vocabulary: int
+        self, scores_KBT: NDArray[np.float32], tokens: Tokens, texts: Sequence[str]
     ) -> tuple["Convolutions", dict[str, Any]]:
         torch.manual_seed(self.seed)
         ids = torch.from_numpy(tokens(slice(0, scores_KBT.shape[1])))
         scores = torch.from_numpy(np.array(scores_KBT))
         scale = scores[..., 1:].flatten(1).std(1)
-        student = Convolutions(vocabulary, scale, width=self.width, kernels=self.kernels)
+        student = Convolutions(len(texts), scale, width=self.width, kernels=self.kernels)
         steps = self.epochs * -(-len(ids) // self.batch_size)
         optimizer = torch.optim.AdamW(student.parameters(), lr=self.learning_rate)
         schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, self.learning_rate, total_steps=max(steps, 2))

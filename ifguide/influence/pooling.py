@@ -1,12 +1,12 @@
 """Pooling: what many scores have in common, in place of each single one.
 
-A single token's influence is mostly noise; its mean over the occurrences of the token's type is not, and what the
-tokens around it are worth says in which sense it is used. Pooled scores have the shape and the convention of scores
-(`ifguide.influence.store`), and selection reads them as it reads scores. Fitted on the scores of a few blocks, the same
-table scores all others (`ifguide.influence.amortised`).
+A single token's influence is mostly noise; its mean over the occurrences of the token's type, or of its word, is not,
+and what the tokens around it are worth says in which sense it is used. Pooled scores have the shape and the convention
+of scores (`ifguide.influence.store`), and selection reads them as it reads scores. Fitted on the scores of a few
+blocks, the same table scores all others (`ifguide.influence.amortised`).
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +17,12 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from ifguide.influence.store import create_scores
+from ifguide.influence.words import Spelling
 
 CHUNK_TOKENS = 1 << 20
-TABLE = "types.safetensors"
+TYPES, WORDS = "types.safetensors", "words.safetensors"
 
-# K behaviours, B blocks, T tokens, V vocabulary
+# K behaviours, B blocks, T tokens, V vocabulary, W known words
 Tokens = Callable[[slice], NDArray[np.int64]]  # rows of blocks → [rows, T] token ids
 
 
@@ -42,19 +43,69 @@ class TypeTable(nn.Module):
 
     def scores(self, ids_BT: Tensor) -> Tensor:
         """[K, B, T] in float32; column 0 is 0."""
-        own = self.worth[:, ids_BT]  # type: ignore[index]
-        places = torch.arange(ids_BT.shape[1], device=ids_BT.device)
-        nearness = torch.exp(-(places[:, None] - places).abs() / self.reach) / (2 * self.reach)  # type: ignore[operator]
-        scores = own + self.context_weight * (own @ nearness.fill_diagonal_(0.0))  # type: ignore[operator]
+        scores = self.own(ids_BT) + self.context(ids_BT)
         scores[..., 0] = 0
         return scores
 
+    def own(self, ids_BT: Tensor) -> Tensor:
+        """What the tokens themselves are worth, [K, B, T]."""
+        return self.worth[:, ids_BT]  # type: ignore[index]
+
+    def context(self, ids_BT: Tensor) -> Tensor:
+        """What the tokens around add, [K, B, T]."""
+        places = torch.arange(ids_BT.shape[1], device=ids_BT.device)
+        nearness = torch.exp(-(places[:, None] - places).abs() / self.reach) / (2 * self.reach)  # type: ignore[operator]
+        return self.context_weight * (self.worth[:, ids_BT] @ nearness.fill_diagonal_(0.0))  # type: ignore[index,operator]
+
     def save(self, directory: Path) -> None:
-        save_file(self.state_dict(), directory / TABLE)
+        save_file(self.state_dict(), directory / TYPES)
 
     @staticmethod
     def load(directory: Path) -> "TypeTable":
-        return TypeTable(**load_file(directory / TABLE))
+        return TypeTable(**load_file(directory / TYPES))
+
+
+class WordTable(nn.Module):
+    """A token's score as that of its whole word, and what the types around it add (`TypeTable.context`).
+
+    A word without scores of its own is worth the sum of its token types.
+
+    Args:
+        types: worth of token types, and the context.
+        keys, worth: the known words, [W] in rising order, and what they are worth, [K, W].
+        spelling: of the tokenizer.
+    """
+
+    def __init__(self, types: TypeTable, keys: Tensor, worth: Tensor, spelling: Spelling) -> None:
+        super().__init__()
+        self.types, self.spelling = types, spelling
+        self.register_buffer("keys", keys)
+        self.register_buffer("worth", worth)
+
+    def scores(self, ids_BT: Tensor) -> Tensor:
+        """[K, B, T] in float32; column 0 is 0."""
+        scores = self.own(ids_BT) + self.types.context(ids_BT)
+        scores[..., 0] = 0
+        return scores
+
+    def own(self, ids_BT: Tensor) -> Tensor:
+        """What the words are worth, at each of their tokens, [K, B, T]."""
+        word, keys = self.spelling.words(ids_BT)
+        of_types = _word_sums(self.types.own(ids_BT), word, len(keys))
+        place = torch.searchsorted(self.keys, keys).clamp(max=len(self.keys) - 1)  # type: ignore[arg-type]
+        worth = torch.where(self.keys[place] == keys, self.worth[:, place], of_types)  # type: ignore[index]
+        return worth[:, word]
+
+    def save(self, directory: Path) -> None:
+        self.types.save(directory)
+        tensors = {name: getattr(self.spelling, name) for name in Spelling.__dataclass_fields__}
+        save_file({"keys": self.keys, "worth": self.worth, **tensors}, directory / WORDS)  # type: ignore[dict-item]
+
+    @staticmethod
+    def load(directory: Path) -> "WordTable":
+        tensors = load_file(directory / WORDS)
+        types, keys, worth = TypeTable.load(directory), tensors.pop("keys"), tensors.pop("worth")
+        return WordTable(types, keys, worth, Spelling(**tensors))
 
 
 class TypePooling:
@@ -80,15 +131,17 @@ class TypePooling:
             raise ValueError(f"reach={reach}: it is above 0 tokens")
         self.prior, self.context_weight, self.reach = prior, context_weight, reach
 
-    def fit(self, scores_KBT: NDArray[np.float32], tokens: Tokens, vocabulary: int) -> tuple[TypeTable, dict[str, Any]]:
+    def fit(
+        self, scores_KBT: NDArray[np.float32], tokens: Tokens, texts: Sequence[str]
+    ) -> tuple[TypeTable, dict[str, Any]]:
         """The table of some scores, and facts for the manifest: how many types have scores.
 
         Args:
             scores_KBT: scores, read a few million tokens at a time (a memory map does).
             tokens: the blocks' token ids.
-            vocabulary: V.
+            texts: of every token id, V of them.
         """
-        sums, counts = type_sums(scores_KBT, tokens, vocabulary)
+        sums, counts = type_sums(scores_KBT, tokens, len(texts))
         mean = sums.sum(1, keepdims=True) / max(counts.sum(), 1)
         worth = (sums + self.prior * mean) / np.maximum(counts + self.prior, 1e-12)
         table = TypeTable(
@@ -99,15 +152,69 @@ class TypePooling:
     load = staticmethod(TypeTable.load)
 
 
+class WordPooling:
+    """Mean score of every word, shrunk towards the sum of what its token types are worth, and what surrounds it.
+
+    Log-probabilities of a word's tokens add up, and so do their scores. With n and S the number and the sum of the
+    scores of a word's occurrences, it is worth (S + k Σ m(type)) / (n + k), and each of its tokens scores that.
+
+    Args:
+        prior: k, in occurrences.
+        types: worth of token types, and the context.
+
+    Raises:
+        ValueError: a prior that is not above 0.
+    """
+
+    def __init__(self, *, types: TypePooling, prior: float = 3.0) -> None:
+        if prior <= 0:
+            raise ValueError(f"prior={prior}: it is above 0")
+        self.types, self.prior = types, prior
+
+    def fit(
+        self, scores_KBT: NDArray[np.float32], tokens: Tokens, texts: Sequence[str]
+    ) -> tuple[WordTable, dict[str, Any]]:
+        """As `TypePooling.fit`; words that begin a block do not count, as their first score does not exist."""
+        types, facts = self.types.fit(scores_KBT, tokens, texts)
+        spelling, behaviours = Spelling.of(texts), len(scores_KBT)
+        keys = torch.empty(0, dtype=torch.int64)
+        sums = torch.empty(2 * behaviours + 1, 0, dtype=torch.float64)  # of scores, of types' worth, of occurrences
+        for rows in chunks(scores_KBT.shape[1:]):
+            ids = torch.from_numpy(tokens(rows))
+            word, found = spelling.words(ids)
+            values = torch.cat([torch.from_numpy(np.array(scores_KBT[:, rows])), types.own(ids)]).double()
+            whole = torch.ones(len(found), dtype=torch.bool)
+            whole[word[:, 0]] = False
+            more = torch.cat([_word_sums(values, word, len(found)), torch.ones(1, len(found))])[:, whole]
+            keys, place = torch.cat([keys, found[whole]]).unique(return_inverse=True)
+            sums = torch.zeros(len(sums), len(keys), dtype=torch.float64).index_add_(
+                1, place, torch.cat([sums, more], dim=1)
+            )
+        of_scores, of_types, count = sums.split([behaviours, behaviours, 1])
+        worth = (of_scores + self.prior * of_types / count) / (count + self.prior)
+        return WordTable(types, keys, worth.float(), spelling), facts | {"words": len(keys)}
+
+    load = staticmethod(WordTable.load)
+
+
+Pooling = TypePooling | WordPooling
+
+
 def pool_scores(
-    pooling: TypePooling, scores_KBT: NDArray[np.float32], tokens: Tokens, vocabulary: int, directory: Path
+    pooling: Pooling, scores_KBT: NDArray[np.float32], tokens: Tokens, texts: Sequence[str], directory: Path
 ) -> dict[str, Any]:
     """Pool all scores into a score file of their own, a million tokens at a time; returns the facts of the fit."""
-    table, facts = pooling.fit(scores_KBT, tokens, vocabulary)
+    table, facts = pooling.fit(scores_KBT, tokens, texts)
     with create_scores(directory, scores_KBT.shape) as pooled:
         for rows in chunks(scores_KBT.shape[1:]):
             pooled[:, rows] = table.scores(torch.from_numpy(tokens(rows))).numpy()
     return facts
+
+
+def _word_sums(values_KBT: Tensor, word_BT: Tensor, words: int) -> Tensor:
+    """Sum over the tokens of each word, [K, words]."""
+    sums = torch.zeros(len(values_KBT), words, dtype=values_KBT.dtype, device=values_KBT.device)
+    return sums.index_add_(1, word_BT.flatten(), values_KBT.flatten(1))
 
 
 def type_sums(

@@ -13,6 +13,7 @@ from transformers import PreTrainedModel
 
 from ifguide.corpus.masks import TokenMask
 from ifguide.corpus.queries import encode_queries
+from ifguide.corpus.tokenizers import token_texts
 from ifguide.influence.amortised import Amortised
 from ifguide.influence.curvature import load_factors, save_factors
 from ifguide.influence.direction import load_direction, precondition_direction, query_gradient, save_direction
@@ -141,7 +142,7 @@ class InfluenceStages(Stages):
         def fit(directory: Path) -> dict[str, Any]:
             split, rows = self.corpus.split("train"), self._sample(amortised.share, amortised.seed)
             student, facts = amortised.student.fit(
-                open_scores(exact.path), lambda places: split.tokens(rows[places]), self.corpus.vocabulary
+                open_scores(exact.path), lambda places: split.tokens(rows[places]), token_texts(self.corpus.tokenizer)
             )
             student.save(directory)
             return {"blocks": len(rows), **facts}
@@ -186,8 +187,8 @@ class InfluenceStages(Stages):
             return scores
 
         def build(directory: Path) -> dict[str, Any]:
-            tokens, vocabulary = self.corpus.split("train").tokens, self.corpus.vocabulary
-            return pool_scores(pooling, open_scores(scores.path), tokens, vocabulary, directory)
+            tokens, texts = self.corpus.split("train").tokens, token_texts(self.corpus.tokenizer)
+            return pool_scores(pooling, open_scores(scores.path), tokens, texts, directory)
 
         inputs = {"data": data, "scores": scores}
         return self._build("pooled", 1, settings=self._settings("pooling"), inputs=inputs, builder=build)

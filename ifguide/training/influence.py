@@ -17,11 +17,11 @@ from transformers import PreTrainedModel
 
 from ifguide.corpus.masks import TokenMask
 from ifguide.corpus.queries import Query, encode_queries
-from ifguide.corpus.tokenizers import vocabulary_size
+from ifguide.corpus.tokenizers import token_texts
 from ifguide.influence.agreement import jaccard, spearman
 from ifguide.influence.curvature import Curvature, by_layer
 from ifguide.influence.direction import load_direction, precondition_direction, query_gradient, save_direction
-from ifguide.influence.pooling import TypePooling, pool_scores
+from ifguide.influence.pooling import Pooling, pool_scores
 from ifguide.influence.scorers import Direction, Scorer
 from ifguide.influence.scoring import prepare_scorer, sample_rows, score_blocks
 from ifguide.influence.selection import Algorithm1
@@ -72,7 +72,7 @@ class InfluenceScoring(pl.Callback):
         curvature: Curvature,
         scorer: Scorer,
         selection: Algorithm1,
-        pooling: TypePooling | None = None,
+        pooling: Pooling | None = None,
         every_steps: int | None = None,
         every_epochs: float | None = None,
         blocks: int | None = None,
@@ -207,8 +207,8 @@ class InfluenceScoring(pl.Callback):
         if self._pooling is not None:
             assert data.tokenizer is not None
             (folder / POOLED).mkdir(exist_ok=True)
-            vocabulary = vocabulary_size(data.tokenizer)
-            pool_scores(self._pooling, columns, lambda r: data.train.tokens(rows[r]), vocabulary, folder / POOLED)
+            texts = token_texts(data.tokenizer)
+            pool_scores(self._pooling, columns, lambda r: data.train.tokens(rows[r]), texts, folder / POOLED)
             columns = open_scores(folder / POOLED)
         starts = data.train.documents["start"]
         selections = {

@@ -3,11 +3,13 @@ import pytest
 import torch
 
 from ifguide.influence.amortised import Amortised, ConvolutionStudent
-from ifguide.influence.pooling import TypePooling
+from ifguide.influence.pooling import TypePooling, WordPooling
 from ifguide.influence.scorers import JVP
 
 VOCABULARY = 40
-STUDENTS = {"types": TypePooling(context_weight=0), "convolutions": ConvolutionStudent(epochs=8)}
+TEXTS = [f" {chr(ord('a') + i // 26)}{chr(ord('a') + i % 26)}" for i in range(VOCABULARY)]
+WORDS = WordPooling(types=TypePooling(context_weight=0))
+STUDENTS = {"types": TypePooling(context_weight=0), "words": WORDS, "convolutions": ConvolutionStudent(epochs=8)}
 
 
 @pytest.fixture(scope="module")
@@ -22,7 +24,7 @@ def corpus():
 
 
 def fit(student, ids, scores):
-    return student.fit(scores, lambda rows: ids[rows], VOCABULARY)[0]
+    return student.fit(scores, lambda rows: ids[rows], TEXTS)[0]
 
 
 def correlation(a, b):

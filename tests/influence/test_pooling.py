@@ -5,9 +5,11 @@ import pytest
 import torch
 
 from ifguide.influence import pooling as module
-from ifguide.influence.pooling import TypePooling, TypeTable, type_sums
+from ifguide.influence.pooling import TypePooling, TypeTable, WordPooling, WordTable, type_sums
+from ifguide.influence.words import Spelling
 
-VOCABULARY = 7
+TEXTS = [" a", "b", " A", "c'", " ", ",", "ab"]
+VOCABULARY = len(TEXTS)
 
 
 @pytest.fixture
@@ -21,7 +23,7 @@ def corpus():
 
 
 def fit(pooling, ids, scores):
-    return pooling.fit(scores, lambda rows: ids[rows], VOCABULARY)[0]
+    return pooling.fit(scores, lambda rows: ids[rows], TEXTS)[0]
 
 
 def naive(ids, scores, *, prior, context_weight, reach):
@@ -78,3 +80,68 @@ def test_first_tokens_of_blocks_have_no_scores_to_count(corpus):
 def test_settings_out_of_range_are_refused(option, value):
     with pytest.raises(ValueError, match=f"{option}={value}"):
         TypePooling(**{option: value})
+
+
+def written_words(row):
+    """Places of the words of one block and what they spell, by reading its text character by character."""
+    words = [[0]]
+    for t in range(1, len(row)):
+        left, right = TEXTS[row[t - 1]][-1], TEXTS[row[t]][0]
+        if (left.isalpha() or left == "'") and (right.isalpha() or right == "'"):
+            words[-1].append(t)
+        else:
+            words.append([t])
+    return [(places, "".join(TEXTS[row[t]] for t in places).strip().casefold()) for places in words]
+
+
+def test_words_are_what_the_text_spells(corpus):
+    ids, _ = corpus
+    word, keys = Spelling.of(TEXTS).words(torch.from_numpy(ids))
+    spelled = [(n, places, text) for n, row in enumerate(ids) for places, text in written_words(row)]
+    assert len(keys) == len(spelled) and len({text for *_, text in spelled}) == len(set(keys.tolist()))
+    key_of = {}
+    for index, (n, places, text) in enumerate(spelled):
+        assert (word[n, places] == index).all()
+        assert key_of.setdefault(text, int(keys[index])) == int(keys[index])
+    both = Spelling.of([" Sh", "it", " s", "hIT"]).words(torch.tensor([[0, 1], [2, 3]]))[1]
+    assert both[0] == both[1], "other tokens, the same word"
+
+
+def test_word_pooling_equals_its_definition(corpus):
+    ids, scores = corpus
+    types = {"prior": 2.5, "context_weight": 0.7, "reach": 3.0}
+    pooling = WordPooling(types=TypePooling(**types), prior=1.5)
+    fitted = ids[:6], scores[:, :6]  # the other blocks hold words that these do not
+    pooled = fit(pooling, *fitted).scores(torch.from_numpy(ids)).numpy()
+    table = fit(pooling.types, *fitted)
+    for ours, column, of_type, around in zip(
+        pooled, scores, table.worth.numpy(), table.context(torch.from_numpy(ids)).numpy(), strict=True
+    ):
+        occurrences = {}
+        for n in range(6):
+            for places, text in written_words(ids[n]):
+                if places[0] > 0:
+                    pair = column[n, places].sum(), of_type[ids[n, places]].sum()
+                    occurrences.setdefault(text, []).append(pair)
+        for n, row in enumerate(ids):
+            for places, text in written_words(row):
+                seen = occurrences.get(text, [])
+                mean = np.mean([t for _, t in seen]) if seen else of_type[row[places]].sum()
+                worth = (sum(s for s, _ in seen) + 1.5 * mean) / (len(seen) + 1.5)
+                wanted = np.where(np.array(places) == 0, 0, worth + around[n, places])
+                assert np.allclose(ours[n, places], wanted, atol=1e-5)
+    assert len({text for row in ids for _, text in written_words(row)}) > len(fit(pooling, *fitted).keys)
+
+
+def test_a_table_of_words_survives_chunks_and_saving(corpus, tmp_path):
+    ids, scores = corpus
+    pooling = WordPooling(types=TypePooling())
+    whole = fit(pooling, ids, scores)
+    with mock.patch.object(module, "CHUNK_TOKENS", 25):
+        parts = fit(pooling, ids, scores)
+    assert torch.equal(parts.keys, whole.keys) and torch.allclose(parts.worth, whole.worth)
+    whole.save(tmp_path)
+    some = torch.from_numpy(ids[:3])
+    assert torch.equal(WordTable.load(tmp_path).scores(some), whole.scores(some))
+    with pytest.raises(ValueError, match="prior=0"):
+        WordPooling(types=TypePooling(), prior=0)

@@ -10,6 +10,7 @@ from test_training import CPU, Recorder, model_for, optimization
 
 from ifguide.corpus.masks import TokenMask
 from ifguide.corpus.queries import Query, encode_queries
+from ifguide.corpus.tokenizers import token_texts
 from ifguide.influence.agreement import jaccard, spearman
 from ifguide.influence.amortised import Amortised
 from ifguide.influence.curvature import Curvature
@@ -131,7 +132,7 @@ def test_pooled_scores_are_selected_from(corpus, tmp_path):
     run(corpus, tmp_path, influence(pooling=TypePooling()))
     split = corpus.split("train")
     folder = points(tmp_path)[3]
-    table, _ = TypePooling().fit(open_scores(folder), split.tokens, corpus.vocabulary)
+    table, _ = TypePooling().fit(open_scores(folder), split.tokens, token_texts(corpus.tokenizer))
     pooled = table.scores(torch.from_numpy(split.tokens(slice(0, len(split)))))[0].numpy()
     mask = TokenMask.open(folder / "mask.npy", split.block_length)
     assert (mask[:] == Algorithm1(quantile=0.9, limit=0.1)(pooled).mask[:]).all()
