@@ -18,11 +18,13 @@ from typing import Any
 
 import numpy as np
 import torch
+from agreement import agreement
 from cases import case_quality, contrast_cases
 from hydra import compose, initialize_config_dir
 from numpy.typing import NDArray
 from omegaconf import OmegaConf
 
+from ifguide.corpus.blocks import LABELS
 from ifguide.corpus.masks import TokenMask
 from ifguide.corpus.queries import encode_queries
 from ifguide.corpus.tokenizers import token_texts
@@ -46,7 +48,13 @@ from ifguide.influence.pooling import type_sums
 from ifguide.influence.scoring import prepare_scorer, score_blocks
 from ifguide.influence.store import create_scores, open_scores
 from ifguide.pipeline import Pipeline
-from ifguide.report.attribution import plot_cost, plot_mask_overlap, plot_precision_recall, precision_recall
+from ifguide.report.attribution import (
+    plot_agreement,
+    plot_cost,
+    plot_mask_overlap,
+    plot_precision_recall,
+    precision_recall,
+)
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
@@ -58,8 +66,13 @@ VARIANTS: dict[str, tuple[str, ...]] = {
     "positional, aligned": ("scorer=positional",),
     "positional, as published": ("scorer=positional", "scorer.alignment=as_published"),
     "exact, damping 0.001": ("curvature.damping=0.001",),
+    "exact, diagonal curvature": ("curvature=diagonal",),
+    "exact, no curvature": ("curvature=identity",),
     "pooled by type": ("pooling=type",),
     "pooled by type and context": ("pooling=type_context",),
+    "pooled by word": ("pooling=word",),
+    "pooled by word and context": ("pooling=word_context",),
+    "pooled by word and context, no curvature": ("pooling=word_context", "curvature=identity"),
     "amortised from 0.5 %": (*AMORTISED, "scorer.share=0.005"),
     "amortised from 1 %": (*AMORTISED, "scorer.share=0.01"),
     "amortised from 2 %": (*AMORTISED, "scorer.share=0.02"),
@@ -67,11 +80,13 @@ VARIANTS: dict[str, tuple[str, ...]] = {
     "amortised from 5 %, second sample": (*AMORTISED, "scorer.seed=1"),
     "amortised from 5 %, third sample": (*AMORTISED, "scorer.seed=2"),
     "amortised from 10 %": (*AMORTISED, "scorer.share=0.1"),
-    "amortised from 5 %, types alone": (*AMORTISED, "scorer.student.context_weight=0"),
+    "amortised from 5 %, words alone": (*AMORTISED, "scorer.student.types.context_weight=0"),
     "amortised from 5 %, convolutions": ("scorer=amortised_convolution",),
     "amortised from 10 %, convolutions": ("scorer=amortised_convolution", "scorer.share=0.1"),
+    "exact, other proxy": ("proxy.seed=1",),
+    "pooled by word and context, other proxy": ("pooling=word_context", "proxy.seed=1"),
 }
-SAMPLE_VARIANTS = ("exact (`jvp`)", "positional, aligned", "pooled by type and context", "amortised from 10 %")
+SAMPLE_VARIANTS = ("exact (`jvp`)", "positional, aligned", "pooled by word and context", "amortised from 10 %")
 SAMPLE = ("stage=pooled", "data.sources.sample.size=1500", "data.tokenizer.vocabulary=1024", "curvature.blocks=128")
 
 
@@ -79,19 +94,22 @@ SHOWN = (
     "exact (`jvp`)",
     "positional, aligned",
     "positional, as published",
-    "pooled by type",
     "pooled by type and context",
+    "pooled by word and context",
     "amortised from 5 %",
     "amortised from 5 %, convolutions",
 )
 REPORTED = (
     "exact (`jvp`)",
+    "positional, aligned",
     "pooled by type and context",
+    "pooled by word and context",
     "amortised from 5 %",
     "amortised from 5 %, second sample",
     "amortised from 5 %, third sample",
     "amortised from 5 %, convolutions",
 )
+OURS = "amortised from 5 %"
 ON_NEW_TEXT = ("exact (`jvp`)", "positional, aligned", "amortised from 5 %", "amortised from 5 %, convolutions")
 KEY = "precision_at_0.01"
 
@@ -126,6 +144,10 @@ What Algorithm 1 selects:
 ![Overlap of masks](mask_overlap.png)
 
 Token types that promote toxicity most (mean exact score, inner letters hidden): {types}.
+
+Documents that promote it most (sum of exact scores over the tokens that are selected):
+
+{documents}
 """
 
 REPORT = """
@@ -134,6 +156,19 @@ REPORT = """
 {share:.2%} of the tokens are marked; benign text is other IMDb reviews.
 
 {table}
+
+{findings}
+"""
+
+AGREEMENT = """
+## Do tokens score higher the more people marked them?
+
+Mean percentile of the score (95 % interval over posts) among all tokens of HateXplain posts that most of three
+annotators judged hateful or offensive, by how many of them marked the word.
+
+{table}
+
+![Score against annotator agreement](agreement.png)
 """
 
 CASES = """
@@ -261,6 +296,14 @@ def findings(rows: dict[str, dict[str, Any]], ours: str) -> str:
     return "\n".join(lines)
 
 
+def agreement_table(means: dict[str, list[tuple[float, float, float]]]) -> str:
+    numbers = range(len(next(iter(means.values()))))
+    lines = [f"| marked by | {' | '.join(map(str, numbers))} |", "|---" * (len(numbers) + 1) + "|"]
+    for name, points in means.items():
+        lines.append(f"| {name} | {' | '.join(f'{m:.3f} ({low:.3f}–{high:.3f})' for m, low, high in points)} |")
+    return "\n".join(lines)
+
+
 def plain_table(rows: dict[str, dict[str, float]]) -> str:
     header = list(next(iter(rows.values())))
     lines = [f"| | {' | '.join(header)} |", "|---" * (len(header) + 1) + "|"]
@@ -276,6 +319,21 @@ def top_types(study: Study, scores: NDArray[np.float32], count: int = 40) -> str
     texts = token_texts(study.tokenizer)
     best = np.argsort(-(sums[0] / (counts + 20)))[:count]
     return ", ".join(f"`{_masked(texts[index])}`" for index in best)
+
+
+def top_documents(study: Study, name: str, count: int = 10) -> str:
+    """Source, record and label of the documents whose selected tokens have the highest sum of scores."""
+    scores, mask, documents = study.scores(name), study.mask(name)[:], study.split.documents
+    owner = study.split.documents_of(np.arange(mask.size))
+    merit = np.bincount(owner, weights=np.where(mask, scores, 0).ravel(), minlength=len(documents))
+    selected = np.bincount(owner, weights=mask.ravel(), minlength=len(documents))
+    labels = {code: label or "not labelled" for label, code in LABELS.items()}
+    lines = ["| source | record | label | selected tokens | sum of their scores |", "|---|---|---|---|---|"]
+    for index in np.argsort(-merit, kind="stable")[:count]:
+        row = documents[index]
+        source, label = study.base.corpus.sources[row["source"]], labels[int(row["label"])]
+        lines.append(f"| {source} | {row['record']} | {label} | {selected[index]:.0f} | {merit[index]:.4g} |")
+    return "\n".join(lines)
 
 
 def _masked(text: str) -> str:
@@ -338,9 +396,10 @@ def main() -> None:
             tokens=development.split.shape[0] * development.split.shape[1],
             share=rows[names[0]]["annotated_share"],
             table=table(rows, development),
-            findings=findings(rows, "amortised from 10 %" if small else "amortised from 5 %"),
+            findings=findings(rows, "amortised from 10 %" if small else OURS),
             masks=plain_table({name: mask_quality(development, name) for name in masked}),
             types=top_types(development, scores[names[0]]),
+            documents=top_documents(development, names[0]),
         )
     ]
     detoxification = HERE / "detoxification.md"
@@ -358,7 +417,11 @@ def main() -> None:
 
     readme()
     if not small:
-        for title, cases in contrast_cases(Path(development.base.cfg.paths.datasets)).items():
+        datasets = Path(development.base.cfg.paths.datasets)
+        means = agreement(development, list(ON_NEW_TEXT), datasets)
+        plot_agreement(means, output / "agreement.png")
+        sections.append(AGREEMENT.format(table=agreement_table(means)))
+        for title, cases in contrast_cases(datasets).items():
             quality = case_quality(development, list(ON_NEW_TEXT), *cases)
             sections.append(CASES.format(title=title, table=plain_table(quality)))
         readme()
@@ -368,7 +431,8 @@ def main() -> None:
         for source, title in (("toxic_spans", "SemEval trial posts"), ("hatexplain", "HateXplain posts")):
             quality = {name: report.quality(values, source) for name, values in results.items()}
             sections.append(REPORT.format(title=title, share=quality[REPORTED[0]]["annotated_share"],
-                                          table=table(quality, report)))  # fmt: skip
+                                          table=table(quality, report), findings=findings(quality, OURS)))  # fmt: skip
+        readme()
     print(readme())
     best = max((n for n in names), key=lambda n: rows[n][KEY])
     print(json.dumps({"best": best, **{name: {k: v for k, v in row.items()} for name, row in rows.items()}}))

@@ -28,7 +28,7 @@ from ifguide.influence.scoring import prepare_scorer, sample_rows, score_blocks
 from ifguide.pipeline import Pipeline
 
 CONF = Path(__file__).parents[2] / "conf"
-STUDENTS = {"token types": "scorer=amortised", "convolutions": "scorer=amortised_convolution"}
+STUDENTS = {"words": "scorer=amortised", "convolutions": "scorer=amortised_convolution"}
 REPEATS = 3
 ROWS_AT_ONCE = 64
 
@@ -59,14 +59,12 @@ def main() -> None:
             block = split.tokens(slice(first, min(first + ROWS_AT_ONCE, len(split))))
             np.asarray(student.scores(torch.from_numpy(block)))
 
+    texts = token_texts(pipeline.corpus.tokenizer)
     for _ in range(REPEATS):
         exact = timed("exact", lambda: score_blocks(scorer, ids, batch_size=16, device=model.device))
         for name, chosen in pipelines.items():
             fit = chosen.scorer.student.fit
-            student, _ = timed(
-                f"{name}, fit",
-                lambda fit=fit, e=exact: fit(e, lambda p: ids[p], token_texts(pipeline.corpus.tokenizer)),
-            )
+            student, _ = timed(f"{name}, fit", lambda fit=fit, e=exact: fit(e, lambda p: ids[p], texts))
             timed(f"{name}, read", lambda student=student: read_all(student))
     median = {name: statistics.median(values) for name, values in seconds.items()}
     full = median["exact"] * len(split) / len(rows)

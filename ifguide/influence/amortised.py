@@ -114,7 +114,7 @@ class ConvolutionStudent:
                 optimizer.step()
                 optimizer.zero_grad()
                 schedule.step()
-        return student.eval(), {"last_loss": float(loss)}
+        return student.eval(), {"last_loss": loss.item()}
 
     def load(self, directory: Path) -> "Convolutions":
         return Convolutions.load(directory)

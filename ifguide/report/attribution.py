@@ -78,5 +78,27 @@ def plot_cost(points: Mapping[str, tuple[float, float, Sequence[float]]], path: 
     save_figure(figure, path)
 
 
+def plot_agreement(
+    means: Mapping[str, Sequence[tuple[float, float, float]]], path: Path, *, chance: float = 0.5
+) -> None:
+    """How many annotators marked a token against the mean percentile of its score: name → (mean, low, high) each."""
+    figure = new_figure(width=9, height=5)
+    axes = figure.subplots()
+    for index, (name, points) in enumerate(means.items()):
+        mean, low, high = np.array(points).T
+        places = np.arange(len(points)) + 0.05 * (index - (len(means) - 1) / 2)
+        axes.errorbar(
+            places, mean, yerr=[np.maximum(mean - low, 0), np.maximum(high - mean, 0)], marker="o", capsize=3, lw=1.6,
+            color=COLOURS[index % len(COLOURS)], ls=DASHES[index // len(COLOURS) % len(DASHES)], label=_plain(name),
+        )  # fmt: skip
+    axes.axhline(chance, color=INK, lw=0.8, ls=":")
+    axes.set_xticks(range(len(next(iter(means.values())))))
+    axes.set_xlabel("annotators who marked the token")
+    axes.set_ylabel("mean percentile of its score")
+    axes.grid(alpha=0.25)
+    axes.legend(frameon=False, fontsize=8)
+    save_figure(figure, path)
+
+
 def _plain(name: str) -> str:
     return name.replace("`", "")
