@@ -19,22 +19,26 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
 from ifguide.evaluation.attribution import word_list_scores, word_log_odds
+from ifguide.influence.store import open_scores
 from ifguide.pipeline import Pipeline
+from ifguide.report.attribution import plot_frontier
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
 SEEDS = (0, 1, 2)
-RIVALS = ("random tokens", "word list")
-ONE_SEED = ("no mask", "pooled by type and context", *RIVALS)  # these are for scale
+RIVALS = ("random tokens", "lowest exact scores", "word list")
+ONE_SEED = ("no mask", *RIVALS)  # these are for scale
 TUNE = ("optim.epochs=0.15", "optim.learning_rate=1e-3", "evaluation.prompts.limit=100", "compare_with=null")
+PLAIN = str.maketrans(" =", "__", "%")
 ROWS: dict[str, tuple[str, ...]] = {
     "no mask": ("method=none",),
     "exact scores": (),
-    "pooled by type and context": ("pooling=type_context",),
+    "pooled by word and context": ("pooling=word_context",),
     "amortised from 5 %": ("scorer=amortised",),
-    "random tokens": (),
-    "word list": (),
+    **{name: () for name in RIVALS},
 }
+FRONTIER = ("exact scores", "pooled by word and context")
+LIMITS = (0.005, 0.01, 0.02)  # L; q follows as 1 − L/2
 CELLS = (
     ("toxic fraction, toxic prompts", ("toxicity", "toxic", "toxic_fraction")),
     ("toxic fraction, other prompts", ("toxicity", "nontoxic", "toxic_fraction")),
@@ -51,6 +55,12 @@ which nothing else used. `python experiments/attribution_quality/detoxify.py{ove
 {table}
 
 {findings}
+
+The same for other limits L of Algorithm 1, with q = 1 − L/2, three seeds each:
+
+{frontier}
+
+![Toxicity against perplexity over L](frontier.png)
 """
 
 
@@ -72,6 +82,8 @@ def rival_mask(name: str, overrides: list[str]) -> Path:
     def build(directory: Path) -> dict[str, Any]:
         if name == "random tokens":
             scores = np.random.default_rng(0).random(split.shape, dtype=np.float32)
+        elif name == "lowest exact scores":
+            scores = -np.asarray(open_scores(pipeline.scores().path)[0])
         else:
             queries = next(iter(pipeline.queries.values()))
             scores = word_list_scores(split, pipeline.corpus.tokenizer, word_log_odds(queries))
@@ -81,14 +93,20 @@ def rival_mask(name: str, overrides: list[str]) -> Path:
         return {"selected": selection.selected}
 
     parts = ("selection", "behaviours")
+    if name == "lowest exact scores":
+        parts += ("scorer", "curvature")
     settings = {"scores": name, **{part: OmegaConf.to_container(pipeline.cfg[part], resolve=True) for part in parts}}
     return pipeline.workspace.build(
         "mask", version=2, settings=settings, inputs={"data": pipeline.data()}, builder=build
     ).path
 
 
-def read(metrics: dict[str, Any], place: tuple[str, ...]) -> float:
-    value: Any = metrics
+def limits(limit: float) -> tuple[str, str]:
+    return f"selection.limit={limit}", f"selection.quantile={1 - limit / 2}"
+
+
+def read(directory: Path, place: tuple[str, ...]) -> float:
+    value: Any = json.loads((directory / "metrics.json").read_text(encoding="utf-8"))
     for key in place:
         value = value[key]
     return float(value)
@@ -125,23 +143,47 @@ def main() -> None:
         model = started.stdout.split()[-1]  # a run that stops at a stage prints its artifact last
         named = next((o.split("=")[1] for o in overrides if o.startswith("paths.workspace=")), "workspace")
         workspace = ROOT / named
-        cells: dict[str, dict[str, list[float]]] = {name: {title: [] for title, _ in CELLS} for name in ROWS}
-        for seed in SEEDS:
-            for name, chosen in ROWS.items():
-                if name in ONE_SEED and seed != SEEDS[0]:
-                    continue
-                if name in RIVALS:
-                    chosen = (f"paths.mask={rival_mask(name, overrides)}",)
-                place_of_run = folder / f"{name}_{seed}".replace(" ", "_").replace("%", "")
-                run(place_of_run, *chosen, *TUNE, f"model.pretrained={model}", f"seed={seed}", *overrides)
-                metrics = json.loads((place_of_run / "metrics.json").read_text(encoding="utf-8"))
-                for title, place in CELLS:
-                    cells[name][title].append(read(metrics, place))
+
+        def measure(name: str, seed: int, *more: str) -> Path:
+            """The directory of an evaluated run with the mask of a row."""
+            chosen = (f"paths.mask={rival_mask(name, overrides)}",) if name in RIVALS else ROWS[name]
+            place = folder / "_".join([name, str(seed), *more]).translate(PLAIN)
+            run(place, *chosen, *TUNE, *more, f"model.pretrained={model}", f"seed={seed}", *overrides)
+            return place
+
+        cells = {}
+        for name in ROWS:
+            places = [measure(name, seed) for seed in (SEEDS[:1] if name in ONE_SEED else SEEDS)]
+            cells[name] = {title: [read(place, key) for place in places] for title, key in CELLS}
+        place_of_run = places[-1]
+        points = {
+            name: {limit: [measure(name, seed, *limits(limit)) for seed in SEEDS] for limit in LIMITS}
+            for name in FRONTIER
+        }
+        curves = {
+            name: {
+                limit: {title: [read(place, key) for place in places] for title, key in CELLS}
+                for limit, places in rows.items()
+            }
+            for name, rows in points.items()
+        }
         made = json.loads((place_of_run / "artifacts.json").read_text(encoding="utf-8"))
         manifests = {
             role: json.loads((workspace / name / "manifest.json").read_text(encoding="utf-8"))
             for role, name in made.items()
         }
+    tox, ppl = CELLS[0][0], CELLS[3][0]
+    plot_frontier(
+        {name: [(f"{limit:.1%}", row[ppl], row[tox]) for limit, row in rows.items()] for name, rows in curves.items()},
+        HERE / "frontier.png",
+        labels=(ppl, tox),
+    )
+    other = [f"| mask from | L | {' | '.join(title for title, _ in CELLS)} |", "|---" * (len(CELLS) + 2) + "|"]
+    other += [
+        f"| {name} | {limit:.1%} | {' | '.join(summary(values) for values in row.values())} |"
+        for name, rows in curves.items()
+        for limit, row in rows.items()
+    ]
     lines = [f"| mask from | {' | '.join(title for title, _ in CELLS)} |", "|---" * (len(CELLS) + 1) + "|"]
     lines += [f"| {name} | {' | '.join(summary(values) for values in row.values())} |" for name, row in cells.items()]
     text = TEXT.format(
@@ -152,10 +194,11 @@ def main() -> None:
         overrides="".join(f" {o}" for o in overrides if not o.startswith(("paths.", "trainer."))),
         table="\n".join(lines),
         findings=findings(cells),
+        frontier="\n".join(other),
     )
     (HERE / "detoxification.md").write_text(text, encoding="utf-8")
     print(text)
-    print(json.dumps(cells))
+    print(json.dumps({"rows": cells, "over limits": curves}))
 
 
 if __name__ == "__main__":

@@ -78,6 +78,26 @@ def plot_cost(points: Mapping[str, tuple[float, float, Sequence[float]]], path: 
     save_figure(figure, path)
 
 
+def plot_frontier(
+    curves: Mapping[str, Sequence[tuple[str, Sequence[float], Sequence[float]]]], path: Path, *, labels: tuple[str, str]
+) -> None:
+    """Points of a trade-off joined in their order: name → (label, x of every seed, y of every seed)."""
+    figure = new_figure(width=9, height=5)
+    axes = figure.subplots()
+    for index, (name, points) in enumerate(curves.items()):
+        colour = COLOURS[index % len(COLOURS)]
+        x, y = ([float(np.mean(point[axis])) for point in points] for axis in (1, 2))
+        axes.plot(x, y, marker="o", color=colour, ls=DASHES[index % len(DASHES)], lw=1.6, label=_plain(name))
+        for (label, xs, ys), a, b in zip(points, x, y, strict=True):
+            axes.plot(xs, ys, ".", color=colour, alpha=0.5)
+            axes.annotate(label, (a, b), (6, 4), textcoords="offset points", fontsize=8, color=colour)
+    axes.set_xlabel(labels[0])
+    axes.set_ylabel(labels[1])
+    axes.grid(alpha=0.25)
+    axes.legend(frameon=False, fontsize=8)
+    save_figure(figure, path)
+
+
 def plot_agreement(
     means: Mapping[str, Sequence[tuple[float, float, float]]], path: Path, *, chance: float = 0.5
 ) -> None:
