@@ -122,7 +122,7 @@ what of their quality is left when only a few per cent of the corpus are scored 
 blocks that costs as much as exact scoring; what a student adds to that is measured in
 [`experiments/benchmarks`](../benchmarks/README.md) (`amortised.py`).
 {sections}
-{detoxification}"""
+{appended}"""
 
 DEVELOPMENT = """
 ## Where variants were chosen: {corpus}
@@ -402,7 +402,7 @@ def main() -> None:
             documents=top_documents(development, names[0]),
         )
     ]
-    detoxification = HERE / "detoxification.md"
+    appended = [path for path in (HERE / "datamodeling.md", HERE / "detoxification.md") if path.exists() and not small]
 
     def readme() -> str:
         """Write what is measured so far."""
@@ -410,7 +410,7 @@ def main() -> None:
             command=" ".join(["python experiments/attribution_quality/run.py", *shown(arguments)]),
             machine=f"{os.cpu_count()} CPU cores ({platform.machine()})",
             sections="\n".join(sections),
-            detoxification=detoxification.read_text(encoding="utf-8") if detoxification.exists() and not small else "",
+            appended="".join(path.read_text(encoding="utf-8") for path in appended),
         )
         (output / "README.md").write_text(text, encoding="utf-8")
         return text
