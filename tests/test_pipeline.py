@@ -75,9 +75,10 @@ def test_a_second_run_builds_nothing(done, folder, monkeypatch):
 @pytest.mark.parametrize(
     "override, rebuilt",
     [
+        ("pooling=type", {"pooled", "mask", "model", "generations", "evaluation"}),
         ("objective.penalty=0.5", {"model", "generations", "evaluation"}),
         ("selection.limit=0.005", {"mask", "model", "generations", "evaluation"}),
-        ("curvature.damping=0.3", {"direction", "scores", "mask", "model", "generations", "evaluation"}),
+        ("curvature.damping=0.3", {"direction", "scores", "pooled", "mask", "model", "generations", "evaluation"}),
         ("decoding.top_p=0.8", {"generations", "evaluation"}),
         ("influence.batch_size=7", set()),
         ("trainer.micro_batch_size=8", set()),
@@ -213,7 +214,7 @@ def test_two_behaviours_have_a_column_each_and_one_mask(done, folder):
     assert scores.shape == (2, *both.corpus.split("train").shape)
     assert np.allclose(scores[0], open_scores(done.scores().path)[0], rtol=1e-4, atol=1e-4 * scores[0].std())
     assert both.scores().manifest["facts"]["behaviours"] == ["toxicity", "second"]
-    masks = [both.selection(column).mask[:] for column in scores]
+    masks = [both.selection(column).mask[:] for column in open_scores(both.pooled().path)]
     assert (both.train_mask()[:] == masks[0] | masks[1]).all()
     assert (masks[0] == done.train_mask()[:]).all() and (masks[0] != masks[1]).any()
 

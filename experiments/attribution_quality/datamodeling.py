@@ -17,7 +17,6 @@ import numpy as np
 import torch
 from hydra.utils import instantiate
 from numpy.typing import NDArray
-from run import HERE, Study
 from transformers import PreTrainedModel
 
 from ifguide.corpus.blocks import Split
@@ -26,6 +25,7 @@ from ifguide.influence.agreement import spearman
 from ifguide.objectives.language_modeling import token_losses
 from ifguide.pipeline.influence import UNCENSORED
 from ifguide.training.fit import train
+from run import HERE, Study
 
 HALVES, SEEDS = 32, (0, 1, 2)
 OTHER = 1000  # seeds that no proxy has

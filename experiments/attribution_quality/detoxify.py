@@ -32,7 +32,7 @@ TUNE = ("optim.epochs=0.15", "optim.learning_rate=1e-3", "evaluation.prompts.lim
 PLAIN = str.maketrans(" =", "__", "%")
 ROWS: dict[str, tuple[str, ...]] = {
     "no mask": ("method=none",),
-    "exact scores": (),
+    "exact scores": ("pooling=none",),
     "pooled by word and context": ("pooling=word_context",),
     "amortised from 5 %": ("scorer=amortised",),
     **{name: () for name in RIVALS},

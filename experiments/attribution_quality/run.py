@@ -58,16 +58,17 @@ from ifguide.report.attribution import (
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
+EXACT = ("pooling=none",)
 AMORTISED = ("scorer=amortised",)
 
 # name → overrides; the first is what the others are compared with
 VARIANTS: dict[str, tuple[str, ...]] = {
-    "exact (`jvp`)": (),
-    "positional, aligned": ("scorer=positional",),
-    "positional, as published": ("scorer=positional", "scorer.alignment=as_published"),
-    "exact, damping 0.001": ("curvature.damping=0.001",),
-    "exact, diagonal curvature": ("curvature=diagonal",),
-    "exact, no curvature": ("curvature=identity",),
+    "exact (`jvp`)": EXACT,
+    "positional, aligned": (*EXACT, "scorer=positional"),
+    "positional, as published": (*EXACT, "scorer=positional", "scorer.alignment=as_published"),
+    "exact, damping 0.001": (*EXACT, "curvature.damping=0.001"),
+    "exact, diagonal curvature": (*EXACT, "curvature=diagonal"),
+    "exact, no curvature": (*EXACT, "curvature=identity"),
     "pooled by type": ("pooling=type",),
     "pooled by type and context": ("pooling=type_context",),
     "pooled by word": ("pooling=word",),
@@ -83,7 +84,7 @@ VARIANTS: dict[str, tuple[str, ...]] = {
     "amortised from 5 %, words alone": (*AMORTISED, "scorer.student.types.context_weight=0"),
     "amortised from 5 %, convolutions": ("scorer=amortised_convolution",),
     "amortised from 10 %, convolutions": ("scorer=amortised_convolution", "scorer.share=0.1"),
-    "exact, other proxy": ("proxy.seed=1",),
+    "exact, other proxy": (*EXACT, "proxy.seed=1"),
     "pooled by word and context, other proxy": ("pooling=word_context", "proxy.seed=1"),
 }
 SAMPLE_VARIANTS = ("exact (`jvp`)", "positional, aligned", "pooled by word and context", "amortised from 10 %")

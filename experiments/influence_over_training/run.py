@@ -22,7 +22,14 @@ ROOT = HERE.parents[1]
 
 
 def main() -> None:
-    overrides = ["method=none", "compare_with=null", "stage=model", "callbacks=influence", *sys.argv[1:]]
+    overrides = [
+        "method=none",
+        "compare_with=null",
+        "stage=model",
+        "callbacks=influence",
+        "pooling=none",
+        *sys.argv[1:],
+    ]
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
         epochs = compose("config", overrides=overrides).optim.epochs
     with tempfile.TemporaryDirectory() as folder:
