@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from ifguide.report.rows import HEADLINE, Comparison, Row
 from ifguide.report.table import MISSING, SUPERSCRIPTS, Column, Measurement, aligned, format_measurement, one_line
 
-LONGEST_PROBLEM = 60  # characters of a message in a Markdown or LaTeX cell; the whole stands below
+LONGEST_PROBLEM = 40  # characters of a message in a Markdown or LaTeX cell; the whole stands below
 LATEX = {
     "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
     "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}", ">": r"\textgreater{}",
@@ -67,13 +67,17 @@ def lay_out(comparison: Comparison) -> Layout:
         if row.problem and len(row.problem) > LONGEST_PROBLEM:
             remarks.append(row.problem)
         marks = tuple(notes.setdefault(note, len(notes) + 1) for note in remarks)
-        lines.append(Line(row.name, marks, str(len(row.seeds)) if not row.problem else MISSING, tuple(cells), row.problem))
+        lines.append(
+            Line(row.name, marks, str(len(row.seeds)) if not row.problem else MISSING, tuple(cells), row.problem)
+        )
     return Layout(tuple(headers), tuple(lines), tuple(notes))
 
 
 def explanation(comparison: Comparison) -> str:
     """What the numbers are, in a sentence or two."""
-    text = "Means over seeds; in brackets 95 % bootstrap intervals over seeds and prompts; the best of a column in bold."
+    text = (
+        "Means over seeds; in brackets 95 % bootstrap intervals over seeds and prompts; the best of a column in bold."
+    )
     if any(row.differences for row in comparison.rows):
         text += f" Δ: difference in {HEADLINE.header[:-2]}, paired by prompt and seed."
     several = {row.reference for row in comparison.rows if row.reference}
@@ -114,7 +118,9 @@ def latex(comparison: Comparison) -> str:
         marks = f"$^{{{','.join(map(str, line.marks))}}}$" if line.marks else ""
         start = [latex_text(line.name) + marks, latex_text(line.seeds)]
         if line.problem is None:
-            cells = [rf"\textbf{{{latex_text(cell.text)}}}" if cell.best else latex_text(cell.text) for cell in line.cells]
+            cells = [
+                rf"\textbf{{{latex_text(cell.text)}}}" if cell.best else latex_text(cell.text) for cell in line.cells
+            ]
         else:
             cells = [rf"\multicolumn{{{width}}}{{l}}{{{latex_text(shortened(line.problem))}}}"]
         lines.append(" & ".join([*start, *cells]) + r" \\")
@@ -129,7 +135,9 @@ def comma_separated(comparison: Comparison) -> str:
     writer = csv.writer(text, lineterminator="\n")
     parts = ("", "_low", "_high", "_difference", "_difference_low", "_difference_high")
     names = [f"{column.task}.{column.subset}.{column.metric}" for column in comparison.every_column]
-    writer.writerow(["method", "seeds", "problem", "reference", "notes", *(name + part for name in names for part in parts)])
+    writer.writerow(
+        ["method", "seeds", "problem", "reference", "notes", *(name + part for name in names for part in parts)]
+    )
     for row in comparison.rows:
         values = [value for column in comparison.every_column for value in (*csv_cells(row, column),)]
         seeds = " ".join(map(str, row.seeds))

@@ -100,10 +100,8 @@ class Run:
             return None
         # `toxicity_implicit` is the task `toxicity` under a second classifier; of two that fit, the longer is meant
         fitting = [task for task in self.tasks if name == task or name.startswith(f"{task}_")]
-        role = self.tasks[max(fitting, key=len)] if fitting else None
-        if role not in self.artifacts:
-            return None
-        return load_prompt_scores(self.artifacts["evaluation"], self.artifacts[role], name)
+        generations = self.artifacts.get(self.tasks[max(fitting, key=len)]) if fitting else None
+        return load_prompt_scores(self.artifacts["evaluation"], generations, name) if generations else None
 
     def page_documents(self) -> Mapping[str, Any] | None:
         """Scored training documents that the run left for the token page."""
@@ -154,7 +152,9 @@ def gather(places: Sequence[str], *, workspace: Path | None = None) -> list[Run]
             why = "there is no such folder" if missing else "no run in it (a run's folder holds `.hydra`)"
             raise ValueError(f"report.runs={place}: {why}")
         for folder in folders:
-            inside = [child for child in sorted(folder.iterdir()) if is_run(child) and (child / "metrics.json").exists()]
+            inside = [
+                child for child in sorted(folder.iterdir()) if is_run(child) and (child / "metrics.json").exists()
+            ]
             runs += [read_run(path, workspace) for path in (*inside, folder)]
     return [run for run in runs if run.config.get("stage") != "report"]
 
@@ -209,7 +209,9 @@ def find_artifacts(folder: Path, config: Mapping[str, Any], cwd: Path, workspace
     own = os.path.expandvars(str((config.get("paths") or {}).get("workspace", "workspace")))
     roots = [cwd / own, *([workspace] if workspace else [])]
     names = json.loads(file.read_text(encoding="utf-8"))
-    places = {role: next((root / name for root in roots if (root / name).is_dir()), None) for role, name in names.items()}
+    places = {
+        role: next((root / name for root in roots if (root / name).is_dir()), None) for role, name in names.items()
+    }
     return {role: place for role, place in places.items() if place is not None}
 
 
@@ -261,8 +263,8 @@ def group_runs(runs: Sequence[Run], by: Sequence[str] | None = None) -> list[Gro
     named = ["method", *(key for key in keys if key != "method")] if by is None or "method" in by else keys
     members: dict[tuple[str | None, ...], list[Run]] = {}
     for run in runs:
-        values = (run.method if key == "method" else run.setting(key) for key in named)
-        members.setdefault(tuple(values), []).append(run)
+        place = tuple(run.method if key == "method" else run.setting(key) for key in named)
+        members.setdefault(place, []).append(run)
     groups = []
     for values, together in members.items():
         settings = {key: value for key, value in zip(named, values, strict=True) if value is not None}

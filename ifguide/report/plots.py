@@ -68,7 +68,7 @@ def plot_categories(rows: Mapping[str, Mapping[str, Measurement]], path: Path) -
     figure = new_figure(width=8, height=1.8 + 0.22 * len(categories) * (len(rows) + 1))
     axes = figure.subplots()
     height = 0.8 / len(rows)
-    for k, (name, values) in enumerate(rows.items()):
+    for k, values in enumerate(rows.values()):
         colour, hatch = CYCLE[k % len(CYCLE)], HATCHES[k // len(CYCLE) % len(HATCHES)]
         for i, category in enumerate(categories):
             if category in values:

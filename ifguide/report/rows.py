@@ -130,7 +130,9 @@ def measured_row(group: Group, reference: Group | None, columns: Sequence[Column
     if len(group.runs) == 1:
         notes.append(ONE_SEED)
     for column in columns:
-        having = [run for run in group.runs if measurement(run.metrics or {}, column.task, column.subset, column.metric)]
+        having = [
+            run for run in group.runs if measurement(run.metrics or {}, column.task, column.subset, column.metric)
+        ]
         if not having:
             continue
         if len(having) < len(group.runs):
@@ -144,7 +146,7 @@ def measured_row(group: Group, reference: Group | None, columns: Sequence[Column
                 notes.append(RECORDED)
         if reference is not None:
             difference = difference_from(having, reference.runs, column)
-            if difference is None or (difference.interval is None and column.metric in PER_PROMPT):
+            if column.metric in PER_PROMPT and (difference is None or difference.interval is None):
                 notes.append(UNPAIRED)
             if difference is not None:
                 differences[column] = difference
@@ -170,7 +172,11 @@ def prompt_values(runs: Sequence[Run], column: Column) -> NDArray[np.float64] | 
     first = values[0]
     if first is None:
         return None
-    rows = [np.array([value[key] for key in first]) for value in values if value is not None and value.keys() == first.keys()]
+    rows = [
+        np.array([value[key] for key in first])
+        for value in values
+        if value is not None and value.keys() == first.keys()
+    ]
     return np.stack(rows) if len(rows) == len(runs) else None
 
 
@@ -225,8 +231,8 @@ def recorded_mean(runs: Sequence[Run], column: Column, *, seed: int = 0) -> Meas
     intervals = [one.interval for one in known if one.interval is not None]
     if len(known) == 1:
         return Measurement(mean, known[0].interval)
-    if len(intervals) < len(known) and intervals:
-        return Measurement(mean)
+    if 0 < len(intervals) < len(known) or (not intervals and len({one.value for one in known}) == 1):
+        return Measurement(mean)  # as of what the seed does not reach
     rng = np.random.default_rng(seed)
     chosen = rng.integers(len(known), size=(RESAMPLES, len(known)))
     draws = np.array([one.value for one in known])[chosen].mean(1)
