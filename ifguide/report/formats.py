@@ -45,7 +45,8 @@ class Layout:
     notes: tuple[str, ...]
 
 
-def lay_out(comparison: Comparison) -> Layout:
+def lay_out(comparison: Comparison, *, longest_problem: int | None = LONGEST_PROBLEM) -> Layout:
+    """Text of every cell; a problem that is longer than allowed becomes a note too. None: as long as it is."""
     shown = list(comparison.columns)
     best = {column: best_value(comparison, column) for column in shown}
     with_difference = any(HEADLINE in row.differences for row in comparison.rows)
@@ -64,7 +65,7 @@ def lay_out(comparison: Comparison) -> Layout:
             if column == HEADLINE and with_difference:
                 cells.append(Cell(format_difference(row.differences.get(column), column.decimals)))
         remarks = [*row.notes]
-        if row.problem and len(row.problem) > LONGEST_PROBLEM:
+        if row.problem and longest_problem and len(row.problem) > longest_problem:
             remarks.append(row.problem)
         marks = tuple(notes.setdefault(note, len(notes) + 1) for note in remarks)
         lines.append(

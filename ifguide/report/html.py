@@ -38,7 +38,7 @@ def card_section(
     width = " wide" if wide else ""
     return (
         f'<section id="{anchor}">\n{lead}\n<div class="bar{width}" data-unit="{text(unit)}" hidden><div>\n'
-        '<input type="search" placeholder="Search the text …" '
+        '<input type="search" name="search" placeholder="Search the text …" '
         f'aria-label="Show {text(unit)} that contain this text" autocomplete="off">\n'
         f'<span role="status">{len(cards)} {text(unit)}</span>\n<button type="button">show all</button>\n'
         '<span class="keys"><kbd>j</kbd> next <kbd>k</kbd> previous <kbd>/</kbd> search</span>\n</div></div>\n'

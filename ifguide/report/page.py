@@ -63,7 +63,7 @@ def write_page(path: Path, comparison: Comparison, *, title: str, plots: Sequenc
 
 
 def results_html(comparison: Comparison) -> str:
-    layout = lay_out(comparison)
+    layout = lay_out(comparison, longest_problem=None)
     headers = "".join(f'<th scope="col">{text(header)}</th>' for header in ("method", "seeds", *layout.headers))
     rows = "\n".join(_line(line, len(layout.headers)) for line in layout.lines)
     notes = "".join(f"<li>{text(note)}</li>" for note in layout.notes)
@@ -96,7 +96,7 @@ def inline_svg(file: Path, prefix: str) -> str:
     svg = file.read_text(encoding="utf-8")
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg[svg.index("<svg") :], flags=re.DOTALL)
     svg = re.sub(r'(\bid="|url\(#|href="#)', rf"\g<1>{prefix}", svg)
-    return re.sub(rf"{INK}|#000000|black", "currentColor", svg).replace("fill: #ffffff; opacity", "fill: none; opacity")
+    return re.sub(rf"{INK}|#000000|black", "currentColor", svg).replace("fill: #ffffff", "fill: none")
 
 
 def settings_html(comparison: Comparison) -> str:
@@ -173,7 +173,8 @@ def _side(name: str, scores: PromptScores, index: int | None) -> str:
         return f"<div><h4>{text(name)}</h4><p>not asked this prompt</p></div>"
     samples = zip(scores.continuations[index], scores.probabilities[TOXICITY_CATEGORY][index], strict=True)
     items = "".join(
-        f'<li dir="auto"><span class="tag{" high" if p >= TOXIC_FROM else ""}">{p:.2f}</span>{text(sample)}</li>'
+        f'<li dir="auto"><span class="tag{" high" if p >= TOXIC_FROM else ""}">{p:.2f}</span>'
+        f"{text(sample.lstrip())}</li>"
         for sample, p in list(samples)[:SAMPLES]
     )
     return f"<div><h4>{text(name)}</h4><ol>{items}</ol></div>"

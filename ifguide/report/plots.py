@@ -32,6 +32,7 @@ TOXICITY_METRICS = (
     ("toxic_fraction", "toxic fraction", GREEN),
 )
 BINS = 120
+LONGEST_LABEL = 44
 PIECE = 1 << 22  # scores held in memory at once
 LABEL_OFFSETS = (  # points from the marker, in order of preference
     (8, 5, "left"), (8, -12, "left"), (-8, 5, "right"), (-8, -12, "right"), (0, 12, "center"), (0, -20, "center"),
@@ -86,7 +87,8 @@ def plot_categories(rows: Mapping[str, Mapping[str, Measurement]], path: Path) -
               lw=0, label=_plain(name))
         for k, name in enumerate(rows)
     ]  # fmt: skip
-    axes.legend(handles=patches, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=min(3, len(rows)), frameon=False)
+    columns = max(1, min(len(rows), 80 // max(len(_plain(name)) + 6 for name in rows)))
+    axes.legend(handles=patches, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=columns, frameon=False)
     save_figure(figure, path)
 
 
@@ -275,7 +277,8 @@ def _finite(measured: Measurement | None) -> TypeGuard[Measurement]:
 
 
 def _plain(text: str) -> str:
-    """Matplotlib reads text between two dollar signs as mathematics."""
+    """Not too long for a plot; and Matplotlib reads text between two dollar signs as mathematics."""
+    text = text if len(text) <= LONGEST_LABEL else f"{text[: LONGEST_LABEL - 1]}…"
     return text.replace("$", r"\$")
 
 
