@@ -20,6 +20,7 @@ from transformers.utils.logging import disable_progress_bar
 from ifguide.pipeline import Pipeline
 from ifguide.pipeline.report import report
 from ifguide.results import write_results
+from ifguide.tracking import finish_tracking
 from ifguide.workspace import global_rank, write_json
 
 # A reference row shares everything with a run except what a method decides, and what watches the run's own model.
@@ -38,11 +39,13 @@ def main(cfg: DictConfig) -> None:
             if global_rank() == 0:
                 (Path(cfg.paths.run) / "failure.json").unlink(missing_ok=True)  # of an attempt that is repeated here
             run(cfg)
+            finish_tracking()
     except Exception as error:
         cause = mistake_of(error)
         message = (str(cause or error).splitlines() or [type(error).__name__])[0]
         failures.append(message)
         write_json(Path(cfg.paths.run) / "failure.json", {"error": type(cause or error).__name__, "message": message})
+        finish_tracking(failure=message)
         if cause is None or os.environ.get("HYDRA_FULL_ERROR") == "1":
             if HydraConfig.get().mode != RunMode.MULTIRUN:
                 raise
@@ -56,6 +59,11 @@ def run(cfg: DictConfig) -> None:
         report(cfg, Path(cfg.paths.run))
         return
     pipeline = Pipeline(cfg)
+    tracked = pipeline.track()
+    if tracked is not None:
+        hydra_cfg = HydraConfig.get()
+        chosen_here = {"choices": dict(hydra_cfg.runtime.choices), "overrides": list(hydra_cfg.overrides.task)}
+        tracked.log_hyperparams({"hydra": chosen_here})
     reference = None
     if cfg.stage == "evaluate" and cfg.compare_with not in (None, chosen("method")):
         reference = Pipeline(compose_reference(cfg.compare_with))
@@ -67,6 +75,8 @@ def run(cfg: DictConfig) -> None:
         reference.evaluation()
     if global_rank() == 0:
         write_results(pipeline, reference, Path(cfg.paths.run), name=chosen("method"), reference_name=cfg.compare_with)
+        if tracked is not None:
+            tracked.log_run(Path(cfg.paths.run))
 
 
 def compose_reference(method: str) -> DictConfig:

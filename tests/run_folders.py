@@ -10,7 +10,8 @@ import yaml
 
 from ifguide.corpus.documents import Prompt
 from ifguide.evaluation.generation import GENERATIONS_FILE, save_generations
-from ifguide.evaluation.toxicity import toxicity_metrics
+from ifguide.evaluation.intervals import mean_interval
+from ifguide.evaluation.toxicity import prompt_metrics
 
 WORDS = "the tap drips and a neighbour came by with bread while rain fell on the green garden all morning".split()
 
@@ -53,12 +54,22 @@ def write_run(
     texts = texts or [[" " + " ".join(rng.choice(WORDS, 8)) for _ in row] for row in values]
     save_generations(workspace / artifacts["generations"] / GENERATIONS_FILE, asked, texts)
     metrics = {
-        task: toxicity_metrics(values, [prompt.subset for prompt in asked]),
+        task: toxicity(values, np.array([prompt.subset for prompt in asked])),
         "perplexity": {"benign": {"perplexity": perplexity, "perplexity_interval": [perplexity - 1, perplexity + 1]}},
     }
     (folder / "metrics.json").write_text(json.dumps(metrics))
     (folder / "artifacts.json").write_text(json.dumps(artifacts))
     return folder
+
+
+def toxicity(values_PS: np.ndarray, subsets: np.ndarray) -> dict:
+    metrics: dict = {}
+    for subset in ("all", "toxic", "nontoxic"):
+        members = np.ones(len(subsets), bool) if subset == "all" else subsets == subset
+        metrics[subset] = {"prompts": int(members.sum())}
+        for name, values in prompt_metrics(values_PS[members]).items():
+            metrics[subset] |= {name: float(values.mean()), f"{name}_interval": mean_interval(values)}
+    return metrics
 
 
 def beta(rng: np.random.Generator, mean: float, prompts: int = 60, samples: int = 5) -> np.ndarray:

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ifguide.evaluation.intervals import RESAMPLES, hierarchical_interval, paired_difference
-from ifguide.evaluation.toxicity import TOXIC_FROM, prompt_toxicity
+from ifguide.evaluation.toxicity import TOXIC_FROM, prompt_metrics
 from ifguide.report.gather import Group, PromptScores, Run, group_runs
 from ifguide.report.table import COLUMNS, Column, Measurement, measurement
 
@@ -163,7 +163,7 @@ def measured_row(group: Group, reference: Group | None, columns: Sequence[Column
     )
 
 
-PER_PROMPT = tuple(prompt_toxicity(np.zeros((1, 1))))
+PER_PROMPT = tuple(prompt_metrics(np.zeros((1, 1))))
 
 
 def prompt_values(runs: Sequence[Run], column: Column) -> NDArray[np.float64] | None:
@@ -185,7 +185,7 @@ def value_by_prompt(run: Run, column: Column) -> dict[tuple[str, str], float] | 
     scores = run.prompt_scores(column.task) if column.metric in PER_PROMPT else None
     if scores is None or TOXICITY_CATEGORY not in scores.probabilities:
         return None
-    values = prompt_toxicity(scores.probabilities[TOXICITY_CATEGORY])[column.metric]
+    values = prompt_metrics(scores.probabilities[TOXICITY_CATEGORY])[column.metric]
     return {
         key: float(value)
         for key, subset, value in zip(scores.keys, scores.subsets, values, strict=True)
@@ -222,8 +222,9 @@ def recorded_mean(runs: Sequence[Run], column: Column, *, seed: int = 0) -> Meas
     """Mean over seeds of what `metrics.json` says, with an interval where it says one.
 
     One run keeps its own interval. Of several, seeds are drawn with replacement, and each draw is moved by one normal
-    deviate times the drawn runs' mean half-width: the documents are the same for all seeds, so their part of the
-    uncertainty does not average out over seeds.
+    deviate times the drawn runs' mean standard error: the documents are the same for all seeds, so their part of the
+    uncertainty does not average out over seeds. Without recorded intervals there is none: one over seeds alone would
+    pass for more than it is.
     """
     found = [measurement(run.metrics or {}, column.task, column.subset, column.metric) for run in runs]
     known = [one for one in found if one is not None]
@@ -231,14 +232,12 @@ def recorded_mean(runs: Sequence[Run], column: Column, *, seed: int = 0) -> Meas
     intervals = [one.interval for one in known if one.interval is not None]
     if len(known) == 1:
         return Measurement(mean, known[0].interval)
-    if 0 < len(intervals) < len(known) or (not intervals and len({one.value for one in known}) == 1):
-        return Measurement(mean)  # as of what the seed does not reach
+    if len(intervals) < len(known):
+        return Measurement(mean)
     rng = np.random.default_rng(seed)
     chosen = rng.integers(len(known), size=(RESAMPLES, len(known)))
-    draws = np.array([one.value for one in known])[chosen].mean(1)
-    if intervals:
-        deviations = np.array([(high - low) / 2 / 1.96 for low, high in intervals])[chosen].mean(1)
-        draws = draws + deviations * rng.standard_normal(RESAMPLES)
+    errors = np.array([(high - low) / 2 / 1.96 for low, high in intervals])[chosen].mean(1)
+    draws = np.array([one.value for one in known])[chosen].mean(1) + errors * rng.standard_normal(RESAMPLES)
     return Measurement(mean, as_pair(np.quantile(draws, [0.025, 0.975])))
 
 
@@ -271,19 +270,19 @@ def every_column(metrics: Sequence[Mapping]) -> list[Column]:
 
 
 def table_columns(metrics: Sequence[Mapping]) -> list[Column]:
-    """The usual columns, where anybody has them, and the headline of every further task and classifier.
+    """The usual columns, where anybody has them, and the headline of every further task, classifier and utility.
 
-    Of three toxicity metrics the headline is the fraction: the other two saturate.
+    Of toxicity metrics the headline is the fraction: the others saturate.
     """
     every = every_column(metrics)
     columns = [column for column in COLUMNS if column in every]
     usual = {column.task for column in COLUMNS}
-    for column in every:
-        saturating = column.metric in PER_PROMPT and column.metric != HEADLINE.metric
-        if column.task not in usual and column.subset == "all" and not saturating:
+    further = [column for column in every if column.task not in usual and column.subset == "all"]
+    judged = {column.task for column in further if column.metric == HEADLINE.metric}
+    for column in further:
+        if column.metric == HEADLINE.metric if column.task in judged else column.metric in ARROWS:
             label = f"{column.task}: {column.metric}".replace("_", " ")
-            arrow = f" {ARROWS[column.metric]}" if column.metric in ARROWS else ""
-            columns.append(Column(f"{label}{arrow}", column.task, column.subset, column.metric))
+            columns.append(Column(f"{label} {ARROWS[column.metric]}", column.task, column.subset, column.metric))
     return columns or list(COLUMNS[:3])
 
 

@@ -109,7 +109,7 @@ def test_recorded_intervals_of_several_seeds_cover_both_sources(sweep):
     assert 0.9 <= np.mean(covered) <= 0.99
 
 
-def test_what_the_seed_does_not_reach_has_no_interval():
+def test_seeds_alone_make_no_interval():
     runs = [rows_module.Run("x", metrics={"attribution": {"all": {"roc_auc": 0.9}}})] * 3
     assert recorded_mean(runs, COLUMNS[-1]).interval is None
 
