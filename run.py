@@ -4,6 +4,7 @@ import logging
 import os
 import subprocess
 import sys
+import traceback
 import warnings
 from pathlib import Path
 
@@ -12,12 +13,14 @@ from hydra import compose
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import InstantiationException
 from hydra.types import RunMode
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 from transformers.utils.logging import disable_progress_bar
 
 from ifguide.pipeline import Pipeline
+from ifguide.pipeline.report import report
 from ifguide.results import write_results
+from ifguide.tracking import finish_tracking
 from ifguide.workspace import global_rank, write_json
 
 # A reference row shares everything with a run except what a method decides, and what watches the run's own model.
@@ -33,20 +36,34 @@ def main(cfg: DictConfig) -> None:
     logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
     try:
         if runs_alone(cfg):
+            if global_rank() == 0:
+                (Path(cfg.paths.run) / "failure.json").unlink(missing_ok=True)  # of an attempt that is repeated here
             run(cfg)
+            finish_tracking()
     except Exception as error:
         cause = mistake_of(error)
-        if cause is None or os.environ.get("HYDRA_FULL_ERROR") == "1":
-            raise
-        message = str(cause).splitlines()[0]
+        message = (str(cause or error).splitlines() or [type(error).__name__])[0]
         failures.append(message)
-        write_json(Path(cfg.paths.run) / "failure.json", {"error": type(cause).__name__, "message": message})
+        write_json(Path(cfg.paths.run) / "failure.json", {"error": type(cause or error).__name__, "message": message})
+        finish_tracking(failure=message)
+        if cause is None or os.environ.get("HYDRA_FULL_ERROR") == "1":
+            if HydraConfig.get().mode != RunMode.MULTIRUN:
+                raise
+            traceback.print_exc()  # the sweep's other rows, and its report, go on
         print(f"error: {message}", file=sys.stderr)
 
 
 def run(cfg: DictConfig) -> None:
     """Build what `stage` asks for; after an evaluation, write the row, its comparison and its pages."""
+    if cfg.stage == "report":
+        report(cfg, Path(cfg.paths.run))
+        return
     pipeline = Pipeline(cfg)
+    tracked = pipeline.track()
+    if tracked is not None:
+        hydra_cfg = HydraConfig.get()
+        chosen_here = {"choices": dict(hydra_cfg.runtime.choices), "overrides": list(hydra_cfg.overrides.task)}
+        tracked.log_hyperparams({"hydra": chosen_here})
     reference = None
     if cfg.stage == "evaluate" and cfg.compare_with not in (None, chosen("method")):
         reference = Pipeline(compose_reference(cfg.compare_with))
@@ -58,6 +75,8 @@ def run(cfg: DictConfig) -> None:
         reference.evaluation()
     if global_rank() == 0:
         write_results(pipeline, reference, Path(cfg.paths.run), name=chosen("method"), reference_name=cfg.compare_with)
+        if tracked is not None:
+            tracked.log_run(Path(cfg.paths.run))
 
 
 def compose_reference(method: str) -> DictConfig:
@@ -67,8 +86,18 @@ def compose_reference(method: str) -> DictConfig:
         for override in HydraConfig.get().overrides.task
         if override.lstrip("+~").split("=")[0].split(".")[0] not in METHOD_GROUPS
     ]
-    cfg = compose("config", overrides=[*kept, f"method={method}"])
+    overrides = [*kept, f"method={method}"]
+    cfg = compose("config", overrides=overrides, return_hydra_config=True)
+    choices = cfg.hydra.runtime.choices
+    with open_dict(cfg):
+        del cfg.hydra
     cfg.paths.run = str(Path(cfg.paths.run) / method)  # its training curves stand beside this run's
+    if global_rank() == 0:  # in the words of any other run's folder
+        runtime = {"choices": choices, "cwd": HydraConfig.get().runtime.cwd}
+        for name, content in (("config", cfg), ("overrides", overrides), ("hydra", {"hydra": {"runtime": runtime}})):
+            file = Path(cfg.paths.run) / ".hydra" / f"{name}.yaml"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            OmegaConf.save(OmegaConf.create(content), file)
     return cfg
 
 

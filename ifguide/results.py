@@ -1,5 +1,7 @@
 """What a run leaves in its directory: metrics, table, plots and the token page."""
 
+import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +12,7 @@ from ifguide.corpus.tokenizers import token_texts
 from ifguide.influence.store import open_scores
 from ifguide.pipeline import Pipeline
 from ifguide.report import write_atomically
+from ifguide.report.gather import TOKENS_FILE
 from ifguide.report.plots import plot_scores, plot_toxicity_perplexity
 from ifguide.report.table import comparison_table
 from ifguide.report.token_page import PageDocument, write_token_page
@@ -22,14 +25,14 @@ def write_results(
     pipeline: Pipeline, reference: Pipeline | None, directory: Path, *, name: str, reference_name: str | None
 ) -> None:
     """Write `metrics.json`, `table.md`, plots and the token page of an evaluated run, and say where they are."""
-    metrics = pipeline.metrics()
     rows: dict[str, Any] = {}
     models = {}
     if reference is not None and reference_name is not None:
         rows[reference_name], models[reference_name] = reference.metrics(), reference.model().path
-    rows[name], models[name] = metrics, pipeline.model().path
-    write_json(directory / "metrics.json", metrics)
-    write_json(directory / "artifacts.json", {role: path.name for role, path in pipeline.artifacts.items()})
+    rows[name], models[name] = pipeline.metrics(), pipeline.model().path
+    if reference is not None:
+        write_run(reference, Path(reference.cfg.paths.run))
+    write_run(pipeline, directory)
     table = comparison_table(rows)
     write_atomically(directory / "table.md", table.encode())
     plot_toxicity_perplexity(rows, directory / "toxicity_perplexity.png")
@@ -42,6 +45,13 @@ def write_results(
         write_token_pages(pipeline, directory)
         print(f"{'token scores:':24} {directory / 'token_scores.png'}")
         print(f"{'token page:':24} {directory / 'tokens.html'}")
+
+
+def write_run(pipeline: Pipeline, directory: Path) -> None:
+    """What a report reads: the metrics, and which artifacts they come from."""
+    directory.mkdir(parents=True, exist_ok=True)
+    write_json(directory / "artifacts.json", {role: path.name for role, path in pipeline.artifacts.items()})
+    write_json(directory / "metrics.json", pipeline.metrics())
 
 
 def write_token_pages(pipeline: Pipeline, directory: Path) -> None:
@@ -80,14 +90,17 @@ def write_token_pages(pipeline: Pipeline, directory: Path) -> None:
                 label=names[int(row["label"])],
             )
         )
+    summary = {
+        "threshold τ": f"{threshold:.4g}",
+        "tokens selected": f"{facts['selected']:,} of {selected.size:,} ({facts['selected'] / selected.size:.2%})",
+        "documents": f"the {len(documents)} with the highest sum of selected scores, of {len(split.documents):,}",
+    }
     write_token_page(
         directory / "tokens.html",
         documents,
         title="Tokens that teach the behaviour",
         threshold=threshold,
-        summary={
-            "threshold τ": f"{threshold:.4g}",
-            "tokens selected": f"{facts['selected']:,} of {selected.size:,} ({facts['selected'] / selected.size:.2%})",
-            "documents": f"the {len(documents)} with the highest sum of selected scores, of {len(split.documents):,}",
-        },
+        summary=summary,
     )
+    page = {"threshold": threshold, "summary": summary, "documents": [asdict(document) for document in documents]}
+    write_atomically(directory / TOKENS_FILE, json.dumps(page).encode())

@@ -34,7 +34,7 @@ def check_bound(cfg):
     found = list(targets(cfg))
     for place, node in found:
         signature = inspect.signature(get_object(node["_target_"]))
-        assert not any(p.kind == p.VAR_KEYWORD for p in signature.parameters.values()) or place == "logger", place
+        assert not any(p.kind == p.VAR_KEYWORD for p in signature.parameters.values()), place
         keys = [key for key in node if key not in SPECIAL]
         signature.bind_partial(**dict.fromkeys(keys))
     return {place.split(".")[0] for place, _ in found}

@@ -9,7 +9,7 @@ import ifguide
 
 ORDER = [
     "workspace", "models", "classifiers", "corpus", "objectives", "influence", "training", "decoding", "evaluation",
-    "report", "pipeline", "results",
+    "report", "tracking", "pipeline", "results",
 ]  # fmt: skip
 ROOT = Path(ifguide.__file__).parent
 FILES = [path for path in ROOT.rglob("*.py") if path != ROOT / "__init__.py"]

@@ -14,8 +14,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from run_folders import write_sweep
 from safetensors.numpy import load_file
 from test_pipeline import TINY
+from wandb_files import OfflineRun
 
 pytest.importorskip("profanity_check")
 ROOT = Path(__file__).parents[1]
@@ -64,12 +66,57 @@ def test_every_command_of_the_readme_runs(command, tmp_path):
     if "--cfg" in arguments:
         assert "paths:" in run(tmp_path, *arguments).stdout
         return
+    if "stage=report" in arguments:
+        sweep = tmp_path / next(a for a in arguments if a.startswith("report.runs=")).removeprefix("report.runs=")
+        write_sweep(tmp_path, seeds=(1, 2)).rename(ready(sweep))
+        assert "| ifguide " in run(tmp_path, *arguments).stdout
+        assert_report(next(tmp_path.glob("outputs/*/*")))
+        return
     run(tmp_path, *arguments, *shrink(arguments))
+    if "-m" in arguments:
+        assert_report(next(tmp_path.glob("multirun/*/*")))
+    if "logger=wandb" in arguments:
+        (file,) = tmp_path.glob("outputs/*/*/wandb/offline-run-*/*.wandb")
+        logged = OfflineRun(file)
+        assert logged.curve("model/train/loss") and logged.curve("proxy/train/loss")
+        assert logged.config["hydra"]["choices"]["method"] == "ifguide" and logged.exit_code == 0
+        assert "metrics/toxicity/all/toxic_fraction" in logged.summary
     if any(argument.startswith("stage=") for argument in arguments):
         assert list(tmp_path.glob("workspace/mask-*"))
     else:
         rows = list(tmp_path.glob("outputs/*/*/metrics.json")) + list(tmp_path.glob("multirun/*/*/*/metrics.json"))
         assert len(rows) == (6 if "-m" in arguments else 1)
+
+
+def ready(folder):
+    folder.parent.mkdir(parents=True)
+    return folder
+
+
+def assert_report(folder):
+    for name in ("report.html", "table.md", "table.tex", "table.csv", "frontier.png", "frontier.svg"):
+        assert (folder / name).stat().st_size > 0
+    with (folder / "table.csv").open() as table:
+        rows = {row["method"]: row for row in csv.DictReader(table)}
+    assert rows["ifguide"]["seeds"].startswith("1 2") and rows["ifguide"]["reference"] == "none"
+    assert rows["ifguide"]["toxicity.all.toxic_fraction_difference_low"]
+
+
+def test_a_sweep_with_a_job_that_fails_reports_it_and_its_reference(tmp_path):
+    """The reference that each job was compared with is a row; the failure of a job is one, and its exit code."""
+    jobs = ["optim.learning_rate=1e-3,1e9", "seed=1"]
+    result = run(tmp_path, "-m", *jobs, *TINY, check=False)
+    assert result.returncode == 1
+    (sweep,) = tmp_path.glob("multirun/*/*")
+    with (sweep / "table.csv").open() as table:
+        rows = {row["method"]: row for row in csv.DictReader(table)}
+    assert list(rows) == [
+        f"{name}, optim.learning_rate={rate}" for name, rate in (("none", 0.001), ("ifguide", 0.001))
+    ] + ["ifguide, optim.learning_rate=1e+09, seed 1"]
+    assert rows["ifguide, optim.learning_rate=0.001"]["reference"] == "none, optim.learning_rate=0.001"
+    assert rows["ifguide, optim.learning_rate=1e+09, seed 1"]["problem"].startswith("failed: ")
+    source = (sweep / "report.html").read_text()
+    assert "Training tokens: ifguide" in source and "Generations" in source
 
 
 def losses(folder, key):

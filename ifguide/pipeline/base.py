@@ -17,6 +17,7 @@ from ifguide.corpus.sources import by_content
 from ifguide.corpus.tokenizers import check_same_tokenizer
 from ifguide.influence.scorers import FiniteDifference
 from ifguide.models import check_context, check_pretrained, load_model, tracked_layers
+from ifguide.tracking import WHOLE_RUN, WandbRun
 from ifguide.training.fit import remove_checkpoints, train
 from ifguide.workspace import Artifact, Workspace, global_rank
 
@@ -167,6 +168,11 @@ class Stages:
         logger = instantiate(self.cfg.logger, name=key)
         logger.log_hyperparams(OmegaConf.to_container(self.cfg, resolve=True))
         return logger
+
+    def track(self) -> WandbRun | None:
+        """The W&B run of this run, started with its settings; None with another logger."""
+        logger = self._logger(WHOLE_RUN)
+        return logger if isinstance(logger, WandbRun) else None
 
     def _load(self, artifact: Artifact, key: str = "model") -> PreTrainedModel:
         trusted = self.cfg[key].trust_remote_code

@@ -74,7 +74,7 @@ class Pipeline(InfluenceStages):
         def build(directory: Path) -> None:
             rows = load_generations(inputs["generations"].path / GENERATIONS_FILE)
             scores = classify_continuations(rows["continuations"], self.classifier)
-            np.savez(directory / "probabilities.npz", **scores)  # type: ignore[arg-type]
+            np.savez(directory / "probabilities-toxicity.npz", **scores)  # type: ignore[arg-type]
             test = self.corpus.split("test")
             losses = block_losses(self._load(inputs["model"]), test, batch_size=self.cfg.influence.batch_size)
             metrics: dict[str, Any] = {
@@ -90,7 +90,7 @@ class Pipeline(InfluenceStages):
             "classifier": self.classifier.name,
             "settings": self._settings("classifier", without=("device", "batch_size")),
         }
-        return self._build("evaluation", 1, settings=settings, inputs=inputs, builder=build)
+        return self._build("evaluation", 2, settings=settings, inputs=inputs, builder=build)
 
     def metrics(self) -> dict[str, Any]:
         return json.loads((self.evaluation().path / METRICS_FILE).read_text(encoding="utf-8"))

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import io
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeGuard
 
 import numpy as np
+from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
@@ -22,6 +23,8 @@ from ifguide.report.table import Measurement, format_measurement, measurement
 
 # Okabe and Ito's palette: distinct under the common colour-vision deficiencies and in grey.
 BLUE, ORANGE, GREEN, VERMILION, INK = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#222222"
+CYCLE = (BLUE, ORANGE, GREEN, VERMILION, "#CC79A7", "#56B4E9", "#F0E442")
+HATCHES = (None, "///", "...")  # after the last colour
 
 TOXICITY_METRICS = (
     ("expected_maximum_toxicity", "expected max. toxicity", BLUE),
@@ -29,6 +32,7 @@ TOXICITY_METRICS = (
     ("toxic_fraction", "toxic fraction", GREEN),
 )
 BINS = 120
+LONGEST_LABEL = 44
 PIECE = 1 << 22  # scores held in memory at once
 LABEL_OFFSETS = (  # points from the marker, in order of preference
     (8, 5, "left"), (8, -12, "left"), (-8, 5, "right"), (-8, -12, "right"), (0, 12, "center"), (0, -20, "center"),
@@ -44,6 +48,47 @@ def plot_toxicity_perplexity(rows: Mapping[str, Mapping[str, Any]], path: Path) 
     trade_off, bars = figure.subplots(1, 2)
     _draw_bars(bars, rows)
     _draw_trade_off(trade_off, rows)
+    save_figure(figure, path)
+
+
+def plot_frontier(
+    points: Mapping[str, tuple[Measurement, Measurement]], path: Path, *, absent: Sequence[str] = ()
+) -> None:
+    """Toxicity against perplexity: method → (perplexity, toxic fraction); `absent` are named as not shown."""
+    figure = new_figure(width=8, height=5.5)
+    axes = figure.subplots()
+    _draw_points(axes, points, absent)
+    save_figure(figure, path)
+
+
+def plot_categories(rows: Mapping[str, Mapping[str, Measurement]], path: Path) -> None:
+    """Method → category → share of samples that the classifier gives it: a group of bars for each category."""
+    if not any(rows.values()):
+        raise ValueError("no categories to plot: give at least one method with a measured category")
+    categories = list(dict.fromkeys(category for values in rows.values() for category in values))
+    figure = new_figure(width=8, height=1.8 + 0.22 * len(categories) * (len(rows) + 1))
+    axes = figure.subplots()
+    height = 0.8 / len(rows)
+    for k, values in enumerate(rows.values()):
+        colour, hatch = CYCLE[k % len(CYCLE)], HATCHES[k // len(CYCLE) % len(HATCHES)]
+        for i, category in enumerate(categories):
+            if category in values:
+                y = i + (k - (len(rows) - 1) / 2) * height
+                axes.barh(y, values[category].value, height * 0.9, color=colour, hatch=hatch, edgecolor="white", lw=0)
+                _error_bar(axes, y, values[category], vertical=False)
+    axes.set_yticks(range(len(categories)), [_plain(category.replace("_", " ")) for category in categories])
+    axes.set_ylim(len(categories) - 0.5, -0.5)
+    axes.set_xlim(left=0.0)
+    axes.set_xlabel("share of samples (left is better)")
+    axes.grid(axis="x", alpha=0.25)
+    axes.set_axisbelow(True)
+    patches = [
+        Patch(facecolor=CYCLE[k % len(CYCLE)], hatch=HATCHES[k // len(CYCLE) % len(HATCHES)], edgecolor="white",
+              lw=0, label=_plain(name))
+        for k, name in enumerate(rows)
+    ]  # fmt: skip
+    columns = max(1, min(len(rows), 80 // max(len(_plain(name)) + 6 for name in rows)))
+    axes.legend(handles=patches, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=columns, frameon=False)
     save_figure(figure, path)
 
 
@@ -117,10 +162,14 @@ def _draw_trade_off(axes: Axes, rows: Mapping[str, Mapping[str, Any]]) -> None:
         toxicity = measurement(metrics, "toxicity", "all", "toxic_fraction")
         if _finite(perplexity) and _finite(toxicity):
             points[method] = (perplexity, toxicity)
+    _draw_points(axes, points, [method for method in rows if method not in points])
+
+
+def _draw_points(axes: Axes, points: Mapping[str, tuple[Measurement, Measurement]], absent: Sequence[str]) -> None:
+    """(perplexity, toxicity) of each method with their intervals, and the frontier: what no other beats in both."""
     axes.set_xlabel("perplexity on benign documents (left is better)")
     axes.set_ylabel("toxic fraction of samples (down is better)")
     axes.grid(alpha=0.25)
-    absent = [method for method in rows if method not in points]
     if absent:
         note = f"not shown, no benign perplexity or no toxic fraction: {', '.join(map(_plain, absent))}"
         axes.set_title(note, fontsize=9, color=INK, loc="left", wrap=True)
@@ -131,12 +180,26 @@ def _draw_trade_off(axes: Axes, rows: Mapping[str, Mapping[str, Any]]) -> None:
         axes.plot(perplexity.value, toxicity.value, "o", color=BLUE, markersize=8, zorder=3, clip_on=False)
         _error_bar(axes, perplexity.value, toxicity, vertical=True)
         _error_bar(axes, toxicity.value, perplexity, vertical=False)
+    best = frontier([(perplexity.value, toxicity.value) for perplexity, toxicity in points.values()])
+    if len(best) > 1:
+        x, y = zip(*best, strict=True)
+        axes.step(x, y, where="post", color=ORANGE, linewidth=1.6, zorder=1, label="frontier")
+        axes.legend(frameon=False, fontsize=9, loc="upper right")
     values = [perplexity.value for perplexity, _ in points.values()]
     if min(values) > 0 and max(values) > 10 * min(values):
         axes.set_xscale("log")
     axes.margins(0.18)
     axes.set_ylim(bottom=0.0)
     _label_points(axes, points)
+
+
+def frontier(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
+    """Those of which no other is as low in both and lower in one, from left to right."""
+    best: list[tuple[float, float]] = []
+    for x, y in sorted(points):
+        if not best or y < best[-1][1]:
+            best.append((x, y))
+    return best
 
 
 def _draw_bars(axes: Axes, rows: Mapping[str, Mapping[str, Any]]) -> None:
@@ -214,7 +277,8 @@ def _finite(measured: Measurement | None) -> TypeGuard[Measurement]:
 
 
 def _plain(text: str) -> str:
-    """Matplotlib reads text between two dollar signs as mathematics."""
+    """Not too long for a plot; and Matplotlib reads text between two dollar signs as mathematics."""
+    text = text if len(text) <= LONGEST_LABEL else f"{text[: LONGEST_LABEL - 1]}…"
     return text.replace("$", r"\$")
 
 
@@ -225,6 +289,11 @@ def new_figure(*, width: float, height: float) -> Figure:
 
 
 def save_figure(figure: Figure, path: Path) -> None:
-    png = io.BytesIO()
-    figure.savefig(png, format="png", metadata={"Software": None})
-    write_atomically(Path(path), png.getvalue())
+    """Write a PNG, or an SVG with its text as text; the same figure gives the same bytes."""
+    image = io.BytesIO()
+    if Path(path).suffix == ".svg":
+        with rc_context({"svg.fonttype": "none", "svg.hashsalt": Path(path).stem}):
+            figure.savefig(image, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
+    else:
+        figure.savefig(image, format="png", metadata={"Software": None})
+    write_atomically(Path(path), image.getvalue())

@@ -88,15 +88,15 @@ def comparison_table(rows: Mapping[str, Mapping[str, Any]], *, marks: Mapping[st
     header = ["method", *(column.header for column in shown)]
     names = [f"{method} {footnotes[marks[method]]}" if method in marks else method for method in rows]
     body = [
-        [_one_line(name), *(format_measurement(table[column][i], column.decimals) for column in shown)]
+        [one_line(name), *(format_measurement(table[column][i], column.decimals) for column in shown)]
         for i, name in enumerate(names)
     ]
-    lines = _aligned([header, *body])
-    notes = [f"{number} {_one_line(text)}" for text, number in footnotes.items()]
+    lines = aligned([header, *body])
+    notes = [f"{number} {one_line(text)}" for text, number in footnotes.items()]
     return "\n\n".join(["\n".join(lines), *notes]) + "\n"
 
 
-def _one_line(text: str) -> str:
+def one_line(text: str) -> str:
     return " ".join(text.split()).replace("|", "\\|")
 
 
@@ -108,7 +108,7 @@ def _width(text: str) -> int:
     )
 
 
-def _aligned(cells: Sequence[Sequence[str]]) -> list[str]:
+def aligned(cells: Sequence[Sequence[str]]) -> list[str]:
     """First row is the header; the first column is set left, the others right."""
     widths = [max(3, *(_width(cell) for cell in column)) for column in zip(*cells, strict=True)]
     rule = ["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])]

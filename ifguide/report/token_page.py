@@ -1,31 +1,21 @@
 """One HTML file to read: the highest-ranked training documents, every token shaded by its score.
 
-The file asks the network for nothing and reads well without JavaScript. Document text is hostile by assumption: it
-enters as escaped text and attributes only, and the page's content policy lets no script run but the template's own.
+The file asks the network for nothing and reads well without JavaScript; see `ifguide.report.html`.
 """
 
 from __future__ import annotations
 
-import base64
-import hashlib
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
-from importlib import resources
 from pathlib import Path
-from string import Template
 
 import numpy as np
 
 from ifguide.report import write_atomically
+from ifguide.report.html import card, card_section, definitions, render_page, text, visible
 
 SCALE_QUANTILE = 0.99  # |score| at which the shade is deepest; a few extreme tokens must not bleach the rest
-
-# NUL and its kin are not allowed in HTML, directional overrides reorder what stands around them, and lone surrogates
-# cannot be encoded: each is shown as a visible stand-in.
-CONTROL_PICTURES = {code: chr(0x2400 + code) for code in range(0x20) if chr(code) not in "\n\t"} | {0x7F: "␡"}
-NOT_TEXT = re.compile("[\x80-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff\ufffe\uffff]")
 WHITESPACE_PICTURES = str.maketrans({"\n": "↵", "\t": "⇥", " ": "␣"})
 
 
@@ -44,23 +34,45 @@ def write_token_page(
     path: Path, documents: Sequence[PageDocument], *, title: str, threshold: float, summary: Mapping[str, str]
 ) -> None:
     """Write the page of `documents`, highest rank first; `summary` is shown above them as key and value."""
+    lead = token_lead(documents, threshold=threshold, summary=summary)
+    page = render_page(title=title, lead=lead, sections=token_section(documents))
+    write_atomically(Path(path), page)
+
+
+def token_lead(documents: Sequence[PageDocument], *, threshold: float, summary: Mapping[str, str]) -> str:
+    """What the shades mean, as HTML."""
+    scale = f"{shade_scale(documents):.3g}"
+    hidden = "" if any(document.annotated is not None for document in documents) else "hidden"
+    return f"""<p class="notice" role="note">The documents below are training text, shown as it is. Some of it may be
+offensive.</p>
+<p>Each token carries the score that influence functions gave it. A positive score, in red, means that learning
+this token makes toxic continuations likelier; a negative one, in blue, that it makes them less likely. Outlined tokens
+are selected: in training their loss counts with its sign flipped.<span {hidden}> A dotted underline marks tokens
+annotated as toxic.</span> Point at a token, or tap it, to read its score.</p>
+<dl>
+{definitions(list(summary.items()))}
+</dl>
+<ul class="legend">
+<li class="ramp" aria-label="shades from blue, score minus {scale} or less, to red, score {scale} or more">−{scale}<i>\
+</i>+{scale}</li>
+<li>threshold τ = {threshold:.4g}</li>
+<li><span class="key s">selected</span></li>
+<li {hidden}><span class="key a">annotated as toxic</span></li>
+<li>↵ line break</li>
+</ul>"""
+
+
+def token_section(
+    documents: Sequence[PageDocument], *, lead: str = "", anchor: str = "documents", prefix: str = "d",
+    veiled: bool = False,
+) -> str:  # fmt: skip
+    """The documents as cards, highest rank first; blurred until clicked where `veiled`."""
     for document in documents:
         _check(document)
     ranked = sorted(documents, key=lambda document: document.rank)
     scale = shade_scale(ranked)
-    template = resources.files("ifguide.report").joinpath("token_page.html").read_text(encoding="utf-8")
-    page = Template(template).substitute(
-        title=_escape(title),
-        script_hash=_script_hash(template),
-        summary="\n".join(f"<div><dt>{_escape(k)}</dt><dd>{_escape(v)}</dd></div>" for k, v in summary.items()),
-        threshold=f"{threshold:.4g}",
-        scale=f"{scale:.3g}",
-        annotation_hidden="" if any(document.annotated is not None for document in ranked) else "hidden",
-        count=len(ranked),
-        documents="\n".join(_card(document, i, len(ranked), scale) for i, document in enumerate(ranked, start=1))
-        or "<p>No documents to show.</p>",
-    )
-    write_atomically(Path(path), page.encode("utf-8"))
+    cards = [_card(document, i, len(ranked), scale, prefix, veiled) for i, document in enumerate(ranked, start=1)]
+    return card_section(cards, unit="documents", lead=lead, anchor=anchor, empty="No documents to show.")
 
 
 def shade_scale(documents: Sequence[PageDocument]) -> float:
@@ -79,26 +91,23 @@ def _check(document: PageDocument) -> None:
         raise ValueError(f"document {document.name!r} has scores that are not finite; score it again")
 
 
-def _card(document: PageDocument, position: int, count: int, scale: float) -> str:
+def _card(document: PageDocument, position: int, count: int, scale: float, prefix: str, veiled: bool) -> str:
     annotated = document.annotated if document.annotated is not None else [False] * len(document.tokens)
     columns = zip(document.tokens, document.scores, document.selected, annotated, strict=True)
     spans = "".join(_span(token, float(s), bool(chosen), bool(noted), scale) for token, s, chosen, noted in columns)
     selected = sum(map(bool, document.selected))
-    label = f'<span class="label">{_escape(document.label)}</span>' if document.label else ""
-    return (
-        f'<article id="d{position}" tabindex="-1" aria-labelledby="h{position}"><header>'
-        f'<h2 id="h{position}"><span class="rank">{document.rank}</span> <bdi>{_escape(document.name)}</bdi></h2>'
-        f'{label}<span class="count">{selected} of {len(document.tokens)} tokens selected</span>'
-        f"<nav>{_step('previous', position - 1, count)}{_step('next', position + 1, count)}</nav></header>"
-        f'<div class="text" dir="auto" translate="no">{spans}</div></article>'
+    label = f'<span class="label">{text(document.label)}</span>' if document.label else ""
+    veil = 'class="text veil" tabindex="0"' if veiled else 'class="text"'
+    return card(
+        f'<div {veil} dir="auto" translate="no">{spans}</div>',
+        heading=f"<bdi>{text(document.name)}</bdi>",
+        extra=f'{label}<span class="count">{selected} of {len(document.tokens)} tokens selected</span>',
+        position=position,
+        count=count,
+        unit="document",
+        prefix=prefix,
+        veiled=veiled,
     )
-
-
-def _step(word: str, target: int, count: int) -> str:
-    arrow = "↑" if word == "previous" else "↓"
-    if not 1 <= target <= count:
-        return f'<a aria-disabled="true">{arrow}</a>'
-    return f'<a href="#d{target}" rel="{word[:4]}" title="{word} document" aria-label="{word} document">{arrow}</a>'
 
 
 def _span(token: str, score: float, selected: bool, annotated: bool, scale: float) -> str:
@@ -113,22 +122,9 @@ def _span(token: str, score: float, selected: bool, annotated: bool, scale: floa
     if "\n" in token:
         classes.append("l")
     style = f' style="--a:{depth:g}"' if depth else ""
-    hover = f"{score:+.3g} {_visible(token).translate(WHITESPACE_PICTURES)}"
+    hover = f"{score:+.3g} {visible(token).translate(WHITESPACE_PICTURES)}"
     if selected:
         hover += " (selected)"
     if annotated:
         hover += " (annotated toxic)"
-    return f'<span class="{" ".join(classes)}"{style} title="{escape(hover)}">{_escape(token)}</span>'
-
-
-def _visible(text: str) -> str:
-    return NOT_TEXT.sub(lambda found: f"⟨U+{ord(found[0]):04X}⟩", text.translate(CONTROL_PICTURES))
-
-
-def _escape(text: object) -> str:
-    return escape(_visible(str(text)))
-
-
-def _script_hash(template: str) -> str:
-    (script,) = re.findall(r"<script>(.*?)</script>", template, flags=re.DOTALL)
-    return base64.b64encode(hashlib.sha256(script.encode("utf-8")).digest()).decode("ascii")
+    return f'<span class="{" ".join(classes)}"{style} title="{escape(hover)}">{text(token)}</span>'

@@ -9,7 +9,7 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import ModelCheckpoint
-from pytorch_lightning.loggers import Logger, WandbLogger
+from pytorch_lightning.loggers import Logger
 from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
@@ -179,9 +179,6 @@ def train(
             f"{error}. Use a smaller optim.learning_rate, optim.clip or objective.penalty. "
             f"Last good checkpoint: {kept or 'none yet (trainer.checkpoint_every)'}"
         ) from None
-    finally:
-        if isinstance(logger, WandbLogger) and trainer.is_global_zero:
-            logger.experiment.finish()  # or the next training of this process would write into the same run
     if trainer.interrupted:
         raise KeyboardInterrupt
     if bad := [name for name, value in model.named_parameters() if not torch.isfinite(value).all()]:

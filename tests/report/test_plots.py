@@ -1,12 +1,14 @@
 import os
 import struct
 import zlib
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
 
 from ifguide.report import plots
-from ifguide.report.plots import plot_scores, plot_toxicity_perplexity
+from ifguide.report.plots import frontier, plot_categories, plot_frontier, plot_scores, plot_toxicity_perplexity
+from ifguide.report.table import Measurement
 
 TOXICITY = {
     "expected_maximum_toxicity": 0.4,
@@ -131,6 +133,35 @@ def test_a_failed_write_leaves_the_old_plot_and_no_debris(tmp_path, monkeypatch)
         plot_scores(np.arange(9.0), 7.0, path)
     assert path.read_bytes() == b"old"
     assert os.listdir(tmp_path) == ["scores.png"]
+
+
+def test_the_frontier_is_what_no_other_beats():
+    points = [(12, 0.5), (13, 0.2), (13, 0.3), (14, 0.2), (15, 0.1), (12, 0.6)]
+    beaten = {p for p in points for q in points if q != p and q[0] <= p[0] and q[1] <= p[1]}
+    assert frontier(points) == sorted(set(points) - beaten) == [(12, 0.5), (13, 0.2), (15, 0.1)]
+
+
+def test_frontier_and_categories_as_png_and_svg(tmp_path, drawn):
+    points = {"a $x$": (Measurement(12.0, (11.0, 13.0)), Measurement(0.5, (0.4, 0.6))),
+              "b <&>": (Measurement(13.0), Measurement(0.2))}  # fmt: skip
+    shares = {"a": {"toxicity": Measurement(0.5, (0.4, 0.6)), "identity_attack": Measurement(0.1)}, "b": {}}
+    for name in ("one", "two"):
+        plot_frontier(points, tmp_path / name / "f.svg", absent=["c"])
+        plot_categories(shares, tmp_path / name / "c.svg")
+    for name in ("f.svg", "c.svg"):
+        first, second = ((tmp_path / folder / name).read_bytes() for folder in ("one", "two"))
+        assert first == second
+        assert ElementTree.fromstring(first).tag.endswith("svg")
+    assert (
+        "a $x$" in (tmp_path / "one" / "f.svg").read_text()
+        and "b &lt;&amp;&gt;" in (tmp_path / "one/f.svg").read_text()
+    )
+    assert "c" in drawn[0].axes[0].get_title(loc="left")
+    assert [round(bar.get_width(), 6) for bar in drawn[1].axes[0].patches] == [0.5, 0.1]
+    plot_frontier(points, tmp_path / "f.png")
+    assert_png(tmp_path / "f.png")
+    with pytest.raises(ValueError, match="no categories"):
+        plot_categories({"a": {}}, tmp_path / "none.png")
 
 
 def test_same_input_same_bytes(tmp_path):

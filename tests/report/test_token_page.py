@@ -130,7 +130,7 @@ def test_hostile_text_is_text_everywhere(tmp_path):
 
 def test_the_only_script_is_the_templates_and_the_policy_admits_no_other(tmp_path):
     page = render(tmp_path, document(HOSTILE))
-    template = resources.files("ifguide.report").joinpath("token_page.html").read_text(encoding="utf-8")
+    template = resources.files("ifguide.report").joinpath("page.html").read_text(encoding="utf-8")
     assert page.scripts == Page(template).scripts
     digest = base64.b64encode(hashlib.sha256(page.scripts[0].encode()).digest()).decode()
     assert f"script-src 'sha256-{digest}'" in page.policy
@@ -208,7 +208,7 @@ def test_a_hundred_documents_stay_small(tmp_path):
 
 @pytest.mark.parametrize("scheme", [0, 1], ids=["light", "dark"])
 def test_text_is_readable_on_the_deepest_shade(scheme):
-    template = resources.files("ifguide.report").joinpath("token_page.html").read_text(encoding="utf-8")
+    template = resources.files("ifguide.report").joinpath("page.html").read_text(encoding="utf-8")
     block = re.findall(r":root \{(.*?)\}", template, flags=re.DOTALL)[scheme]
     values = dict(re.findall(r"--([\w-]+): ([^;]+);", block))
 

@@ -1,0 +1,191 @@
+"""A comparison as Markdown, LaTeX (booktabs) and CSV."""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+import re
+from dataclasses import dataclass
+
+from ifguide.report.rows import HEADLINE, Comparison, Row
+from ifguide.report.table import MISSING, SUPERSCRIPTS, Column, Measurement, aligned, format_measurement, one_line
+
+LONGEST_PROBLEM = 40  # characters of a message in a Markdown or LaTeX cell; the whole stands below
+LATEX = {
+    "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
+    "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}", ">": r"\textgreater{}",
+    "↓": r"$\downarrow$", "↑": r"$\uparrow$", "Δ": r"$\Delta$", "–": "--", "−": "$-$", "…": r"\ldots{}",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Cell:
+    text: str
+    best: bool = False
+
+
+@dataclass(frozen=True)
+class Line:
+    """A row as text: its name, the numbers of its footnotes, and either its cells or a problem."""
+
+    name: str
+    marks: tuple[int, ...]
+    seeds: str
+    cells: tuple[Cell, ...]
+    problem: str | None
+
+
+@dataclass(frozen=True)
+class Layout:
+    """What every format shows."""
+
+    headers: tuple[str, ...]  # of the cells
+    lines: tuple[Line, ...]
+    notes: tuple[str, ...]
+
+
+def lay_out(comparison: Comparison, *, longest_problem: int | None = LONGEST_PROBLEM) -> Layout:
+    """Text of every cell; a problem that is longer than allowed becomes a note too. None: as long as it is."""
+    shown = list(comparison.columns)
+    best = {column: best_value(comparison, column) for column in shown}
+    with_difference = any(HEADLINE in row.differences for row in comparison.rows)
+    headers = [column.header for column in shown]
+    if with_difference:
+        headers.insert(headers.index(HEADLINE.header) + 1, f"Δ against {comparison.reference}")
+    notes: dict[str, int] = {}
+    lines = []
+    for row in comparison.rows:
+        cells = []
+        for column in shown:
+            measured = row.cells.get(column)
+            text = format_measurement(measured, column.decimals)
+            is_best = measured is not None and best[column] == rounded(measured, column)
+            cells.append(Cell(text, is_best))
+            if column == HEADLINE and with_difference:
+                cells.append(Cell(format_difference(row.differences.get(column), column.decimals)))
+        remarks = [*row.notes]
+        if row.problem and longest_problem and len(row.problem) > longest_problem:
+            remarks.append(row.problem)
+        marks = tuple(notes.setdefault(note, len(notes) + 1) for note in remarks)
+        lines.append(
+            Line(row.name, marks, str(len(row.seeds)) if not row.problem else MISSING, tuple(cells), row.problem)
+        )
+    return Layout(tuple(headers), tuple(lines), tuple(notes))
+
+
+def explanation(comparison: Comparison) -> str:
+    """What the numbers are, in a sentence or two."""
+    text = (
+        "Means over seeds; in brackets 95 % bootstrap intervals over seeds and prompts; the best of a column in bold."
+    )
+    if any(row.differences for row in comparison.rows):
+        text += f" Δ: difference in {HEADLINE.header[:-2]}, paired by prompt and seed."
+    several = {row.reference for row in comparison.rows if row.reference}
+    if len(several) > 1:
+        pairs = ", ".join(f"{row.name} with {row.reference}" for row in comparison.rows if row.reference)
+        text += f" Compared: {pairs}."
+    return text
+
+
+def markdown(comparison: Comparison) -> str:
+    """A GitHub table with its notes; also what is printed."""
+    layout = lay_out(comparison)
+    body = []
+    for line in layout.lines:
+        name = " ".join([line.name, *(superscript(mark) for mark in line.marks)])
+        if line.problem is None:
+            cells = [f"**{cell.text}**" if cell.best else cell.text for cell in line.cells]
+        else:
+            cells = [shortened(line.problem), *[MISSING] * (len(layout.headers) - 1)]
+        body.append([one_line(name), line.seeds, *map(one_line, cells)])
+    table = "\n".join(aligned([["method", "seeds", *layout.headers], *body]))
+    notes = [f"{superscript(number)} {one_line(note)}" for number, note in enumerate(layout.notes, start=1)]
+    return "\n\n".join([table, explanation(comparison), *notes]) + "\n"
+
+
+def latex(comparison: Comparison) -> str:
+    """A `tabular` for `\\usepackage{booktabs}`."""
+    layout = lay_out(comparison)
+    width = len(layout.headers)
+    lines = [
+        "% \\usepackage{booktabs}",
+        f"\\begin{{tabular}}{{lr{'r' * width}}}",
+        "\\toprule",
+        " & ".join(["method", "seeds", *map(latex_text, layout.headers)]) + r" \\",
+        "\\midrule",
+    ]
+    for line in layout.lines:
+        marks = f"$^{{{','.join(map(str, line.marks))}}}$" if line.marks else ""
+        start = [latex_text(line.name) + marks, latex_text(line.seeds)]
+        if line.problem is None:
+            cells = [
+                rf"\textbf{{{latex_text(cell.text)}}}" if cell.best else latex_text(cell.text) for cell in line.cells
+            ]
+        else:
+            cells = [rf"\multicolumn{{{width}}}{{l}}{{{latex_text(shortened(line.problem))}}}"]
+        lines.append(" & ".join([*start, *cells]) + r" \\")
+    lines += ["\\bottomrule", "\\end{tabular}", "", latex_text(explanation(comparison))]
+    lines += [f"\n$^{{{number}}}$ {latex_text(note)}" for number, note in enumerate(layout.notes, start=1)]
+    return "\n".join(lines) + "\n"
+
+
+def comma_separated(comparison: Comparison) -> str:
+    """Every metric of every row, unrounded: value, interval, difference from the reference and its interval."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    parts = ("", "_low", "_high", "_difference", "_difference_low", "_difference_high")
+    names = [f"{column.task}.{column.subset}.{column.metric}" for column in comparison.every_column]
+    writer.writerow(
+        ["method", "seeds", "problem", "reference", "notes", *(name + part for name in names for part in parts)]
+    )
+    for row in comparison.rows:
+        values = [value for column in comparison.every_column for value in (*csv_cells(row, column),)]
+        seeds = " ".join(map(str, row.seeds))
+        writer.writerow([row.name, seeds, row.problem or "", row.reference or "", "; ".join(row.notes), *values])
+    return text.getvalue()
+
+
+def csv_cells(row: Row, column: Column) -> list[float | str]:
+    cells: list[float | str] = []
+    for measured in (row.cells.get(column), row.differences.get(column)):
+        if measured is None:
+            cells += ["", "", ""]
+        else:
+            cells += [measured.value, *(measured.interval or ("", ""))]
+    return cells
+
+
+def best_value(comparison: Comparison, column: Column) -> float | None:
+    """The best value as displayed, so that equal ones are all bold; None where there is nothing to be better than."""
+    values = [rounded(row.cells[column], column) for row in comparison.rows if column in row.cells]
+    values = [value for value in values if math.isfinite(value)]
+    if len(values) < 2 or column.header[-1] not in "↓↑":
+        return None
+    return min(values) if column.header.endswith("↓") else max(values)
+
+
+def rounded(measured: Measurement, column: Column) -> float:
+    return round(measured.value, column.decimals)
+
+
+def format_difference(measured: Measurement | None, decimals: int) -> str:
+    if measured is None:
+        return MISSING
+    value = f"{measured.value:+.{decimals}f}"
+    if measured.interval is not None:
+        value += " [{:+.{d}f}, {:+.{d}f}]".format(*measured.interval, d=decimals)
+    return value.replace("-", "−")
+
+
+def shortened(text: str) -> str:
+    text = " ".join(text.split())
+    return text if len(text) <= LONGEST_PROBLEM else text[: LONGEST_PROBLEM - 1].rstrip() + "…"
+
+
+def superscript(number: int) -> str:
+    return str(number).translate(SUPERSCRIPTS)
+
+
+def latex_text(text: str) -> str:
+    return re.sub("|".join(map(re.escape, LATEX)), lambda found: LATEX[found[0]], " ".join(text.split()))

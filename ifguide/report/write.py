@@ -1,0 +1,39 @@
+"""A comparison on disk: tables, plots and the page."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ifguide.report import write_atomically
+from ifguide.report.formats import comma_separated, latex, markdown
+from ifguide.report.page import write_page
+from ifguide.report.plots import plot_categories, plot_frontier
+from ifguide.report.rows import HEADLINE, Comparison, category_fractions
+from ifguide.report.table import COLUMNS
+
+PERPLEXITY = next(column for column in COLUMNS if (column.task, column.subset) == ("perplexity", "benign"))
+
+
+def write_report(comparison: Comparison, directory: Path, *, title: str) -> Path:
+    """Write the tables, the plots as PNG and SVG, and `report.html`, whose path is returned."""
+    for name, content in (
+        ("table.md", markdown(comparison)),
+        ("table.tex", latex(comparison)),
+        ("table.csv", comma_separated(comparison)),
+    ):
+        write_atomically(directory / name, content.encode("utf-8", errors="replace"))
+    plots = []
+    both = {row.name: row.cells for row in comparison.measured if {HEADLINE, PERPLEXITY} <= row.cells.keys()}
+    if both:
+        absent = [row.name for row in comparison.measured if row.name not in both]
+        points = {name: (cells[PERPLEXITY], cells[HEADLINE]) for name, cells in both.items()}
+        for suffix in ("png", "svg"):
+            plot_frontier(points, directory / f"frontier.{suffix}", absent=absent)
+        plots.append(("Toxicity against perplexity", directory / "frontier.svg"))
+    fractions = {row.name: category_fractions(row) for row in comparison.measured}
+    if any(len(categories) > 1 for categories in fractions.values()):
+        for suffix in ("png", "svg"):
+            plot_categories(fractions, directory / f"categories.{suffix}")
+        plots.append(("Share of samples by category", directory / "categories.svg"))
+    write_page(directory / "report.html", comparison, title=title, plots=plots)
+    return directory / "report.html"

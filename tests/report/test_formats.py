@@ -1,0 +1,94 @@
+import csv
+import io
+import re
+import shutil
+import subprocess
+
+import pytest
+from run_folders import write_sweep
+
+from ifguide.report.formats import comma_separated, latex, latex_text, markdown
+from ifguide.report.gather import Run, gather
+from ifguide.report.rows import HEADLINE, compare
+
+
+@pytest.fixture(scope="module")
+def comparison(tmp_path_factory):
+    return compare(gather([str(write_sweep(tmp_path_factory.mktemp("formats")))]))
+
+
+def made_up(**fractions):
+    return compare(
+        [
+            Run(name, {}, {"method": name}, {"seed": 1}, {"toxicity": {"all": {"toxic_fraction": value}}})
+            for name, value in fractions.items()
+        ]
+    )
+
+
+def test_markdown_has_every_row_and_the_best_in_bold(comparison):
+    lines = [line for line in markdown(comparison).splitlines() if line.startswith("|")]
+    cells = [[cell.strip() for cell in line.strip("|").split(" | ")] for line in lines]
+    assert cells[0][:4] == ["method", "seeds", "toxic fraction ↓", "Δ against none"]
+    assert [row[0] for row in cells[2:]] == ["none", "word_filter", "ifguide", "dpo", "dpo, seed 4 ¹", "rad, seed 1"]
+    bold = {(row[0], cells[0][i]) for row in cells[2:] for i, cell in enumerate(row) if cell.startswith("**")}
+    assert ("ifguide", "toxic fraction ↓") in bold and ("none", "benign perplexity ↓") in bold
+    assert len({column for _, column in bold}) == len(bold)
+    assert cells[6][2].startswith("failed: the training loss is nan") and cells[6][2].endswith("…")
+    assert cells[7][2] == "unfinished"
+    assert "¹ failed: the training loss is nan at step 40. Use a smaller optim.learning_rate" in markdown(comparison)
+    assert len({len(line) for line in lines}) == 1
+
+
+def test_equal_as_displayed_is_equally_best_and_one_row_is_not_best():
+    assert markdown(made_up(a=0.1001, b=0.1004, c=0.2)).count("**") == 4
+    assert "**" not in markdown(made_up(a=0.1))
+    assert markdown(made_up(a=float("nan"), b=0.2, c=0.3)).count("**0.200**") == 1
+
+
+def test_csv_is_unrounded_and_complete(comparison):
+    rows = list(csv.DictReader(io.StringIO(comma_separated(comparison))))
+    assert [row["method"] for row in rows] == [row.name for row in comparison.rows]
+    ifguide = rows[2]
+    measured, difference = comparison.rows[2].cells[HEADLINE], comparison.rows[2].differences[HEADLINE]
+    assert float(ifguide["toxicity.all.toxic_fraction"]) == measured.value
+    assert float(ifguide["toxicity.all.toxic_fraction_low"]) == measured.interval[0]
+    assert float(ifguide["toxicity.all.toxic_fraction_difference_high"]) == difference.interval[1]
+    assert ifguide["seeds"] == "1 2 3" and ifguide["reference"] == "none"
+    assert float(ifguide["toxicity.nontoxic.toxicity_probability"]) <= 1
+    assert rows[4]["problem"].endswith("Use a smaller optim.learning_rate")
+    assert rows[4]["toxicity.all.toxic_fraction"] == ""
+
+
+def test_latex_has_one_line_a_row_with_equal_columns(comparison):
+    text = latex(comparison)
+    body = text[text.index("\\midrule") : text.index("\\bottomrule")].splitlines()[1:]
+    assert len(body) == len(comparison.rows)
+    columns = len(re.search(r"\\begin\{tabular\}\{(\w+)\}", text)[1])
+    for line in body:
+        spanned = re.search(r"\\multicolumn\{(\d+)\}", line)
+        assert line.count(" & ") + 1 + (int(spanned[1]) - 1 if spanned else 0) == columns
+    assert "\\textbf{0." in text and "word\\_filter" in text and "↓" not in text
+
+
+def test_latex_escapes_what_it_must():
+    assert latex_text("50 % of $x_1 & {y}\\ #~^") == (
+        r"50 \% of \$x\_1 \& \{y\}\textbackslash{} \#\textasciitilde{}\textasciicircum{}"
+    )
+
+
+@pytest.mark.skipif(shutil.which("pdflatex") is None, reason="pdflatex is not installed")
+def test_latex_compiles(comparison, tmp_path):
+    document = (
+        f"\\documentclass{{article}}\\usepackage{{booktabs}}\\begin{{document}}{latex(comparison)}\\end{{document}}"
+    )
+    (tmp_path / "t.tex").write_text(document)
+    subprocess.run(["pdflatex", "-interaction=batchmode", "t.tex"], cwd=tmp_path, check=True, timeout=60)
+
+
+def test_a_name_cannot_break_a_table():
+    comparison = made_up(**{"a|b\nc": 0.1, "=SUM(1)": 0.2, 'x"y,z': 0.3})
+    assert "| a\\|b c" in markdown(comparison)
+    assert [row["method"] for row in csv.DictReader(io.StringIO(comma_separated(comparison)))] == [
+        "a|b\nc", "=SUM(1)", 'x"y,z'
+    ]  # fmt: skip

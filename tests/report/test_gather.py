@@ -1,0 +1,137 @@
+import numpy as np
+import pytest
+from run_folders import beta, write_run, write_sweep
+
+from ifguide.report.gather import Run, gather, group_runs, plain
+
+ZEROS = np.zeros((4, 2))
+
+
+@pytest.fixture
+def sweep(tmp_path):
+    return write_sweep(tmp_path, seeds=(1, 2), methods=(("none", 0.9, 12.0), ("ifguide", 0.3, 12.5)))
+
+
+def run(method="ifguide", seed=1, value=0.5, problem=None, **settings) -> Run:
+    config = {"seed": seed, "objective": {"penalty": settings.get("objective.penalty", 1)}}
+    metrics = None if problem else {"toxicity": {"all": {"toxic_fraction": value}}}
+    overrides = {"seed": str(seed), **{key: str(setting) for key, setting in settings.items()}}
+    return Run(f"/x/{method}", overrides, {"method": method}, config, metrics, problem)
+
+
+def names(runs, by=None):
+    return {group.name: [run.seed for run in group.runs] for group in group_runs(runs, by)}
+
+
+def test_every_job_of_a_sweep_is_there_in_the_order_of_its_number(sweep):
+    runs = gather([str(sweep)])
+    assert [(run.method, run.seed) for run in runs] == [
+        ("none", 1), ("none", 2), ("ifguide", 1), ("ifguide", 2), ("dpo", 4), ("rad", 1)
+    ]  # fmt: skip
+    assert [run.problem for run in runs[:4]] == [None] * 4
+    assert runs[4].problem == "failed: the training loss is nan at step 40. Use a smaller optim.learning_rate"
+    assert runs[5].problem == "unfinished"
+
+
+def test_job_ten_comes_after_job_nine(tmp_path):
+    for job in range(11):
+        write_run(tmp_path / "sweep" / str(job), "none", job, ZEROS, workspace=tmp_path / "workspace")
+    assert [run.seed for run in gather([str(tmp_path / "sweep")])] == list(range(11))
+
+
+def test_a_run_a_list_a_glob_and_a_folder_above(sweep):
+    assert len(gather([str(sweep / "0")])) == 1
+    assert len(gather([str(sweep / "0"), str(sweep / "[12]")])) == 3
+    assert len(gather([str(sweep.parent)])) == 6
+
+
+@pytest.mark.parametrize("place, why", [("nowhere", "no such folder"), ("*.none", "no such"), ("workspace", "no run")])
+def test_a_place_without_runs_is_named(sweep, place, why):
+    with pytest.raises(ValueError, match=f"report.runs=.*{why}"):
+        gather([str(sweep / "0"), str(sweep.parent / place)])
+
+
+def test_the_reference_inside_a_run_is_a_run(tmp_path):
+    folder = write_run(tmp_path / "sweep" / "0", "ifguide", 1, ZEROS, workspace=tmp_path / "workspace")
+    write_run(folder / "none", "none", 1, ZEROS, workspace=tmp_path / "workspace")
+    (folder / "model").mkdir()  # training curves
+    assert [run.method for run in gather([str(tmp_path / "sweep")])] == ["none", "ifguide"]
+
+
+def test_values_by_prompt_come_from_the_artifacts_until_they_are_gone(tmp_path):
+    values = beta(np.random.default_rng(0), 0.5)
+    folder = write_run(tmp_path / "r", "none", 1, values, workspace=tmp_path / "workspace")
+    scores = gather([str(folder)])[0].prompt_scores("toxicity")
+    assert (scores.probabilities["toxicity"] == values).all() and len(scores.continuations) == len(values)
+    (tmp_path / "workspace").rename(tmp_path / "moved")
+    assert gather([str(folder)])[0].prompt_scores("toxicity") is None
+    assert gather([str(folder)], workspace=tmp_path / "moved")[0].prompt_scores("toxicity") is not None
+
+
+def test_a_second_classifier_and_a_second_task_find_their_generations(tmp_path):
+    run = Run("x", config={"tasks": {"toxicity": {}}}, artifacts={
+        "evaluation": tmp_path, "generations": tmp_path / "a", "generations of bold": tmp_path / "b",
+        "generations of bold_short": tmp_path / "c",
+    })  # fmt: skip
+    assert run.tasks == {
+        "toxicity": "generations", "bold": "generations of bold", "bold_short": "generations of bold_short"
+    }  # fmt: skip
+    assert run.prompt_scores("toxicity") is None  # not there, and not an error
+
+
+def test_a_damaged_file_is_a_problem_of_its_run(sweep):
+    (sweep / "0" / "metrics.json").write_text("{")
+    assert "damaged" in gather([str(sweep)])[0].problem
+
+
+def test_a_stage_before_the_evaluation_says_so(tmp_path):
+    write_run(tmp_path / "r", "none", 1, workspace=tmp_path, config={"stage": "mask"}, unfinished=True)
+    assert gather([str(tmp_path / "r")])[0].problem == "not evaluated (stage=mask)"
+
+
+def test_rows_are_named_by_what_differs():
+    assert names([run(seed=1), run(seed=2), run("none")]) == {"ifguide": [1, 2], "none": [1]}
+    penalties = [run(**{"objective.penalty": value}) for value in ("1e-1", 0.2)]
+    assert list(names(penalties)) == ["ifguide, objective.penalty=0.1", "ifguide, objective.penalty=0.2"]
+
+
+def test_a_setting_is_compared_with_those_that_did_not_override_it():
+    assert list(names([run(), run(**{"objective.penalty": 2})])) == [
+        "ifguide, objective.penalty=1", "ifguide, objective.penalty=2"
+    ]  # fmt: skip
+    assert list(names([run(), run(seed=2, **{"objective.penalty": 1})])) == ["ifguide"]
+
+
+def test_where_results_go_makes_no_row():
+    assert list(names([run(**{"paths.workspace": "a", "logger": "csv"}), run(seed=2, **{"paths.workspace": "b"})])) == [
+        "ifguide"
+    ]
+
+
+def test_rows_by_a_setting_of_choice():
+    runs = [run(), run("none"), run(seed=2, **{"objective.penalty": 2})]
+    assert names(runs, ["method"]) == {"ifguide": [1, 2], "none": [1]}
+    with pytest.raises(ValueError, match=r"report\.by: no run has a setting `objectiv\.penalty`"):
+        group_runs(runs, ["objectiv.penalty"])
+    with pytest.raises(ValueError, match=r"which differ in objective\.penalty"):
+        group_runs([run(), run(value=0.4, **{"objective.penalty": 2})], ["method"])
+
+
+def test_equal_runs_are_one_and_of_different_ones_the_newest_is_shown():
+    old, new = run(), Run(**{**run(value=0.9).__dict__, "written": 2.0})
+    (group,) = group_runs([old, run()])
+    assert len(group.runs) == 1 and group.notes == []
+    (group,) = group_runs([new, old])
+    assert group.runs == [new] and "several runs of seed 1" in group.notes[0]
+
+
+def test_a_failed_run_stays_in_its_group():
+    (group,) = group_runs([run(), run(seed=2, problem="failed: x")])
+    assert [run.seed for run in group.problems] == [2]
+
+
+@pytest.mark.parametrize(
+    "value, shown", [("1e-3", "0.001"), (0.001, "0.001"), (True, "true"), (None, "null"), ("a", "a")]
+)
+def test_settings_are_compared_as_they_are_meant(value, shown):
+    assert plain(value) == shown
