@@ -21,7 +21,7 @@ from ifguide.results import write_results
 from ifguide.workspace import global_rank, write_json
 
 # A reference row shares everything with a run except what a method decides, and what watches the run's own model.
-METHOD_GROUPS = ("method", "objective", "callbacks")
+METHOD_GROUPS = ("method", "objective", "filter", "callbacks")
 failures: list[str] = []
 
 
@@ -65,7 +65,7 @@ def compose_reference(method: str) -> DictConfig:
     kept = [
         override
         for override in HydraConfig.get().overrides.task
-        if override.lstrip("+~").split("=")[0].split(".")[0] not in METHOD_GROUPS
+        if override.lstrip("+~").split("=")[0].split("@")[-1].split(".")[0] not in METHOD_GROUPS
     ]
     cfg = compose("config", overrides=[*kept, f"method={method}"])
     cfg.paths.run = str(Path(cfg.paths.run) / method)  # its training curves stand beside this run's

@@ -21,16 +21,19 @@ PAGE_DOCUMENTS = 60
 def write_results(
     pipeline: Pipeline, reference: Pipeline | None, directory: Path, *, name: str, reference_name: str | None
 ) -> None:
-    """Write `metrics.json`, `table.md`, plots and the token page of an evaluated run, and say where they are."""
-    metrics = pipeline.metrics()
-    rows: dict[str, Any] = {}
-    models = {}
-    if reference is not None and reference_name is not None:
-        rows[reference_name], models[reference_name] = reference.metrics(), reference.model().path
-    rows[name], models[name] = metrics, pipeline.model().path
-    write_json(directory / "metrics.json", metrics)
+    """Write `metrics.json`, `table.md`, plots and the token page of an evaluated run, and say where they are.
+
+    `row.json` has the method's name, and notes on the row for those who compare rows.
+    """
+    pipelines = {} if reference is None or reference_name is None else {reference_name: reference}
+    pipelines[name] = pipeline
+    rows: dict[str, Any] = {method: one.metrics() for method, one in pipelines.items()}
+    models = {method: one.model().path for method, one in pipelines.items()}
+    marks = {method: " ".join(one.notes) for method, one in pipelines.items() if one.notes}
+    write_json(directory / "metrics.json", rows[name])
+    write_json(directory / "row.json", {"name": name, "notes": pipeline.notes})
     write_json(directory / "artifacts.json", {role: path.name for role, path in pipeline.artifacts.items()})
-    table = comparison_table(rows)
+    table = comparison_table(rows, marks=marks)
     write_atomically(directory / "table.md", table.encode())
     plot_toxicity_perplexity(rows, directory / "toxicity_perplexity.png")
     print(f"\n{table}")
