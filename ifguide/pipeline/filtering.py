@@ -21,10 +21,15 @@ class FilterStages(InfluenceStages):
     """From the corpus to what the target model, and it alone, is trained on."""
 
     @property
-    def same_classifier(self) -> bool:
-        """Whether what the model was made from was judged by the classifier that evaluates it."""
+    def judges(self) -> list[str]:
+        """Names of the classifiers that had a say in how the row was made."""
         judge = None if self.filter is None else self.filter.classifier
-        return judge is not None and judge.name == self.classifier.name
+        return [] if judge is None else [judge.name]
+
+    @property
+    def same_classifier(self) -> bool:
+        """Whether a classifier that evaluates the row had a say in how it was made."""
+        return self.classifier.name in self.judges
 
     @property
     def notes(self) -> list[str]:
