@@ -20,7 +20,7 @@ pytest.importorskip("profanity_check")
 FILTERS = {
     "word_filter": ("queries.size=1000",),
     "toxicity_filter": ("filter.threshold=0.8",),
-    "influence_filter": ("filter.share=0.2", "curvature=identity"),
+    "influence_filter": ("filter.share=0.2",),
 }
 
 
@@ -36,7 +36,7 @@ def rows(folder):
 
     def row(method, *overrides):
         if (method, overrides) not in made:
-            made[method, overrides] = pipeline(folder, f"method={method}", *overrides)
+            made[method, overrides] = pipeline(folder, f"method={method}", "curvature=identity", *overrides)
             made[method, overrides].evaluation()
         return made[method, overrides]
 
@@ -95,7 +95,7 @@ def test_standard_influence_is_along_the_toxic_gradient_alone(rows):
 
 def test_a_filter_and_a_mask_compose(folder, rows):
     """The mask is that of the whole corpus, and its bits follow their tokens."""
-    both, ifguide = pipeline(folder, "filter=classifier", "filter.threshold=0.9"), rows("ifguide")
+    both, ifguide = pipeline(folder, "filter=classifier", "filter.threshold=0.9", "curvature=identity"), rows("ifguide")
     assert both.mask() == ifguide.mask()
     mask = TokenMask.open(both.filtered_mask().path / "mask.npy", 32)
     split, kept = both.corpus.split("train"), Corpus(both.filtered().path).split("train")
