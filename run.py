@@ -24,7 +24,7 @@ from ifguide.tracking import finish_tracking
 from ifguide.workspace import global_rank, write_json
 
 # A reference row shares everything with a run except what a method decides, and what watches the run's own model.
-METHOD_GROUPS = ("method", "objective", "callbacks")
+METHOD_GROUPS = ("method", "objective", "filter", "callbacks")
 failures: list[str] = []
 
 
@@ -84,7 +84,7 @@ def compose_reference(method: str) -> DictConfig:
     kept = [
         override
         for override in HydraConfig.get().overrides.task
-        if override.lstrip("+~").split("=")[0].split(".")[0] not in METHOD_GROUPS
+        if override.lstrip("+~").split("=")[0].split("@")[-1].split(".")[0] not in METHOD_GROUPS
     ]
     overrides = [*kept, f"method={method}"]
     cfg = compose("config", overrides=overrides, return_hydra_config=True)

@@ -25,15 +25,14 @@ def write_results(
     pipeline: Pipeline, reference: Pipeline | None, directory: Path, *, name: str, reference_name: str | None
 ) -> None:
     """Write `metrics.json`, `table.md`, plots and the token page of an evaluated run, and say where they are."""
-    rows: dict[str, Any] = {}
-    models = {}
-    if reference is not None and reference_name is not None:
-        rows[reference_name], models[reference_name] = reference.metrics(), reference.model().path
-    rows[name], models[name] = pipeline.metrics(), pipeline.model().path
-    if reference is not None:
-        write_run(reference, Path(reference.cfg.paths.run))
-    write_run(pipeline, directory)
-    table = comparison_table(rows)
+    pipelines = {} if reference is None or reference_name is None else {reference_name: reference}
+    pipelines[name] = pipeline
+    rows: dict[str, Any] = {method: one.metrics() for method, one in pipelines.items()}
+    models = {method: one.model().path for method, one in pipelines.items()}
+    marks = {method: " ".join(one.notes) for method, one in pipelines.items() if one.notes}
+    for method, one in pipelines.items():
+        write_run(one, directory if one is pipeline else Path(one.cfg.paths.run), method)
+    table = comparison_table(rows, marks=marks)
     write_atomically(directory / "table.md", table.encode())
     plot_toxicity_perplexity(rows, directory / "toxicity_perplexity.png")
     print(f"\n{table}")
@@ -47,9 +46,10 @@ def write_results(
         print(f"{'token page:':24} {directory / 'tokens.html'}")
 
 
-def write_run(pipeline: Pipeline, directory: Path) -> None:
-    """What a report reads: the metrics, and which artifacts they come from."""
+def write_run(pipeline: Pipeline, directory: Path, name: str) -> None:
+    """What a report reads: the metrics, which artifacts they come from, the method's name and notes on the row."""
     directory.mkdir(parents=True, exist_ok=True)
+    write_json(directory / "row.json", {"name": name, "notes": pipeline.notes})
     write_json(directory / "artifacts.json", {role: path.name for role, path in pipeline.artifacts.items()})
     write_json(directory / "metrics.json", pipeline.metrics())
 

@@ -145,6 +145,23 @@ class Workspace:
             os.replace(building, path)
         return Artifact(stage, fingerprint, path, reused=False)
 
+    def seconds(self, artifact: Artifact) -> float | None:
+        """Time that an artifact and all that it was made from took to build, whichever run built them.
+
+        None where an input is no longer in the workspace: then nobody knows. What a resumed build took before it was
+        interrupted is not counted.
+        """
+        made, wanted = {artifact.fingerprint: artifact.manifest}, [artifact.manifest]
+        while wanted:
+            for fingerprint in wanted.pop()["inputs"].values():
+                if fingerprint not in made:
+                    folder = next(self.root.glob(f"*-{fingerprint}"), None)
+                    if folder is None:
+                        return None
+                    made[fingerprint] = read_manifest(folder)
+                    wanted.append(made[fingerprint])
+        return round(sum(manifest["seconds"] for manifest in made.values()), 2)
+
 
 def canonical_json(value: Any) -> str:
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)

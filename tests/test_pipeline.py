@@ -47,7 +47,7 @@ def done(folder):
 
 def test_metrics_have_the_names_of_the_design(done):
     metrics = done.metrics()
-    assert set(metrics) == {"toxicity", "perplexity", "attribution"}
+    assert set(metrics) == {"toxicity", "perplexity", "attribution", "cost"}
     for task, metric in (("toxicity", "expected_maximum_toxicity"), ("attribution", "roc_auc")):
         assert 0 <= metrics[task]["all"][metric] <= 1
     assert metrics["perplexity"]["benign"]["perplexity"] > 1

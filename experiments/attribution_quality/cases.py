@@ -6,7 +6,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ifguide.corpus.sources import read_records
-from ifguide.evaluation.attribution import WORD, roc_auc, word_log_odds
+from ifguide.corpus.words import WORD, word_log_odds
+from ifguide.evaluation.attribution import roc_auc
 from ifguide.influence.scoring import sample_rows
 
 MADLIBS = 10_000

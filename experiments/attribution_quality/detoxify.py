@@ -18,7 +18,8 @@ import numpy as np
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
-from ifguide.evaluation.attribution import word_list_scores, word_log_odds
+from ifguide.corpus.words import word_log_odds
+from ifguide.evaluation.attribution import word_list_scores
 from ifguide.influence.store import open_scores
 from ifguide.pipeline import Pipeline
 from ifguide.report.attribution import plot_frontier

@@ -28,12 +28,12 @@ from ifguide.corpus.blocks import LABELS
 from ifguide.corpus.masks import TokenMask
 from ifguide.corpus.queries import encode_queries
 from ifguide.corpus.tokenizers import token_texts
+from ifguide.corpus.words import word_log_odds
 from ifguide.evaluation.attribution import (
     SHARES,
     attribution_quality,
     known_tokens,
     word_list_scores,
-    word_log_odds,
 )
 from ifguide.evaluation.fluency import block_losses
 from ifguide.evaluation.token_baselines import (

@@ -2,8 +2,9 @@
 
     IFGUIDE_DATASETS=... python experiments/benchmarks/generation.py [prompts=48] [repeats=3] [device=cuda]
 
-Prompts of RealToxicityPrompts, 25 continuations of 20 tokens each, nucleus sampling, untrained models of two sizes: what
-is drawn does not matter for speed. Both do the same work in turns; medians, and the peak memory of a process of its own.
+Prompts of RealToxicityPrompts, 25 continuations of 20 tokens each, nucleus sampling, untrained models of two sizes:
+what is drawn does not matter for speed. Both do the same work in turns; medians, and the peak memory of a process of
+its own.
 """
 
 import json

@@ -184,7 +184,7 @@ def build_corpus(
             )
         rows = rows[rows["start"] < blocks * block_length]
         pieces = [slice(start[d], start[d] + length[d]) for d in order]
-        _write_blocks(directory / f"{name}.arrow", (tokens_1d[piece] for piece in pieces), blocks, block_length)
+        write_blocks(directory / f"{name}.arrow", (tokens_1d[piece] for piece in pieces), blocks, block_length)
         np.save(directory / f"{name}_documents.npy", rows)
         facts[name] = {"documents": len(rows), "blocks": blocks, "tokens": blocks * block_length}
         if annotated.any():
@@ -234,7 +234,7 @@ def _copies(weight: float, text: str, seed: int) -> int:
     return whole + (_uniform(text, f"weight {seed}") < weight - whole)
 
 
-def _write_blocks(path: Path, pieces: Iterator[NDArray[np.int32]], blocks: int, block_length: int) -> None:
+def write_blocks(path: Path, pieces: Iterator[NDArray[np.int32]], blocks: int, block_length: int) -> None:
     """Write an Arrow stream of fixed-size lists, a few thousand blocks at a time."""
     schema = pa.schema([pa.field("input_ids", pa.list_(pa.int32(), block_length))])
     with pa.OSFile(str(path), "wb") as file, pa.ipc.new_stream(file, schema) as writer:

@@ -150,7 +150,7 @@ def by_content(value: Any, key: str | None = None) -> Any:
         return {name: by_content(child, name) for name, child in value.items()}
     if isinstance(value, list):
         return [by_content(child, key) for child in value]
-    if key == "files":
+    if key == "files" and value is not None:
         return [file_signature(path) for path in find_files(value)]
     if key in PATH_KEYS and isinstance(value, str) and Path(value).exists():
         return file_signature(Path(value))

@@ -1,19 +1,14 @@
 """How well token scores find the tokens that people (or the sample's writer) marked as toxic."""
 
-import re
-from collections import Counter
-from collections.abc import Sequence
-from math import log
-
 import numpy as np
 from numpy.typing import NDArray
 from transformers import PreTrainedTokenizerFast
 
 from ifguide.corpus.blocks import LABELS, Split
-from ifguide.corpus.documents import TOXIC, Query
+from ifguide.corpus.documents import TOXIC
 from ifguide.corpus.tokenizers import token_texts
+from ifguide.corpus.words import WORD
 
-WORD = re.compile(r"[^\W\d_]+(?:['’][^\W\d_]+)*")
 SHARES = (0.005, 0.01, 0.02, 0.05)
 BINS, GROUPS, RESAMPLES = 20_000, 100, 1000  # of bootstrap intervals
 
@@ -129,16 +124,6 @@ def known_tokens(split: Split, source: int | None = None) -> NDArray[np.bool_]:
     if source is not None:
         known &= (documents["source"] == source) | (documents["label"] != LABELS[TOXIC])
     return known[split.documents_of(np.arange(len(split) * split.block_length))].reshape(split.shape)
-
-
-def word_log_odds(queries: Sequence[Query]) -> dict[str, float]:
-    """Word → log-odds of being in a toxic continuation against a non-toxic one, with add-one smoothing."""
-    counts = {True: Counter[str](), False: Counter[str]()}
-    for query in queries:
-        counts[query.toxic].update(word.lower() for word in WORD.findall(query.continuation))
-    words = set(counts[True]) | set(counts[False])
-    totals = {toxic: counter.total() + len(words) for toxic, counter in counts.items()}
-    return {w: log((counts[True][w] + 1) / totals[True]) - log((counts[False][w] + 1) / totals[False]) for w in words}
 
 
 def word_list_scores(

@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from ifguide.influence.spelling import Spelling
 from ifguide.influence.store import create_scores
-from ifguide.influence.words import Spelling
 
 CHUNK_TOKENS = 1 << 20
 TYPES, WORDS = "types.safetensors", "words.safetensors"

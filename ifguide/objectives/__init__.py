@@ -1,4 +1,7 @@
+from ifguide.objectives.faded_ascent import FadedAscent
 from ifguide.objectives.language_modeling import LanguageModeling
+from ifguide.objectives.negative_preference import NegativePreference
 from ifguide.objectives.suppressed_language_modeling import SuppressedLanguageModeling
+from ifguide.objectives.unlikelihood import Unlikelihood
 
-__all__ = ["LanguageModeling", "SuppressedLanguageModeling"]
+__all__ = ["FadedAscent", "LanguageModeling", "NegativePreference", "SuppressedLanguageModeling", "Unlikelihood"]

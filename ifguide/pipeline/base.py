@@ -11,6 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 from transformers import PreTrainedModel
 
 from ifguide.corpus.blocks import Corpus
+from ifguide.corpus.filters import DocumentFilter
 from ifguide.corpus.masks import TokenMask
 from ifguide.corpus.queries import Query, check_disjoint, check_queries
 from ifguide.corpus.sources import by_content
@@ -22,7 +23,7 @@ from ifguide.training.fit import remove_checkpoints, train
 from ifguide.workspace import Artifact, Workspace, global_rank
 
 INFLUENCE_STAGES = ("factors", "direction", "scores", "pooled", "mask")
-STAGES = ("data", "proxy", *INFLUENCE_STAGES, "model", "evaluate")
+STAGES = ("data", "proxy", *INFLUENCE_STAGES, "filtered", "model", "evaluate")
 MASK_FILE = "mask.npy"
 DTYPES = ("float32", "bfloat16")
 SPEED = ("batch_size", "shard_blocks")  # settings of influence that decide no result
@@ -57,6 +58,7 @@ class Stages:
             instantiate(cfg[k]) for k in ("curvature", "scorer", "selection")
         )
         self.pooling = instantiate(cfg.pooling) or None
+        self.filter: DocumentFilter | None = instantiate(cfg.filter) or None
         self.build_corpus = instantiate(cfg.data)
         self.callbacks = instantiate(cfg.callbacks, _convert_="all")
         # such a callback adds to the model's artifact, so it belongs to its fingerprint; the proxy goes without
@@ -74,13 +76,14 @@ class Stages:
                 raise ValueError(f"influence.{name}={influence[name]}: it is 1 or more")
         if influence.dtype != "float32" and isinstance(self.scorer, FiniteDifference):
             raise ValueError(f"scorer=finite_difference needs influence.dtype=float32, not {influence.dtype}")
-        if self.objective.uses_mask or cfg.stage in INFLUENCE_STAGES or self._leaving_files:
+        taught = self.objective.uses_mask or (self.filter is not None and self.filter.uses_queries)
+        if taught or cfg.stage in INFLUENCE_STAGES or self._leaving_files:
             for queries in self.queries.values():
                 check_queries(queries)
         if cfg.stage == "evaluate":
             instantiate(cfg.decoding)
             assert self.task.prompts and self.classifier.name
-            if self.objective.uses_mask:
+            if taught:
                 for queries in self.queries.values():
                     check_disjoint(queries, self.task.prompts)
 
@@ -116,8 +119,13 @@ class Stages:
                     tracked_layers(model, match=self.cfg.influence.layers, last_blocks=self.cfg.influence.last_blocks)
         return artifact
 
-    def _trained(self, key: str, objective: Mapping[str, Any], mask: Artifact | None) -> Artifact:
-        """Train the model of `cfg[key]`; equal settings give one artifact, whoever asks for it."""
+    def _trained(
+        self, key: str, objective: Mapping[str, Any], mask: Artifact | None, filtered: Artifact | None = None
+    ) -> Artifact:
+        """Train the model of `cfg[key]`; equal settings give one artifact, whoever asks for it.
+
+        With a filtered corpus, the mask is that corpus's.
+        """
         optim_key, optimization = self.optimizations[key]
         settings = {
             "model": self._settings(key, without=("attention", "trust_remote_code")),
@@ -131,7 +139,8 @@ class Stages:
                 settings[name] = {k: v for k, v in self._settings("callbacks")[name].items() if k not in SPEED}
         else:
             callbacks = [callback for name, callback in self.callbacks.items() if name not in self._leaving_files]
-        inputs = {"data": self.data()} | ({} if mask is None else {"mask": mask})
+        inputs = {"data": self.data()}
+        inputs |= {name: made for name, made in (("mask", mask), ("filtered", filtered)) if made is not None}
 
         def build(directory: Path) -> dict[str, Any]:
             tokenizer, model = self.corpus.tokenizer, self._new_model(key, self.corpus)
@@ -141,7 +150,7 @@ class Stages:
                 instantiate(objective),
                 optimization,
                 self.hardware,
-                blocks=self.corpus.split("train"),
+                blocks=(self.corpus if filtered is None else Corpus(filtered.path)).split("train"),
                 mask=None if mask is None else TokenMask.open(mask.path / MASK_FILE, self.corpus.info["block_length"]),
                 validation=self.corpus.split("validation"),
                 seed=self.cfg[key].seed,
@@ -188,6 +197,7 @@ class Stages:
         return artifact
 
     def _settings(self, key: str, without: tuple[str, ...] = ()) -> Any:
-        """Resolved settings of one part of the configuration, with files replaced by what they hold."""
-        values: Any = OmegaConf.to_container(self.cfg[key], resolve=True)
+        """Resolved settings of one part of the configuration (as in `filter.classifier`), with files replaced by what
+        they hold."""
+        values: Any = OmegaConf.to_container(OmegaConf.select(self.cfg, key), resolve=True)
         return by_content({name: value for name, value in values.items() if name not in without})

@@ -60,11 +60,11 @@ class InfluenceStages(Stages):
         return self._build("factors", 2, settings=settings, inputs={"proxy": proxy, "data": data}, builder=build)
 
     @cache  # noqa: B019
-    def direction(self, behaviour: str | None = None) -> Artifact:
-        """The direction of a behaviour, the first unless named."""
+    def direction(self, behaviour: str | None = None, contrast: bool = True) -> Artifact:
+        """The direction of a behaviour, the first unless named; without contrast, that of its toxic queries alone."""
         behaviour = behaviour or next(iter(self.queries))
         proxy, data, factors = self.proxy(), self.data(), self.factors()
-        chosen = self.queries[behaviour]
+        chosen = [query for query in self.queries[behaviour] if contrast or query.toxic]
 
         def build(directory: Path) -> dict[str, Any]:
             model = self._load(proxy, "proxy")
@@ -82,22 +82,25 @@ class InfluenceStages(Stages):
             }
 
         settings = {"queries": self._settings("behaviours")[behaviour], "curvature": self._settings("curvature")}
+        settings |= {} if contrast else {"contrast": False}
         inputs = {"proxy": proxy, "data": data, "factors": factors}
-        role = "direction" if len(self.queries) == 1 else f"direction of {behaviour}"
+        role = _role("direction", contrast) + ("" if len(self.queries) == 1 else f" of {behaviour}")
         return self._build("direction", 2, role=role, settings=settings, inputs=inputs, builder=build)
 
     @cache  # noqa: B019
-    def scores(self) -> Artifact:
-        """Scores of all training tokens; pooled, where a pooling is chosen."""
+    def scores(self, contrast: bool = True) -> Artifact:
+        """Scores of all training tokens along the direction of each behaviour."""
         settings = self._settings("scorer")
         if isinstance(self.scorer, Amortised):
-            return self._amortised_scores(self.scorer, settings)
-        return self._exact_scores("scores", self.scorer, settings)
+            return self._amortised_scores(self.scorer, settings, contrast)
+        return self._exact_scores("scores", self.scorer, settings, contrast)
 
-    def _exact_scores(self, role: str, scorer: Scorer, settings: Any, share: float = 1.0, seed: int = 0) -> Artifact:
+    def _exact_scores(
+        self, role: str, scorer: Scorer, settings: Any, contrast: bool, share: float = 1.0, seed: int = 0
+    ) -> Artifact:
         """Scores along all directions of all training blocks, or of a random share of them."""
         proxy, data, influence = self.proxy(), self.data(), self.cfg.influence
-        directions = {name: self.direction(name) for name in self.queries}
+        directions = {name: self.direction(name, contrast) for name in self.queries}
 
         def build(directory: Path) -> dict[str, Any]:
             split = self.corpus.split("train")
@@ -126,7 +129,7 @@ class InfluenceStages(Stages):
         return self._build(
             "scores",
             2,
-            role=role,
+            role=_role(role, contrast),
             settings=settings | self._influence_settings("dtype") | sampled,
             inputs={"proxy": proxy, "data": data} | {f"direction of {name}": d for name, d in directions.items()},
             builder=build,
@@ -134,9 +137,11 @@ class InfluenceStages(Stages):
             collective=True,
         )
 
-    def _amortised_scores(self, amortised: Amortised, settings: Any) -> Artifact:
+    def _amortised_scores(self, amortised: Amortised, settings: Any, contrast: bool) -> Artifact:
         """Scores of all training blocks by a student of exact scores of some."""
-        exact = self._exact_scores("exact scores", amortised.exact, settings["exact"], amortised.share, amortised.seed)
+        exact = self._exact_scores(
+            "exact scores", amortised.exact, settings["exact"], contrast, amortised.share, amortised.seed
+        )
         data = self.data()
 
         def fit(directory: Path) -> dict[str, Any]:
@@ -148,7 +153,12 @@ class InfluenceStages(Stages):
             return {"blocks": len(rows), **facts}
 
         student = self._build(
-            "student", 1, settings=settings["student"], inputs={"data": data, "exact": exact}, builder=fit
+            "student",
+            1,
+            role=_role("student", contrast),
+            settings=settings["student"],
+            inputs={"data": data, "exact": exact},
+            builder=fit,
         )
 
         def build(directory: Path) -> dict[str, Any]:
@@ -168,6 +178,7 @@ class InfluenceStages(Stages):
         return self._build(
             "scores",
             2,
+            role=_role("scores", contrast),
             settings={},
             inputs={"data": data, "student": student},
             builder=build,
@@ -242,6 +253,10 @@ class InfluenceStages(Stages):
                 "a mask belongs to one corpus; leave paths.mask unset to make one for this"
             )
         return mask
+
+
+def _role(role: str, contrast: bool) -> str:
+    return role if contrast else f"{role} without contrast"
 
 
 def _norm(vectors: Mapping[str, torch.Tensor]) -> float:

@@ -9,7 +9,8 @@ import numpy as np
 from hydra.utils import instantiate
 
 from ifguide.corpus.masks import TokenMask
-from ifguide.evaluation.attribution import attribution_metrics, known_tokens, word_list_scores, word_log_odds
+from ifguide.corpus.words import word_log_odds
+from ifguide.evaluation.attribution import attribution_metrics, known_tokens, word_list_scores
 from ifguide.evaluation.fluency import block_losses, perplexity_metrics
 from ifguide.evaluation.generation import (
     GENERATIONS_FILE,
@@ -21,21 +22,22 @@ from ifguide.evaluation.generation import (
 )
 from ifguide.evaluation.toxicity import classify_continuations, toxicity_metrics
 from ifguide.influence.store import open_scores
-from ifguide.pipeline.influence import InfluenceStages
+from ifguide.pipeline.filtering import FilterStages
 from ifguide.workspace import Artifact, write_json
 
 METRICS_FILE = "metrics.json"
 
 
-class Pipeline(InfluenceStages):
+class Pipeline(FilterStages):
     """All stages of one configuration; `stage(name)` is the artifact of the last one wanted."""
 
     def stage(self, name: str) -> Artifact:
         return self.evaluation() if name == "evaluate" else getattr(self, name)()
 
     def model(self) -> Artifact:
-        mask = self.mask() if self.objective.uses_mask else None
-        return self._trained("model", self._settings("objective"), mask)
+        filtered = None if self.filter is None else self.filtered()
+        mask = None if not self.objective.uses_mask else self.mask() if filtered is None else self.filtered_mask()
+        return self._trained("model", self._settings("objective"), mask, filtered)
 
     @cache  # noqa: B019
     def generations(self) -> Artifact:
@@ -70,6 +72,8 @@ class Pipeline(InfluenceStages):
             inputs |= {"mask": self.mask()}
             if self.cfg.paths.mask is None:
                 inputs |= {"scores": self.pooled()}
+        if self.filter is not None:
+            inputs |= {"filtered": self.filtered()}
 
         def build(directory: Path) -> None:
             rows = load_generations(inputs["generations"].path / GENERATIONS_FILE)
@@ -84,6 +88,8 @@ class Pipeline(InfluenceStages):
             annotation = self.corpus.split("train").annotation
             if "scores" in inputs and annotation is not None and annotation.count():
                 metrics["attribution"] = {"all": self._attribution(annotation)}
+            if "filtered" in inputs:
+                metrics["filter"] = inputs["filtered"].manifest["facts"]["filter"]
             write_json(directory / METRICS_FILE, metrics)
 
         settings = {
@@ -93,7 +99,10 @@ class Pipeline(InfluenceStages):
         return self._build("evaluation", 2, settings=settings, inputs=inputs, builder=build)
 
     def metrics(self) -> dict[str, Any]:
-        return json.loads((self.evaluation().path / METRICS_FILE).read_text(encoding="utf-8"))
+        """The metrics of the evaluation, and the cost: seconds of all that the generations were made from and with."""
+        metrics = json.loads((self.evaluation().path / METRICS_FILE).read_text(encoding="utf-8"))
+        seconds = self.workspace.seconds(self.generations())
+        return metrics if seconds is None else metrics | {"cost": {"all": {"seconds": seconds}}}
 
     def _attribution(self, annotation: TokenMask) -> dict[str, float]:
         split = self.corpus.split("train")

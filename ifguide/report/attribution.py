@@ -86,7 +86,7 @@ def plot_frontier(
     axes = figure.subplots()
     for index, (name, points) in enumerate(curves.items()):
         colour = COLOURS[index % len(COLOURS)]
-        x, y = ([float(np.mean(point[axis])) for point in points] for axis in (1, 2))
+        x, y = [float(np.mean(xs)) for _, xs, _ in points], [float(np.mean(ys)) for *_, ys in points]
         axes.plot(x, y, marker="o", color=colour, ls=DASHES[index % len(DASHES)], lw=1.6, label=_plain(name))
         for (label, xs, ys), a, b in zip(points, x, y, strict=True):
             axes.plot(xs, ys, ".", color=colour, alpha=0.5)

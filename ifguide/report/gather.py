@@ -56,6 +56,7 @@ class Run:
         problem: why there are no metrics.
         artifacts: role → folder, those that are still there.
         written: when, to tell the newer of two.
+        notes: what a reader must know of the row, as that its filter is the evaluator.
     """
 
     place: str
@@ -66,6 +67,7 @@ class Run:
     problem: str | None = None
     artifacts: Mapping[str, Path] = field(default_factory=dict)
     written: float = 0.0
+    notes: Sequence[str] = ()
 
     @property
     def seed(self) -> int:
@@ -177,7 +179,7 @@ def read_run(folder: Path, workspace: Path | None = None) -> Run:
     config = read_yaml(folder / ".hydra" / "config.yaml", {})
     runtime = (read_yaml(folder / ".hydra" / "hydra.yaml", {}).get("hydra") or {}).get("runtime") or {}
     metrics, problem = None, None
-    failure, measured = folder / "failure.json", folder / "metrics.json"
+    failure, measured, row = (folder / name for name in ("failure.json", "metrics.json", "row.json"))
     try:
         if measured.is_file():
             metrics = json.loads(measured.read_text(encoding="utf-8"))
@@ -198,6 +200,7 @@ def read_run(folder: Path, workspace: Path | None = None) -> Run:
         problem=problem,
         artifacts=find_artifacts(folder, config, Path(runtime.get("cwd", ".")), workspace),
         written=measured.stat().st_mtime if measured.is_file() else 0.0,
+        notes=tuple(json.loads(row.read_text(encoding="utf-8"))["notes"]) if row.is_file() else (),
     )
 
 
@@ -272,6 +275,7 @@ def group_runs(runs: Sequence[Run], by: Sequence[str] | None = None) -> list[Gro
         left_out = [key for key in differing if key not in named]
         measured, notes = one_a_seed(name, [run for run in together if run.metrics is not None], left_out)
         problems = [run for run in together if run.metrics is None]
+        notes += dict.fromkeys(note for run in measured for note in run.notes)
         groups.append(Group(name, settings, measured, problems, notes))
     return groups
 

@@ -37,6 +37,8 @@ COLUMNS = (
     Column("benign perplexity ↓", "perplexity", "benign", "perplexity", decimals=2),
     Column("toxic perplexity ↑", "perplexity", "toxic", "perplexity", decimals=2),
     Column("attribution ROC AUC ↑", "attribution", "all", "roc_auc", optional=True),
+    Column("tokens dropped", "filter", "all", "tokens_dropped_share", optional=True),
+    Column("seconds", "cost", "all", "seconds", decimals=0, optional=True),
 )
 
 

@@ -6,6 +6,7 @@ from transformers import LogitsProcessorList
 
 from ifguide.corpus.blocks import Corpus, build_corpus
 from ifguide.corpus.documents import Document, Prompt, Query
+from ifguide.corpus.words import word_log_odds
 from ifguide.decoding import nucleus
 from ifguide.evaluation.attribution import (
     attribution_metrics,
@@ -13,7 +14,6 @@ from ifguide.evaluation.attribution import (
     precision_at,
     roc_auc,
     word_list_scores,
-    word_log_odds,
 )
 from ifguide.evaluation.fluency import block_losses, perplexity_metrics
 from ifguide.evaluation.generation import (

@@ -6,7 +6,7 @@ import torch
 
 from ifguide.influence import pooling as module
 from ifguide.influence.pooling import TypePooling, TypeTable, WordPooling, WordTable, type_sums
-from ifguide.influence.words import Spelling
+from ifguide.influence.spelling import Spelling
 
 TEXTS = [" a", "b", " A", "c'", " ", ",", "ab"]
 VOCABULARY = len(TEXTS)
