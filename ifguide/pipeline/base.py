@@ -44,7 +44,7 @@ class Stages:
 
     def __init__(self, cfg: DictConfig) -> None:
         if cfg.stage not in STAGES:
-            raise ValueError(f"stage={cfg.stage}; known: {', '.join(STAGES)}")
+            raise ValueError(f"stage={cfg.stage}; known: {', '.join(STAGES)}, report")
         self.cfg = cfg
         self.artifacts: dict[str, Path] = {}  # what was built or found so far, by role
         self.workspace = Workspace(cfg.paths.workspace, verify=cfg.paths.verify)
