@@ -145,13 +145,14 @@ class Workspace:
             os.replace(building, path)
         return Artifact(stage, fingerprint, path, reused=False)
 
-    def seconds(self, artifact: Artifact) -> float | None:
-        """Time that an artifact and all that it was made from took to build, whichever run built them.
+    def seconds(self, *artifacts: Artifact) -> float | None:
+        """Time that artifacts and all that they were made from took to build, whichever run built them.
 
         None where an input is no longer in the workspace: then nobody knows. What a resumed build took before it was
         interrupted is not counted.
         """
-        made, wanted = {artifact.fingerprint: artifact.manifest}, [artifact.manifest]
+        made = {artifact.fingerprint: artifact.manifest for artifact in artifacts}
+        wanted = list(made.values())
         while wanted:
             for fingerprint in wanted.pop()["inputs"].values():
                 if fingerprint not in made:

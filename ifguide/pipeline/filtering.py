@@ -1,11 +1,12 @@
 """The stages of a filter: scores of documents → the training split without those that are dropped."""
 
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
 
+from ifguide.classifiers import Classifier
 from ifguide.corpus.filters import InfluenceFilter, TextFilter, filter_facts
 from ifguide.corpus.repacking import document_lengths, document_sums, document_texts, write_kept, write_kept_mask
 from ifguide.influence.store import open_scores
@@ -20,23 +21,17 @@ DROPPED_FILE = "dropped.npy"
 class FilterStages(InfluenceStages):
     """From the corpus to what the target model, and it alone, is trained on."""
 
+    @cached_property
+    def filter_judge(self) -> Classifier | None:
+        """The classifier of the filter; one that is trained here is built or found first."""
+        if self.filter is None or self.filter.classifier is None:
+            return None
+        return self.make_classifier(self.cfg.filter.classifier, role="filter's classifier")
+
     @property
     def judges(self) -> list[str]:
         """Names of the classifiers that had a say in how the row was made."""
-        judge = None if self.filter is None else self.filter.classifier
-        return [] if judge is None else [judge.name]
-
-    @property
-    def same_classifier(self) -> bool:
-        """Whether a classifier that evaluates the row had a say in how it was made."""
-        return self.classifier.name in self.judges
-
-    @property
-    def notes(self) -> list[str]:
-        """What a reader of this row has to know."""
-        if not self.same_classifier:
-            return []
-        return [f"Made with the classifier that evaluates it ({self.classifier.name})."]
+        return [] if self.filter_judge is None else [self.filter_judge.name]
 
     @cache  # noqa: B019
     def document_scores(self) -> Artifact:
@@ -49,9 +44,10 @@ class FilterStages(InfluenceStages):
             inputs |= {"scores": self.scores(chosen.contrast)}
         elif chosen.uses_queries:
             settings |= {"behaviours": self._settings("behaviours")}
-        if chosen.classifier is not None:
+        if self.filter_judge is not None:
+            chosen.classifier = self.filter_judge
             settings |= {"classifier": self._settings("filter.classifier", without=("device", "batch_size"))}
-            settings |= {"name": chosen.classifier.name}
+            settings |= {"name": self.filter_judge.name}
 
         def build(directory: Path) -> None:
             split = self.corpus.split("train")
