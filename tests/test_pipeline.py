@@ -173,7 +173,7 @@ def test_tasks_classifiers_and_utilities_are_added_and_leave_the_rest_alone(done
     both = pipeline(folder, *more)
     metrics = both.metrics()
     names = {"toxicity", "toxicity_other", "letters", "letters_other"}
-    assert set(metrics) == {*names, "perplexity", "attribution", "lambada"}
+    assert set(metrics) == {*names, "perplexity", "attribution", "lambada", "cost"}
     for subset, values in done.metrics()["toxicity"].items():
         assert values.items() <= metrics["toxicity"][subset].items()
         assert metrics["toxicity"][subset]["generation_perplexity"] > 1
