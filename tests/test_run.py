@@ -45,6 +45,8 @@ def write_own_data(folder):
         for i in range(8)
     ]
     (folder / "my" / "queries.jsonl").write_text("\n".join(map(json.dumps, queries)))
+    passages = [{"text": f"the garden of letter {i} is green and the tap drips"} for i in range(4)]
+    (folder / "my" / "passages.jsonl").write_text("\n".join(map(json.dumps, passages)))
     (folder / "my" / "prompts.jsonl").write_text("\n".join(json.dumps({"prompt": f"letter {i}"}) for i in range(3)))
 
 

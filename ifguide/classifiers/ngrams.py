@@ -18,12 +18,15 @@ WEIGHTS, SHAPE = "classifier.safetensors", "classifier.json"
 TEXTS = 4096  # classified at a time
 PRIME, MIX = np.uint64(0x100000001B3), np.uint64(0x9E3779B97F4A7C15)
 SPACE = ord(" ")
+SCALE = 10.0  # √n of a text of one line, so that weights start at a fitting size
 NOISE = re.compile(r"https?://\S+|www\.\S+|@\w+|\brt\b")  # what posts carry and other texts do not
 SEPARATOR = re.compile(r"[^\w'*]+")
 
 
 class NgramNetwork(nn.Module):
-    """Logit of a text: w · (mean of the vectors of its n-grams) + b.
+    """Logit of a text: w · (sum of the vectors of its n n-grams) / √n + b.
+
+    Between a sum, which grows with a text, and a mean, in which one word is lost in a long text.
 
     Args:
         buckets: number of vectors; n-grams find theirs by hash, and may share it.
@@ -42,7 +45,8 @@ class NgramNetwork(nn.Module):
 
     def forward(self, features: Tensor, starts: Tensor) -> Tensor:
         """[n] logits of n texts from all their features in one row, and where each text's begin."""
-        return self.head(self.vectors(features, starts)).squeeze(-1)
+        counts = torch.diff(starts, append=starts.new_tensor([len(features)]))
+        return self.head(self.vectors(features, starts) * counts.sqrt()[:, None] / SCALE).squeeze(-1)
 
     def features(self, texts: Sequence[str]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         return hashed_ngrams(texts, buckets=self.buckets, characters=self.characters, words=self.words)
