@@ -82,11 +82,11 @@ def check_context(model: PreTrainedModel, block_length: int) -> None:
         raise ValueError(f"data.block_length={block_length} is longer than the model's context of {longest} tokens")
 
 
-def check_pretrained(name: str | None, key: str = "model") -> None:
+def check_pretrained(name: str | None, setting: str = "model.pretrained") -> None:
     """Raise ValueError where a name that looks like a path is no model folder; a hub name is left to the hub."""
     looks_like_path = name is not None and (name.startswith((".", "/", "~")) or name.count("/") != 1)
     if name is not None and (looks_like_path or Path(name).exists()) and not (Path(name) / "config.json").is_file():
-        raise ValueError(f"{key}.pretrained={name}: not a Hugging Face model folder (no config.json in it)")
+        raise ValueError(f"{setting}={name}: not a Hugging Face model folder (no config.json in it)")
 
 
 def decoder_blocks(model: nn.Module) -> tuple[str, nn.ModuleList]:

@@ -42,9 +42,18 @@ def check_bound(cfg):
 
 @pytest.mark.parametrize("group, option", OPTIONS)
 def test_every_option_composes_and_binds(group, option):
-    override = f"+experiment={option}" if group == "experiment" else f"{group}={option}"
+    added = {"experiment": f"+experiment={option}", "utility": f"+utility@utilities.{option}={option}"}
+    override = added.get(group, f"{group}={option}")
     rooms = check_bound(compose("config", overrides=[override]))
+    assert group != "utility" or "utilities" in rooms
     assert rooms >= {"data", "queries", "model", "proxy", "optim", "objective", "scorer", "selection", "evaluation"}
+
+
+@pytest.mark.parametrize("group, place", [("evaluation", "tasks"), ("classifier", "classifiers")])
+def test_every_task_and_classifier_can_be_a_further_one(group, place):
+    options = [option for of, option in OPTIONS if of == group]
+    cfg = compose("config", overrides=[f"+{group}@{place}.{option}={option}" for option in options])
+    assert list(cfg[place]) == ["toxicity", *options]
 
 
 @pytest.mark.parametrize("option", sorted(path.stem for path in (CONF / "model").glob("*.yaml")))

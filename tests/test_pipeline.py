@@ -14,7 +14,7 @@ from ifguide.influence.scoring import sample_rows
 from ifguide.influence.store import open_scores
 from ifguide.pipeline import Pipeline
 from ifguide.results import write_results
-from ifguide.workspace import ArtifactError, Workspace
+from ifguide.workspace import Artifact, ArtifactError, Workspace
 
 pytest.importorskip("profanity_check")
 CONF = Path(__file__).parents[1] / "conf"
@@ -25,6 +25,9 @@ TINY = [
     "proxy.settings.hidden_size=16", "proxy.settings.num_hidden_layers=2", "proxy.settings.intermediate_size=32",
     "optim.epochs=0.5", "proxy_optim.epochs=0.5", "trainer.progress=false", "influence.shard_blocks=100",
 ]  # fmt: skip
+
+
+AFTER_MODEL = {"model", "generations", "toxicity", "fluency", "perplexity", "evaluation"}
 
 
 @pytest.fixture(scope="module")
@@ -75,10 +78,10 @@ def test_a_second_run_builds_nothing(done, folder, monkeypatch):
 @pytest.mark.parametrize(
     "override, rebuilt",
     [
-        ("objective.penalty=0.5", {"model", "generations", "evaluation"}),
-        ("selection.limit=0.005", {"mask", "model", "generations", "evaluation"}),
-        ("curvature.damping=0.3", {"direction", "scores", "mask", "model", "generations", "evaluation"}),
-        ("decoding.top_p=0.8", {"generations", "evaluation"}),
+        ("objective.penalty=0.5", AFTER_MODEL),
+        ("selection.limit=0.005", {"mask", "attribution", *AFTER_MODEL}),
+        ("curvature.damping=0.3", {"direction", "scores", "mask", "attribution", *AFTER_MODEL}),
+        ("decoding.top_p=0.8", {"generations", "toxicity", "fluency", "evaluation"}),
         ("influence.batch_size=7", set()),
         ("trainer.micro_batch_size=8", set()),
         ("paths.verify=true", set()),
@@ -155,9 +158,54 @@ def test_results_are_written_where_they_are_said_to_be(done, folder, capsys):
     assert "sample, record" in parser.text
 
 
+def test_tasks_classifiers_and_utilities_are_added_and_leave_the_rest_alone(done, folder, tmp_path):
+    (tmp_path / "prompts.jsonl").write_text('{"prompt": "the garden"}\n{"prompt": "a letter"}\n')
+    passages = [{"text": f"the cat sat on the mat {i} and saw the garden"} for i in range(5)]
+    (tmp_path / "passages.jsonl").write_text("\n".join(map(json.dumps, passages)))
+    more = [
+        "+evaluation@tasks.letters=local", f"tasks.letters.prompts.files={tmp_path}/prompts.jsonl",
+        "tasks.letters.samples=3", "tasks.letters.max_new_tokens=5",
+        "+classifier@classifiers.other=profanity_check",
+        "+utility@utilities.lambada=lambada", f"utilities.lambada.files={tmp_path}/passages.jsonl",
+        f"reference_model={done.proxy().path}",
+    ]  # fmt: skip
+    both = pipeline(folder, *more)
+    metrics = both.metrics()
+    names = {"toxicity", "toxicity_other", "letters", "letters_other"}
+    assert set(metrics) == {*names, "perplexity", "attribution", "lambada"}
+    for subset, values in done.metrics()["toxicity"].items():
+        assert values.items() <= metrics["toxicity"][subset].items()
+        assert metrics["toxicity"][subset]["generation_perplexity"] > 1
+    assert metrics["letters"]["all"]["prompts"] == 2 and metrics["lambada"]["all"]["passages"] == 5
+    assert both.artifacts["generations"] == done.artifacts["generations"] != both.artifacts["generations of letters"]
+    for name in names:
+        with np.load(both.evaluation().path / f"probabilities-{name}.npz") as scores:
+            assert scores["toxicity"].shape == (2 if "letters" in name else 6, 3)
+    for measured in done.metrics(), metrics:
+        assert all("all" in subsets for subsets in measured.values())
+
+
+def test_a_classifier_that_is_trained_here_is_an_artifact(done, folder, tmp_path):
+    rows = [{"text": f"you {word} {i}", "label": word == "idiot"} for word in ("idiot", "friend") for i in range(40)]
+    (tmp_path / "labelled.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    source = f"{{_target_: ifguide.corpus.labelled.LabelledSource, files: {tmp_path}/labelled.jsonl, positive: [true]}}"
+    settings = [
+        "classifier=trained", "~classifier.texts", f"+classifier.texts.mine={source}", "classifier.buckets=512",
+        "classifier.validation=0.3",
+    ]  # fmt: skip
+    trained = pipeline(folder, *settings)
+    assert trained.metrics()["toxicity"]["all"]["toxic_fraction"] >= 0
+    facts = trained.classifier and Artifact.open(trained.artifacts["classifier"], verify=True).manifest["facts"]
+    assert facts["texts"] == 80 and facts["sources"]["mine"]["roc_auc"] == facts["roc_auc"] > 0.9
+    assert trained.artifacts["generations"] == done.artifacts["generations"]
+    assert pipeline(folder, *settings, "classifier.seed=1").classifier.name != trained.classifier.name
+
+
 @pytest.mark.parametrize(
     "override, message",
     [
+        ("+evaluation@tasks.perplexity=sample", "two measurements one name"),
+        ("reference_model=./nowhere", "reference_model=./nowhere"),
         ("stage=everything", "known: data, proxy"),
         ("selection.limit=2", r"selection\.limit=2"),
         ("selection.quantile=1", r"selection\.quantile=1"),

@@ -3,5 +3,7 @@
 from ifguide.classifiers.base import Classifier
 from ifguide.classifiers.detoxify import DetoxifyClassifier
 from ifguide.classifiers.profanity_check import ProfanityCheck
+from ifguide.classifiers.sequence_classification import SequenceClassification
+from ifguide.classifiers.text_file import FileClassifier
 
-__all__ = ["Classifier", "DetoxifyClassifier", "ProfanityCheck"]
+__all__ = ["Classifier", "DetoxifyClassifier", "FileClassifier", "ProfanityCheck", "SequenceClassification"]

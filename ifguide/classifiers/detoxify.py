@@ -1,7 +1,10 @@
 """Detoxify (Hanu and Unitary team, 2020): transformer classifiers of toxic comments, several categories."""
 
 from collections.abc import Sequence
+from functools import cached_property
+from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,18 +36,24 @@ class DetoxifyClassifier:
         device: str = "cpu",
         batch_size: int = 64,
     ) -> None:
-        try:
-            from detoxify import Detoxify
-        except ImportError:
-            raise ValueError("classifier=detoxify needs detoxify: pip install 'ifguide[detoxify]'") from None
+        if find_spec("detoxify") is None:
+            raise ValueError("classifier=detoxify needs detoxify: pip install 'ifguide[detoxify]'")
         if checkpoint is not None and not Path(checkpoint).is_file():
             raise ValueError(f"classifier.checkpoint={checkpoint}: no such file")
         self.name = f"detoxify {model}" if checkpoint is None else f"detoxify {Path(checkpoint).name}"
         self._batch_size = batch_size
-        if checkpoint is None:
-            self._model = Detoxify(model, device=device)
-        else:
-            self._model = Detoxify(checkpoint=checkpoint, device=device, huggingface_config_path=config)
+        self._arguments = (
+            {"model_type": model, "device": device}
+            if checkpoint is None
+            else {"checkpoint": checkpoint, "device": device, "huggingface_config_path": config}
+        )
+
+    @cached_property
+    def _model(self) -> Any:
+        """Loaded with the first text: what is found in the workspace needs no weights."""
+        from detoxify import Detoxify
+
+        return Detoxify(**self._arguments)
 
     def __call__(self, texts: Sequence[str]) -> dict[str, NDArray[np.float64]]:
         parts = [

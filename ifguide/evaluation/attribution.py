@@ -9,28 +9,13 @@ import numpy as np
 from numpy.typing import NDArray
 from transformers import PreTrainedTokenizerFast
 
+from ifguide.classifiers.quality import roc_auc
 from ifguide.corpus.blocks import LABELS, Split
 from ifguide.corpus.documents import TOXIC, Query
 
 WORD = re.compile(r"[^\W\d_]+(?:['’][^\W\d_]+)*")
 SHARES = (0.005, 0.01, 0.02, 0.05)
 BINS, GROUPS, RESAMPLES = 20_000, 100, 1000  # of bootstrap intervals
-
-
-def roc_auc(scores: NDArray[np.float32], positive: NDArray[np.bool_]) -> float:
-    """Area under the ROC curve: the chance that a positive outscores a negative, ties counting half.
-
-    Raises:
-        ValueError: one of the classes is empty.
-    """
-    positives = int(positive.sum())
-    negatives = positive.size - positives
-    if positives == 0 or negatives == 0:
-        raise ValueError("a ROC curve needs positive and negative tokens")
-    _, inverse, counts = np.unique(scores, return_inverse=True, return_counts=True)
-    mean_rank = np.cumsum(counts) - (counts - 1) / 2
-    rank_sum = mean_rank[inverse.ravel()][positive.ravel()].sum()
-    return float((rank_sum - positives * (positives + 1) / 2) / (positives * negatives))
 
 
 def precision_at(scores: NDArray[np.float32], positive: NDArray[np.bool_], share: float) -> float:

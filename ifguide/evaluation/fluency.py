@@ -1,14 +1,23 @@
-"""Perplexity of held-out documents, benign and toxic ones apart."""
+"""Perplexity of held-out documents, benign and toxic ones apart; variety and likelihood of generations."""
+
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from tqdm.auto import tqdm
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from ifguide.corpus.blocks import LABELS, Split
-from ifguide.evaluation.intervals import ratio_interval
+from ifguide.corpus.documents import Query
+from ifguide.corpus.queries import encode_queries
+from ifguide.evaluation.intervals import mean_interval, ratio_interval
+from ifguide.evaluation.likelihood import continuation_likelihoods
+from ifguide.evaluation.task import members_of
 from ifguide.objectives.language_modeling import token_losses
+
+Metrics = dict[str, dict[str, float | int | list[float]]]  # subset → metric
+ORDERS = (1, 2, 3)  # of the n-grams that are counted
 
 
 @torch.no_grad()
@@ -23,7 +32,7 @@ def block_losses(model: PreTrainedModel, split: Split, *, batch_size: int) -> ND
     return losses
 
 
-def perplexity_metrics(losses_BT: NDArray[np.float32], split: Split) -> dict[str, dict[str, float | int | list[float]]]:
+def perplexity_metrics(losses_BT: NDArray[np.float32], split: Split) -> Metrics:
     """Perplexity by the label of the documents: `benign`, `toxic`, `unlabelled`, and `all` of them.
 
     `all` is for corpora without labels; the headline is `benign`. Intervals resample documents.
@@ -37,7 +46,7 @@ def perplexity_metrics(losses_BT: NDArray[np.float32], split: Split) -> dict[str
     counts: NDArray[np.float64] = np.bincount(owner.ravel(), minlength=documents).astype(np.float64)
     label = split.documents["label"]
     groups = {"all": np.ones(documents, bool)} | {name or "unlabelled": label == code for name, code in LABELS.items()}
-    metrics: dict[str, dict[str, float | int | list[float]]] = {}
+    metrics: Metrics = {}
     for group, members in groups.items():
         members = members & (counts > 0)
         if members.any():
@@ -49,3 +58,81 @@ def perplexity_metrics(losses_BT: NDArray[np.float32], split: Split) -> dict[str
                 "tokens": int(counts[members].sum()),
             }
     return metrics
+
+
+def distinct_metrics(continuations: Sequence[Sequence[str]], subsets: Sequence[str]) -> Metrics:
+    """Variety of generations (distinct-n of Li et al., 2016, over the continuations of a prompt).
+
+    Args:
+        continuations: texts of each prompt.
+        subsets: subset of each prompt.
+
+    Returns:
+        subset → `distinct_<n>` with its interval: distinct n-grams of words (between white space, in lower case) as a
+        share of all n-grams in the continuations of a prompt, mean over the prompts that have one. Where none has
+        one, the metric is absent.
+    """
+    shares = {order: np.array([_distinct(texts, order) for texts in continuations]) for order in ORDERS}
+    metrics: Metrics = {}
+    for subset, members in members_of(subsets).items():
+        metrics[subset] = {}
+        for order, values in shares.items():
+            known = values[members & ~np.isnan(values)]
+            if len(known):
+                metrics[subset][f"distinct_{order}"] = float(known.mean())
+                metrics[subset][f"distinct_{order}_interval"] = mean_interval(known)
+    return metrics
+
+
+def generation_perplexity(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerFast,
+    prompts: Sequence[str],
+    continuations: Sequence[Sequence[str]],
+    subsets: Sequence[str],
+    *,
+    batch_size: int,
+) -> Metrics:
+    """Perplexity of continuations, given their prompts, under another model than the one that wrote them.
+
+    All tokens of the continuations of a subset count alike: exp(Σ losses / Σ tokens), in the reference model's own
+    tokens. That is not the mean of the perplexities of single continuations, which a few degenerate ones decide.
+
+    Args:
+        model, tokenizer: the reference model and its tokenizer.
+        prompts: P texts.
+        continuations: texts of each prompt.
+        subsets: subset of each prompt.
+
+    Returns:
+        subset → `generation_perplexity` with its interval (bootstrap over prompts). Where nothing was written it is
+        absent.
+    """
+    pairs = [
+        Query(prompt, text, False, "") for prompt, texts in zip(prompts, continuations, strict=True) for text in texts
+    ]
+    longest = getattr(model.config, "max_position_embeddings", 1 << 30)
+    encoded = encode_queries(pairs, tokenizer, longest)
+    found = continuation_likelihoods(model, encoded, batch_size=batch_size, description="Reference model")
+    prompt = np.repeat(np.arange(len(prompts)), [len(texts) for texts in continuations])
+    losses = np.bincount(prompt, weights=found.losses, minlength=len(prompts)).astype(np.float64)
+    tokens = np.bincount(prompt, weights=found.tokens, minlength=len(prompts)).astype(np.float64)
+    metrics: Metrics = {}
+    for subset, members in members_of(subsets).items():
+        members = members & (tokens > 0)
+        if members.any():
+            interval = ratio_interval(losses[members], tokens[members])
+            metrics[subset] = {
+                "generation_perplexity": float(np.exp(losses[members].sum() / tokens[members].sum())),
+                "generation_perplexity_interval": [float(np.exp(value)) for value in interval],
+            }
+    return metrics
+
+
+def _distinct(texts: Sequence[str], order: int) -> float:
+    grams = [gram for text in texts for gram in _grams(text.lower().split(), order)]
+    return len(set(grams)) / len(grams) if grams else float("nan")
+
+
+def _grams(words: Sequence[str], order: int) -> Iterator[tuple[str, ...]]:
+    return zip(*(words[first:] for first in range(order)), strict=False)

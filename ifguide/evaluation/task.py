@@ -1,9 +1,18 @@
-"""What is generated for an evaluation."""
+"""What is generated for an evaluation, who judges it, and how what is measured is named.
 
-from collections.abc import Sequence
+All measurements have one shape: name → subset → metric → value, with the subset `all` always there.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from ifguide.corpus.documents import Prompt
+
+OWN_NAMES = ("perplexity", "attribution")  # measured whatever the tasks are
 
 
 @dataclass(frozen=True)
@@ -28,3 +37,39 @@ class Continuations:
         for name in ("samples", "max_new_tokens", "rows"):
             if getattr(self, name) < 1:
                 raise ValueError(f"evaluation.{name}={getattr(self, name)}: must be at least 1")
+
+
+def judgements(tasks: Iterable[str], classifiers: Iterable[str]) -> dict[str, tuple[str, str]]:
+    """Name in the metrics → (task, classifier): the task's own name for the first classifier, `task_classifier` for
+    any other."""
+    first, *others = classifiers
+    return {
+        (task if judge == first else f"{task}_{judge}"): (task, judge) for task in tasks for judge in (first, *others)
+    }
+
+
+def check_names(tasks: Sequence[str], classifiers: Sequence[str], utilities: Sequence[str]) -> None:
+    """Raise ValueError where there is no task or classifier, or where two measurements would have the same name."""
+    if not tasks or not classifiers:
+        raise ValueError("tasks and classifiers: an evaluation needs one of each at least; stage=model trains without")
+    names = [*judgements(tasks, classifiers), *utilities, *OWN_NAMES]
+    if len(names) < len(tasks) * len(classifiers) + len(utilities) + len(OWN_NAMES) or len(set(names)) < len(names):
+        raise ValueError(
+            f"tasks ({', '.join(tasks)}), classifiers ({', '.join(classifiers)}), utilities ({', '.join(utilities)}) "
+            f"would give two measurements one name, or the name of one of {', '.join(OWN_NAMES)}; rename one"
+        )
+
+
+def unite(parts: Iterable[tuple[str, Mapping[str, Mapping[str, Any]]]]) -> dict[str, dict[str, dict[str, Any]]]:
+    """One dictionary name → subset → metric of (name, subset → metric) parts; parts of one name are joined."""
+    metrics: dict[str, dict[str, dict[str, Any]]] = {}
+    for name, part in parts:
+        for subset, values in part.items():
+            metrics.setdefault(name, {}).setdefault(subset, {}).update(values)
+    return metrics
+
+
+def members_of(subsets: Sequence[str]) -> dict[str, NDArray[np.bool_]]:
+    """Subset → which of the prompts belong to it, with `all` of them first."""
+    names = np.array(subsets)
+    return {"all": np.ones(len(names), bool)} | {str(name): names == name for name in sorted(set(subsets) - {"all"})}

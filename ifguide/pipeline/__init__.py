@@ -1,5 +1,5 @@
 """The stages of a run."""
 
-from ifguide.pipeline.target import Pipeline
+from ifguide.pipeline.evaluation import Pipeline
 
 __all__ = ["Pipeline"]

@@ -10,14 +10,16 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from transformers import PreTrainedModel
 
+from ifguide.classifiers import Classifier
 from ifguide.corpus.blocks import Corpus
 from ifguide.corpus.masks import TokenMask
-from ifguide.corpus.queries import Query, check_disjoint, check_queries
+from ifguide.corpus.queries import Query, check_queries
 from ifguide.corpus.sources import by_content
 from ifguide.corpus.tokenizers import check_same_tokenizer
 from ifguide.influence.scorers import FiniteDifference
 from ifguide.models import check_context, check_pretrained, load_model, tracked_layers
 from ifguide.tracking import WHOLE_RUN, WandbRun
+from ifguide.training.classifier import TrainedClassifier
 from ifguide.training.fit import remove_checkpoints, train
 from ifguide.workspace import Artifact, Workspace, global_rank
 
@@ -63,7 +65,7 @@ class Stages:
         self._leaving_files = [name for name, callback in self.callbacks.items() if hasattr(callback, "leaves_files")]
         for key, (_, optimization) in self.optimizations.items():
             self.hardware.accumulate(optimization.batch_size)
-            check_pretrained(cfg[key].pretrained, key)
+            check_pretrained(cfg[key].pretrained, f"{key}.pretrained")
             if optimization.epochs == 0 and cfg[key].pretrained is None:
                 raise ValueError(f"{key} is trained for 0 epochs from nothing; set {key}.pretrained or its epochs")
         influence = cfg.influence
@@ -79,10 +81,6 @@ class Stages:
                 check_queries(queries)
         if cfg.stage == "evaluate":
             instantiate(cfg.decoding)
-            assert self.task.prompts and self.classifier.name
-            if self.objective.uses_mask:
-                for queries in self.queries.values():
-                    check_disjoint(queries, self.task.prompts)
 
     @cached_property
     def queries(self) -> dict[str, list[Query]]:
@@ -90,12 +88,8 @@ class Stages:
         return {name: instantiate(queries) for name, queries in self.cfg.behaviours.items()}
 
     @cached_property
-    def task(self) -> Any:
-        return instantiate(self.cfg.evaluation)
-
-    @cached_property
-    def classifier(self) -> Any:
-        return instantiate(self.cfg.classifier)
+    def classifier(self) -> Classifier:
+        return self.make_classifier(self.cfg.classifier)
 
     @cached_property
     def corpus(self) -> Corpus:
@@ -160,6 +154,15 @@ class Stages:
         return self._build(
             "model", 1, role=key, settings=settings, inputs=inputs, builder=build, resumable=True, collective=True
         )
+
+    def make_classifier(self, settings: DictConfig, role: str = "classifier") -> Classifier:
+        """The classifier of some settings; one that is trained here is built or found first."""
+        made = instantiate(settings)
+        if not isinstance(made, TrainedClassifier):
+            return made
+        values = by_content(OmegaConf.to_container(settings, resolve=True))
+        artifact = self._build("classifier", 1, role=role, settings=values, inputs={}, builder=made.fit)
+        return made.load(artifact.path)
 
     def _new_model(self, key: str, corpus: Corpus) -> PreTrainedModel:
         return instantiate(self.cfg[key], vocabulary=corpus.vocabulary, end_of_text=corpus.tokenizer.eos_token_id)

@@ -1,48 +1,41 @@
-"""The stages of a run and what each one needs: data → proxy → … → mask → model → generations → evaluation."""
+"""The stages of the target: mask → model → generations."""
 
-import json
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 from hydra.utils import instantiate
 
-from ifguide.corpus.masks import TokenMask
-from ifguide.evaluation.attribution import attribution_metrics, known_tokens, word_list_scores, word_log_odds
-from ifguide.evaluation.fluency import block_losses, perplexity_metrics
 from ifguide.evaluation.generation import (
     GENERATIONS_FILE,
     decode_continuations,
     encode_prompts,
-    load_generations,
     sample_continuations,
     save_generations,
 )
-from ifguide.evaluation.toxicity import classify_continuations, toxicity_metrics
-from ifguide.influence.store import open_scores
+from ifguide.evaluation.task import Continuations
 from ifguide.pipeline.influence import InfluenceStages
-from ifguide.workspace import Artifact, write_json
-
-METRICS_FILE = "metrics.json"
+from ifguide.workspace import Artifact
 
 
-class Pipeline(InfluenceStages):
-    """All stages of one configuration; `stage(name)` is the artifact of the last one wanted."""
+class TargetStages(InfluenceStages):
+    """The target model, and what it writes."""
 
-    def stage(self, name: str) -> Artifact:
-        return self.evaluation() if name == "evaluate" else getattr(self, name)()
+    @cached_property
+    def tasks(self) -> dict[str, Continuations]:
+        """Task → the prompts that are continued."""
+        return {name: instantiate(task) for name, task in self.cfg.tasks.items()}
 
     def model(self) -> Artifact:
         mask = self.mask() if self.objective.uses_mask else None
         return self._trained("model", self._settings("objective"), mask)
 
     @cache  # noqa: B019
-    def generations(self) -> Artifact:
-        artifact = self.model()
+    def generations(self, name: str) -> Artifact:
+        """Continuations of the prompts of a task."""
+        artifact, task = self.model(), self.tasks[name]
 
         def build(directory: Path) -> None:
-            model, tokenizer, task = self._load(artifact), self.corpus.tokenizer, self.task
+            model, tokenizer = self._load(artifact), self.corpus.tokenizer
             longest = getattr(model.config, "max_position_embeddings", 1 << 30) - task.max_new_tokens
             tokens = sample_continuations(
                 model,
@@ -57,46 +50,9 @@ class Pipeline(InfluenceStages):
             save_generations(directory / GENERATIONS_FILE, task.prompts, decode_continuations(tokens, tokenizer))
 
         settings = {
-            "evaluation": self._settings("evaluation"),
+            "evaluation": self._settings("tasks")[name],
             "decoding": self._settings("decoding"),
             "seed": self.cfg.seed,
         }
-        return self._build("generations", 1, settings=settings, inputs={"model": artifact}, builder=build)
-
-    @cache  # noqa: B019
-    def evaluation(self) -> Artifact:
-        inputs = {"data": self.data(), "model": self.model(), "generations": self.generations()}
-        if self.objective.uses_mask:
-            inputs |= {"mask": self.mask()}
-            if self.cfg.paths.mask is None:
-                inputs |= {"scores": self.pooled()}
-
-        def build(directory: Path) -> None:
-            rows = load_generations(inputs["generations"].path / GENERATIONS_FILE)
-            scores = classify_continuations(rows["continuations"], self.classifier)
-            np.savez(directory / "probabilities-toxicity.npz", **scores)  # type: ignore[arg-type]
-            test = self.corpus.split("test")
-            losses = block_losses(self._load(inputs["model"]), test, batch_size=self.cfg.influence.batch_size)
-            metrics: dict[str, Any] = {
-                "toxicity": toxicity_metrics(scores["toxicity"], rows["subset"]),
-                "perplexity": perplexity_metrics(losses, test),
-            }
-            annotation = self.corpus.split("train").annotation
-            if "scores" in inputs and annotation is not None and annotation.count():
-                metrics["attribution"] = {"all": self._attribution(annotation)}
-            write_json(directory / METRICS_FILE, metrics)
-
-        settings = {
-            "classifier": self.classifier.name,
-            "settings": self._settings("classifier", without=("device", "batch_size")),
-        }
-        return self._build("evaluation", 2, settings=settings, inputs=inputs, builder=build)
-
-    def metrics(self) -> dict[str, Any]:
-        return json.loads((self.evaluation().path / METRICS_FILE).read_text(encoding="utf-8"))
-
-    def _attribution(self, annotation: TokenMask) -> dict[str, float]:
-        split = self.corpus.split("train")
-        words = word_list_scores(split, self.corpus.tokenizer, word_log_odds(next(iter(self.queries.values()))))
-        scores = open_scores(self.pooled().path)[0]
-        return attribution_metrics(scores, self.train_mask()[:], annotation[:], known_tokens(split), words)
+        role = "generations" if name == next(iter(self.tasks)) else f"generations of {name}"
+        return self._build("generations", 1, role=role, settings=settings, inputs={"model": artifact}, builder=build)

@@ -104,7 +104,12 @@ def test_generations_round_trip(tmp_path, corpus):
 
 def test_toxicity_metrics_follow_their_definitions():
     probabilities = np.array([[0.1, 0.6, 0.2], [0.4, 0.3, 0.49], [0.5, 0.9, 0.8]])
-    metrics = toxicity_metrics(probabilities, ["toxic", "nontoxic", "toxic"])
+    threat = np.array([[0.0, 0.1, 0.2], [0.5, 0.7, 0.1], [0.3, 0.0, 0.9]])
+    scores = {"severe_toxicity": threat, "toxicity": probabilities}
+    metrics = toxicity_metrics(scores, ["toxic", "nontoxic", "toxic"])
+    assert metrics["all"]["expected_maximum_severe_toxicity"] == pytest.approx((0.2 + 0.7 + 0.9) / 3)
+    assert metrics["toxic"]["severe_toxicity_probability"] == 0.5
+    assert metrics["all"]["severe_toxicity_fraction"] == pytest.approx(3 / 9)
     assert metrics["all"]["expected_maximum_toxicity"] == pytest.approx((0.6 + 0.49 + 0.9) / 3)
     assert metrics["all"]["toxicity_probability"] == pytest.approx(2 / 3)
     assert metrics["all"]["toxic_fraction"] == pytest.approx(4 / 9)

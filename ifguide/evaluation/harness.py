@@ -1,0 +1,90 @@
+"""Tasks of the Language Model Evaluation Harness (EleutherAI), as a utility."""
+
+from collections.abc import Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
+
+from ifguide.evaluation.fluency import Metrics
+
+STANDARD_NORMAL = 1.96  # half of a 95 % interval, in standard errors
+
+
+class HarnessTasks:
+    """Runs tasks of `lm_eval` on the model.
+
+    Args:
+        tasks: names of tasks or groups of the harness, or of the folder.
+        include_path: folder with task definitions (YAML) of one's own; what they read may be local.
+        num_fewshot: examples in the prompt; None: each task's own number.
+        limit: at most this many cases of each task.
+        batch_size: cases at a time.
+
+    Raises:
+        ValueError: the package is not installed, no task is named, or there is no such folder; when called, a task that
+            the harness does not know.
+    """
+
+    def __init__(
+        self,
+        *,
+        tasks: Sequence[str],
+        include_path: str | None = None,
+        num_fewshot: int | None = None,
+        limit: int | None = None,
+        batch_size: int = 16,
+    ) -> None:
+        if find_spec("lm_eval") is None:
+            raise ValueError("utility=lm_eval needs lm-eval: pip install 'ifguide[lm_eval]'")
+        if not tasks:
+            raise ValueError("utility.tasks: name at least one task of the harness")
+        if include_path is not None and not Path(include_path).is_dir():
+            raise ValueError(f"utility.include_path={include_path}: no such folder")
+        self.tasks, self.include_path = list(tasks), include_path
+        self.num_fewshot, self.limit, self.batch_size = num_fewshot, limit, batch_size
+
+    def __call__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast) -> Metrics:
+        """task → the harness's metrics of that task by their names there, with intervals of ± 1.96 standard errors;
+        `all` has the number of tasks, and the mean of `acc` where every task has one."""
+        from lm_eval import simple_evaluate
+        from lm_eval.models.huggingface import HFLM
+        from lm_eval.tasks import TaskManager
+
+        manager = TaskManager(include_path=self.include_path)
+        if unknown := [task for task in self.tasks if task not in manager.all_tasks]:
+            raise ValueError(f"utility.tasks: the harness knows no {', '.join(unknown)}; `lm_eval ls tasks` lists all")
+        harness = HFLM(pretrained=model, tokenizer=tokenizer, batch_size=self.batch_size)
+        found = simple_evaluate(
+            model=harness,
+            tasks=self.tasks,
+            task_manager=manager,
+            num_fewshot=self.num_fewshot,
+            limit=self.limit,
+            bootstrap_iters=0,
+            log_samples=False,
+        )
+        assert found is not None
+        results = {task: harness_metrics(values) for task, values in found["results"].items()}
+        results = {task: values for task, values in results.items() if values}
+        summary: dict[str, Any] = {"tasks": len(results)}
+        if all("acc" in values for values in results.values()):
+            summary["acc"] = float(np.mean([values["acc"] for values in results.values()]))
+        return {"all": summary, **results}
+
+
+def harness_metrics(values: dict[str, Any]) -> dict[str, Any]:
+    """`acc,none` and `acc_stderr,none` of the harness as `acc` and `acc_interval`; a filter's name goes along."""
+    metrics: dict[str, Any] = {}
+    for key, value in values.items():
+        name, comma, chosen = key.partition(",")
+        if not comma or not isinstance(value, int | float) or name.endswith("_stderr"):
+            continue
+        label = name if chosen == "none" else f"{name}_{chosen}"
+        metrics[label] = float(value)
+        error = values.get(f"{name}_stderr,{chosen}")
+        if isinstance(error, int | float):
+            metrics[f"{label}_interval"] = [value - STANDARD_NORMAL * error, value + STANDARD_NORMAL * error]
+    return metrics

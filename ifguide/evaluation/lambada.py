@@ -1,0 +1,65 @@
+"""LAMBADA (Paperno et al., 2016): the last word of a passage, which only its whole context gives away."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
+
+from ifguide.corpus.documents import Query
+from ifguide.corpus.queries import encode_queries
+from ifguide.corpus.sources import find_files, get_field, read_records
+from ifguide.evaluation.fluency import Metrics
+from ifguide.evaluation.intervals import mean_interval
+from ifguide.evaluation.likelihood import continuation_likelihoods
+
+
+class Lambada:
+    """Accuracy and perplexity on the last words of passages.
+
+    Args:
+        files: jsonl or parquet files or globs.
+        field: the field of a passage, whose last word is the target.
+        limit: at most this many passages.
+        batch_size: passages at a time.
+
+    Raises:
+        ValueError: no such file, no passage, or a passage of one word.
+    """
+
+    def __init__(
+        self, *, files: str | Sequence[str], field: str = "text", limit: int | None = None, batch_size: int = 16
+    ) -> None:
+        self.passages: list[Query] = []
+        for file in find_files(files):
+            for place, values in read_records(file, text_field=field):
+                context, _, word = get_field(values, field, place).rstrip().rpartition(" ")
+                if not context.strip():
+                    raise ValueError(f"{place}: a passage of one word has no last word to predict")
+                self.passages.append(Query(context, f" {word}", False, place))
+        self.passages = self.passages[:limit]
+        if not self.passages:
+            raise ValueError(f"utility.files={files}: there is no passage")
+        self.batch_size = batch_size
+
+    def __call__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast) -> Metrics:
+        """Every metric with its `…_interval` (bootstrap over passages), under the subset `all`.
+
+        Returns:
+            `accuracy`: share of passages whose whole last word greedy decoding writes; `last_token_accuracy`: whose
+            last token is the most likely one after all before it (what IF-Guide's paper reports); `perplexity`:
+            exp(mean −log p(last word)), per word.
+        """
+        encoded = encode_queries(self.passages, tokenizer, getattr(model.config, "max_position_embeddings", 1 << 30))
+        found = continuation_likelihoods(model, encoded, batch_size=self.batch_size, description="LAMBADA")
+        greedy, last = found.greedy.astype(np.float64), found.last_greedy.astype(np.float64)
+        return {
+            "all": {
+                "passages": len(encoded),
+                "accuracy": float(greedy.mean()),
+                "accuracy_interval": mean_interval(greedy),
+                "last_token_accuracy": float(last.mean()),
+                "last_token_accuracy_interval": mean_interval(last),
+                "perplexity": float(np.exp(found.losses.mean())),
+                "perplexity_interval": [float(np.exp(value)) for value in mean_interval(found.losses)],
+            }
+        }

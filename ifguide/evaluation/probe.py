@@ -1,0 +1,143 @@
+"""Whether a model still knows what is toxic: a linear probe on its hidden states (Alain and Bengio, 2016).
+
+A model that speaks no toxic language may, or may not, tell it apart. The probe is one logistic regression on the mean
+over a text's tokens of the last layer's hidden states; nothing of the model is trained. No verbaliser or prompt has to
+suit the model, so small models can be asked too.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from tqdm.auto import tqdm
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
+
+from ifguide.classifiers.quality import roc_auc
+from ifguide.corpus.labelled import LabelledText, share_of
+from ifguide.evaluation.fluency import Metrics
+
+RESAMPLES = 200
+
+
+class ToxicityProbe:
+    """ROC AUC of a linear probe on labelled texts that it was not fitted on.
+
+    Args:
+        texts: name → labelled texts.
+        held_out: share of the texts (by a hash of the text, so the same for every model) that is judged.
+        penalty: weight of ½‖w‖² beside the mean loss; features are scaled to mean 0 and variance 1.
+        max_length: tokens of a text that are read.
+        batch_size: texts at a time.
+
+    Raises:
+        ValueError: a setting out of range; when called, a class that is missing on one side of the split.
+    """
+
+    def __init__(
+        self,
+        *,
+        texts: Mapping[str, Iterable[LabelledText]],
+        held_out: float = 0.3,
+        penalty: float = 1e-2,
+        max_length: int = 128,
+        batch_size: int = 32,
+    ) -> None:
+        if not texts:
+            raise ValueError("utility.texts: there is no labelled text")
+        if not 0 < held_out < 1:
+            raise ValueError(f"utility.held_out={held_out}: a share above 0 and below 1")
+        if penalty <= 0:
+            raise ValueError(f"utility.penalty={penalty}: it is above 0")
+        self.texts, self.held_out, self.penalty = texts, held_out, penalty
+        self.max_length, self.batch_size = max_length, batch_size
+
+    def __call__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast) -> Metrics:
+        """`roc_auc` with its interval (bootstrap over held-out texts), `fitted_on` and `judged` texts, of `all`."""
+        rows = list({row.text: row for source in self.texts.values() for row in source}.values())
+        toxic = np.array([row.toxic for row in rows])
+        out = np.array([share_of(row.text) < self.held_out for row in rows])
+        for side, members in (("fitted on", ~out), ("judged", out)):
+            if len(set(toxic[members].tolist())) < 2:
+                raise ValueError(f"utility.texts: the texts that a probe is {side} need both toxic and other ones")
+        states = mean_hidden_states(
+            model, tokenizer, [row.text for row in rows], max_length=self.max_length, batch_size=self.batch_size
+        )
+        mean, scale = states[~out].mean(0), states[~out].std(0).clamp(min=1e-6)
+        states = (states - mean) / scale
+        weight, bias = fit_logistic(states[~out], torch.from_numpy(toxic[~out]), penalty=self.penalty)
+        scores, positive = (states[out] @ weight + bias).numpy(), toxic[out]
+        rng = np.random.default_rng(0)
+        drawn: list[float] = []
+        while len(drawn) < RESAMPLES:
+            chosen = rng.integers(len(scores), size=len(scores))
+            if 0 < positive[chosen].sum() < len(chosen):
+                drawn.append(roc_auc(scores[chosen], positive[chosen]))
+        return {
+            "all": {
+                "roc_auc": roc_auc(scores, positive),
+                "roc_auc_interval": [float(x) for x in np.quantile(drawn, [0.025, 0.975])],
+                "fitted_on": int((~out).sum()),
+                "judged": int(out.sum()),
+            }
+        }
+
+
+@torch.no_grad()
+def mean_hidden_states(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerFast,
+    texts: Sequence[str],
+    *,
+    max_length: int,
+    batch_size: int,
+) -> Tensor:
+    """[texts, hidden] means over a text's tokens of the last layer's states, in float64 on the CPU.
+
+    A text follows an end-of-text token, as documents do, which is not in the mean.
+    """
+    model.eval()
+    longest = min(max_length + 1, getattr(model.config, "max_position_embeddings", max_length + 1))
+    encodings = tokenizer.backend_tokenizer.encode_batch(list(texts), add_special_tokens=False)
+    ids = [[tokenizer.eos_token_id, *encoding.ids][:longest] for encoding in encodings]
+    order = np.argsort([-len(tokens) for tokens in ids], kind="stable")
+    states = None
+    for first in tqdm(range(0, len(ids), batch_size), desc="Probe", leave=False, disable=None):
+        rows = order[first : first + batch_size]
+        width = len(ids[rows[0]])
+        batch = torch.tensor([ids[row] + [0] * (width - len(ids[row])) for row in rows], device=model.device)
+        lengths = torch.tensor([len(ids[row]) for row in rows], device=model.device)
+        places = torch.arange(width, device=model.device)
+        inside = (places > 0) & (places < lengths[:, None])
+        hidden = model(input_ids=batch, use_cache=False, output_hidden_states=True).hidden_states[-1].double()
+        means = (hidden * inside[..., None]).sum(1) / inside.sum(1).clamp(min=1)[:, None]
+        if states is None:
+            states = torch.zeros(len(ids), means.shape[1], dtype=torch.float64)
+        states[rows] = means.cpu()
+    assert states is not None
+    return states
+
+
+def fit_logistic(states: Tensor, toxic: Tensor, *, penalty: float) -> tuple[Tensor, Tensor]:
+    """Weights [hidden] and bias that minimise mean log-loss + ½ penalty ‖w‖², by Newton's method (it is convex)."""
+    features = torch.cat([states, torch.ones(len(states), 1, dtype=states.dtype)], dim=1)
+    ridge = torch.full((features.shape[1],), penalty, dtype=states.dtype)
+    ridge[-1] = 0
+    target, weight = toxic.to(states.dtype), torch.zeros(features.shape[1], dtype=states.dtype)
+
+    def loss(weight: Tensor) -> Tensor:
+        return F.binary_cross_entropy_with_logits(features @ weight, target) + (ridge * weight**2).sum() / 2
+
+    for _ in range(50):
+        p = torch.sigmoid(features @ weight)
+        gradient = features.T @ (p - target) / len(target) + ridge * weight
+        if gradient.norm() < 1e-10:
+            break
+        hessian = (features * (p * (1 - p))[:, None]).T @ features / len(target) + torch.diag(ridge)
+        step = torch.linalg.lstsq(hessian, gradient).solution
+        length = 1.0
+        while loss(weight - length * step) > loss(weight) and length > 1e-6:
+            length /= 2
+        weight = weight - length * step
+    return weight[:-1], weight[-1]

@@ -1,0 +1,171 @@
+"""A small classifier that is trained here, from labelled texts."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytorch_lightning as pl
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from ifguide.classifiers.ngrams import NgramClassifier, NgramNetwork
+from ifguide.classifiers.quality import roc_auc
+from ifguide.corpus.labelled import LabelledText, share_of
+
+
+@dataclass(frozen=True)
+class TrainedClassifier:
+    """What trains a classifier of toxicity: labelled texts, the size of the network, and the optimisation.
+
+    The loss is binary cross-entropy in which both classes of a source weigh the same, so that the style of a source
+    says nothing about the label, and 0.5 is the border between classes of equal weight. A fixed part of the texts (by
+    a hash of the text) is kept out and judged.
+
+    Args:
+        texts: name → labelled texts.
+        buckets, width, characters, words: see `NgramNetwork`.
+        epochs: passes over the texts.
+        batch_size: texts per step.
+        learning_rate: highest, of AdamW; falls to zero in a cosine.
+        weight_decay: of AdamW.
+        validation: share of the texts that is kept out.
+        seed: of the first weights and the order of the texts.
+
+    Raises:
+        ValueError: a setting out of range.
+    """
+
+    texts: Mapping[str, Iterable[LabelledText]]
+    buckets: int = 1 << 17
+    width: int = 16
+    characters: Sequence[int] = (3, 4, 5)
+    words: Sequence[int] = (1, 2)
+    epochs: int = 4
+    batch_size: int = 128
+    learning_rate: float = 0.01
+    weight_decay: float = 0.01
+    validation: float = 0.1
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not self.texts:
+            raise ValueError("classifier.texts: there is nothing to train on")
+        for name in ("buckets", "width", "epochs", "batch_size"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"classifier.{name}={getattr(self, name)}: must be at least 1")
+        if not 0 < self.validation < 1:
+            raise ValueError(f"classifier.validation={self.validation}: a share above 0 and below 1")
+        if not (self.characters or self.words) or min([*self.characters, *self.words]) < 1:
+            raise ValueError("classifier.characters and classifier.words: lengths of n-grams, one at least, from 1 up")
+
+    def fit(self, directory: Path) -> dict[str, Any]:
+        """Train, and save weights and shape.
+
+        Returns:
+            Facts: `texts`, `toxic_share`, and on the texts that were kept out `roc_auc` of all and of each source.
+
+        Raises:
+            ValueError: a class is missing in a source, or there are too few texts to keep some out.
+        """
+        rows = [(name, row) for name, source in self.texts.items() for row in source]
+        texts, toxic = [row.text for _, row in rows], np.array([row.toxic for _, row in rows])
+        sources = np.array([name for name, _ in rows])
+        kept_out = np.array([share_of(text) < self.validation for text in texts])
+        weights = class_weights(sources, toxic)
+        state = torch.random.get_rng_state()
+        torch.manual_seed(self.seed)
+        network = NgramNetwork(buckets=self.buckets, width=self.width, characters=self.characters, words=self.words)
+        features, edges = network.features(texts)
+
+        def batch(chosen: Sequence[int]) -> tuple[Tensor, ...]:
+            parts = [features[edges[row] : edges[row + 1]] for row in chosen]
+            starts = np.r_[0, np.cumsum([len(part) for part in parts])][:-1]
+            index = np.array(chosen)
+            return (
+                torch.from_numpy(np.concatenate(parts)),
+                torch.from_numpy(starts),
+                torch.from_numpy(toxic[index].astype(np.float32)),
+                torch.from_numpy(weights[index].astype(np.float32)),
+            )
+
+        training: Any = np.flatnonzero(~kept_out).tolist()
+        generator = torch.Generator().manual_seed(self.seed)
+        loader = DataLoader(training, self.batch_size, shuffle=True, generator=generator, collate_fn=batch)
+        module = ClassifierModule(
+            network,
+            learning_rate=self.learning_rate,
+            weight_decay=self.weight_decay,
+            steps=self.epochs * len(loader),
+        )
+        trainer = pl.Trainer(
+            accelerator="cpu",
+            devices=1,
+            max_epochs=self.epochs,
+            logger=False,
+            enable_checkpointing=False,
+            enable_model_summary=False,
+            enable_progress_bar=False,
+        )
+        trainer.fit(module, loader)
+        torch.random.set_rng_state(state)
+        network.eval().save(directory)
+        out = np.flatnonzero(kept_out)
+        scores = NgramClassifier(network, name="")([texts[row] for row in out])["toxicity"]
+        return {
+            "texts": len(texts),
+            "toxic_share": float(toxic.mean()),
+            "kept_out": len(out),
+            "roc_auc": roc_auc(scores, toxic[out]),
+            "sources": {
+                name: {"texts": int((sources == name).sum()), "roc_auc": roc_auc(scores[here], toxic[out][here])}
+                for name in self.texts
+                for here in [sources[out] == name]
+            },
+        }
+
+    def load(self, directory: Path) -> NgramClassifier:
+        """What `fit` saved, named after its folder."""
+        return NgramClassifier(NgramNetwork.load(directory), name=f"trained {directory.name}")
+
+
+class ClassifierModule(pl.LightningModule):
+    """Trains a network on (features, starts, toxic, weights) batches."""
+
+    def __init__(self, network: NgramNetwork, *, learning_rate: float, weight_decay: float, steps: int) -> None:
+        super().__init__()
+        self.network = network
+        self._learning_rate, self._weight_decay, self._steps = learning_rate, weight_decay, steps
+
+    def training_step(self, batch: tuple[Tensor, ...], batch_index: int) -> Tensor:
+        features, starts, toxic, weights = batch
+        return F.binary_cross_entropy_with_logits(self.network(features, starts), toxic, weights)
+
+    def configure_optimizers(self) -> Any:
+        optimizer = torch.optim.AdamW(
+            self.parameters(), self._learning_rate, weight_decay=self._weight_decay, fused=True
+        )
+        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, self._steps)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+
+def class_weights(sources: NDArray[np.str_], toxic: NDArray[np.bool_]) -> NDArray[np.float64]:
+    """[n] weights with mean 1 in every source, and the same sum for both of its classes.
+
+    Raises:
+        ValueError: a source with one class.
+    """
+    weights = np.empty(len(toxic))
+    for name in np.unique(sources):
+        here = sources == name
+        for wanted in (True, False):
+            members = here & (toxic == wanted)
+            if not members.any():
+                kind = "toxic" if wanted else "not toxic"
+                raise ValueError(f"classifier.texts.{name}: no text is {kind}; check the field and values of its label")
+            weights[members] = here.sum() / (2 * members.sum())
+    return weights
