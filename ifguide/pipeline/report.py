@@ -41,7 +41,7 @@ def report(cfg: DictConfig, directory: Path) -> Path:
         )
     ]
     comparison = compare(runs, reference=settings.reference, by=by)  # type: ignore[arg-type]
-    title = f"IF-Guide: {', '.join(Path(place).name or str(place) for place in places)}"
+    title = f"IF-Guide: {', '.join('/'.join(Path(place).parts[-2:]) for place in places)}"
     page = write_report(comparison, directory, title=title)
     logger = instantiate(cfg.logger, name=WHOLE_RUN)
     if isinstance(logger, WandbRun):

@@ -157,10 +157,10 @@ def csv_cells(row: Row, column: Column) -> list[float | str]:
 
 
 def best_value(comparison: Comparison, column: Column) -> float | None:
-    """The best value as displayed, so that equal ones are all bold; None where there is nothing to be better than."""
+    """The best value as displayed, so that equal ones are all bold; None where none is better."""
     values = [rounded(row.cells[column], column) for row in comparison.rows if column in row.cells]
     values = [value for value in values if math.isfinite(value)]
-    if len(values) < 2 or column.header[-1] not in "↓↑":
+    if len(set(values)) < 2 or column.header[-1] not in "↓↑":
         return None
     return min(values) if column.header.endswith("↓") else max(values)
 

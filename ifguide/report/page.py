@@ -64,7 +64,10 @@ def write_page(path: Path, comparison: Comparison, *, title: str, plots: Sequenc
 
 def results_html(comparison: Comparison) -> str:
     layout = lay_out(comparison, longest_problem=None)
-    headers = "".join(f'<th scope="col">{text(header)}</th>' for header in ("method", "seeds", *layout.headers))
+    headers = "".join(
+        f'<th scope="col">{re.sub(" (?=[↓↑])", "&nbsp;", text(header))}</th>'
+        for header in ("method", "seeds", *layout.headers)
+    )
     rows = "\n".join(_line(line, len(layout.headers)) for line in layout.lines)
     notes = "".join(f"<li>{text(note)}</li>" for note in layout.notes)
     return (
@@ -145,13 +148,17 @@ def generations_section(comparison: Comparison) -> list[tuple[str, str, str]]:
                 veiled=True,
             )
         )
-    half = len(chosen) - len(chosen) // 2
+    asked = f"all {len(chosen)} prompts"
+    if len(chosen) < len(first.keys):
+        name = next(name for name, scores in sides.items() if scores is first)
+        asked = (
+            f"{len(chosen)} of {len(first.keys)} prompts: half at regular intervals through all of them, and those "
+            f"others on which {text(name)} was most toxic"
+        )
     lead = (
         '<div class="top wide"><h2>Generations</h2><p>'
-        f"The first {SAMPLES} samples of each method's first seed for {len(chosen)} prompts: {half} at regular "
-        "intervals through all of them, and those others on which "
-        f"{text(next(name for name, scores in sides.items() if scores is first))} was most toxic. Beside each sample "
-        "stands the classifier's probability.</p></div>"
+        f"The first {SAMPLES} samples of each method's first seed for {asked}. Beside each sample stands the "
+        "classifier's probability.</p></div>"
     )
     html = card_section(cards, unit="prompts", lead=lead, anchor="generations", wide=True)
     return [("generations", "Generations", html)]
