@@ -21,7 +21,7 @@ from ifguide.results import write_results
 from ifguide.workspace import global_rank, write_json
 
 # A reference row shares everything with a run except what a method decides, and what watches the run's own model.
-METHOD_GROUPS = ("method", "objective", "callbacks")
+METHOD_GROUPS = ("method", "objective", "post_training", "decoding", "callbacks")
 failures: list[str] = []
 
 
@@ -61,15 +61,22 @@ def run(cfg: DictConfig) -> None:
 
 
 def compose_reference(method: str) -> DictConfig:
-    """The same configuration with another method; what the command line says of a method's own groups is dropped."""
-    kept = [
-        override
-        for override in HydraConfig.get().overrides.task
-        if override.lstrip("+~").split("=")[0].split(".")[0] not in METHOD_GROUPS
-    ]
-    cfg = compose("config", overrides=[*kept, f"method={method}"])
+    """The same configuration with another method, without what the command line says of a method's own groups.
+
+    Where the reference takes the same option of such a group, as of `decoding`, settings within it are kept.
+    """
+    overrides = {False: [f"method={method}"], True: []}
+    for override in HydraConfig.get().overrides.task:
+        overrides[_group(override) in METHOD_GROUPS].append(override)
+    choices = compose("config", overrides=overrides[False], return_hydra_config=True).hydra.runtime.choices
+    same = [o for o in overrides[True] if "." in o.split("=")[0] and choices[_group(o)] == chosen(_group(o))]
+    cfg = compose("config", overrides=[*overrides[False], *same])
     cfg.paths.run = str(Path(cfg.paths.run) / method)  # its training curves stand beside this run's
     return cfg
+
+
+def _group(override: str) -> str:
+    return override.lstrip("+~").split("=")[0].split(".")[0]
 
 
 def chosen(group: str) -> str:

@@ -77,7 +77,6 @@ class Stages:
             for queries in self.queries.values():
                 check_queries(queries)
         if cfg.stage == "evaluate":
-            instantiate(cfg.decoding)
             assert self.task.prompts and self.classifier.name
             if self.objective.uses_mask:
                 for queries in self.queries.values():
@@ -115,8 +114,25 @@ class Stages:
                     tracked_layers(model, match=self.cfg.influence.layers, last_blocks=self.cfg.influence.last_blocks)
         return artifact
 
-    def _trained(self, key: str, objective: Mapping[str, Any], mask: Artifact | None) -> Artifact:
-        """Train the model of `cfg[key]`; equal settings give one artifact, whoever asks for it."""
+    def _trained(
+        self,
+        key: str,
+        objective: Mapping[str, Any],
+        mask: Artifact | None,
+        *,
+        role: str | None = None,
+        bare: bool = False,
+    ) -> Artifact:
+        """Train the model of `cfg[key]`; equal settings give one artifact, whoever asks for it.
+
+        Args:
+            key: `model` or `proxy`.
+            objective: its settings.
+            mask: for objectives that use one.
+            role: what the model is there for; default: the key.
+            bare: without the callbacks that leave files; a proxy always is.
+        """
+        bare, role = bare or key != "model", role or key
         optim_key, optimization = self.optimizations[key]
         settings = {
             "model": self._settings(key, without=("attention", "trust_remote_code")),
@@ -124,12 +140,9 @@ class Stages:
             "objective": objective,
             "precision": self.hardware.precision,
         }
-        callbacks = list(self.callbacks.values())
-        if key == "model":
+        if not bare:
             for name in self._leaving_files:
                 settings[name] = {k: v for k, v in self._settings("callbacks")[name].items() if k not in SPEED}
-        else:
-            callbacks = [callback for name, callback in self.callbacks.items() if name not in self._leaving_files]
         inputs = {"data": self.data()} | ({} if mask is None else {"mask": mask})
 
         def build(directory: Path) -> dict[str, Any]:
@@ -145,8 +158,8 @@ class Stages:
                 validation=self.corpus.split("validation"),
                 seed=self.cfg[key].seed,
                 directory=directory,
-                logger=self._logger(key),
-                callbacks=callbacks,
+                logger=self._logger(role),
+                callbacks=self._watching() if bare else list(self.callbacks.values()),
                 tokenizer=tokenizer,
             )
             facts["parameters"] = sum(parameter.numel() for parameter in model.parameters())
@@ -157,8 +170,19 @@ class Stages:
             return facts
 
         return self._build(
-            "model", 1, role=key, settings=settings, inputs=inputs, builder=build, resumable=True, collective=True
+            "model",
+            1,
+            role=role or key,
+            settings=settings,
+            inputs=inputs,
+            builder=build,
+            resumable=True,
+            collective=True,
         )
+
+    def _watching(self) -> list[Any]:
+        """The callbacks that leave no file."""
+        return [callback for name, callback in self.callbacks.items() if name not in self._leaving_files]
 
     def _new_model(self, key: str, corpus: Corpus) -> PreTrainedModel:
         return instantiate(self.cfg[key], vocabulary=corpus.vocabulary, end_of_text=corpus.tokenizer.eos_token_id)

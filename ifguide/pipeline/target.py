@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from hydra.utils import instantiate
 
 from ifguide.corpus.masks import TokenMask
 from ifguide.evaluation.attribution import attribution_metrics, known_tokens, word_list_scores, word_log_odds
@@ -21,13 +20,14 @@ from ifguide.evaluation.generation import (
 )
 from ifguide.evaluation.toxicity import classify_continuations, toxicity_metrics
 from ifguide.influence.store import open_scores
-from ifguide.pipeline.influence import InfluenceStages
+from ifguide.pipeline.auxiliary import AuxiliaryStages
+from ifguide.pipeline.base import SPEED
 from ifguide.workspace import Artifact, write_json
 
 METRICS_FILE = "metrics.json"
 
 
-class Pipeline(InfluenceStages):
+class Pipeline(AuxiliaryStages):
     """All stages of one configuration; `stage(name)` is the artifact of the last one wanted."""
 
     def stage(self, name: str) -> Artifact:
@@ -35,11 +35,12 @@ class Pipeline(InfluenceStages):
 
     def model(self) -> Artifact:
         mask = self.mask() if self.objective.uses_mask else None
-        return self._trained("model", self._settings("objective"), mask)
+        role = "model" if self.post_training is None else "trained"
+        return self._post_trained(self._trained("model", self._settings("objective"), mask, role=role))
 
     @cache  # noqa: B019
     def generations(self) -> Artifact:
-        artifact = self.model()
+        artifact, auxiliaries = self.model(), self.auxiliaries()
 
         def build(directory: Path) -> None:
             model, tokenizer, task = self._load(artifact), self.corpus.tokenizer, self.task
@@ -47,7 +48,7 @@ class Pipeline(InfluenceStages):
             tokens = sample_continuations(
                 model,
                 encode_prompts(task.prompts, tokenizer, longest),
-                processors=instantiate(self.cfg.decoding),
+                decoder=self.decoder(auxiliaries),
                 samples=task.samples,
                 max_new_tokens=task.max_new_tokens,
                 end_of_text=tokenizer.eos_token_id,
@@ -58,10 +59,10 @@ class Pipeline(InfluenceStages):
 
         settings = {
             "evaluation": self._settings("evaluation"),
-            "decoding": self._settings("decoding"),
+            "decoding": self._settings("decoding", without=SPEED),
             "seed": self.cfg.seed,
         }
-        return self._build("generations", 1, settings=settings, inputs={"model": artifact}, builder=build)
+        return self._build("generations", 1, settings=settings, inputs={"model": artifact} | auxiliaries, builder=build)
 
     @cache  # noqa: B019
     def evaluation(self) -> Artifact:
