@@ -91,7 +91,14 @@ class AuxiliaryStages(InfluenceStages):
             )
 
         return self._build(
-            "auxiliary", 1, role=role, settings=settings, inputs=inputs, builder=build, resumable=True, collective=True
+            auxiliary.stage,
+            1,
+            role=role,
+            settings=settings,
+            inputs=inputs,
+            builder=build,
+            resumable=True,
+            collective=True,
         )
 
     def _post_trained(self, model: Artifact) -> Artifact:

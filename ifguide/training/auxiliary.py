@@ -26,6 +26,7 @@ class Auxiliary(ABC):
         seed: of the data order and of what is held out.
     """
 
+    stage: ClassVar[str]  # of its artifact
     continues: ClassVar[str]
 
     optim: AdamWCosine

@@ -30,6 +30,7 @@ class ExpertTraining(Auxiliary):
         toxic_at_least, nontoxic_at_most: thresholds.
     """
 
+    stage: ClassVar[str] = "expert"
     continues: ClassVar[str] = "uncensored"
 
     toxic: bool = False

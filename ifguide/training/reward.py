@@ -17,7 +17,7 @@ from transformers import AutoModel, PreTrainedModel, PreTrainedTokenizerFast
 from ifguide.corpus.documents import LabelledText
 from ifguide.corpus.labelled import check_labelled, encode_texts
 from ifguide.corpus.tokenizers import vocabulary_size
-from ifguide.models import check_vocabulary
+from ifguide.models import check_vocabulary, load_model
 from ifguide.objectives.prefix_reward import cumulative_squared_error
 from ifguide.training.auxiliary import Auxiliary, tokenizer_of
 from ifguide.training.data import hold_out, pad
@@ -53,10 +53,11 @@ class RewardModel(nn.Module):
 
 def load_reward_model(start: str | Path) -> RewardModel:
     """A reward model's folder; or the body of a causal language model with a new head (0.5 everywhere)."""
-    body = AutoModel.from_pretrained(start, dtype=torch.float32, attn_implementation="sdpa")
-    model = RewardModel(body)
-    if (Path(start) / HEAD_FILE).is_file():
-        model.head.load_state_dict(load_file(Path(start) / HEAD_FILE))
+    head = Path(start) / HEAD_FILE
+    if not head.is_file():
+        return RewardModel(load_model(start).base_model)  # type: ignore[arg-type]
+    model = RewardModel(AutoModel.from_pretrained(start, dtype=torch.float32, attn_implementation="sdpa"))
+    model.head.load_state_dict(load_file(head))
     return model
 
 
@@ -93,6 +94,7 @@ class RewardTraining(Auxiliary):
         max_length: tokens read of each text.
     """
 
+    stage: ClassVar[str] = "reward"
     continues: ClassVar[str] = "proxy"
 
     max_length: int = 1024
