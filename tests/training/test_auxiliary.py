@@ -45,26 +45,19 @@ def options(corpus, directory, **more):
 
 
 def test_a_reward_model_learns_where_a_text_turns(corpus, start, tmp_path):
-    training = RewardTraining(optim=AdamWCosine(learning_rate=3e-3, batch_size=8, epochs=12))
-    facts = training.train(start, labelled(), **options(corpus, tmp_path))
-    assert facts["validation/loss"] < 0.1 and (tmp_path / "head.safetensors").is_file()
+    training = RewardTraining(optim=AdamWCosine(learning_rate=1e-2, batch_size=8, epochs=5))
+    facts = training.train(start, labelled(400), **options(corpus, tmp_path))
+    assert facts["validation/loss"] < 0.15, "0.25 is knowing nothing"
     model = load_reward_model(tmp_path).eval()
     (ids,) = encode_texts(["the cat sat on idiot mat and saw"], corpus.tokenizer)
+    turn = len(encode_texts(["the cat sat on idiot"], corpus.tokenizer)[0]) - 2  # the last token of the word
     with torch.no_grad():
         rewards = model(torch.tensor(ids)[None])[0]
-    turn = len(encode_texts(["the cat sat on idiot"], corpus.tokenizer)[0]) - 2
-    assert rewards[turn - 2] < 0.6 < 0.8 < rewards[-1]
-    again = training.train(tmp_path, labelled(), **options(corpus, tmp_path / "again", hardware=CPU))
-    assert again["validation/loss"] <= facts["validation/loss"] * 1.5, "continues a reward model, head and all"
-
-
-def test_no_epochs_keep_a_reward_model_as_it_is(corpus, start, tmp_path):
-    once = RewardTraining(optim=AdamWCosine(learning_rate=3e-3, batch_size=8, epochs=1))
-    once.train(start, labelled(), **options(corpus, tmp_path / "once"))
-    never = RewardTraining(optim=AdamWCosine(learning_rate=3e-3, batch_size=8, epochs=0))
-    assert never.train(tmp_path / "once", labelled(), **options(corpus, tmp_path / "never"))["steps"] == 0
-    models = [load_reward_model(tmp_path / name).state_dict() for name in ("once", "never")]
-    assert all(torch.equal(models[0][name], models[1][name]) for name in models[0])
+    assert rewards[1 : turn - 2].max() < 0.75 < rewards[turn:].min()
+    never = RewardTraining(optim=AdamWCosine(learning_rate=1e-2, batch_size=8, epochs=0))
+    assert never.train(tmp_path, labelled(), **options(corpus, tmp_path / "kept"))["steps"] == 0
+    kept = load_reward_model(tmp_path / "kept").state_dict()
+    assert all(torch.equal(value, kept[name]) for name, value in model.state_dict().items()), "head and all"
 
 
 def test_scores_leave_out_padding_and_the_first_token():
