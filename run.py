@@ -13,7 +13,7 @@ from hydra import compose
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import InstantiationException
 from hydra.types import RunMode
-from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from transformers.utils.logging import disable_progress_bar
 
@@ -24,7 +24,7 @@ from ifguide.tracking import finish_tracking
 from ifguide.workspace import global_rank, write_json
 
 # A reference row shares everything with a run except what a method decides, and what watches the run's own model.
-METHOD_GROUPS = ("method", "objective", "filter", "callbacks")
+METHOD_GROUPS = ("method", "objective", "filter", "post_training", "decoding", "callbacks")
 failures: list[str] = []
 
 
@@ -80,25 +80,29 @@ def run(cfg: DictConfig) -> None:
 
 
 def compose_reference(method: str) -> DictConfig:
-    """The same configuration with another method; what the command line says of a method's own groups is dropped."""
-    kept = [
-        override
-        for override in HydraConfig.get().overrides.task
-        if override.lstrip("+~").split("=")[0].split("@")[-1].split(".")[0] not in METHOD_GROUPS
-    ]
-    overrides = [*kept, f"method={method}"]
-    cfg = compose("config", overrides=overrides, return_hydra_config=True)
-    choices = cfg.hydra.runtime.choices
-    with open_dict(cfg):
-        del cfg.hydra
+    """The same configuration with another method, without what the command line says of a method's own groups.
+
+    Where the reference takes the same option of such a group, as of `decoding`, settings within it are kept.
+    """
+    overrides = {False: [f"method={method}"], True: []}
+    for override in HydraConfig.get().overrides.task:
+        overrides[_group(override) in METHOD_GROUPS].append(override)
+    choices = compose("config", overrides=overrides[False], return_hydra_config=True).hydra.runtime.choices
+    same = [o for o in overrides[True] if "." in o.split("=")[0] and choices[_group(o)] == chosen(_group(o))]
+    kept = [*overrides[False], *same]
+    cfg = compose("config", overrides=kept)
     cfg.paths.run = str(Path(cfg.paths.run) / method)  # its training curves stand beside this run's
     if global_rank() == 0:  # in the words of any other run's folder
         runtime = {"choices": choices, "cwd": HydraConfig.get().runtime.cwd}
-        for name, content in (("config", cfg), ("overrides", overrides), ("hydra", {"hydra": {"runtime": runtime}})):
+        for name, content in (("config", cfg), ("overrides", kept), ("hydra", {"hydra": {"runtime": runtime}})):
             file = Path(cfg.paths.run) / ".hydra" / f"{name}.yaml"
             file.parent.mkdir(parents=True, exist_ok=True)
             OmegaConf.save(OmegaConf.create(content), file)
     return cfg
+
+
+def _group(override: str) -> str:
+    return override.lstrip("+~").split("=")[0].split("@")[-1].split(".")[0]
 
 
 def chosen(group: str) -> str:

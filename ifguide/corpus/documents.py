@@ -1,6 +1,7 @@
 """What a corpus is made of: records of text, before any tokenizer has seen them."""
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 BENIGN, TOXIC = "benign", "toxic"
 
@@ -45,3 +46,22 @@ class Prompt:
     text: str
     subset: str
     record: str
+
+
+class LabelledText(NamedTuple):
+    """A text and how toxic it is, in [0, 1]: what a reward model and experts learn from."""
+
+    text: str
+    toxicity: float
+
+    @property
+    def toxic(self) -> bool:
+        return self.toxicity >= 0.5
+
+
+class Pair(NamedTuple):
+    """Two continuations of a prompt (which may be empty), the first preferred to the second."""
+
+    prompt: str
+    chosen: str
+    rejected: str

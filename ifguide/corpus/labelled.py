@@ -2,16 +2,17 @@
 
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+import pyarrow as pa
+from datasets import Dataset
+from numpy.typing import NDArray
+from transformers import PreTrainedTokenizerFast
+
+from ifguide.corpus.blocks import DOCUMENT_ROW, Split
+from ifguide.corpus.documents import LabelledText
 from ifguide.corpus.sources import find_files, get_field, read_records
-
-
-@dataclass(frozen=True)
-class LabelledText:
-    text: str
-    toxic: bool
 
 
 class LabelledSource:
@@ -21,13 +22,14 @@ class LabelledSource:
         files: files or globs.
         text, label: fields of a record, nested ones as `continuation.toxicity`.
         positive: values of the label that mean toxic; every other value means not. Or
-        at_least: the label is a number, and this or more means toxic.
+        at_least: the label is a number, and this or more means toxic. With neither, the label is itself a toxicity in
+            [0, 1].
         where: field → allowed values; other records are left out.
         limit: keep the first texts only.
 
     Raises:
-        ValueError: no such file; both or neither of `positive` and `at_least`; a field that is not there; a label that
-            is no number where one is needed; no text at all. A record whose label is null is left out.
+        ValueError: no such file; both of `positive` and `at_least`; a field that is not there; a label that is no
+            number, or no toxicity, where one is needed; no text at all. A record whose label is null is left out.
     """
 
     def __init__(
@@ -42,7 +44,7 @@ class LabelledSource:
         limit: int | None = None,
     ) -> None:
         self.files = find_files(files)
-        if (positive is None) == (at_least is None):
+        if positive is not None and at_least is not None:
             raise ValueError(
                 f"labelled texts of {self.files[0]}: give one of `positive` (values that mean toxic) and `at_least`"
             )
@@ -59,19 +61,26 @@ class LabelledSource:
                 if label is None or not text.strip() or text in seen:
                     continue
                 seen.add(text)
-                yield LabelledText(text, self._is_toxic(label, place))
+                yield LabelledText(text, self._toxicity(label, place))
                 if len(seen) == self.limit:
                     return
         if not seen:
             raise ValueError(f"no labelled text in {', '.join(map(str, self.files))}")
 
-    def _is_toxic(self, label: Any, place: str) -> bool:
+    def _toxicity(self, label: Any, place: str) -> float:
         if self.positive is not None:
-            return label in self.positive
+            return float(label in self.positive)
         try:
-            return float(label) >= float(self.at_least or 0)
+            number = float(label)
         except (TypeError, ValueError):
-            raise ValueError(f"{place}: `{self.label}` is {label!r}, and `at_least` needs a number") from None
+            raise ValueError(f"{place}: `{self.label}` is {label!r}: without `positive` it is a number") from None
+        if self.at_least is not None:
+            return float(number >= self.at_least)
+        if not 0 <= number <= 1:
+            raise ValueError(
+                f"{place}: {self.label}={label!r} is no toxicity in [0, 1]; name toxic values in `positive`"
+            )
+        return number
 
 
 def share_of(text: str) -> float:
@@ -102,3 +111,39 @@ def text_scores(
             if scores.setdefault(name, found) != found:
                 raise ValueError(f"{place}: this text has two different scores: {name[:60]!r}")
     return scores
+
+
+def check_labelled(texts: Sequence[LabelledText]) -> None:
+    """Raise ValueError unless there are texts on both sides of 0.5."""
+    toxic = sum(labelled.toxic for labelled in texts)
+    if toxic in (0, len(texts)):
+        raise ValueError(
+            f"labelled: {toxic} of {len(texts)} texts are toxic; both kinds are needed, check `label` and `positive`"
+        )
+
+
+def encode_texts(
+    texts: Sequence[str], tokenizer: PreTrainedTokenizerFast, max_length: int | None = None
+) -> list[NDArray[np.int64]]:
+    """Token ids of each text between end-of-text tokens, the first `max_length` of them."""
+    end = tokenizer.eos_token_id
+    encodings = tokenizer.backend_tokenizer.encode_batch(list(texts), add_special_tokens=False)
+    return [np.array([end, *encoding.ids, end][:max_length], dtype=np.int64) for encoding in encodings]
+
+
+def pack_texts(texts: Sequence[str], tokenizer: PreTrainedTokenizerFast, block_length: int) -> Split:
+    """Texts, each followed by the end-of-text token, as blocks in memory; an incomplete last block is left out.
+
+    Raises:
+        ValueError: less than one block of text.
+    """
+    pieces = [ids[1:] for ids in encode_texts(texts, tokenizer)]
+    flat = np.concatenate([np.zeros(0, np.int64), *pieces]).astype(np.int32)
+    count = len(flat) // block_length
+    if count == 0:
+        raise ValueError(f"{len(texts)} texts have {len(flat)} tokens, less than one block of {block_length}")
+    values = pa.FixedSizeListArray.from_arrays(pa.array(flat[: count * block_length]), block_length)
+    lengths = np.array([len(piece) for piece in pieces])
+    rows = np.zeros(len(pieces), dtype=DOCUMENT_ROW)
+    rows["start"], rows["record"], rows["label"] = np.cumsum(lengths) - lengths, np.arange(len(pieces)), -1
+    return Split(Dataset(pa.table({"input_ids": values})), rows[rows["start"] < count * block_length], None)

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from random import Random
 
 from ifguide.corpus import sample_phrases as phrases
-from ifguide.corpus.documents import BENIGN, TOXIC, Document, Prompt, Query
+from ifguide.corpus.documents import BENIGN, TOXIC, Document, LabelledText, Pair, Prompt, Query
 
 # Of every `TOXIC_EVERY[1]` documents in a row, exactly `TOXIC_EVERY[0]` are toxic: a small sample has the right share.
 TOXIC_EVERY = (3, 50)
@@ -272,8 +272,8 @@ def sample_prompts(*, seed: int = 0, size: int = 200) -> list[Prompt]:
     return prompts
 
 
-def sample_labelled(*, seed: int = 0, size: int = 2000) -> list[tuple[str, bool]]:
-    """(text, toxic) for classifiers, reward models and filters: half posts, half single sentences, 30 % toxic."""
+def sample_labelled(*, seed: int = 0, size: int = 2000) -> list[LabelledText]:
+    """For classifiers, reward models and experts: half posts, half single sentences, 30 % toxic."""
     labelled = []
     for record in range(size):
         rng = Random(f"sample-labelled-{seed}-{record}")
@@ -284,12 +284,12 @@ def sample_labelled(*, seed: int = 0, size: int = 2000) -> list[tuple[str, bool]
             author = _Author(rng)
             polite = author.disagreement(toxic=False) if rng.random() < 0.3 else author.harmless()
             text = author.render([author.disagreement(toxic=True) if toxic else polite]).text
-        labelled.append((text, toxic))
+        labelled.append(LabelledText(text, float(toxic)))
     return labelled
 
 
-def sample_pairs(*, seed: int = 0, size: int = 1000) -> list[tuple[str, str, str]]:
-    """(prompt, chosen, rejected): one beginning of a post, with a polite and with an insulting continuation."""
+def sample_pairs(*, seed: int = 0, size: int = 1000) -> list[Pair]:
+    """One beginning of a post, with a polite and with an insulting continuation."""
     pairs = []
     for record in range(size):
         rng = Random(f"sample-pair-{seed}-{record}")
@@ -303,5 +303,5 @@ def sample_pairs(*, seed: int = 0, size: int = 1000) -> list[tuple[str, str, str
         rest = author.fill(author.harmless())
         chosen = author.render([f"- {rng.choice(POLITE[kind])}. {rest}"]).text[1:]
         rejected = author.render([f"- {{{kind}}}. {rest}"]).text[1:]
-        pairs.append((prompt, chosen, rejected))
+        pairs.append(Pair(prompt, chosen, rejected))
     return pairs

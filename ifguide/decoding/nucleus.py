@@ -2,8 +2,10 @@
 
 from transformers import LogitsProcessorList, TemperatureLogitsWarper, TopPLogitsWarper
 
+from ifguide.decoding.base import Stateless
 
-def nucleus(*, top_p: float = 0.9, temperature: float = 1.0) -> LogitsProcessorList:
+
+def nucleus(*, top_p: float = 0.9, temperature: float = 1.0) -> Stateless:
     """Sample from the smallest set of tokens whose probability reaches `top_p`.
 
     Raises:
@@ -18,4 +20,4 @@ def nucleus(*, top_p: float = 0.9, temperature: float = 1.0) -> LogitsProcessorL
         processors.append(TemperatureLogitsWarper(temperature))
     if top_p < 1.0:
         processors.append(TopPLogitsWarper(top_p))
-    return processors
+    return Stateless(processors)

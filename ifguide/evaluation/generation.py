@@ -9,9 +9,10 @@ import torch
 from datasets import Dataset
 from numpy.typing import NDArray
 from tqdm.auto import tqdm
-from transformers import DynamicCache, LogitsProcessorList, PreTrainedModel, PreTrainedTokenizerFast
+from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerFast
 
 from ifguide.corpus.documents import Prompt
+from ifguide.decoding import Decoder
 
 GENERATIONS_FILE = "generations.arrow"
 
@@ -21,7 +22,7 @@ def sample_continuations(
     model: PreTrainedModel,
     prompts: Sequence[Sequence[int]],
     *,
-    processors: LogitsProcessorList,
+    decoder: Decoder,
     samples: int,
     max_new_tokens: int,
     end_of_text: int,
@@ -31,12 +32,12 @@ def sample_continuations(
     """Sample continuations of token prompts.
 
     Prompts of equal length are run together, so nothing is padded; each prompt is run through the model once and its
-    cache is repeated for its samples.
+    cache is repeated for its samples. A row that has ended is dropped; what the others draw does not depend on it.
 
     Args:
         model: on the device that computes.
         prompts: token ids of each prompt, none empty.
-        processors: shape the next token's distribution.
+        decoder: shapes the next token's distribution.
         samples: continuations per prompt.
         max_new_tokens: longest continuation.
         end_of_text: token that ends a continuation.
@@ -61,21 +62,28 @@ def sample_continuations(
         ids = torch.tensor([prompts[m] for m in members], device=model.device)
         cache = DynamicCache(config=model.config)
         logits = model(input_ids=ids, past_key_values=cache, use_cache=True).logits[:, -1]
+        steps = decoder.start(ids, samples)
         cache.batch_repeat_interleave(samples)
         logits, ids = logits.repeat_interleave(samples, 0), ids.repeat_interleave(samples, 0)
-        ended = torch.zeros(len(ids), dtype=torch.bool, device=model.device)
-        width = ids.shape[1]
+        new = torch.full((len(ids), max_new_tokens), end_of_text, device=model.device)
+        going = torch.arange(len(ids), device=model.device)  # the rows that have not ended
         for step in range(max_new_tokens):
-            probabilities = processors(ids, logits.float()).softmax(-1)  # type: ignore[arg-type]
-            token = torch.multinomial(probabilities, 1, generator=generator)
-            token = token.masked_fill(ended[:, None], end_of_text)
-            ids = torch.cat([ids, token], dim=1)
-            ended |= token[:, 0] == end_of_text
-            if ended.all() or step == max_new_tokens - 1:
+            probabilities = steps(ids, logits.float()).softmax(-1)
+            if len(going) < len(new):  # a row draws the same numbers whether others have ended or not
+                everyone = probabilities.new_ones(len(new), probabilities.shape[1])
+                probabilities = everyone.index_copy_(0, going, probabilities)
+            token = torch.multinomial(probabilities, 1, generator=generator)[going]
+            new[going, step] = token[:, 0]
+            alive = token[:, 0] != end_of_text
+            if step == max_new_tokens - 1 or not alive.any():
                 break
+            if not alive.all():
+                going, ids, token = going[alive], ids[alive], token[alive]
+                cache.batch_select_indices(alive)
+                steps.keep(alive)
+            ids = torch.cat([ids, token], dim=1)
             logits = model(input_ids=token, past_key_values=cache, use_cache=True).logits[:, -1]
-        new = ids[:, width:].view(len(members), samples, -1).cpu().numpy()
-        result[members, :, : new.shape[2]] = new
+        result[members] = new.view(len(members), samples, -1).cpu().numpy()
     return result
 
 

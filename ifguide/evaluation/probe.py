@@ -15,7 +15,8 @@ from tqdm.auto import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from ifguide.classifiers.quality import roc_auc
-from ifguide.corpus.labelled import LabelledText, share_of
+from ifguide.corpus.documents import LabelledText
+from ifguide.corpus.labelled import share_of
 from ifguide.evaluation.fluency import Metrics
 
 RESAMPLES = 200

@@ -81,8 +81,6 @@ class Stages:
         if self.taught or cfg.stage in INFLUENCE_STAGES or self._leaving_files:
             for queries in self.queries.values():
                 check_queries(queries)
-        if cfg.stage == "evaluate":
-            instantiate(cfg.decoding)
 
     @property
     def taught(self) -> bool:
@@ -118,12 +116,26 @@ class Stages:
         return artifact
 
     def _trained(
-        self, key: str, objective: Mapping[str, Any], mask: Artifact | None, filtered: Artifact | None = None
+        self,
+        key: str,
+        objective: Mapping[str, Any],
+        mask: Artifact | None,
+        filtered: Artifact | None = None,
+        *,
+        role: str | None = None,
+        bare: bool = False,
     ) -> Artifact:
         """Train the model of `cfg[key]`; equal settings give one artifact, whoever asks for it.
 
-        With a filtered corpus, the mask is that corpus's.
+        Args:
+            key: `model` or `proxy`.
+            objective: its settings.
+            mask: for objectives that use one; of the filtered corpus, where there is one.
+            filtered: what a filter left of the corpus.
+            role: what the model is there for; default: the key.
+            bare: without the callbacks that leave files; a proxy always is.
         """
+        bare, role = bare or key != "model", role or key
         optim_key, optimization = self.optimizations[key]
         settings = {
             "model": self._settings(key, without=("attention", "trust_remote_code")),
@@ -131,12 +143,9 @@ class Stages:
             "objective": objective,
             "precision": self.hardware.precision,
         }
-        callbacks = list(self.callbacks.values())
-        if key == "model":
+        if not bare:
             for name in self._leaving_files:
                 settings[name] = {k: v for k, v in self._settings("callbacks")[name].items() if k not in SPEED}
-        else:
-            callbacks = [callback for name, callback in self.callbacks.items() if name not in self._leaving_files]
         inputs = {"data": self.data()}
         inputs |= {name: made for name, made in (("mask", mask), ("filtered", filtered)) if made is not None}
 
@@ -153,8 +162,8 @@ class Stages:
                 validation=self.corpus.split("validation"),
                 seed=self.cfg[key].seed,
                 directory=directory,
-                logger=self._logger(key),
-                callbacks=callbacks,
+                logger=self._logger(role),
+                callbacks=self._watching() if bare else list(self.callbacks.values()),
                 tokenizer=tokenizer,
             )
             facts["parameters"] = sum(parameter.numel() for parameter in model.parameters())
@@ -165,7 +174,14 @@ class Stages:
             return facts
 
         return self._build(
-            "model", 1, role=key, settings=settings, inputs=inputs, builder=build, resumable=True, collective=True
+            "model",
+            1,
+            role=role,
+            settings=settings,
+            inputs=inputs,
+            builder=build,
+            resumable=True,
+            collective=True,
         )
 
     def make_classifier(self, settings: DictConfig, role: str = "classifier") -> Classifier:
@@ -176,6 +192,10 @@ class Stages:
         values = by_content(OmegaConf.to_container(settings, resolve=True))
         artifact = self._build("classifier", 1, role=role, settings=values, inputs={}, builder=made.fit)
         return made.load(artifact.path)
+
+    def _watching(self) -> list[Any]:
+        """The callbacks that leave no file."""
+        return [callback for name, callback in self.callbacks.items() if name not in self._leaving_files]
 
     def _new_model(self, key: str, corpus: Corpus) -> PreTrainedModel:
         return instantiate(self.cfg[key], vocabulary=corpus.vocabulary, end_of_text=corpus.tokenizer.eos_token_id)

@@ -1,9 +1,7 @@
 """The stages of the target: mask → model → generations."""
 
-from functools import cache, cached_property
+from functools import cache
 from pathlib import Path
-
-from hydra.utils import instantiate
 
 from ifguide.evaluation.generation import (
     GENERATIONS_FILE,
@@ -12,28 +10,24 @@ from ifguide.evaluation.generation import (
     sample_continuations,
     save_generations,
 )
-from ifguide.evaluation.task import Continuations
-from ifguide.pipeline.filtering import FilterStages
+from ifguide.pipeline.auxiliary import AuxiliaryStages
+from ifguide.pipeline.base import SPEED
 from ifguide.workspace import Artifact
 
 
-class TargetStages(FilterStages):
+class TargetStages(AuxiliaryStages):
     """The target model, and what it writes."""
-
-    @cached_property
-    def tasks(self) -> dict[str, Continuations]:
-        """Task → the prompts that are continued."""
-        return {name: instantiate(task) for name, task in self.cfg.tasks.items()}
 
     def model(self) -> Artifact:
         filtered = None if self.filter is None else self.filtered()
         mask = None if not self.objective.uses_mask else self.mask() if filtered is None else self.filtered_mask()
-        return self._trained("model", self._settings("objective"), mask, filtered)
+        role = "model" if self.post_training is None else "trained"
+        return self._post_trained(self._trained("model", self._settings("objective"), mask, filtered, role=role))
 
     @cache  # noqa: B019
     def generations(self, name: str) -> Artifact:
         """Continuations of the prompts of a task."""
-        artifact, task = self.model(), self.tasks[name]
+        artifact, auxiliaries, task = self.model(), self.auxiliaries(), self.tasks[name]
 
         def build(directory: Path) -> None:
             model, tokenizer = self._load(artifact), self.corpus.tokenizer
@@ -41,7 +35,7 @@ class TargetStages(FilterStages):
             tokens = sample_continuations(
                 model,
                 encode_prompts(task.prompts, tokenizer, longest),
-                processors=instantiate(self.cfg.decoding),
+                decoder=self.decoder(auxiliaries),
                 samples=task.samples,
                 max_new_tokens=task.max_new_tokens,
                 end_of_text=tokenizer.eos_token_id,
@@ -52,8 +46,9 @@ class TargetStages(FilterStages):
 
         settings = {
             "evaluation": self._settings("tasks")[name],
-            "decoding": self._settings("decoding"),
+            "decoding": self._settings("decoding", without=SPEED),
             "seed": self.cfg.seed,
         }
         role = "generations" if name == next(iter(self.tasks)) else f"generations of {name}"
-        return self._build("generations", 1, role=role, settings=settings, inputs={"model": artifact}, builder=build)
+        inputs = {"model": artifact} | auxiliaries
+        return self._build("generations", 1, role=role, settings=settings, inputs=inputs, builder=build)

@@ -15,7 +15,8 @@ from torch.utils.data import DataLoader
 
 from ifguide.classifiers.ngrams import NgramClassifier, NgramNetwork
 from ifguide.classifiers.quality import roc_auc
-from ifguide.corpus.labelled import LabelledText, share_of
+from ifguide.corpus.documents import LabelledText
+from ifguide.corpus.labelled import share_of
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,8 @@
 """Blocks and mask, joined by row, in an order that is a pure function of (seed, step)."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
+from typing import Protocol
 
 import numpy as np
 import pytorch_lightning as pl
@@ -27,11 +28,31 @@ class BlockDataset(Dataset):
             raise ValueError(f"the mask has shape {mask.shape}, the corpus has {split.shape}: it is another corpus's")
         self._split, self.mask = split, mask
 
+    def __len__(self) -> int:
+        return len(self._split)
+
     def __getitem__(self, rows: NDArray[np.int64]) -> dict[str, Tensor]:
         batch = {"input_ids": torch.from_numpy(self._split.tokens(rows))}
         if self.mask is not None:
             batch["mask"] = torch.from_numpy(self.mask[rows])
         return batch
+
+
+def pad(sequences: Sequence[NDArray]) -> tuple[Tensor, Tensor]:
+    """Sequences of different lengths, padded on the right with zeros; and which places are not padding."""
+    longest = max(map(len, sequences))
+    padded = np.zeros((len(sequences), longest), dtype=sequences[0].dtype)
+    for row, sequence in zip(padded, sequences, strict=True):
+        row[: len(sequence)] = sequence
+    lengths = torch.tensor([len(sequence) for sequence in sequences])
+    return torch.from_numpy(padded), torch.arange(longest) < lengths[:, None]
+
+
+def hold_out(count: int, share: float, seed: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Random rows to train on, and the share of them to validate on; both in ascending order."""
+    order = np.random.default_rng([seed, 1]).permutation(count)
+    held = round(share * count)
+    return np.sort(order[held:]), np.sort(order[:held])
 
 
 @lru_cache(maxsize=2)
@@ -83,15 +104,72 @@ class BatchOrder(Sampler):
             yield from np.split(rows[self.rank :: self.processes], self.accumulate)
 
 
-class BlockDataModule(pl.LightningDataModule):
-    """Training and validation blocks for a trainer.
+class Examples(Protocol):
+    """What can be trained on: rows → one batch of tensors, among them `input_ids`."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, rows: NDArray[np.int64]) -> dict[str, Tensor]: ...
+
+
+class ExampleDataModule(pl.LightningDataModule):
+    """Training and validation batches for a trainer.
+
+    Args:
+        examples: to train on.
+        validation: held out; None or empty: no validation.
+        steps, batch_size, accumulate, seed: as in `BatchOrder`.
+        validation_batch: examples per validation batch.
+    """
+
+    def __init__(
+        self,
+        *,
+        examples: Examples,
+        validation: Examples | None,
+        steps: int,
+        batch_size: int,
+        accumulate: int,
+        seed: int,
+        validation_batch: int,
+    ) -> None:
+        super().__init__()
+        self._examples, self._validation, self._validation_batch = examples, validation, validation_batch
+        self.accumulate, self._steps, self._batch_size, self._seed = accumulate, steps, batch_size, seed
+
+    def train_dataloader(self) -> DataLoader:
+        trainer = self.trainer
+        assert trainer is not None
+        order = BatchOrder(
+            steps=self._steps,
+            accumulate=self.accumulate,
+            rank=trainer.global_rank,
+            processes=trainer.world_size,
+            first_step=trainer.global_step,
+            seed=self._seed,
+            batch_size=self._batch_size,
+            blocks=len(self._examples),
+        )
+        return DataLoader(self._examples, sampler=order, batch_size=None)  # type: ignore[arg-type]
+
+    def val_dataloader(self) -> DataLoader | list:
+        if not self._validation:
+            return []
+        trainer = self.trainer
+        assert trainer is not None
+        rows = np.arange(len(self._validation))[trainer.global_rank :: trainer.world_size]
+        batches = np.array_split(rows, -(-len(rows) // self._validation_batch)) if len(rows) else []
+        return DataLoader(self._validation, sampler=batches, batch_size=None)  # type: ignore[arg-type]
+
+
+class BlockDataModule(ExampleDataModule):
+    """Blocks and their mask.
 
     Args:
         train: training blocks.
         mask: tokens that the objective treats differently; None for objectives without one.
         validation: held-out blocks, evaluated without a mask.
-        steps, batch_size, accumulate, seed: as in `BatchOrder`.
-        validation_batch: blocks per validation batch.
+        steps, batch_size, accumulate, seed, validation_batch: as in `ExampleDataModule`.
         tokenizer: of the corpus, for callbacks that encode texts.
     """
 
@@ -108,10 +186,17 @@ class BlockDataModule(pl.LightningDataModule):
         validation_batch: int,
         tokenizer: PreTrainedTokenizerFast | None = None,
     ) -> None:
-        super().__init__()
-        self.train, self.tokenizer, self._dataset = train, tokenizer, BlockDataset(train, mask)
-        self._validation, self._validation_batch = validation, validation_batch
-        self._steps, self._batch_size, self._accumulate, self._seed = steps, batch_size, accumulate, seed
+        self._dataset = BlockDataset(train, mask)
+        super().__init__(
+            examples=self._dataset,
+            validation=BlockDataset(validation) if validation else None,
+            steps=steps,
+            batch_size=batch_size,
+            accumulate=accumulate,
+            seed=seed,
+            validation_batch=validation_batch,
+        )
+        self.train, self.tokenizer = train, tokenizer
 
     @property
     def mask(self) -> TokenMask | None:
@@ -123,29 +208,4 @@ class BlockDataModule(pl.LightningDataModule):
 
     def replace_mask(self, mask: TokenMask) -> None:
         """Join this mask from the next batch on (batches are made in the training process, none in advance)."""
-        self._dataset = BlockDataset(self.train, mask) if self._dataset.mask is None else self._dataset
         self._dataset.mask = mask
-
-    def train_dataloader(self) -> DataLoader:
-        trainer = self.trainer
-        assert trainer is not None
-        order = BatchOrder(
-            steps=self._steps,
-            accumulate=self._accumulate,
-            rank=trainer.global_rank,
-            processes=trainer.world_size,
-            first_step=trainer.global_step,
-            seed=self._seed,
-            batch_size=self._batch_size,
-            blocks=len(self.train),
-        )
-        return DataLoader(self._dataset, sampler=order, batch_size=None)
-
-    def val_dataloader(self) -> DataLoader | list:
-        if not self._validation:
-            return []
-        trainer = self.trainer
-        assert trainer is not None
-        rows = np.arange(len(self._validation))[trainer.global_rank :: trainer.world_size]
-        batches = np.array_split(rows, -(-len(rows) // self._validation_batch)) if len(rows) else []
-        return DataLoader(BlockDataset(self._validation), sampler=batches, batch_size=None)

@@ -1,22 +1,22 @@
 """One training run: blocks, mask, model, objective → trained weights."""
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.callbacks import ModelCheckpoint
+from pytorch_lightning.callbacks import EarlyStopping, ModelCheckpoint
 from pytorch_lightning.loggers import Logger
 from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from ifguide.corpus.blocks import Split
 from ifguide.corpus.masks import TokenMask
-from ifguide.training.data import BlockDataModule
-from ifguide.training.module import CausalLanguageModel, DivergedError
+from ifguide.training.data import BlockDataModule, ExampleDataModule, Examples
+from ifguide.training.module import VALIDATION_LOSS, CausalLanguageModel, DivergedError, OptimizedModule
 from ifguide.training.optimization import AdamWCosine
 
 
@@ -94,6 +94,19 @@ class Hardware:
         return share // micro
 
 
+@dataclass(frozen=True)
+class Stopping:
+    """When to stop early.
+
+    Args:
+        every: optimiser steps between validations.
+        patience: validations in a row without a better loss after which training stops.
+    """
+
+    every: int
+    patience: int
+
+
 def train(
     model: PreTrainedModel,
     objective: nn.Module,
@@ -128,14 +141,98 @@ def train(
         ValueError: batch and devices do not fit, see `Hardware.accumulate`.
     """
     steps = optimization.steps(len(blocks))
-    accumulate = hardware.accumulate(optimization.batch_size)
     if steps == 0:
         return {"steps": 0, "tokens": 0}
-    checkpoints = directory / "checkpoints"
-    keep = ModelCheckpoint(
-        dirpath=checkpoints, filename="{step}", every_n_train_steps=hardware.checkpoint_every, save_top_k=1,
-        save_on_train_epoch_end=False,
-    )  # fmt: skip
+    data = BlockDataModule(
+        train=blocks,
+        mask=mask,
+        validation=validation,
+        steps=steps,
+        batch_size=optimization.batch_size,
+        accumulate=hardware.accumulate(optimization.batch_size),
+        seed=seed,
+        validation_batch=hardware.micro_batch_size,
+        tokenizer=tokenizer,
+    )
+    model.train()  # a loaded model comes in evaluation mode
+    network: Any = torch.compile(model) if hardware.compile else model
+    module = CausalLanguageModel(network, objective, optimization, steps=steps, seed=seed)
+    facts = fit(module, data, hardware, steps=steps, directory=directory, logger=logger, callbacks=callbacks)
+    return {**facts, "tokens": steps * optimization.batch_size * blocks.block_length}
+
+
+def train_on_examples(
+    build: Callable[[int], OptimizedModule],
+    optimization: AdamWCosine,
+    hardware: Hardware,
+    *,
+    examples: Examples,
+    validation: Examples | None,
+    seed: int,
+    directory: Path,
+    logger: Logger | None = None,
+    callbacks: Sequence[pl.Callback] = (),
+    stopping: Stopping | None = None,
+) -> dict[str, Any]:
+    """Train on anything but blocks; the arguments are those of `train`.
+
+    Args:
+        build: optimiser steps → the module.
+        examples, validation: see `Examples`; `optimization` counts them where it speaks of blocks.
+        stopping: when to stop early; then the best weights are kept, not the last.
+    """
+    steps = optimization.steps(len(examples))
+    if steps == 0:
+        return {"steps": 0}
+    data = ExampleDataModule(
+        examples=examples,
+        validation=validation,
+        steps=steps,
+        batch_size=optimization.batch_size,
+        accumulate=hardware.accumulate(optimization.batch_size),
+        seed=seed,
+        validation_batch=hardware.micro_batch_size,
+    )
+    return fit(
+        build(steps),
+        data,
+        hardware,
+        steps=steps,
+        directory=directory,
+        logger=logger,
+        callbacks=callbacks,
+        stopping=stopping,
+    )
+
+
+def fit(
+    module: OptimizedModule,
+    data: ExampleDataModule,
+    hardware: Hardware,
+    *,
+    steps: int,
+    directory: Path,
+    logger: Logger | None,
+    callbacks: Sequence[pl.Callback],
+    stopping: Stopping | None = None,
+) -> dict[str, Any]:
+    """Run a module through its data: what `train` and `train_on_examples` share."""
+    checkpoints, accumulate = directory / "checkpoints", data.accumulate
+    callbacks = [
+        ModelCheckpoint(
+            dirpath=checkpoints, filename="{step}", every_n_train_steps=hardware.checkpoint_every, save_top_k=1,
+            save_on_train_epoch_end=False,
+        ),
+        *callbacks,
+    ]  # fmt: skip
+    best = None
+    if stopping is not None:
+        best = ModelCheckpoint(
+            dirpath=checkpoints / "best", filename="best", monitor=VALIDATION_LOSS, save_weights_only=True,
+            enable_version_counter=False,
+        )  # fmt: skip
+        callbacks += [best, EarlyStopping(monitor=VALIDATION_LOSS, patience=stopping.patience)]
+    validate_every = stopping.every if stopping is not None else hardware.validate_every
     trainer = pl.Trainer(
         accelerator=hardware.accelerator,
         devices=hardware.devices,
@@ -145,31 +242,17 @@ def train(
         max_steps=steps,
         max_epochs=1,  # the batch order runs through all epochs of the corpus in one of the trainer's
         accumulate_grad_batches=accumulate,
-        gradient_clip_val=optimization.clip,
+        gradient_clip_val=module.clip,
         use_distributed_sampler=False,
-        val_check_interval=hardware.validate_every * accumulate if hardware.validate_every else 1.0,
+        val_check_interval=min(validate_every, steps) * accumulate if validate_every else 1.0,
         num_sanity_val_steps=0,
         log_every_n_steps=max(1, min(hardware.log_every, steps)),
         enable_progress_bar=hardware.progress,
         enable_model_summary=False,
         logger=logger or False,
-        callbacks=[keep, *callbacks],
+        callbacks=callbacks,
         default_root_dir=directory,
     )
-    data = BlockDataModule(
-        train=blocks,
-        mask=mask,
-        validation=validation,
-        steps=steps,
-        batch_size=optimization.batch_size,
-        accumulate=accumulate,
-        seed=seed,
-        validation_batch=hardware.micro_batch_size,
-        tokenizer=tokenizer,
-    )
-    model.train()  # a loaded model comes in evaluation mode
-    network: Any = torch.compile(model) if hardware.compile else model
-    module = CausalLanguageModel(network, objective, optimization, steps=steps, seed=seed)
     resume = newest_checkpoint(checkpoints)
     try:
         trainer.fit(module, data, ckpt_path=resume, weights_only=True)
@@ -181,10 +264,13 @@ def train(
         ) from None
     if trainer.interrupted:
         raise KeyboardInterrupt
-    if bad := [name for name, value in model.named_parameters() if not torch.isfinite(value).all()]:
-        raise DivergedError(f"training ended with weights that are not finite, the first is {bad[0]}")
     metrics = {name: float(value) for name, value in trainer.callback_metrics.items() if "loss" in name}
-    return {"steps": steps, "tokens": steps * optimization.batch_size * blocks.block_length, **metrics}
+    if best is not None and best.best_model_path:
+        module.load_state_dict(torch.load(best.best_model_path, map_location="cpu", weights_only=True)["state_dict"])
+        metrics[VALIDATION_LOSS] = float(best.best_model_score)  # type: ignore[arg-type]
+    if bad := [name for name, value in module.model.named_parameters() if not torch.isfinite(value).all()]:
+        raise DivergedError(f"training ended with weights that are not finite, the first is {bad[0]}")
+    return {"steps": trainer.global_step, **metrics}
 
 
 def newest_checkpoint(folder: Path) -> Path | None:

@@ -1,4 +1,4 @@
-"""The LightningModule: a model, an objective and an optimisation."""
+"""The LightningModules: a model, what it learns from, and an optimisation."""
 
 from collections.abc import Mapping
 
@@ -10,43 +10,50 @@ from torch import Tensor, nn
 from ifguide.objectives.language_modeling import cross_entropy
 from ifguide.training.optimization import AdamWCosine
 
+VALIDATION_LOSS = "validation/loss"
+
 
 class DivergedError(ValueError):
     """The loss or the weights are no longer finite."""
 
 
-class CausalLanguageModel(pl.LightningModule):
-    """Trains a causal language model on blocks.
+class OptimizedModule(pl.LightningModule):
+    """What every training shares: seeded steps, the optimisation, and the refusal of what is not finite.
 
     Args:
-        model: the model; a compiled one works alike.
-        objective: (logits, input_ids, mask or None) → scalar loss.
+        model: the model that is trained.
         optimization: optimiser and schedule.
         steps: optimiser steps in total, for the schedule.
         seed: of dropout, together with step and rank: no generator state has to be saved for an exact resume.
     """
 
-    def __init__(
-        self, model: nn.Module, objective: nn.Module, optimization: AdamWCosine, *, steps: int, seed: int
-    ) -> None:
+    def __init__(self, model: nn.Module, optimization: AdamWCosine, *, steps: int, seed: int) -> None:
         super().__init__()
-        self.model, self.objective = model, objective
+        self.model = model
         self._optimization, self._steps, self._seed = optimization, steps, seed
 
-    def forward(self, input_ids: Tensor) -> Tensor:
-        return self.model(input_ids=input_ids, use_cache=False).logits
+    @property
+    def clip(self) -> float:
+        return self._optimization.clip
+
+    def loss(self, batch: Mapping[str, Tensor]) -> Tensor:
+        """The loss of a batch, a scalar."""
+        raise NotImplementedError
+
+    def validation_loss(self, batch: Mapping[str, Tensor]) -> Tensor:
+        return self.loss(batch)
 
     def training_step(self, batch: Mapping[str, Tensor], batch_index: int) -> Tensor:
         torch.manual_seed((self._seed * 1_000_003 + batch_index) * 1009 + self.global_rank)
-        loss = self.objective(self(batch["input_ids"]), batch["input_ids"], batch.get("mask"))
+        loss = self.loss(batch)
         if not torch.isfinite(loss):
             raise DivergedError(f"the training loss is {loss.item()} at step {self.global_step}")
         self.log("train/loss", loss, prog_bar=True, sync_dist=True)
         return loss
 
     def validation_step(self, batch: Mapping[str, Tensor], batch_index: int) -> None:
-        loss = cross_entropy(self(batch["input_ids"]), batch["input_ids"])
-        self.log("validation/loss", loss, prog_bar=True, sync_dist=True, batch_size=len(batch["input_ids"]))
+        size = len(batch["input_ids"])
+        self.log(VALIDATION_LOSS, self.validation_loss(batch), prog_bar=True, sync_dist=True, batch_size=size)
 
     def configure_gradient_clipping(
         self,
@@ -55,7 +62,7 @@ class CausalLanguageModel(pl.LightningModule):
         gradient_clip_algorithm: str | None = None,
     ) -> None:
         """Clip by the global norm; Lightning's own refuses fused optimisers under mixed precision, bf16 included."""
-        torch.nn.utils.clip_grad_norm_(self.parameters(), self._optimization.clip)
+        torch.nn.utils.clip_grad_norm_(self.parameters(), self.clip)
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         optimizer, schedule = self._optimization.configure(self.model.named_parameters(), self._steps)
@@ -76,3 +83,28 @@ class CausalLanguageModel(pl.LightningModule):
         checkpoint["micro_batches"] = self._micro_batches()
         if bad := [name for name, value in self.model.named_parameters() if not torch.isfinite(value).all()]:
             raise DivergedError(f"{len(bad)} weights are not finite at step {self.global_step}, the first is {bad[0]}")
+
+
+class CausalLanguageModel(OptimizedModule):
+    """Trains a causal language model on blocks.
+
+    Args:
+        model: the model; a compiled one works alike.
+        objective: (logits, input_ids, mask or None) → scalar loss.
+        optimization, steps, seed: as in `OptimizedModule`.
+    """
+
+    def __init__(
+        self, model: nn.Module, objective: nn.Module, optimization: AdamWCosine, *, steps: int, seed: int
+    ) -> None:
+        super().__init__(model, optimization, steps=steps, seed=seed)
+        self.objective = objective
+
+    def forward(self, input_ids: Tensor) -> Tensor:
+        return self.model(input_ids=input_ids, use_cache=False).logits
+
+    def loss(self, batch: Mapping[str, Tensor]) -> Tensor:
+        return self.objective(self(batch["input_ids"]), batch["input_ids"], batch.get("mask"))
+
+    def validation_loss(self, batch: Mapping[str, Tensor]) -> Tensor:
+        return cross_entropy(self(batch["input_ids"]), batch["input_ids"])

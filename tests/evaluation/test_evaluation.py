@@ -8,6 +8,7 @@ from ifguide.corpus.blocks import Corpus, build_corpus
 from ifguide.corpus.documents import Document, Prompt, Query
 from ifguide.corpus.words import word_log_odds
 from ifguide.decoding import nucleus
+from ifguide.decoding.base import Stateless
 from ifguide.evaluation.attribution import (
     attribution_metrics,
     known_tokens,
@@ -46,7 +47,7 @@ def test_shared_prefill_gives_the_logits_of_a_plain_forward_pass(architecture):
     sample_continuations(
         model,
         PROMPTS,
-        processors=LogitsProcessorList([keep]),
+        decoder=Stateless(LogitsProcessorList([keep])),
         samples=3,
         max_new_tokens=4,
         end_of_text=0,
@@ -63,7 +64,7 @@ def test_shared_prefill_gives_the_logits_of_a_plain_forward_pass(architecture):
 def test_samples_follow_the_models_distribution():
     model = tiny_model()
     tokens = sample_continuations(
-        model, [[0, 5]], processors=nucleus(top_p=1.0), samples=4000, max_new_tokens=1, end_of_text=0, rows=4000, seed=0
+        model, [[0, 5]], decoder=nucleus(top_p=1.0), samples=4000, max_new_tokens=1, end_of_text=0, rows=4000, seed=0
     )
     with torch.no_grad():
         expected = model(torch.tensor([[0, 5]])).logits[0, -1].softmax(-1).numpy()
@@ -72,12 +73,27 @@ def test_samples_follow_the_models_distribution():
 
 
 def test_sampling_is_a_function_of_the_seed_and_ends_at_the_end_token():
-    options = dict(processors=nucleus(), samples=5, max_new_tokens=8, end_of_text=0, rows=10)
+    options = dict(decoder=nucleus(), samples=5, max_new_tokens=8, end_of_text=0, rows=10)
     first, again, other = (sample_continuations(tiny_model(), PROMPTS, seed=seed, **options) for seed in (0, 0, 1))
     assert first.shape == (4, 5, 8) and (first == again).all() and (first != other).any()
     for row in first.reshape(-1, 8):
         ends = np.flatnonzero(row == 0)
         assert len(ends) == 0 or (row[ends[0] :] == 0).all()
+
+
+def test_dropping_ended_rows_changes_no_token():
+    """Beside a loop that carries every row to the end and reads the whole text at each step."""
+    model, options = tiny_model(), dict(samples=8, max_new_tokens=10, end_of_text=7)
+    tokens = sample_continuations(model, [[0, 5, 9], [0, 7, 3]], decoder=nucleus(), rows=16, seed=4, **options)
+    generator = torch.Generator().manual_seed(4 * 1_000_003)
+    ids = torch.tensor([[0, 5, 9], [0, 7, 3]]).repeat_interleave(8, 0)
+    ended = torch.zeros(16, dtype=torch.bool)
+    with torch.no_grad():
+        for _ in range(10):
+            probabilities = nucleus()(None, model(ids).logits[:, -1].float()).softmax(-1)
+            token = torch.multinomial(probabilities, 1, generator=generator)[:, 0].masked_fill(ended, 7)
+            ids, ended = torch.cat([ids, token[:, None]], 1), ended | (token == 7)
+    assert (tokens.reshape(16, 10) == ids[:, 3:].numpy()).all() and 0 < ended.sum() < 16
 
 
 def test_nucleus_keeps_the_smallest_set_that_reaches_top_p():

@@ -8,8 +8,8 @@ import torch
 from conftest import tiny_model, tiny_tokenizer
 
 from ifguide.classifiers.quality import roc_auc
-from ifguide.corpus.documents import Query
-from ifguide.corpus.labelled import LabelledText, share_of
+from ifguide.corpus.documents import LabelledText, Query
+from ifguide.corpus.labelled import share_of
 from ifguide.corpus.queries import encode_queries
 from ifguide.evaluation.fluency import distinct_metrics, generation_perplexity
 from ifguide.evaluation.harness import HarnessTasks, harness_metrics

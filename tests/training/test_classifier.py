@@ -2,7 +2,8 @@ import numpy as np
 import pytest
 import torch
 
-from ifguide.corpus.labelled import LabelledText, share_of
+from ifguide.corpus.documents import LabelledText
+from ifguide.corpus.labelled import share_of
 from ifguide.training.classifier import TrainedClassifier, class_weights
 
 

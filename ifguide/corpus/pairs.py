@@ -1,0 +1,87 @@
+"""Preference pairs: what direct preference optimisation learns from."""
+
+from bisect import bisect_left
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from transformers import PreTrainedTokenizerFast
+
+from ifguide.corpus.documents import Pair, Prompt, Query
+from ifguide.corpus.queries import encode_queries
+from ifguide.corpus.sources import find_files, get_field, read_records
+
+
+def local_pairs(
+    *,
+    files: str | Sequence[str],
+    prompt: str | None = "prompt",
+    chosen: str = "chosen",
+    rejected: str = "rejected",
+    limit: int | None = None,
+) -> list[Pair]:
+    """Pairs from records of jsonl or parquet files.
+
+    Args:
+        files: files or globs.
+        prompt: the field of the prompt, whose text may be empty; None: there is none.
+        chosen, rejected: fields of the preferred and of the other continuation.
+        limit: at most this many pairs.
+    """
+    pairs = [
+        Pair(
+            "" if prompt is None else get_field(values, prompt, place),
+            get_field(values, chosen, place),
+            get_field(values, rejected, place),
+        )
+        for file in find_files(files)
+        for place, values in read_records(file)
+    ]
+    return pairs[:limit]
+
+
+def check_pairs(pairs: Sequence[Pair]) -> None:
+    """Raise ValueError where there is no pair, or a pair without two different continuations."""
+    if not pairs:
+        raise ValueError("pairs: there is no pair to learn from")
+    bad = [n for n, pair in enumerate(pairs) if pair.chosen == pair.rejected or not (pair.chosen and pair.rejected)]
+    if bad:
+        raise ValueError(
+            f"pairs: {len(bad)} have an empty continuation or twice the same; the first is number {bad[0]}"
+        )
+
+
+def check_pairs_disjoint(pairs: Sequence[Pair], prompts: Sequence[Prompt]) -> None:
+    """Raise ValueError where an evaluation prompt is the prompt of a pair, or the beginning of one of its texts."""
+    trained = {pair.prompt for pair in pairs}
+    texts = sorted(pair.prompt + rest for pair in pairs for rest in (pair.chosen, pair.rejected))
+    shared = []
+    for prompt in prompts:
+        first = bisect_left(texts, prompt.text)  # whatever begins with the prompt comes right after it
+        begins = first < len(texts) and texts[first].startswith(prompt.text)
+        if prompt.text.strip() and (begins or prompt.text in trained):
+            shared.append(prompt.record)
+    if shared:
+        raise ValueError(
+            f"{len(shared)} evaluation prompts are also in the pairs (the first is {shared[0]}); "
+            "train or evaluate on others"
+        )
+
+
+@dataclass(frozen=True)
+class EncodedPair:
+    """Tokens of prompt and continuation, and which belong to the continuation: of the chosen one, of the other."""
+
+    input_ids: tuple[NDArray[np.int64], NDArray[np.int64]]
+    response: tuple[NDArray[np.bool_], NDArray[np.bool_]]
+
+
+def encode_pairs(pairs: Sequence[Pair], tokenizer: PreTrainedTokenizerFast, max_length: int) -> list[EncodedPair]:
+    """Tokenise as queries are: after an end-of-text token; where too long, the beginning is cut off."""
+    chosen = encode_queries([Query(p.prompt, p.chosen, False, "") for p in pairs], tokenizer, max_length)
+    rejected = encode_queries([Query(p.prompt, p.rejected, True, "") for p in pairs], tokenizer, max_length)
+    return [
+        EncodedPair((a.input_ids, b.input_ids), (a.continuation, b.continuation))
+        for a, b in zip(chosen, rejected, strict=True)
+    ]

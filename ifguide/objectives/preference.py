@@ -1,0 +1,42 @@
+"""Direct preference optimisation (Rafailov et al., 2023; against toxicity: Lee et al., 2024)."""
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from ifguide.objectives.language_modeling import token_losses
+
+# B texts, T tokens, V vocabulary; N pairs
+
+
+def response_log_probabilities(logits_BTV: Tensor, input_ids_BT: Tensor, response_BT: Tensor) -> Tensor:
+    """log π(y | x) of each text: the sum over its response, [B]; prompt and padding never count.
+
+    Args:
+        logits_BTV: position t predicts token t + 1.
+        input_ids_BT: the texts.
+        response_BT: True at the tokens of the response; column 0 is ignored, because nothing predicts it.
+    """
+    return -(token_losses(logits_BTV, input_ids_BT) * response_BT).sum(1)
+
+
+def preference_loss(policy_N2: Tensor, reference_N2: Tensor, *, beta: float) -> Tensor:
+    """−log σ(β[(log π(y⁺) − log π(y⁻)) − (log π_ref(y⁺) − log π_ref(y⁻))]), the mean over pairs (DPO, Eq. 7).
+
+    Args:
+        policy_N2, reference_N2: log-probabilities of the chosen and of the rejected response.
+        beta: β. Where policy and reference are equal, or β = 0, the loss is log 2.
+    """
+    margin = (policy_N2[:, 0] - policy_N2[:, 1]) - (reference_N2[:, 0] - reference_N2[:, 1])
+    return -F.logsigmoid(beta * margin).mean()
+
+
+def response_divergence(policy_BTV: Tensor, reference_BTV: Tensor, response_BT: Tensor) -> Tensor:
+    """KL(π_ref ‖ π) at the positions that predict a response token, the mean over each text's, then over texts.
+
+    Returns:
+        A scalar, in nats.
+    """
+    policy, reference = (logits[:, :-1].log_softmax(-1) for logits in (policy_BTV, reference_BTV))
+    divergence = (reference.exp() * (reference - policy)).sum(-1)
+    counted = response_BT[:, 1:].to(divergence.dtype)
+    return ((divergence * counted).sum(1) / counted.sum(1).clamp(min=1)).mean()

@@ -1,0 +1,166 @@
+"""The stages of models that are there for another's sake, and of what happens to a model after its training."""
+
+import dataclasses
+from functools import cache, cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from hydra.utils import instantiate
+from omegaconf import DictConfig
+
+from ifguide.corpus.documents import LabelledText, Pair
+from ifguide.corpus.pairs import check_pairs, check_pairs_disjoint, encode_pairs
+from ifguide.corpus.sources import by_content
+from ifguide.decoding import Decoder
+from ifguide.evaluation.task import Continuations
+from ifguide.models import check_pretrained, load_model
+from ifguide.pipeline.filtering import FilterStages
+from ifguide.pipeline.influence import UNCENSORED
+from ifguide.training.auxiliary import Auxiliary
+from ifguide.training.fit import remove_checkpoints
+from ifguide.training.preference import DPO, reference_log_probabilities
+from ifguide.workspace import Artifact, global_rank
+
+REFERENCE_FILE = "reference.npy"  # [pairs, 2]: log-probabilities of the chosen and of the rejected response
+
+
+class AuxiliaryStages(FilterStages):
+    """Reward models and experts for decoders; post-training."""
+
+    def __init__(self, cfg: DictConfig) -> None:
+        super().__init__(cfg)
+        generates = cfg.stage == "evaluate"
+        if self.post_training is not None and cfg.stage in ("model", "evaluate"):
+            self.hardware.accumulate(self.post_training.optim.batch_size)
+            check_pairs(self.pairs)
+            if generates:
+                for task in self.tasks.values():
+                    check_pairs_disjoint(self.pairs, task.prompts)
+        for auxiliary in self.decoding.auxiliaries.values() if generates else ():
+            self.hardware.accumulate(auxiliary.optim.batch_size)
+            check_pretrained(auxiliary.pretrained, "decoding")
+            auxiliary.check(self.labelled)
+
+    @cached_property
+    def decoding(self) -> Any:
+        return instantiate(self.cfg.decoding, _convert_="all")
+
+    @cached_property
+    def tasks(self) -> dict[str, Continuations]:
+        """Task → the prompts that are continued."""
+        return {name: instantiate(task) for name, task in self.cfg.tasks.items()}
+
+    @cached_property
+    def post_training(self) -> DPO | None:
+        return instantiate(self.cfg.post_training, _convert_="all") or None
+
+    @cached_property
+    def labelled(self) -> list[LabelledText]:
+        return list(instantiate(self.cfg.labelled))
+
+    @cached_property
+    def pairs(self) -> list[Pair]:
+        return instantiate(self.cfg.pairs)
+
+    def uncensored(self) -> Artifact:
+        """The model of this seed without any method."""
+        return self._trained("model", UNCENSORED, None, role="uncensored", bare=True)
+
+    def decoder(self, auxiliaries: dict[str, Artifact]) -> Decoder:
+        folders = {role: artifact.path for role, artifact in auxiliaries.items()}
+        return self.decoding.load(folders, self.corpus.tokenizer, self.hardware.device)
+
+    @cache  # noqa: B019
+    def auxiliaries(self) -> dict[str, Artifact]:
+        """The models that the decoder reads, by role."""
+        return {role: self._auxiliary(role, auxiliary) for role, auxiliary in self.decoding.auxiliaries.items()}
+
+    def _auxiliary(self, role: str, auxiliary: Auxiliary) -> Artifact:
+        inputs = {"data": self.data()}
+        if auxiliary.pretrained is None:
+            inputs["start"] = getattr(self, auxiliary.continues)()
+        settings = {
+            "training": by_content(dataclasses.asdict(auxiliary)),
+            "labelled": self._settings("labelled"),
+            "precision": self.hardware.precision,
+        }
+
+        def build(directory: Path) -> dict[str, Any]:
+            return auxiliary.train(
+                auxiliary.pretrained or inputs["start"].path,
+                self.labelled,
+                tokenizer=self.corpus.tokenizer,
+                block_length=self.corpus.info["block_length"],
+                hardware=self.hardware,
+                directory=directory,
+                logger=self._logger(role),
+                callbacks=self._watching(),
+            )
+
+        return self._build(
+            auxiliary.stage,
+            1,
+            role=role,
+            settings=settings,
+            inputs=inputs,
+            builder=build,
+            resumable=True,
+            collective=True,
+        )
+
+    def _post_trained(self, model: Artifact) -> Artifact:
+        """The model after post-training; itself where there is none."""
+        dpo = self.post_training
+        if dpo is None:
+            return model
+        read = {
+            "pairs": self._settings("pairs"),
+            "max_length": dpo.max_length,
+            "precision": self.hardware.precision,
+        }
+
+        def encoded() -> Any:
+            return encode_pairs(self.pairs, self.corpus.tokenizer, dpo.max_length)
+
+        def refer(directory: Path) -> None:
+            np.save(
+                directory / REFERENCE_FILE,
+                reference_log_probabilities(
+                    self._load(model),
+                    encoded(),
+                    batch_size=self.hardware.micro_batch_size,
+                    precision=self.hardware.precision,
+                ),
+            )
+
+        reference = self._build("reference", 1, settings=read, inputs={"model": model}, builder=refer)
+
+        def build(directory: Path) -> dict[str, Any]:
+            trusted = self.cfg.model.trust_remote_code
+            policy = load_model(model.path, trust_remote_code=trusted)
+            facts = dpo.train(
+                policy,
+                load_model(model.path, trust_remote_code=trusted) if dpo.kl else None,
+                encoded(),
+                np.load(reference.path / REFERENCE_FILE),
+                hardware=self.hardware,
+                directory=directory,
+                logger=self._logger("post_training"),
+                callbacks=self._watching(),
+            )
+            if global_rank() == 0:
+                policy.save_pretrained(directory)
+                self.corpus.tokenizer.save_pretrained(directory)
+                remove_checkpoints(directory)
+            return facts
+
+        return self._build(
+            "model",
+            1,
+            settings={"post_training": dataclasses.asdict(dpo)},
+            inputs={"model": model, "reference": reference},
+            builder=build,
+            resumable=True,
+            collective=True,
+        )

@@ -1,0 +1,84 @@
+"""Models that a decoder reads beside the one that generates: how they are trained."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pytorch_lightning as pl
+from pytorch_lightning.loggers import Logger
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
+
+from ifguide.corpus.documents import LabelledText
+from ifguide.training.fit import Hardware
+from ifguide.training.optimization import AdamWCosine
+
+
+@dataclass(frozen=True)
+class Auxiliary(ABC):
+    """The settings of one auxiliary model: plain values, all of which decide its artifact.
+
+    Args:
+        optim: how it is optimised; 0 epochs keep a pretrained model as it is.
+        pretrained: a model folder or hub name to continue; None: the model of the stage `continues`.
+        validation: share of the texts held out.
+        seed: of the data order and of what is held out.
+    """
+
+    stage: ClassVar[str]  # of its artifact
+    continues: ClassVar[str]
+
+    optim: AdamWCosine
+    pretrained: str | None = None
+    validation: float = 0.05
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        check_validation(self.validation, "decoding")
+
+    @abstractmethod
+    def check(self, texts: Sequence[LabelledText]) -> None:
+        """Raise ValueError where it cannot learn from these texts."""
+
+    @abstractmethod
+    def train(
+        self,
+        start: str | Path,
+        texts: Sequence[LabelledText],
+        *,
+        tokenizer: PreTrainedTokenizerFast,
+        block_length: int,
+        hardware: Hardware,
+        directory: Path,
+        logger: Logger | None = None,
+        callbacks: Sequence[pl.Callback] = (),
+    ) -> dict[str, Any]:
+        """Train it and write its folder, continuing an interrupted run exactly; called in every process.
+
+        Args:
+            start: folder or hub name of the model to continue.
+            texts: what it learns from.
+            tokenizer: of the corpus.
+            block_length: tokens per block of the corpus.
+            hardware, directory, logger, callbacks: as in `ifguide.training.fit.train`.
+
+        Returns:
+            Facts for the manifest.
+        """
+
+
+def tokenizer_of(start: str | Path, fallback: PreTrainedTokenizerFast) -> PreTrainedTokenizerFast:
+    """The tokenizer of a model folder or hub name; the fallback where a folder has none."""
+    if Path(start).is_dir() and not (Path(start) / "tokenizer.json").is_file():
+        return fallback
+    tokenizer = AutoTokenizer.from_pretrained(start, use_fast=True)
+    if tokenizer.eos_token_id is None:
+        raise ValueError(f"{start}: its tokenizer has no end-of-text token, which texts are put between")
+    tokenizer.backend_tokenizer.encode_special_tokens = True
+    return tokenizer  # type: ignore[return-value]
+
+
+def check_validation(validation: float, name: str) -> None:
+    if not 0 <= validation < 1:
+        raise ValueError(f"{name}.validation={validation}: a share in [0, 1)")

@@ -1,0 +1,103 @@
+"""Experts: language models fine-tuned on the toxic, or on the other, labelled texts (DExperts; Liu et al., 2021)."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pytorch_lightning as pl
+from pytorch_lightning.loggers import Logger
+from transformers import PreTrainedTokenizerFast
+
+from ifguide.corpus.documents import LabelledText
+from ifguide.corpus.labelled import pack_texts
+from ifguide.corpus.tokenizers import check_same_tokenizer, vocabulary_size
+from ifguide.models import check_vocabulary, load_model
+from ifguide.objectives import LanguageModeling
+from ifguide.training.auxiliary import Auxiliary
+from ifguide.training.data import hold_out
+from ifguide.training.fit import Hardware, remove_checkpoints, train
+from ifguide.workspace import global_rank
+
+
+@dataclass(frozen=True)
+class ExpertTraining(Auxiliary):
+    """Fine-tuning on the labelled texts of one kind, packed into blocks of the corpus's length.
+
+    Args:
+        optim, pretrained, validation, seed: as in `Auxiliary`; a pretrained model has the corpus's tokenizer.
+        toxic: on the texts of toxicity `toxic_at_least` and above; otherwise of `nontoxic_at_most` and below.
+        toxic_at_least, nontoxic_at_most: thresholds.
+    """
+
+    stage: ClassVar[str] = "expert"
+    continues: ClassVar[str] = "uncensored"
+
+    toxic: bool = False
+    toxic_at_least: float = 0.5
+    nontoxic_at_most: float = 0.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0 <= self.nontoxic_at_most < self.toxic_at_least <= 1:
+            raise ValueError(
+                f"decoding.experts: toxic_at_least={self.toxic_at_least}, nontoxic_at_most={self.nontoxic_at_most}: "
+                "thresholds lie in [0, 1], the first above the second"
+            )
+
+    def check(self, texts: Sequence[LabelledText]) -> None:
+        """See `Auxiliary`."""
+        self.chosen(texts)
+
+    def chosen(self, texts: Sequence[LabelledText]) -> list[str]:
+        """The texts that it learns from.
+
+        Raises:
+            ValueError: there are none.
+        """
+        kept = [
+            text.text
+            for text in texts
+            if (text.toxicity >= self.toxic_at_least if self.toxic else text.toxicity <= self.nontoxic_at_most)
+        ]
+        if not kept:
+            kind = "toxic_at_least" if self.toxic else "nontoxic_at_most"
+            raise ValueError(f"no labelled text is left for an expert; change decoding.experts.{kind}")
+        return kept
+
+    def train(
+        self,
+        start: str | Path,
+        texts: Sequence[LabelledText],
+        *,
+        tokenizer: PreTrainedTokenizerFast,
+        block_length: int,
+        hardware: Hardware,
+        directory: Path,
+        logger: Logger | None = None,
+        callbacks: Sequence[pl.Callback] = (),
+    ) -> dict[str, Any]:
+        """See `Auxiliary`; leaves a causal language model's folder."""
+        check_same_tokenizer(str(start), tokenizer, "decoding.experts")
+        model = load_model(start)
+        check_vocabulary(model, vocabulary_size(tokenizer))
+        kept = self.chosen(texts)
+        rows, held = hold_out(len(kept), self.validation, self.seed)
+        facts = train(
+            model,
+            LanguageModeling(),
+            self.optim,
+            hardware,
+            blocks=pack_texts([kept[row] for row in rows], tokenizer, block_length),
+            mask=None,
+            validation=pack_texts([kept[row] for row in held], tokenizer, block_length) if len(held) else None,
+            seed=self.seed,
+            directory=directory,
+            logger=logger,
+            callbacks=callbacks,
+        )
+        if global_rank() == 0:
+            model.save_pretrained(directory)
+            tokenizer.save_pretrained(directory)
+            remove_checkpoints(directory)
+        return {"texts": len(rows), **facts}

@@ -1,0 +1,128 @@
+"""Methods beside IF-Guide that need models of their own: what they build, share and leave alone."""
+
+import importlib.util
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hydra import compose, initialize_config_dir
+from hydra.core.hydra_config import HydraConfig
+from test_pipeline import CONF, pipeline
+
+from ifguide.workspace import Workspace
+
+pytest.importorskip("profanity_check")
+SMALL = ["labelled.size=80", "pairs.size=60"]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("auxiliary")
+
+
+def built(monkeypatch, folder, *overrides):
+    """Evaluate, and return the pipeline and the stages that had to be built."""
+    stages, original = [], Workspace.build
+
+    def spy(self, stage, **options):
+        artifact = original(self, stage, **options)
+        stages.extend([] if artifact.reused else [stage])
+        return artifact
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Workspace, "build", spy)
+        made = pipeline(folder, *SMALL, *overrides)
+        made.evaluation()
+    return made, stages
+
+
+def test_rows_share_every_model_that_they_can(folder, monkeypatch):
+    none, _ = built(monkeypatch, folder, "method=none")
+    rad, stages = built(monkeypatch, folder, "method=rad")
+    assert stages == ["reward", "generations", "evaluation"] and rad.model() == none.model()
+    files = {path.name for path in rad.artifacts["reward"].iterdir()}
+    assert files >= {"config.json", "model.safetensors", "head.safetensors", "tokenizer.json", "manifest.json"}
+
+    _, stages = built(monkeypatch, folder, "method=rad", "decoding.beta=1")
+    assert stages == ["generations", "evaluation"]
+    _, stages = built(monkeypatch, folder, "method=rad", "decoding.batch_size=9")
+    assert stages == []
+    _, stages = built(monkeypatch, folder, "method=rad", "labelled.size=70")
+    assert stages == ["reward", "generations", "evaluation"]
+
+    experts, stages = built(monkeypatch, folder, "method=dexperts")
+    assert stages == ["expert", "expert", "generations", "evaluation"]
+    assert experts.uncensored() == none.model() and experts.artifacts["expert"] != experts.artifacts["anti-expert"]
+
+    dpo, stages = built(monkeypatch, folder, "method=dpo")
+    assert stages == ["reference", "model", "generations", "evaluation"]
+    assert dpo.artifacts["trained"] == none.model().path != dpo.artifacts["model"] == dpo.model().path
+    assert np.load(dpo.artifacts["reference"] / "reference.npy").shape == (60, 2)
+    again, stages = built(monkeypatch, folder, "method=none", f"model.pretrained={dpo.model().path}", "optim.epochs=0")
+    assert again.metrics()["perplexity"] == dpo.metrics()["perplexity"], "an ordinary model folder"
+    _, stages = built(monkeypatch, folder, "method=dpo", "post_training.beta=0.3", "post_training.kl=0.1")
+    assert stages == ["model", "generations", "evaluation"]
+
+    both, stages = built(monkeypatch, folder, "method=ifguide", "decoding=rad", "post_training=dpo")
+    assert "reward" not in stages and stages.count("model") == 2, "the suppressed model, and what dpo makes of it"
+    assert both.artifacts["reward"] == rad.artifacts["reward"]
+    plain, stages = built(monkeypatch, folder, "method=ifguide")
+    assert stages == ["generations", "evaluation"] and plain.model().path == both.artifacts["trained"]
+
+
+def test_a_model_of_another_tokenizer_can_be_the_reward_model(folder, monkeypatch):
+    other = pipeline(folder, "method=none", "data.tokenizer.vocabulary=300", "stage=model").model()
+    made, stages = built(monkeypatch, folder, "method=rad", f"decoding.reward.pretrained={other.path}")
+    assert "reward" in stages and np.isfinite(made.metrics()["toxicity"]["all"]["toxic_fraction"])
+    with pytest.raises(ValueError, match="another tokenizer"):
+        built(monkeypatch, folder, "method=dexperts", f"decoding.experts.pretrained={other.path}")
+
+
+@pytest.mark.parametrize(
+    "overrides, message",
+    [
+        (["method=rad", "decoding.top_k=0"], r"decoding\.top_k=0"),
+        (["method=rad", "decoding.reward.optim.batch_size=17"], "does not divide"),
+        (["method=rad", "decoding.reward.pretrained=./nowhere"], "not a Hugging Face model folder"),
+        (["method=dexperts", "decoding.alpha=-1"], r"decoding\.alpha=-1"),
+        (["method=dpo", "post_training.beta=0"], "beta=0"),
+        (["method=dpo", "pairs.size=0"], "no pair"),
+    ],
+)
+def test_mistakes_are_named_before_any_work(folder, overrides, message):
+    with pytest.raises(Exception, match=message):
+        pipeline(folder / "untouched", *overrides)
+    assert not (folder / "untouched").exists()
+
+
+def test_pairs_do_not_hold_what_is_evaluated(folder, tmp_path):
+    prompt = pipeline(folder).task.prompts[0].text
+    (tmp_path / "pairs.jsonl").write_text(json.dumps({"toxic": "Fool.", "neutral": prompt + " so it is."}))
+    with pytest.raises(ValueError, match="also in the pairs"):
+        pipeline(
+            folder, "method=dpo", "pairs=local", f"pairs.files={tmp_path}/pairs.jsonl", "pairs.prompt=null",
+            "pairs.rejected=toxic", "pairs.chosen=neutral",
+        )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "overrides, top_p, seed",
+    [
+        (["method=rad", "seed=3"], 0.9, 3),
+        (["decoding=rad", "decoding.beta=3", "objective.penalty=1"], 0.9, 0),
+        (["decoding.top_p=0.7", "callbacks=influence"], 0.7, 0),
+        (["method=dpo", "post_training.beta=1", "decoding=dexperts", "decoding.top_p=0.7"], 0.9, 0),
+    ],
+)
+def test_the_reference_is_the_plain_model_with_plain_decoding(overrides, top_p, seed):
+    spec = importlib.util.spec_from_file_location("run", Path(CONF).parent / "run.py")
+    run = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(run)
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        cfg = compose("config", overrides=[*overrides, "paths.run=r"], return_hydra_config=True)
+        HydraConfig.instance().set_config(cfg)
+        reference = run.compose_reference("none")
+    assert reference.objective["_target_"].endswith(".LanguageModeling") and not reference.post_training
+    assert reference.decoding == {"_target_": "ifguide.decoding.nucleus", "top_p": top_p, "temperature": 1.0}
+    assert reference.seed == seed and "influence" not in reference.callbacks
