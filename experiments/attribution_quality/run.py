@@ -84,8 +84,6 @@ VARIANTS: dict[str, tuple[str, ...]] = {
     "amortised from 5 %, words alone": (*AMORTISED, "scorer.student.types.context_weight=0"),
     "amortised from 5 %, convolutions": ("scorer=amortised_convolution",),
     "amortised from 10 %, convolutions": ("scorer=amortised_convolution", "scorer.share=0.1"),
-    "exact, other proxy": (*EXACT, "proxy.seed=1"),
-    "pooled by word and context, other proxy": ("pooling=word_context", "proxy.seed=1"),
 }
 SAMPLE_VARIANTS = ("exact (`jvp`)", "positional, aligned", "pooled by word and context", "amortised from 10 %")
 SAMPLE = ("stage=pooled", "data.sources.sample.size=1500", "data.tokenizer.vocabulary=1024", "curvature.blocks=128")
