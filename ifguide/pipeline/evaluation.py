@@ -174,7 +174,9 @@ class Pipeline(TargetStages):
 
         values = self._settings("utilities")[name]
         settings = {key: value for key, value in values.items() if key != "batch_size"}
-        return self._build("utility", 1, role=name, settings=settings, inputs={"model": model}, builder=build)
+        return self._build(
+            "utility", 1, role=f"utility {name}", settings=settings, inputs={"model": model}, builder=build
+        )
 
     def _attribution(self) -> Artifact | None:
         """Scores and mask against annotated tokens, where this run made scores and the corpus has annotations."""
