@@ -76,12 +76,11 @@ class Pipeline(AuxiliaryStages):
             rows = load_generations(inputs["generations"].path / GENERATIONS_FILE)
             scores = classify_continuations(rows["continuations"], self.classifier)
             np.savez(directory / "probabilities.npz", **scores)  # type: ignore[arg-type]
-            test = self.corpus.split("test")
-            losses = block_losses(self._load(inputs["model"]), test, batch_size=self.cfg.influence.batch_size)
-            metrics: dict[str, Any] = {
-                "toxicity": toxicity_metrics(scores["toxicity"], rows["subset"]),
-                "perplexity": perplexity_metrics(losses, test),
-            }
+            metrics: dict[str, Any] = {"toxicity": toxicity_metrics(scores["toxicity"], rows["subset"])}
+            if not self.decoding.auxiliaries:  # the model's own perplexity says nothing about a decoder that steers it
+                test = self.corpus.split("test")
+                losses = block_losses(self._load(inputs["model"]), test, batch_size=self.cfg.influence.batch_size)
+                metrics["perplexity"] = perplexity_metrics(losses, test)
             annotation = self.corpus.split("train").annotation
             if "scores" in inputs and annotation is not None and annotation.count():
                 metrics["attribution"] = {"all": self._attribution(annotation)}
