@@ -41,6 +41,7 @@ def test_rows_share_every_model_that_they_can(folder, monkeypatch):
     none, _ = built(monkeypatch, folder, "method=none")
     rad, stages = built(monkeypatch, folder, "method=rad")
     assert stages == ["reward", "generations", "evaluation"] and rad.model() == none.model()
+    assert set(rad.metrics()) == {"toxicity"} and set(none.metrics()) == {"toxicity", "perplexity"}
     files = {path.name for path in rad.artifacts["reward"].iterdir()}
     assert files >= {"config.json", "model.safetensors", "head.safetensors", "tokenizer.json", "manifest.json"}
 

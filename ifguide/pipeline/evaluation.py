@@ -69,7 +69,8 @@ class Pipeline(TargetStages):
             for name, (task, judge) in judgements(self.cfg.tasks, self.cfg.classifiers).items()
         }
         parts = [*toxicity.items(), *((task, self._fluency(task)) for task in self.tasks)]
-        parts += [("perplexity", self._perplexity())]
+        if not self.decoding.auxiliaries:  # the model's own perplexity says nothing about a decoder that steers it
+            parts += [("perplexity", self._perplexity())]
         parts += [(name, self._utility(name)) for name in self.utilities]
         if attribution := self._attribution():
             parts += [("attribution", attribution)]
