@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 
 from wandb.proto import wandb_internal_pb2
@@ -32,12 +33,23 @@ def records(file: Path) -> list:
     return found
 
 
+def finished_records(file: Path, seconds: float = 20) -> list:
+    """All records of a run that was finished: W&B's own process writes the last ones after `finish` has returned."""
+    end = time.monotonic() + seconds
+    while True:
+        found = records(file) if file.stat().st_size >= HEADER else []
+        if any(record.WhichOneof("record_type") == "exit" for record in found):
+            return found
+        assert time.monotonic() < end, f"{file} is not finished: {len(found)} records and no exit"
+        time.sleep(0.01)
+
+
 class OfflineRun:
-    """What a `.wandb` file says: run, configuration, history (list of rows) and summary."""
+    """What the `.wandb` file of a finished run says: run, configuration, history (list of rows) and summary."""
 
     def __init__(self, file: Path):
         self.config, self.history, self.summary, self.exit_code = {}, [], {}, None
-        for record in records(file):
+        for record in finished_records(file):
             kind = record.WhichOneof("record_type")
             if kind == "run":
                 self.run = record.run
