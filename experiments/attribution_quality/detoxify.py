@@ -39,7 +39,7 @@ ROWS: dict[str, tuple[str, ...]] = {
     **{name: () for name in RIVALS},
 }
 FRONTIER = ("exact scores", "pooled by word and context")
-LIMITS = (0.005, 0.01, 0.02)  # L; q follows as 1 − L/2
+LIMITS = (0.005, 0.02)  # L; q follows as 1 − L/2
 CELLS = (
     ("toxic fraction, toxic prompts", ("toxicity", "toxic", "toxic_fraction")),
     ("toxic fraction, other prompts", ("toxicity", "nontoxic", "toxic_fraction")),
