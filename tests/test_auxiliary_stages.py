@@ -14,6 +14,7 @@ from ifguide.workspace import Workspace
 
 pytest.importorskip("profanity_check")
 SMALL = ["labelled.size=80", "pairs.size=60"]
+WRITTEN = ["generations", "toxicity", "fluency"]  # what is measured whatever the decoder
 
 
 @pytest.fixture(scope="module")
@@ -40,36 +41,36 @@ def built(monkeypatch, folder, *overrides):
 def test_rows_share_every_model_that_they_can(folder, monkeypatch):
     none, _ = built(monkeypatch, folder, "method=none")
     rad, stages = built(monkeypatch, folder, "method=rad")
-    assert stages == ["reward", "generations", "evaluation"] and rad.model() == none.model()
-    assert set(rad.metrics()) == {"toxicity"} and set(none.metrics()) == {"toxicity", "perplexity"}
+    assert stages == ["reward", *WRITTEN, "evaluation"] and rad.model() == none.model()
+    assert set(rad.metrics()) == {"toxicity", "cost"} == set(none.metrics()) - {"perplexity"}
     files = {path.name for path in rad.artifacts["reward"].iterdir()}
     assert files >= {"config.json", "model.safetensors", "head.safetensors", "tokenizer.json", "manifest.json"}
 
     _, stages = built(monkeypatch, folder, "method=rad", "decoding.beta=1")
-    assert stages == ["generations", "evaluation"]
+    assert stages == [*WRITTEN, "evaluation"]
     _, stages = built(monkeypatch, folder, "method=rad", "decoding.batch_size=9")
     assert stages == []
     _, stages = built(monkeypatch, folder, "method=rad", "labelled.size=70")
-    assert stages == ["reward", "generations", "evaluation"]
+    assert stages == ["reward", *WRITTEN, "evaluation"]
 
     experts, stages = built(monkeypatch, folder, "method=dexperts")
-    assert stages == ["expert", "expert", "generations", "evaluation"]
+    assert stages == ["expert", "expert", *WRITTEN, "evaluation"]
     assert experts.uncensored() == none.model() and experts.artifacts["expert"] != experts.artifacts["anti-expert"]
 
     dpo, stages = built(monkeypatch, folder, "method=dpo")
-    assert stages == ["reference", "model", "generations", "evaluation"]
+    assert stages == ["reference", "model", *WRITTEN, "perplexity", "evaluation"]
     assert dpo.artifacts["trained"] == none.model().path != dpo.artifacts["model"] == dpo.model().path
     assert np.load(dpo.artifacts["reference"] / "reference.npy").shape == (60, 2)
     again, stages = built(monkeypatch, folder, "method=none", f"model.pretrained={dpo.model().path}", "optim.epochs=0")
     assert again.metrics()["perplexity"] == dpo.metrics()["perplexity"], "an ordinary model folder"
     _, stages = built(monkeypatch, folder, "method=dpo", "post_training.beta=0.3", "post_training.kl=0.1")
-    assert stages == ["model", "generations", "evaluation"]
+    assert stages == ["model", *WRITTEN, "perplexity", "evaluation"]
 
     both, stages = built(monkeypatch, folder, "method=ifguide", "decoding=rad", "post_training=dpo")
     assert "reward" not in stages and stages.count("model") == 2, "the suppressed model, and what dpo makes of it"
     assert both.artifacts["reward"] == rad.artifacts["reward"]
     plain, stages = built(monkeypatch, folder, "method=ifguide")
-    assert stages == ["generations", "evaluation"] and plain.model().path == both.artifacts["trained"]
+    assert stages == [*WRITTEN, "perplexity", "evaluation"] and plain.model().path == both.artifacts["trained"]
 
 
 def test_a_model_of_another_tokenizer_can_be_the_reward_model(folder, monkeypatch):
@@ -98,7 +99,7 @@ def test_mistakes_are_named_before_any_work(folder, overrides, message):
 
 
 def test_pairs_do_not_hold_what_is_evaluated(folder, tmp_path):
-    prompt = pipeline(folder).task.prompts[0].text
+    prompt = pipeline(folder).tasks["toxicity"].prompts[0].text
     (tmp_path / "pairs.jsonl").write_text(json.dumps({"toxic": "Fool.", "neutral": prompt + " so it is."}))
     with pytest.raises(ValueError, match="also in the pairs"):
         pipeline(

@@ -58,6 +58,7 @@ def shrink(arguments):
         small = [value for value in small if "evaluation.prompts.size" not in value]
     if "queries=" in text:
         small = [value for value in small if not value.startswith("queries.")]
+    small += ["labelled.size=80", "pairs.size=60"]
     return [*small, "selection.limit=0.02"] if "selection.limit" not in text else small
 
 
@@ -75,8 +76,12 @@ def test_every_command_of_the_readme_runs(command, tmp_path):
         assert_report(next(tmp_path.glob("outputs/*/*")))
         return
     run(tmp_path, *arguments, *shrink(arguments))
+    methods, seeds = ["ifguide"], ["0"]
+    for argument in arguments if "-m" in arguments else ():
+        methods = argument[7:].split(",") if argument.startswith("method=") else methods
+        seeds = argument[5:].split(",") if argument.startswith("seed=") else seeds
     if "-m" in arguments:
-        assert_report(next(tmp_path.glob("multirun/*/*")))
+        assert_report(next(tmp_path.glob("multirun/*/*")), methods, seeds)
     if "logger=wandb" in arguments:
         (file,) = tmp_path.glob("outputs/*/*/wandb/offline-run-*/*.wandb")
         logged = OfflineRun(file)
@@ -87,7 +92,7 @@ def test_every_command_of_the_readme_runs(command, tmp_path):
         assert list(tmp_path.glob("workspace/mask-*"))
     else:
         rows = list(tmp_path.glob("outputs/*/*/metrics.json")) + list(tmp_path.glob("multirun/*/*/*/metrics.json"))
-        assert len(rows) == (6 if "-m" in arguments else 1)
+        assert len(rows) == len(methods) * len(seeds)
 
 
 def ready(folder):
@@ -95,13 +100,15 @@ def ready(folder):
     return folder
 
 
-def assert_report(folder):
+def assert_report(folder, methods=("none", "ifguide"), seeds=("1", "2")):
     for name in ("report.html", "table.md", "table.tex", "table.csv", "frontier.png", "frontier.svg"):
         assert (folder / name).stat().st_size > 0
     with (folder / "table.csv").open() as table:
         rows = {row["method"]: row for row in csv.DictReader(table)}
-    assert rows["ifguide"]["seeds"].startswith("1 2") and rows["ifguide"]["reference"] == "none"
-    assert rows["ifguide"]["toxicity.all.toxic_fraction_difference_low"]
+    for method in methods:
+        assert rows[method]["seeds"] == " ".join(seeds), method
+        assert method == "none" or rows[method]["reference"] == "none"
+        assert method == "none" or rows[method]["toxicity.all.toxic_fraction_difference_low"]
 
 
 def test_a_sweep_with_a_job_that_fails_reports_it_and_its_reference(tmp_path):
