@@ -122,7 +122,7 @@ def test_rows_judged_by_their_own_classifier_are_marked(rows, tmp_path, capsys):
 def test_a_row_costs_all_that_it_was_made_from(rows):
     seconds = {name: rows(name).metrics()["cost"]["all"]["seconds"] for name in ("none", "ifguide", "npo")}
     row = rows("ifguide")
-    roles = ("data", "proxy", "factors", "direction", "scores", "mask", "model", "generations")
+    roles = ("data", "proxy", "factors", "direction", "scores", "pooled", "mask", "model", "generations")
     made = {role: row.artifacts[role] for role in roles}
     by_hand = sum(json.loads((path / "manifest.json").read_text())["seconds"] for path in made.values())
     assert seconds["ifguide"] == pytest.approx(by_hand, abs=0.02)

@@ -31,11 +31,11 @@ def test_labels_are_values_or_numbers(tmp_path):
 
 def test_labels_that_cannot_be_read_are_named(tmp_path):
     files = write(tmp_path / "rows.jsonl", [{"text": "a", "label": "toxic"}])
-    for options in ({}, {"positive": [1], "at_least": 0.5}):
-        with pytest.raises(ValueError, match="give one of `positive`"):
-            LabelledSource(files=files, **options)
-    with pytest.raises(ValueError, match="'toxic', and `at_least` needs a number"):
-        list(LabelledSource(files=files, at_least=0.5))
+    with pytest.raises(ValueError, match="give one of `positive`"):
+        LabelledSource(files=files, positive=[1], at_least=0.5)
+    for options in ({}, {"at_least": 0.5}):
+        with pytest.raises(ValueError, match="'toxic': without `positive` it is a number"):
+            list(LabelledSource(files=files, **options))
     with pytest.raises(ValueError, match="no labelled text"):
         list(LabelledSource(files=files, positive=["toxic"], where={"label": ["fine"]}))
 
