@@ -64,6 +64,7 @@ class Pipeline(TargetStages):
 
     @cache  # noqa: B019
     def evaluation(self) -> Artifact:
+        assert self.classifiers  # those trained here are trained now, so that their mistakes are named now
         toxicity = {
             name: self._toxicity(name, task, judge)
             for name, (task, judge) in judgements(self.cfg.tasks, self.cfg.classifiers).items()
