@@ -103,6 +103,7 @@ def compose_reference(method: str) -> DictConfig:
     cfg = compose("config", overrides=kept)
     cfg.paths.run = str(Path(cfg.paths.run) / method)  # its training curves stand beside this run's
     if global_rank() == 0:  # in the words of any other run's folder
+        (Path(cfg.paths.run) / OUTCOMES[0]).unlink(missing_ok=True)
         runtime = {"choices": choices, "cwd": HydraConfig.get().runtime.cwd}
         for name, content in (("config", cfg), ("overrides", kept), ("hydra", {"hydra": {"runtime": runtime}})):
             file = Path(cfg.paths.run) / ".hydra" / f"{name}.yaml"
