@@ -199,6 +199,12 @@ def test_a_classifier_that_is_trained_here_is_an_artifact(done, folder, tmp_path
     facts = trained.classifier and Artifact.open(trained.artifacts["classifier"], verify=True).manifest["facts"]
     assert facts["texts"] == 80 and facts["sources"]["mine"]["roc_auc"] == facts["roc_auc"] > 0.9
     assert trained.artifacts["generations"] == done.artifacts["generations"]
+    path = trained.artifacts["classifier"]
+    row = pipeline(
+        folder, "stage=filtered", "filter=classifier", "classifier@filter.classifier=trained", "filter.threshold=0.99",
+        *[setting.replace("classifier.", "filter.classifier.", 1) for setting in settings[1:]],
+    )  # fmt: skip
+    assert row.document_scores().manifest["inputs"]["classifier"] == path.name.split("-")[1], "a part of its cost"
     assert pipeline(folder, *settings, "classifier.seed=1").classifier.name != trained.classifier.name
 
 

@@ -123,7 +123,7 @@ class Pipeline(TargetStages):
             1,
             role=f"toxicity of {name}",
             settings={"classifier": classifier.name, "settings": settings},
-            inputs={"generations": generations},
+            inputs={"generations": generations, **self._classifier_inputs(classifier)},
             builder=build,
         )
 
