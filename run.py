@@ -10,6 +10,7 @@ from pathlib import Path
 
 import hydra
 from hydra import compose
+from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import InstantiationException
 from hydra.types import RunMode
@@ -25,6 +26,7 @@ from ifguide.workspace import global_rank, write_json
 
 # A reference row shares everything with a run except what a method decides, and what watches the run's own model.
 METHOD_GROUPS = ("method", "objective", "filter", "post_training", "decoding", "callbacks")
+OUTCOMES = ("metrics.json", "failure.json")  # those of an attempt that is repeated in its folder, perhaps otherwise
 failures: list[str] = []
 
 
@@ -36,8 +38,8 @@ def main(cfg: DictConfig) -> None:
     logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
     try:
         if runs_alone(cfg):
-            if global_rank() == 0:
-                (Path(cfg.paths.run) / "failure.json").unlink(missing_ok=True)  # of an attempt that is repeated here
+            for name in OUTCOMES if global_rank() == 0 and cfg.stage != "report" else ():
+                (Path(cfg.paths.run) / name).unlink(missing_ok=True)
             run(cfg)
             finish_tracking()
     except Exception as error:
@@ -82,17 +84,26 @@ def run(cfg: DictConfig) -> None:
 def compose_reference(method: str) -> DictConfig:
     """The same configuration with another method, without what the command line says of a method's own groups.
 
-    Where the reference takes the same option of such a group, as of `decoding`, settings within it are kept.
+    Where the reference takes the same option of such a group, as of `decoding`, settings within it are kept; those of
+    the objective never are, because two methods may be one objective with different settings.
+
+    Raises:
+        ValueError: there is no such method.
     """
+    known = GlobalHydra.instance().config_loader().get_group_options("method")
+    if method not in known:
+        raise ValueError(f"compare_with={method}; known: {', '.join(known)}, or null for no comparison")
     overrides = {False: [f"method={method}"], True: []}
     for override in HydraConfig.get().overrides.task:
         overrides[_group(override) in METHOD_GROUPS].append(override)
     choices = compose("config", overrides=overrides[False], return_hydra_config=True).hydra.runtime.choices
-    same = [o for o in overrides[True] if "." in o.split("=")[0] and choices[_group(o)] == chosen(_group(o))]
+    within = [o for o in overrides[True] if "." in o.split("=")[0] and _group(o) != "objective"]
+    same = [o for o in within if choices[_group(o)] == chosen(_group(o))]
     kept = [*overrides[False], *same]
     cfg = compose("config", overrides=kept)
     cfg.paths.run = str(Path(cfg.paths.run) / method)  # its training curves stand beside this run's
     if global_rank() == 0:  # in the words of any other run's folder
+        (Path(cfg.paths.run) / OUTCOMES[0]).unlink(missing_ok=True)
         runtime = {"choices": choices, "cwd": HydraConfig.get().runtime.cwd}
         for name, content in (("config", cfg), ("overrides", kept), ("hydra", {"hydra": {"runtime": runtime}})):
             file = Path(cfg.paths.run) / ".hydra" / f"{name}.yaml"

@@ -90,7 +90,7 @@ class WandbRun(WandbLogger):
         runs = gather([str(folder)])
         own = runs[-1]
         if own.metrics is not None:
-            self.experiment.summary.update(dict(flattened(own.metrics, METRICS)))
+            self.experiment.summary.update({**dict(flattened(own.metrics, METRICS)), "notes": list(own.notes)})
             for name in own.metrics:
                 if rows := generation_rows(own, name):
                     columns = ["record", "subset", "prompt", "continuation", "toxicity"]
@@ -212,6 +212,7 @@ def _run_from_wandb(run: Any) -> Run:
         config=config,
         metrics=metrics or None,
         problem=None if metrics else problem,
+        notes=tuple(summary.get("notes", ())),
     )
 
 

@@ -118,13 +118,24 @@ def test_pairs_do_not_hold_what_is_evaluated(folder, tmp_path):
     ],
 )
 def test_the_reference_is_the_plain_model_with_plain_decoding(overrides, top_p, seed):
+    reference = reference_of("none", *overrides)
+    assert reference.objective["_target_"].endswith(".LanguageModeling") and not reference.post_training
+    assert reference.decoding == {"_target_": "ifguide.decoding.nucleus", "top_p": top_p, "temperature": 1.0}
+    assert reference.seed == seed and "influence" not in reference.callbacks
+
+
+def test_a_reference_keeps_the_objective_of_its_method():
+    """`token_filter` is IF-Guide's objective with λ = 0, whatever λ the run has."""
+    assert reference_of("token_filter", "objective.penalty=1").objective.penalty == 0
+    with pytest.raises(ValueError, match="compare_with=nothing; known: dexperts, dpo"):
+        reference_of("nothing")
+
+
+def reference_of(method, *overrides):
     spec = importlib.util.spec_from_file_location("run", Path(CONF).parent / "run.py")
     run = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(run)
     with initialize_config_dir(str(CONF), version_base="1.3"):
         cfg = compose("config", overrides=[*overrides, "paths.run=r"], return_hydra_config=True)
         HydraConfig.instance().set_config(cfg)
-        reference = run.compose_reference("none")
-    assert reference.objective["_target_"].endswith(".LanguageModeling") and not reference.post_training
-    assert reference.decoding == {"_target_": "ifguide.decoding.nucleus", "top_p": top_p, "temperature": 1.0}
-    assert reference.seed == seed and "influence" not in reference.callbacks
+        return run.compose_reference(method)

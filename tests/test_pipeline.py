@@ -199,7 +199,21 @@ def test_a_classifier_that_is_trained_here_is_an_artifact(done, folder, tmp_path
     facts = trained.classifier and Artifact.open(trained.artifacts["classifier"], verify=True).manifest["facts"]
     assert facts["texts"] == 80 and facts["sources"]["mine"]["roc_auc"] == facts["roc_auc"] > 0.9
     assert trained.artifacts["generations"] == done.artifacts["generations"]
+    path = trained.artifacts["classifier"]
+    row = pipeline(
+        folder, "stage=filtered", "filter=classifier", "classifier@filter.classifier=trained", "filter.threshold=0.99",
+        *[setting.replace("classifier.", "filter.classifier.", 1) for setting in settings[1:]],
+    )  # fmt: skip
+    assert row.document_scores().manifest["inputs"]["classifier"] == path.name.split("-")[1], "a part of its cost"
     assert pipeline(folder, *settings, "classifier.seed=1").classifier.name != trained.classifier.name
+
+
+def test_a_classifier_that_cannot_be_trained_is_named_before_anything_is_built(tmp_path):
+    (tmp_path / "labelled.jsonl").write_text('{"text": "you friend", "label": 0}\n{"text": "you", "label": 0}\n')
+    source = f"{{_target_: ifguide.corpus.labelled.LabelledSource, files: {tmp_path}/labelled.jsonl, positive: [1]}}"
+    with pytest.raises(ValueError, match=r"texts\.mine: no text is toxic"):
+        pipeline(tmp_path, "classifier=trained", "~classifier.texts", f"+classifier.texts.mine={source}").evaluation()
+    assert not list((tmp_path / "workspace").glob("*-*"))
 
 
 @pytest.mark.parametrize(

@@ -49,6 +49,7 @@ def test_a_run_logs_settings_curves_metrics_table_plots_and_generations(tmp_path
     folder = write_run(tmp_path / "sweep" / "0", "ifguide", 3, values, workspace=tmp_path / "workspace")
     write_run(folder / "none", "none", 3, values / 2, workspace=tmp_path / "workspace")
     (folder / "frontier.png").write_bytes(_png())
+    (folder / "row.json").write_text(json.dumps({"name": "ifguide", "notes": ["its own judge"]}))
     run = logger(folder, label="ifguide, seed 3", job_type="evaluate", tags=["ifguide", "tiny"])
     run.log_hyperparams({"seed": 3, "objective": {"penalty": 1.0}})
     for step, loss in enumerate((3.0, 2.0)):
@@ -67,7 +68,7 @@ def test_a_run_logs_settings_curves_metrics_table_plots_and_generations(tmp_path
     assert found.curve("model/train/loss") == [3.0, 2.0] and found.curve("none/model/train/loss") == [9.0]
     assert found.curve("trainer/global_step")[:2] == [0, 1]
     metrics = json.loads((folder / "metrics.json").read_text())
-    assert unflattened(found.summary, "metrics") == metrics
+    assert unflattened(found.summary, "metrics") == metrics and list(found.summary["notes"]) == ["its own judge"]
     media = next(folder.glob("wandb/offline-run-*/files/media"))
     (texts,) = (media / "table" / "generations").glob("*.json")
     table = json.loads(texts.read_text())
@@ -149,7 +150,8 @@ def test_the_table_of_a_group_in_wandb_is_that_of_the_folders(tmp_path):
         (local,) = gather([str(tmp_path / "sweep" / str(job))])
         overrides = [f"{key}={value}" for key, value in local.overrides.items()]
         hydra = {"choices": dict(local.choices), "overrides": overrides}
-        remote.append(RemoteRun({**local.config, "hydra": hydra}, dict(flattened(local.metrics, "metrics"))))
+        summary = {**dict(flattened(local.metrics, "metrics")), "notes": ["its own judge"]}
+        remote.append(RemoteRun({**local.config, "hydra": hydra}, summary))
     lost = {"seed": 3, "hydra": {"choices": {"method": "dpo"}, "overrides": ["method=dpo"]}}
     remote += [
         RemoteRun(lost, {"failure": "no memory"}, state="failed"),
@@ -163,6 +165,7 @@ def test_the_table_of_a_group_in_wandb_is_that_of_the_folders(tmp_path):
     assert [row.name for row in comparison.measured] == [row.name for row in local.measured] == ["none", "ifguide"]
     for ours, theirs in zip(local.measured, comparison.measured, strict=True):
         assert theirs.cells[HEADLINE].value == pytest.approx(ours.cells[HEADLINE].value)
+    assert all("its own judge" in row.notes for row in comparison.measured)
     assert [row.problem for row in comparison.failed] == ["failed: no memory", "unfinished (crashed in W&B)"]
 
 

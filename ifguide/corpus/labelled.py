@@ -58,7 +58,7 @@ class LabelledSource:
                 if any(get_field(values, key, place) not in allowed for key, allowed in self.where.items()):
                     continue
                 text, label = get_field(values, self.text, place), get_field(values, self.label, place)
-                if label is None or not text.strip() or text in seen:
+                if label is None or not isinstance(text, str) or not text.strip() or text in seen:
                     continue
                 seen.add(text)
                 yield LabelledText(text, self._toxicity(label, place))

@@ -16,7 +16,7 @@ from ifguide.workspace import file_signature
 READABLE = (".txt", ".jsonl", ".parquet")
 
 # Settings that name files: their content decides, not where they lie.
-PATH_KEYS = ("path", "pretrained", "checkpoint", "config")
+PATH_KEYS = ("path", "pretrained", "checkpoint", "config", "include_path")
 
 
 class LocalSource:

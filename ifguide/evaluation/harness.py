@@ -24,8 +24,8 @@ class HarnessTasks:
         batch_size: cases at a time.
 
     Raises:
-        ValueError: the package is not installed, no task is named, or there is no such folder; when called, a task that
-            the harness does not know.
+        ValueError: the package is not installed, no task is named, the harness does not know one, or there is no such
+            folder.
     """
 
     def __init__(
@@ -43,7 +43,12 @@ class HarnessTasks:
             raise ValueError("utility.tasks: name at least one task of the harness")
         if include_path is not None and not Path(include_path).is_dir():
             raise ValueError(f"utility.include_path={include_path}: no such folder")
-        self.tasks, self.include_path = list(tasks), include_path
+        from lm_eval.tasks import TaskManager
+
+        self.manager = TaskManager(include_path=include_path)
+        if unknown := [task for task in tasks if task not in self.manager.all_tasks]:
+            raise ValueError(f"utility.tasks: the harness knows no {', '.join(unknown)}; `lm_eval ls tasks` lists all")
+        self.tasks = list(tasks)
         self.num_fewshot, self.limit, self.batch_size = num_fewshot, limit, batch_size
 
     def __call__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast) -> Metrics:
@@ -51,16 +56,12 @@ class HarnessTasks:
         `all` has the number of tasks, and the mean of `acc` where every task has one."""
         from lm_eval import simple_evaluate
         from lm_eval.models.huggingface import HFLM
-        from lm_eval.tasks import TaskManager
 
-        manager = TaskManager(include_path=self.include_path)
-        if unknown := [task for task in self.tasks if task not in manager.all_tasks]:
-            raise ValueError(f"utility.tasks: the harness knows no {', '.join(unknown)}; `lm_eval ls tasks` lists all")
         harness = HFLM(pretrained=model, tokenizer=tokenizer, batch_size=self.batch_size)
         found = simple_evaluate(
             model=harness,
             tasks=self.tasks,
-            task_manager=manager,
+            task_manager=self.manager,
             num_fewshot=self.num_fewshot,
             limit=self.limit,
             bootstrap_iters=0,

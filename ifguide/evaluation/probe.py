@@ -33,7 +33,7 @@ class ToxicityProbe:
         batch_size: texts at a time.
 
     Raises:
-        ValueError: a setting out of range; when called, a class that is missing on one side of the split.
+        ValueError: a setting out of range, or a class that is missing on one side of the split.
     """
 
     def __init__(
@@ -51,17 +51,17 @@ class ToxicityProbe:
             raise ValueError(f"utility.held_out={held_out}: a share above 0 and below 1")
         if penalty <= 0:
             raise ValueError(f"utility.penalty={penalty}: it is above 0")
-        self.texts, self.held_out, self.penalty = texts, held_out, penalty
-        self.max_length, self.batch_size = max_length, batch_size
+        self.rows = list({row.text: row for source in texts.values() for row in source}.values())
+        self.toxic = np.array([row.toxic for row in self.rows])
+        self.out = np.array([share_of(row.text) < held_out for row in self.rows])
+        for side, members in (("fitted on", ~self.out), ("judged", self.out)):
+            if len(set(self.toxic[members].tolist())) < 2:
+                raise ValueError(f"utility.texts: the texts that a probe is {side} need both toxic and other ones")
+        self.penalty, self.max_length, self.batch_size = penalty, max_length, batch_size
 
     def __call__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast) -> Metrics:
         """`roc_auc` with its interval (bootstrap over held-out texts), `fitted_on` and `judged` texts, of `all`."""
-        rows = list({row.text: row for source in self.texts.values() for row in source}.values())
-        toxic = np.array([row.toxic for row in rows])
-        out = np.array([share_of(row.text) < self.held_out for row in rows])
-        for side, members in (("fitted on", ~out), ("judged", out)):
-            if len(set(toxic[members].tolist())) < 2:
-                raise ValueError(f"utility.texts: the texts that a probe is {side} need both toxic and other ones")
+        rows, toxic, out = self.rows, self.toxic, self.out
         states = mean_hidden_states(
             model, tokenizer, [row.text for row in rows], max_length=self.max_length, batch_size=self.batch_size
         )

@@ -49,6 +49,7 @@ class Stages:
             raise ValueError(f"stage={cfg.stage}; known: {', '.join(STAGES)}, report")
         self.cfg = cfg
         self.artifacts: dict[str, Path] = {}  # what was built or found so far, by role
+        self._trained_classifiers: dict[str, Artifact] = {}  # by name
         self.workspace = Workspace(cfg.paths.workspace, verify=cfg.paths.verify)
         self.hardware = instantiate(cfg.trainer)
         self.objective = instantiate(cfg.objective)
@@ -191,7 +192,14 @@ class Stages:
             return made
         values = by_content(OmegaConf.to_container(settings, resolve=True))
         artifact = self._build("classifier", 1, role=role, settings=values, inputs={}, builder=made.fit)
-        return made.load(artifact.path)
+        classifier = made.load(artifact.path)
+        self._trained_classifiers[classifier.name] = artifact
+        return classifier
+
+    def _classifier_inputs(self, classifier: Classifier) -> dict[str, Artifact]:
+        """The artifact of a classifier that was trained here, an input of what it judges."""
+        artifact = self._trained_classifiers.get(classifier.name)
+        return {} if artifact is None else {"classifier": artifact}
 
     def _watching(self) -> list[Any]:
         """The callbacks that leave no file."""

@@ -64,6 +64,7 @@ class Pipeline(TargetStages):
 
     @cache  # noqa: B019
     def evaluation(self) -> Artifact:
+        assert self.classifiers  # those trained here are trained now, so that their mistakes are named now
         toxicity = {
             name: self._toxicity(name, task, judge)
             for name, (task, judge) in judgements(self.cfg.tasks, self.cfg.classifiers).items()
@@ -122,7 +123,7 @@ class Pipeline(TargetStages):
             1,
             role=f"toxicity of {name}",
             settings={"classifier": classifier.name, "settings": settings},
-            inputs={"generations": generations},
+            inputs={"generations": generations, **self._classifier_inputs(classifier)},
             builder=build,
         )
 

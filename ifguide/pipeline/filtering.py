@@ -48,6 +48,7 @@ class FilterStages(InfluenceStages):
             chosen.classifier = self.filter_judge
             settings |= {"classifier": self._settings("filter.classifier", without=("device", "batch_size"))}
             settings |= {"name": self.filter_judge.name}
+            inputs |= self._classifier_inputs(self.filter_judge)
 
         def build(directory: Path) -> None:
             split = self.corpus.split("train")

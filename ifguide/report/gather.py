@@ -20,6 +20,7 @@ import yaml
 from numpy.typing import NDArray
 
 from ifguide.evaluation.generation import GENERATIONS_FILE, load_generations
+from ifguide.evaluation.task import judgements
 
 # these decide where and how a run is recorded, or make it a repetition: never a row of its own
 NOT_ROWS = ("seed", "paths", "logger", "stage", "compare_with", "report", "hydra")
@@ -98,12 +99,11 @@ class Run:
 
     def prompt_scores(self, name: str) -> PromptScores | None:
         """Values of `metrics[name]` prompt by prompt, or None where the artifacts are gone."""
-        if "evaluation" not in self.artifacts:
+        judged = judgements(self.tasks, self.config.get("classifiers") or {"toxicity": None})
+        generations = self.artifacts.get(self.tasks[judged[name][0]]) if name in judged else None
+        if generations is None or "evaluation" not in self.artifacts:
             return None
-        # `toxicity_implicit` is the task `toxicity` under a second classifier; of two that fit, the longer is meant
-        fitting = [task for task in self.tasks if name == task or name.startswith(f"{task}_")]
-        generations = self.artifacts.get(self.tasks[max(fitting, key=len)]) if fitting else None
-        return load_prompt_scores(self.artifacts["evaluation"], generations, name) if generations else None
+        return load_prompt_scores(self.artifacts["evaluation"], generations, name)
 
     def page_documents(self) -> Mapping[str, Any] | None:
         """Scored training documents that the run left for the token page."""
@@ -116,7 +116,7 @@ def plain(value: Any) -> str:
     if isinstance(value, bool) or value is None:
         return {True: "true", False: "false", None: "null"}[value]
     try:
-        return f"{float(value):.6g}"
+        return f"{float(value):.12g}"
     except (TypeError, ValueError):
         return str(value)
 

@@ -18,14 +18,15 @@ from ifguide.report.table import COLUMNS, Column, Measurement, measurement
 
 HEADLINE = COLUMNS[0]
 TOXICITY_CATEGORY = "toxicity"
-COUNTS = ("prompts", "documents", "tokens", "questions", "samples")
+COUNTS = ("prompts", "documents", "tokens", "passages", "fitted_on", "judged", "tasks")
 ARROWS = {
     "expected_maximum_toxicity": "↓", "toxicity_probability": "↓", "toxic_fraction": "↓", "perplexity": "↓",
-    "accuracy": "↑", "roc_auc": "↑",
+    "accuracy": "↑", "acc": "↑", "roc_auc": "↑",
 }  # fmt: skip
 ONE_SEED = "one seed: the interval is over prompts (or documents) only"
 RECORDED = "values prompt by prompt are gone: intervals are those in metrics.json, without a paired difference"
 UNPAIRED = "no paired difference: the reference has no run of the same seeds on the same prompts"
+PARTLY_PAIRED = "differences are over the seeds that the reference has too"
 
 
 @dataclass(frozen=True)
@@ -150,6 +151,10 @@ def measured_row(group: Group, reference: Group | None, columns: Sequence[Column
                 notes.append(UNPAIRED)
             if difference is not None:
                 differences[column] = difference
+    theirs = {run.seed for run in reference.runs} if reference is not None else set()
+    shared = [str(run.seed) for run in group.runs if run.seed in theirs]
+    if 0 < len(shared) < len(group.runs):
+        notes.append(f"{PARTLY_PAIRED}: {', '.join(shared)}")
     if RECORDED in notes:
         notes = [note for note in notes if note != UNPAIRED]
     return Row(

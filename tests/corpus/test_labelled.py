@@ -19,6 +19,7 @@ def test_labels_are_values_or_numbers(tmp_path):
         {"t": " ", "class": 1, "s": {"x": 1}},
         {"t": "c", "class": 1, "s": {"x": None}},
         {"t": "d", "class": 1, "s": {"x": 0.1}},
+        {"t": None, "class": 1, "s": {"x": 0.1}},
     ]
     files = write(tmp_path / "rows.jsonl", rows)
     by_value = LabelledSource(files=files, text="t", label="class", positive=[0, 1])

@@ -79,6 +79,16 @@ def test_a_second_classifier_and_a_second_task_find_their_generations(tmp_path):
     assert run.prompt_scores("toxicity") is None  # not there, and not an error
 
 
+def test_a_name_that_fits_two_tasks_is_that_of_its_classifier(tmp_path, monkeypatch):
+    """`a_b_c` is the task `a` judged by `b_c`, though there is a task `a_b`."""
+    monkeypatch.setattr("ifguide.report.gather.load_prompt_scores", lambda evaluation, generations, name: generations)
+    config = {"tasks": {"a": {}, "a_b": {}}, "classifiers": {"x": {}, "b_c": {}}}
+    artifacts = {"evaluation": tmp_path, "generations": tmp_path / "of a", "generations of a_b": tmp_path / "of a_b"}
+    run = Run("x", config=config, artifacts=artifacts)
+    found = {name: run.prompt_scores(name) for name in ("a", "a_b", "a_b_c", "a_b_b_c", "lambada")}
+    assert [place and place.name for place in found.values()] == ["of a", "of a_b", "of a", "of a_b", None]
+
+
 def test_a_damaged_file_is_a_problem_of_its_run(sweep):
     (sweep / "0" / "metrics.json").write_text("{")
     assert "damaged" in gather([str(sweep)])[0].problem
@@ -131,7 +141,8 @@ def test_a_failed_run_stays_in_its_group():
 
 
 @pytest.mark.parametrize(
-    "value, shown", [("1e-3", "0.001"), (0.001, "0.001"), (True, "true"), (None, "null"), ("a", "a")]
+    "value, shown",
+    [("1e-3", "0.001"), (0.001, "0.001"), (True, "true"), (None, "null"), ("a", "a"), (1000001, "1000001")],
 )
 def test_settings_are_compared_as_they_are_meant(value, shown):
     assert plain(value) == shown

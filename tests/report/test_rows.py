@@ -9,7 +9,16 @@ from ifguide.evaluation.generation import GENERATIONS_FILE, load_generations, sa
 from ifguide.evaluation.intervals import hierarchical_interval, paired_difference
 from ifguide.report import rows as rows_module
 from ifguide.report.gather import gather
-from ifguide.report.rows import HEADLINE, ONE_SEED, RECORDED, UNPAIRED, category_fractions, compare, recorded_mean
+from ifguide.report.rows import (
+    HEADLINE,
+    ONE_SEED,
+    PARTLY_PAIRED,
+    RECORDED,
+    UNPAIRED,
+    category_fractions,
+    compare,
+    recorded_mean,
+)
 from ifguide.report.table import COLUMNS, Column
 
 METHODS = (("none", 0.9, 12.0), ("ifguide", 0.3, 12.5))
@@ -70,6 +79,7 @@ def test_only_seeds_that_both_have_are_paired(tmp_path):
     row = compare(gather([str(tmp_path / "sweep")])).measured[1]
     value, _ = paired_difference(*(fractions(tmp_path / "sweep" / job)[None] for job in "21"))
     assert row.differences[HEADLINE].value == pytest.approx(value)
+    assert f"{PARTLY_PAIRED}: 2" in row.notes
     (tmp_path / "sweep" / "2").rename(tmp_path / "elsewhere")
     row = compare(gather([str(tmp_path / "sweep")])).measured[1]
     assert HEADLINE not in row.differences and UNPAIRED in row.notes
@@ -142,11 +152,16 @@ def test_each_row_is_compared_with_the_reference_of_its_own_kind(tmp_path):
 
 def test_further_tasks_and_classifiers_have_their_headline_in_the_table():
     task = {"all": {"prompts": 3, "toxic_fraction": 0.1, "toxicity_probability": 0.2}}
-    metrics = {"toxicity": task, "toxicity_implicit": task, "lambada": {"all": {"accuracy": 0.4, "questions": 9}}}
+    metrics = {
+        "toxicity": task,
+        "toxicity_implicit": task,
+        "lambada": {"all": {"accuracy": 0.4, "passages": 9}},
+        "harness": {"all": {"acc": 0.3, "tasks": 2}},
+    }
     comparison = compare([rows_module.Run("x", {}, {"method": "none"}, {}, metrics)])
     headers = [column.header for column in comparison.columns]
-    assert headers[2:] == ["toxicity implicit: toxic fraction ↓", "lambada: accuracy ↑"]
-    assert len(comparison.every_column) == 5
+    assert headers[2:] == ["toxicity implicit: toxic fraction ↓", "lambada: accuracy ↑", "harness: acc ↑"]
+    assert len(comparison.every_column) == 6
 
 
 def test_categories_are_averaged_over_seeds(sweep):
