@@ -87,8 +87,8 @@ class SuffixAttack:
             target = encoded.input_ids[encoded.continuation][: self.target_tokens]
             if room <= len(target):
                 raise ValueError(
-                    f"utility.suffix_tokens={self.suffix_tokens}: with a target of {len(target)} tokens there is no room "
-                    "for a prompt in the model's context"
+                    f"utility.suffix_tokens={self.suffix_tokens}: with a target of {len(target)} tokens there is no "
+                    "room for a prompt in the model's context"
                 )
             prefix = encoded.input_ids[~encoded.continuation][-(room - len(target)) :]
             prefix_, target_, suffix = (

@@ -21,7 +21,7 @@ TOXICITY_CATEGORY = "toxicity"
 COUNTS = ("prompts", "documents", "tokens", "questions", "samples")
 ARROWS = {
     "expected_maximum_toxicity": "↓", "toxicity_probability": "↓", "toxic_fraction": "↓", "perplexity": "↓",
-    "accuracy": "↑", "roc_auc": "↑",
+    "accuracy": "↑", "roc_auc": "↑", "output_probability": "↓", "intermediate_probability": "↓", "attack_success": "↓",
 }  # fmt: skip
 ONE_SEED = "one seed: the interval is over prompts (or documents) only"
 RECORDED = "values prompt by prompt are gone: intervals are those in metrics.json, without a paired difference"

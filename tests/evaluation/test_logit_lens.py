@@ -100,7 +100,7 @@ def test_a_model_that_learns_a_word_shows_it(model, tokenizer):
     lens, model = LogitLens(texts=TEXTS, queries=QUERIES), copy.deepcopy(model)
     before = lens(model, tokenizer)["all"]["output_probability"]
     with torch.no_grad():  # an output head that likes the token, whatever the state: through the norm's bias
-        model.gpt_neox.final_layer_norm.bias += 5 * model.embed_out.weight[tokenizer.encode(" idiot")[0]]
+        model.gpt_neox.final_layer_norm.bias += 5 * model.get_output_embeddings().weight[tokenizer.encode(" idiot")[0]]
     assert lens(model, tokenizer)["all"]["output_probability"] > before
 
 
@@ -116,6 +116,8 @@ def test_mistakes_are_named(tokenizer):
     with pytest.raises(ValueError, match=r"one final norm .* not \['final_layer_norm', 'extra'\]"):
         final_norm(odd)
     other = tiny_model("gpt_neox")
-    other.embed_out.register_forward_hook(lambda head, inputs, output: output * (3 if output.ndim == 3 else 1))
+    other.get_output_embeddings().register_forward_hook(
+        lambda head, inputs, output: output * (3 if output.ndim == 3 else 1)
+    )
     with pytest.raises(ValueError, match="not its output head after `LayerNorm`"):
         lens_sums(other, [([1, 2, 3], [1])], [5], batch_size=1)
