@@ -102,6 +102,21 @@ def decoder_blocks(model: nn.Module) -> tuple[str, nn.ModuleList]:
     raise ValueError(f"{type(model).__name__} has no list of {count} decoder blocks, so no layer can be tracked")
 
 
+def final_norm(model: nn.Module) -> nn.Module:
+    """Find the normalisation between the decoder blocks and the output head: beside the blocks, the one module whose
+    weight is a vector.
+
+    Raises:
+        ValueError: there is none, or more than one.
+    """
+    blocks, _ = decoder_blocks(model)
+    beside = model.get_submodule(blocks.rpartition(".")[0]).named_children()
+    norms = {name: child for name, child in beside if getattr(getattr(child, "weight", None), "ndim", 0) == 1}
+    if len(norms) != 1:
+        raise ValueError(f"{type(model).__name__}: one final norm is expected beside `{blocks}`, not {list(norms)}")
+    return next(iter(norms.values()))
+
+
 def tracked_layers(
     model: nn.Module, *, match: str | None = None, last_blocks: int | None = None
 ) -> dict[str, nn.Module]:

@@ -186,6 +186,18 @@ def test_tasks_classifiers_and_utilities_are_added_and_leave_the_rest_alone(done
         assert all("all" in subsets for subsets in measured.values())
 
 
+def test_probes_of_the_model_take_the_queries_of_the_run(folder):
+    probes = [
+        "+utility@utilities.logit_lens=logit_lens", "utilities.logit_lens.log_odds=1",
+        "+utility@utilities.suffix_attack=suffix_attack", "utilities.suffix_attack.steps=2",
+        "utilities.suffix_attack.candidates=3", "utilities.suffix_attack.limit=2", "method=none", "labelled.size=60",
+    ]  # fmt: skip
+    metrics = pipeline(folder, *probes).metrics()
+    lens, attack = metrics["logit_lens"]["all"], metrics["suffix_attack"]["all"]
+    assert 0 < lens["layer_1"] < 1 and lens["layer_2"] == lens["output_probability"] and lens["places"] > 0
+    assert attack["pairs"] == 2 and attack["forward_passes"] == 2 + 2 * 4 and 0 <= attack["attack_success"] <= 1
+
+
 def test_a_classifier_that_is_trained_here_is_an_artifact(done, folder, tmp_path):
     rows = [{"text": f"you {word} {i}", "label": word == "idiot"} for word in ("idiot", "friend") for i in range(40)]
     (tmp_path / "labelled.jsonl").write_text("\n".join(map(json.dumps, rows)))

@@ -35,8 +35,8 @@ def telling_words(queries: Sequence[Query], log_odds: float) -> list[str]:
     if not words:
         highest = max(odds.values(), default=float("-inf"))
         raise ValueError(
-            f"filter.log_odds={log_odds}: no word of the {len(queries)} queries is that telling, the highest log-odds "
-            f"are {highest:.2f}; use more queries, lower filter.log_odds or give a list in filter.files"
+            f"log_odds={log_odds}: no word of the {len(queries)} queries is that telling, the highest log-odds are "
+            f"{highest:.2f}; use more queries, a lower `log_odds` or lists of words in `files`"
         )
     return words
 
@@ -53,7 +53,7 @@ def read_words(files: str | Sequence[str], column: str | None = None) -> list[st
             words |= dict.fromkeys(word.strip().lower() for word in _entries(file, lines, column))
     words.pop("", None)
     if not words:
-        raise ValueError(f"filter.files={files}: not one word in it")
+        raise ValueError(f"files={files}: not one word in it")
     return list(words)
 
 
@@ -65,12 +65,12 @@ def _entries(file: Path, lines: Iterable[str], column: str | None) -> Iterable[s
         raise ValueError(f"{file}: a list of words is a .txt file (one a line) or a .csv file with a column of words")
     table = csv.DictReader(lines)
     if column not in (table.fieldnames or ()):
-        raise ValueError(f"{file}: filter.column={column}; its columns are {', '.join(table.fieldnames or ())}")
+        raise ValueError(f"{file}: column={column}; its columns are {', '.join(table.fieldnames or ())}")
     return (row[column] or "" for row in table)
 
 
 class WordCounter:
-    """Counts how often a text holds words and phrases of a list: whole ones, in whatever case; signs anywhere.
+    """Finds, and counts, words and phrases of a list in texts: whole ones, in whatever case; signs anywhere.
 
     Words are looked up, so that a list may be long; phrases, and words with signs in them, are searched for where a
     text holds all that is a word in one of them.
@@ -86,13 +86,17 @@ class WordCounter:
 
     def __call__(self, text: str) -> int:
         """Number of places; of overlapping phrases, the first from the left."""
-        runs = RUN.findall(text.lower())
-        count = sum(run in self._words for run in runs)
-        if self._phrases is not None and not self._first.isdisjoint(runs):
-            count += len(self._phrases.findall(text))
+        return len(self.starts(text))
+
+    def starts(self, text: str) -> list[int]:
+        """The characters at which those places begin."""
+        runs = [(run.group().lower(), run.start()) for run in RUN.finditer(text)]
+        starts = [start for run, start in runs if run in self._words]
+        if self._phrases is not None and not self._first.isdisjoint(run for run, _ in runs):
+            starts += [found.start() for found in self._phrases.finditer(text)]
         if self._signs is not None:
-            count += len(self._signs.findall(text))
-        return count
+            starts += [found.start() for found in self._signs.finditer(text)]
+        return starts
 
 
 def _pattern(words: Iterable[str], place: str) -> re.Pattern[str] | None:

@@ -40,6 +40,7 @@ class Pipeline(TargetStages):
         if cfg.stage == "evaluate":
             check_names(list(cfg.tasks), list(cfg.classifiers), list(cfg.utilities))
             check_pretrained(cfg.reference_model, "reference_model")
+            instantiate(cfg.judge)  # asked at the end of a sweep: its mistakes are named now
             for judge in cfg.classifiers.values():
                 instantiate(judge)
             assert self.utilities is not None  # built now, so that its mistakes are named now

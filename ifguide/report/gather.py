@@ -23,7 +23,7 @@ from ifguide.evaluation.generation import GENERATIONS_FILE, load_generations
 from ifguide.evaluation.task import judgements
 
 # these decide where and how a run is recorded, or make it a repetition: never a row of its own
-NOT_ROWS = ("seed", "paths", "logger", "stage", "compare_with", "report", "hydra")
+NOT_ROWS = ("seed", "paths", "logger", "stage", "compare_with", "report", "judge", "hydra")
 TOKENS_FILE = "tokens.json"
 
 

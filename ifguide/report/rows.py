@@ -18,10 +18,11 @@ from ifguide.report.table import COLUMNS, Column, Measurement, measurement
 
 HEADLINE = COLUMNS[0]
 TOXICITY_CATEGORY = "toxicity"
-COUNTS = ("prompts", "documents", "tokens", "passages", "fitted_on", "judged", "tasks")
+COUNTS = ("prompts", "documents", "tokens", "passages", "fitted_on", "judged", "tasks", "pairs")
 ARROWS = {
     "expected_maximum_toxicity": "↓", "toxicity_probability": "↓", "toxic_fraction": "↓", "perplexity": "↓",
-    "accuracy": "↑", "acc": "↑", "roc_auc": "↑",
+    "accuracy": "↑", "acc": "↑", "roc_auc": "↑", "output_probability": "↓", "intermediate_probability": "↓",
+    "attack_success": "↓",
 }  # fmt: skip
 ONE_SEED = "one seed: the interval is over prompts (or documents) only"
 RECORDED = "values prompt by prompt are gone: intervals are those in metrics.json, without a paired difference"

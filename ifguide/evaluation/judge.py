@@ -1,0 +1,128 @@
+"""Which of two continuations a judge prefers: a local language model, asked in both orders.
+
+The judge is shown a prompt with two continuations, and the likelihoods of the answers ` A` and ` B` are compared. A
+judge that leans to one of the two places (Wang et al., 2023) adds the same to the log-odds of A in either order, so
+that half the difference of the log-odds in the two orders is free of it.
+
+Shape suffixes: C comparisons.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
+
+from ifguide.corpus.documents import Query
+from ifguide.corpus.queries import encode_queries
+from ifguide.corpus.tokenizers import make_tokenizer
+from ifguide.evaluation.likelihood import continuation_likelihoods
+from ifguide.models import check_pretrained, load_model
+
+ANSWERS = (" A", " B")
+PLACES = ("{prompt}", "{first}", "{second}")
+
+
+class Judge:
+    """Compares generations of two runs, prompt by prompt.
+
+    Args:
+        pretrained: Hugging Face folder of the judge, with its tokenizer.
+        template: the question, with `{prompt}`, `{first}` (which is A) and `{second}` (B); the answer comes next.
+        limit: at most this many of the prompts that both runs continued, drawn at random but always the same.
+        samples: the first so many continuations of a prompt are compared, each with that of the same number.
+        batch_size: texts at a time.
+        trust_remote_code: run model code from the folder; only ever when asked for.
+
+    Raises:
+        ValueError: no model folder, a template without one of the three, or a number below 1; when called, no prompt
+            that both have, fewer samples than asked for, or a comparison longer than the judge's context.
+    """
+
+    def __init__(
+        self,
+        *,
+        pretrained: str,
+        template: str,
+        limit: int | None = 200,
+        samples: int = 1,
+        batch_size: int = 8,
+        trust_remote_code: bool = False,
+    ) -> None:
+        check_pretrained(pretrained, "judge.pretrained")
+        try:
+            template.format(prompt="1", first="2", second="3")
+        except (LookupError, ValueError) as error:
+            raise ValueError(f"judge.template: write braces that are no places twice ({error!r})") from None
+        if missing := [place for place in PLACES if place not in template]:
+            raise ValueError(f"judge.template: {', '.join(missing)} must be in it")
+        for name, number in (("limit", limit), ("samples", samples)):
+            if number is not None and number < 1:
+                raise ValueError(f"judge.{name}={number}: it is 1 or more")
+        self.pretrained, self.template, self.trust_remote_code = pretrained, template, trust_remote_code
+        self.limit, self.samples, self.batch_size = limit, samples, batch_size
+
+    def __call__(
+        self, first: Sequence[Mapping[str, Any]], second: Sequence[Mapping[str, Any]], device: torch.device
+    ) -> list[dict[str, Any]]:
+        """Compare rows of two `generations.arrow`.
+
+        Returns:
+            One row a comparison: `record`, `prompt`, the two continuations `first` and `second`, and their `log_odds`:
+            log p(A) − log p(B) where the first is A, and where the second is. Equal texts are not asked about: 0 twice.
+        """
+        theirs = {(row["record"], row["prompt"]): row["continuations"] for row in second}
+        shared = [row for row in first if (row["record"], row["prompt"]) in theirs]
+        if not shared:
+            raise ValueError("judge: the two runs continued no prompt that is the same; compare runs of one evaluation")
+        drawn = np.sort(np.random.default_rng(0).permutation(len(shared))[: self.limit])
+        rows = []
+        for row in (shared[index] for index in drawn):
+            others = theirs[row["record"], row["prompt"]]
+            if min(len(others), len(row["continuations"])) < self.samples:
+                raise ValueError(f"judge.samples={self.samples}: a prompt has fewer continuations than that")
+            for ours, other in zip(row["continuations"][: self.samples], others, strict=False):
+                rows.append({"record": row["record"], "prompt": row["prompt"], "first": ours, "second": other})
+        asked = [row for row in rows if row["first"] != row["second"]]
+        questions = [
+            self.template.format(prompt=row["prompt"], first=row[a], second=row[b])
+            for a, b in (("first", "second"), ("second", "first"))
+            for row in asked
+        ]
+        model = load_model(self.pretrained, trust_remote_code=self.trust_remote_code).to(device)  # type: ignore[arg-type]
+        tokenizer = make_tokenizer((), path=self.pretrained)
+        odds = answer_log_odds(model, tokenizer, questions, batch_size=self.batch_size)
+        found = iter(odds.reshape(2, -1).T.tolist())
+        return [row | {"log_odds": next(found) if row["first"] != row["second"] else [0.0, 0.0]} for row in rows]
+
+
+def answer_log_odds(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, questions: Sequence[str], *, batch_size: int
+) -> NDArray[np.float64]:
+    """log p(` A`) − log p(` B`) after each question.
+
+    Raises:
+        ValueError: a question does not fit into the model's context.
+    """
+    tokenizer.eos_token = tokenizer.bos_token or tokenizer.eos_token  # the token that queries are encoded after
+    encoded = encode_queries(
+        [Query(question, answer, False, "") for answer in ANSWERS for question in questions], tokenizer, 1 << 30
+    )
+    longest = max((len(query.input_ids) for query in encoded), default=0)
+    context = getattr(model.config, "max_position_embeddings", longest)
+    if longest > context:
+        raise ValueError(f"judge.pretrained: a comparison has {longest} tokens, the judge's context only {context}")
+    losses = continuation_likelihoods(model, encoded, batch_size=batch_size, description="Judge").losses
+    return losses[len(questions) :] - losses[: len(questions)]
+
+
+def wins(log_odds_C2: NDArray[np.float64]) -> NDArray[np.float64]:
+    """1 where the first is preferred, 0 where the second is, ½ where neither: [C] from the log-odds in both orders."""
+    return (np.sign(log_odds_C2[:, 0] - log_odds_C2[:, 1]) + 1) / 2
+
+
+def same_in_both_orders(log_odds_C2: NDArray[np.float64]) -> NDArray[np.float64]:
+    """1 where the judge prefers the same continuation whatever its place (or the texts are equal), else 0: [C]."""
+    return (np.sign(log_odds_C2[:, 0]) == -np.sign(log_odds_C2[:, 1])).astype(np.float64)
