@@ -8,12 +8,11 @@ import numpy as np
 import pytest
 from hydra import compose, initialize_config_dir
 from hydra.core.hydra_config import HydraConfig
-from test_pipeline import CONF, pipeline
+from test_pipeline import CONF, pipeline, pipeline_without_sizes
 
 from ifguide.workspace import Workspace
 
 pytest.importorskip("profanity_check")
-SMALL = ["labelled.size=80", "pairs.size=60"]
 WRITTEN = ["generations", "toxicity", "fluency"]  # what is measured whatever the decoder
 
 
@@ -33,7 +32,7 @@ def built(monkeypatch, folder, *overrides):
 
     with monkeypatch.context() as patch:
         patch.setattr(Workspace, "build", spy)
-        made = pipeline(folder, *SMALL, *overrides)
+        made = pipeline(folder, *overrides)
         made.evaluation()
     return made, stages
 
@@ -99,10 +98,10 @@ def test_mistakes_are_named_before_any_work(folder, overrides, message):
 
 
 def test_pairs_do_not_hold_what_is_evaluated(folder, tmp_path):
-    prompt = pipeline(folder).tasks["toxicity"].prompts[0].text
+    prompt = pipeline(folder, "method=none").tasks["toxicity"].prompts[0].text
     (tmp_path / "pairs.jsonl").write_text(json.dumps({"toxic": "Fool.", "neutral": prompt + " so it is."}))
     with pytest.raises(ValueError, match="also in the pairs"):
-        pipeline(
+        pipeline_without_sizes(
             folder, "method=dpo", "pairs=local", f"pairs.files={tmp_path}/pairs.jsonl", "pairs.prompt=null",
             "pairs.rejected=toxic", "pairs.chosen=neutral",
         )  # fmt: skip

@@ -24,6 +24,7 @@ TINY = [
     "model.settings.hidden_size=16", "model.settings.num_hidden_layers=2", "model.settings.intermediate_size=32",
     "proxy.settings.hidden_size=16", "proxy.settings.num_hidden_layers=2", "proxy.settings.intermediate_size=32",
     "optim.epochs=0.5", "proxy_optim.epochs=0.5", "trainer.progress=false", "influence.shard_blocks=100",
+    "labelled.size=80", "pairs.size=60",
 ]  # fmt: skip
 
 

@@ -272,29 +272,32 @@ def sample_prompts(*, seed: int = 0, size: int = 200) -> list[Prompt]:
     return prompts
 
 
-def _beginning(rng: Random, *, toxic: bool) -> str:
-    """A post up to any word, with an insult or without; of the latter, some would have come to one."""
+def _beginning(rng: Random, *, toxic: bool) -> tuple[str, int]:
+    """A post up to any word, and the insults in it, some or none; of the latter, some would have come to one."""
     while True:
         post = _post(rng, toxic=toxic or rng.random() < 0.25)
-        start, end = post.spans[0] if post.spans else (len(post.text), len(post.text))
         cut = rng.choice(_ends(post.text)[OPENING_WORDS - 1 :])
-        if cut >= end if toxic else cut <= start:
-            return post.text[:cut]
+        insults = sum(end <= cut for _, end in post.spans)
+        if (insults > 0) == toxic and not any(start < cut < end for start, end in post.spans):
+            return post.text[:cut], insults
 
 
 def sample_labelled(*, seed: int = 0, size: int = 2000) -> list[LabelledText]:
-    """For classifiers, reward models and experts: half beginnings of posts, half single sentences, 30 % toxic."""
+    """For classifiers, reward models and experts: half beginnings of posts, half single sentences, 30 % toxic.
+
+    Toxicity is graded, as it is where several people label: 1 − 2⁻ⁿ for n insults, so that another one still counts.
+    """
     labelled = []
     for record in range(size):
         rng = Random(f"sample-labelled-{seed}-{record}")
         toxic = rng.random() < 0.3
         if rng.random() < 0.5:
-            text = _beginning(rng, toxic=toxic)
+            text, insults = _beginning(rng, toxic=toxic)
         else:
             author = _Author(rng)
             polite = author.disagreement(toxic=False) if rng.random() < 0.3 else author.harmless()
-            text = author.render([author.disagreement(toxic=True) if toxic else polite]).text
-        labelled.append(LabelledText(text, float(toxic)))
+            text, insults = author.render([author.disagreement(toxic=True) if toxic else polite]).text, int(toxic)
+        labelled.append(LabelledText(text, 1 - 0.5**insults))
     return labelled
 
 

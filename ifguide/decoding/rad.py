@@ -33,7 +33,7 @@ class RAD:
         ValueError: an argument out of range.
     """
 
-    def __init__(self, *, reward: RewardTraining, top_k: int = 20, beta: float = 10.0, batch_size: int = 8192) -> None:
+    def __init__(self, *, reward: RewardTraining, top_k: int = 20, beta: float = 50.0, batch_size: int = 8192) -> None:
         if top_k < 1 or batch_size < 1:
             raise ValueError(f"decoding.top_k={top_k}, decoding.batch_size={batch_size}: 1 or more")
         if beta < 0:

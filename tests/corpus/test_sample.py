@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections import Counter
 from itertools import islice
+from math import log2
 
 import pytest
 
@@ -196,8 +197,9 @@ def test_no_prompt_occurs_in_any_other_text(documents, queries, seed):
 def test_labelled_texts():
     labelled = sample_labelled(size=600)
     insult = insult_pattern()
-    assert 0.25 < sum(toxic for _, toxic in labelled) / 600 < 0.35
-    assert all(bool(insult.search(text)) == toxic for text, toxic in labelled)
+    assert 0.25 < sum(toxicity > 0 for _, toxicity in labelled) / 600 < 0.35
+    assert all(len(insult.findall(text)) == -log2(1 - toxicity) for text, toxicity in labelled)
+    assert {toxicity for _, toxicity in labelled} == {0.0, 0.5, 0.75, 0.875}
     assert {len(text.split()) < 40 for text, _ in labelled} == {True, False}
 
 
