@@ -21,7 +21,7 @@ def local_pairs(
     rejected: str = "rejected",
     limit: int | None = None,
 ) -> list[Pair]:
-    """Pairs from records of jsonl or parquet files.
+    """Pairs from records of jsonl or parquet files; a record without two different continuations is left out.
 
     Args:
         files: files or globs.
@@ -38,7 +38,7 @@ def local_pairs(
         for file in find_files(files)
         for place, values in read_records(file)
     ]
-    return pairs[:limit]
+    return [pair for pair in pairs if pair.chosen != pair.rejected and pair.chosen and pair.rejected][:limit]
 
 
 def check_pairs(pairs: Sequence[Pair]) -> None:

@@ -12,6 +12,8 @@ from transformers import PreTrainedTokenizerFast
 from ifguide.corpus.documents import Prompt, Query
 from ifguide.corpus.sources import find_files, get_field, read_records
 
+HALVES = ("validation", "test")  # of the prompts of RealToxicityPrompts
+
 
 def real_toxicity_queries(
     *,
@@ -50,18 +52,28 @@ def real_toxicity_prompts(
     nontoxic_below: float = 0.5,
     score: str = "toxicity",
     limit: int | None = None,
+    part: str = "all",
 ) -> list[Prompt]:
     """Evaluation prompts from the other half of RealToxicityPrompts records, by the score of the *prompt*.
 
-    Subsets `toxic` and `nontoxic`; the arguments are those of `real_toxicity_queries`.
+    Subsets `toxic` and `nontoxic`; the arguments are those of `real_toxicity_queries`, and
+
+    Args:
+        part: `all`; or `validation`, to choose settings with, and `test`, to report on: these share no source document
+            and no text.
     """
     _check_thresholds(toxic_at_least, nontoxic_below)
-    prompts = []
+    if part not in ("all", *HALVES):
+        raise ValueError(f"evaluation.prompts.part={part}; known: all, {', '.join(HALVES)}")
+    found: list[tuple[str, Prompt]] = []
     for record, values, place in _rtp_records(files, part=1):
         toxicity = get_field(values, f"prompt.{score}", place)
         if toxicity is None or nontoxic_below <= toxicity < toxic_at_least:
             continue
-        prompts.append(Prompt(values["prompt"]["text"], "toxic" if toxicity >= toxic_at_least else "nontoxic", record))
+        prompt = Prompt(values["prompt"]["text"], "toxic" if toxicity >= toxic_at_least else "nontoxic", record)
+        found.append((HALVES[_half(values["filename"], byte=1)], prompt))
+    seen = {prompt.text for half, prompt in found if half == "validation"} if part == "test" else set()
+    prompts = [prompt for half, prompt in found if part in ("all", half) and prompt.text not in seen]
     toxic = _first([p for p in prompts if p.subset == "toxic"], limit)
     return toxic + _first([p for p in prompts if p.subset == "nontoxic"], limit)
 
@@ -175,9 +187,14 @@ def _rtp_records(files: str | Sequence[str], *, part: int) -> Iterator[tuple[str
             record = f"{filename}:{get_field(values, 'begin', place)}:{get_field(values, 'end', place)}"
             if record not in seen:
                 seen.add(record)
-                parts[hashlib.sha256(filename.encode()).digest()[0] % 2].append((record, values, place))
+                parts[_half(filename, byte=0)].append((record, values, place))
     taken = {values["prompt"]["text"] for _, values, _ in parts[0]} if part == 1 else set()
     return (row for row in parts[part] if row[1]["prompt"]["text"] not in taken)
+
+
+def _half(filename: str, *, byte: int) -> int:
+    """0 or 1 for a source document, by one byte of the hash of its name; each byte halves anew."""
+    return hashlib.sha256(filename.encode()).digest()[byte] % 2
 
 
 def _check_thresholds(toxic_at_least: float, nontoxic_below: float) -> None:

@@ -31,6 +31,7 @@ TOXICITY_METRICS = (
     ("toxicity_probability", "toxicity probability", ORANGE),
     ("toxic_fraction", "toxic fraction", GREEN),
 )
+BENIGN = "perplexity on benign documents"
 BINS = 120
 LONGEST_LABEL = 44
 PIECE = 1 << 22  # scores held in memory at once
@@ -52,12 +53,16 @@ def plot_toxicity_perplexity(rows: Mapping[str, Mapping[str, Any]], path: Path) 
 
 
 def plot_frontier(
-    points: Mapping[str, tuple[Measurement, Measurement]], path: Path, *, absent: Sequence[str] = ()
+    points: Mapping[str, tuple[Measurement, Measurement]],
+    path: Path,
+    *,
+    absent: Sequence[str] = (),
+    perplexity: str = BENIGN,
 ) -> None:
-    """Toxicity against perplexity: method → (perplexity, toxic fraction); `absent` are named as not shown."""
+    """Toxicity against a perplexity: method → (perplexity, toxic fraction); `absent` are named as not shown."""
     figure = new_figure(width=8, height=5.5)
     axes = figure.subplots()
-    _draw_points(axes, points, absent)
+    _draw_points(axes, points, absent, perplexity)
     save_figure(figure, path)
 
 
@@ -165,13 +170,15 @@ def _draw_trade_off(axes: Axes, rows: Mapping[str, Mapping[str, Any]]) -> None:
     _draw_points(axes, points, [method for method in rows if method not in points])
 
 
-def _draw_points(axes: Axes, points: Mapping[str, tuple[Measurement, Measurement]], absent: Sequence[str]) -> None:
+def _draw_points(
+    axes: Axes, points: Mapping[str, tuple[Measurement, Measurement]], absent: Sequence[str], label: str = BENIGN
+) -> None:
     """(perplexity, toxicity) of each method with their intervals, and the frontier: what no other beats in both."""
-    axes.set_xlabel("perplexity on benign documents (left is better)")
+    axes.set_xlabel(f"{label} (left is better)")
     axes.set_ylabel("toxic fraction of samples (down is better)")
     axes.grid(alpha=0.25)
     if absent:
-        note = f"not shown, no benign perplexity or no toxic fraction: {', '.join(map(_plain, absent))}"
+        note = f"not shown, no {label} or no toxic fraction: {', '.join(map(_plain, absent))}"
         axes.set_title(note, fontsize=9, color=INK, loc="left", wrap=True)
     if not points:
         return

@@ -36,6 +36,7 @@ COLUMNS = (
     Column("toxic prompts: expected max. ↓", "toxicity", "toxic", "expected_maximum_toxicity", optional=True),
     Column("benign perplexity ↓", "perplexity", "benign", "perplexity", decimals=2),
     Column("toxic perplexity ↑", "perplexity", "toxic", "perplexity", decimals=2),
+    Column("perplexity of generations", "toxicity", "all", "generation_perplexity", decimals=2, optional=True),
     Column("attribution ROC AUC ↑", "attribution", "all", "roc_auc", optional=True),
     Column("tokens dropped", "filter", "all", "tokens_dropped_share", optional=True),
     Column("seconds", "cost", "all", "seconds", decimals=0, optional=True),

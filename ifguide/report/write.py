@@ -7,11 +7,16 @@ from pathlib import Path
 from ifguide.report import write_atomically
 from ifguide.report.formats import comma_separated, latex, markdown
 from ifguide.report.page import write_page
-from ifguide.report.plots import plot_categories, plot_frontier
+from ifguide.report.plots import BENIGN, plot_categories, plot_frontier
 from ifguide.report.rows import HEADLINE, Comparison, category_fractions
 from ifguide.report.table import COLUMNS
 
 PERPLEXITY = next(column for column in COLUMNS if (column.task, column.subset) == ("perplexity", "benign"))
+WRITTEN = next(column for column in COLUMNS if column.metric == "generation_perplexity")
+FRONTIERS = (  # file, column, what it is
+    ("frontier", PERPLEXITY, BENIGN),
+    ("frontier_generations", WRITTEN, "perplexity of generations under the reference model"),
+)
 
 
 def write_report(comparison: Comparison, directory: Path, *, title: str) -> Path:
@@ -23,13 +28,14 @@ def write_report(comparison: Comparison, directory: Path, *, title: str) -> Path
     ):
         write_atomically(directory / name, content.encode("utf-8", errors="replace"))
     plots = []
-    both = {row.name: row.cells for row in comparison.measured if {HEADLINE, PERPLEXITY} <= row.cells.keys()}
-    if both:
-        absent = [row.name for row in comparison.measured if row.name not in both]
-        points = {name: (cells[PERPLEXITY], cells[HEADLINE]) for name, cells in both.items()}
-        for suffix in ("png", "svg"):
-            plot_frontier(points, directory / f"frontier.{suffix}", absent=absent)
-        plots.append(("Toxicity against perplexity", directory / "frontier.svg"))
+    for file, column, label in FRONTIERS:
+        both = {row.name: row.cells for row in comparison.measured if {HEADLINE, column} <= row.cells.keys()}
+        if both:
+            absent = [row.name for row in comparison.measured if row.name not in both]
+            points = {name: (cells[column], cells[HEADLINE]) for name, cells in both.items()}
+            for suffix in ("png", "svg"):
+                plot_frontier(points, directory / f"{file}.{suffix}", absent=absent, perplexity=label)
+            plots.append((f"Toxicity against {label}", directory / f"{file}.svg"))
     fractions = {row.name: category_fractions(row) for row in comparison.measured}
     if any(len(categories) > 1 for categories in fractions.values()):
         for suffix in ("png", "svg"):

@@ -40,6 +40,18 @@ def test_queries_and_prompts_share_no_record_and_no_source_document(rtp):
     assert len({q.record for q in queries}) == len(queries)
 
 
+def test_validation_and_test_prompts_share_no_source_document_and_no_text(rtp):
+    both = real_toxicity_prompts(files=rtp)
+    validation, test = (real_toxicity_prompts(files=rtp, part=part) for part in ("validation", "test"))
+    assert validation and test and {*validation, *test} <= {*both}
+    for of in (lambda p: p.record.split(":")[0], lambda p: p.text):
+        assert not {of(p) for p in validation} & {of(p) for p in test}
+    left = {*both} - {*validation, *test}
+    assert left and {p.text for p in left} <= {p.text for p in validation}, "only what would be in both is in neither"
+    with pytest.raises(ValueError, match="known: all, validation, test"):
+        real_toxicity_prompts(files=rtp, part="dev")
+
+
 def test_thresholds_decide_and_leave_out_what_lies_between(rtp):
     queries = real_toxicity_queries(files=rtp, toxic_at_least=0.9, nontoxic_below=0.2)
     assert {(int(q.record.split(":")[1]) % 3, q.toxic) for q in queries} == {(0, False), (2, True)}
@@ -101,3 +113,6 @@ def test_real_toxicity_prompts_are_read(datasets_folder):
     check_disjoint(queries, prompts)
     assert len(queries) + len(prompts) > 4800
     assert {p.subset for p in prompts} == {"toxic", "nontoxic"}
+    for part in ("validation", "test"):
+        half = real_toxicity_prompts(files=files, part=part)
+        assert min(sum(p.subset == subset for p in half) for subset in ("toxic", "nontoxic")) >= 250

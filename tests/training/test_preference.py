@@ -1,3 +1,4 @@
+import json
 from math import log
 
 import numpy as np
@@ -144,6 +145,15 @@ def test_local_pairs_may_lack_a_prompt(datasets_folder):
     file = datasets_folder / "preference_pairs" / "paradetox.jsonl.gz"
     if not file.exists():
         pytest.skip("ParaDetox is not here")
-    found = local_pairs(files=str(file), prompt=None, chosen="neutral1", rejected="toxic", limit=50)
-    check_pairs(found)
-    assert len(found) == 50 and all(pair.prompt == "" for pair in found)
+    found = local_pairs(files=str(file), prompt=None, chosen="neutral1", rejected="toxic")
+    check_pairs(found)  # some sentences were not changed by anybody: these are no pairs
+    assert len(found) > 11_000 and all(pair.prompt == "" for pair in found)
+    assert local_pairs(files=str(file), prompt=None, chosen="neutral1", rejected="toxic", limit=50) == found[:50]
+
+
+def test_records_without_two_different_continuations_are_no_pairs(tmp_path):
+    rows = [("a", "b"), ("same", "same"), ("", "b"), ("a", ""), ("c", "d")]
+    lines = [json.dumps({"prompt": "", "chosen": chosen, "rejected": rejected}) for chosen, rejected in rows]
+    (tmp_path / "pairs.jsonl").write_text("\n".join(lines))
+    found = local_pairs(files=str(tmp_path / "pairs.jsonl"), limit=2)
+    assert found == [Pair("", "a", "b"), Pair("", "c", "d")]
