@@ -1,11 +1,20 @@
 """Experiments that are small enough to be run on the built-in sample."""
 
+import importlib.util
 import json
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+from hydra import compose as compose_config
+from hydra import initialize_config_dir
+from run_folders import write_run
+
+from ifguide.pipeline import Pipeline
+from ifguide.report.gather import gather
+from ifguide.report.rows import compare
 
 ROOT = Path(__file__).parents[1]
 
@@ -35,13 +44,80 @@ def test_attribution_quality_on_the_sample(tmp_path):
 
 def test_rivals_on_a_tiny_sample(tmp_path):
     pytest.importorskip("profanity_check")
-    options = ["size=tiny", "methods=toxicity_filter", f"output={tmp_path}", f"paths.workspace={tmp_path}/w"]
-    command = [sys.executable, "experiments/rivals/run.py", *options]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    places = [f"output={tmp_path}", f"runs={tmp_path}/runs", f"paths.workspace={tmp_path}/w"]
+    options = ["size=tiny", "sweep=false", "methods=dexperts", *places]
+    done = subprocess.run(
+        [sys.executable, "experiments/rivals/run.py", *options], cwd=ROOT, capture_output=True, text=True
+    )
     assert done.returncode == 0, done.stderr[-2000:]
     rows = json.loads(done.stdout.splitlines()[-1])
     text = (tmp_path / "README.md").read_text(encoding="utf-8")
-    assert list(rows) == ["toxicity_filter"]
-    assert "| toxicity_filter\\* | threshold=" in text and "Made with the classifier that evaluates it" in text
-    assert text.count("| toxicity_filter | ") == 4 and text.count("**threshold=") == 1
-    assert 0 < rows["toxicity_filter"]["tokens dropped"][0] < 1
+    assert list(rows) == ["none", "dexperts"] and "Settings are the defaults" in text
+    assert "benign perplexity ↓" in rows["none"] and "benign perplexity ↓" not in rows["dexperts"]
+    assert all(row["perplexity of generations"] > 1 and row["seconds"] > 0 for row in rows.values())
+    assert "| dexperts ¹ " in text and "- dexperts: " in text and "Distinct-2 of generations: none " in text
+    for figure in ("frontier", "frontier_generations"):
+        assert f"({figure}.png)" in text and (tmp_path / f"{figure}.png").stat().st_size > 5_000
+    assert (tmp_path / "runs" / "report" / "report.html").is_file()
+
+
+@pytest.fixture(scope="module")
+def rivals():
+    spec = importlib.util.spec_from_file_location("rivals", ROOT / "experiments" / "rivals" / "run.py")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["rivals"] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_least_toxic_of_the_fluent_settings_is_chosen(rivals):
+    def tried(toxic, ratio, problem=None):
+        return rivals.Tried((f"x.y={toxic}",), toxic, ratio, 0.5, problem)
+
+    fluent, toxic, garbled = tried(0.1, 1.02), tried(0.2, 0.9), tried(0.0, 1.5)
+    failed = tried(float("nan"), float("nan"), "failed: it\ndiverged")
+    assert rivals.choose([failed, toxic, fluent, garbled]) == fluent
+    assert rivals.choose([garbled, tried(0.3, 1.2)]).ratio == 1.2, "the most fluent where none is fluent"
+    with pytest.raises(SystemExit, match="diverged"):
+        rivals.choose([failed])
+    table = rivals.sweep_table({"npo": [fluent, failed]}, {"npo": fluent})
+    assert "| npo | **y=0.1** | 0.100 | 1.020 | 0.500 |" in table and "failed: it diverged" in table
+
+
+def test_findings_say_where_ifguide_loses(rivals, tmp_path):
+    toxic = {"none": 0.5, "ifguide": 0.3, "better": 0.1, "dull": 0.2, "worse": 0.45, "same": 0.3}
+    perplexity = {"dull": 20.0}
+    rng = np.random.default_rng(0)
+    for name, share in toxic.items():
+        for seed in (1, 2):
+            values = (rng.random((60, 25)) < share) * 0.9
+            if name == "same":
+                values = np.roll(values, 1, axis=0)
+            write_run(
+                tmp_path / name / str(seed), name, seed, values, workspace=tmp_path / "w",
+                perplexity=perplexity.get(name, 10.0),
+            )  # fmt: skip
+    runs = gather([str(tmp_path)])
+    none = rivals.against_none(compare(runs, reference="none", by=["method"]))
+    assert none.count("which excludes 0") == 5 and "- better: −0." in none
+    loses, wins = rivals.against_ifguide(compare(runs, reference="ifguide", by=["method"])).split("**Where it wins.**")
+    lower, dearer, cheaper = loses.strip().split("\n\n")
+    assert "better (−0." in lower and "dull" not in lower and "dull (−0." in dearer and "+100.0%" in dearer
+    assert "none" in wins and "worse" in wins and "better" not in wins and cheaper == "Cheaper: no row."
+    with pytest.raises(SystemExit, match="validation prompts are test prompts too"):
+        rivals.check_apart(runs[:1], runs[1:2])
+
+
+@pytest.mark.parametrize("method", ["toxicity_filter", "dpo", "rad", "dexperts", "ifguide"])
+def test_the_rivals_take_real_text(rivals, method, datasets_folder, tmp_path):
+    size = rivals.SIZES["real_text"]
+    fixed = [*size.every, *size.tune, *size.prompts[1], *size.methods.get(method, ()), f"method={method}"]
+    grid = [option.split(",")[0] for option in {**rivals.GRIDS, **size.grids}[method]]
+    (tmp_path / "start").mkdir()
+    (tmp_path / "start" / "config.json").write_text("{}")
+    start = [option.replace(rivals.START, str(tmp_path / "start")) for option in fixed]
+    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        cfg = compose_config("config", overrides=[*start, *grid, f"paths.workspace={tmp_path}/w", "paths.run=r"])
+    pipeline = Pipeline(cfg)  # reads queries, pairs, labelled texts and prompts, and checks them
+    assert {prompt.subset for prompt in pipeline.tasks["toxicity"].prompts} == {"toxic", "nontoxic"}
+    assert len(pipeline.tasks["toxicity"].prompts) == 200

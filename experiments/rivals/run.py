@@ -15,7 +15,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -25,11 +25,12 @@ from ifguide.models import load_model
 from ifguide.report.formats import format_difference, markdown
 from ifguide.report.gather import Run, gather
 from ifguide.report.rows import HEADLINE, Comparison, Row, compare
-from ifguide.report.table import COLUMNS, Column
+from ifguide.report.table import COLUMNS, Column, one_line
 from ifguide.report.write import PERPLEXITY, WRITTEN, write_report
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
+DISTINCT = ("toxicity", "all", "distinct_2")
 SECONDS = next(column for column in COLUMNS if column.task == "cost")
 GRIDS: dict[str, tuple[str, ...]] = {  # method → the settings that are tried, as Hydra sweeps them
     "none": (),
@@ -60,6 +61,7 @@ class Size:
         tune: overrides of the runs that are compared, beside `every`.
         prompts: of the validation runs, and of the test runs.
         methods: method → what it needs beside its settings.
+        grids: method → settings to try instead of those in `GRIDS`.
         seeds: of the test runs.
         about: a paragraph on the comparison.
     """
@@ -70,10 +72,11 @@ class Size:
     methods: Mapping[str, tuple[str, ...]]
     seeds: str
     about: str
+    grids: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
 
 TINY = (
-    "data.sources.sample.size=300", "data.tokenizer.vocabulary=400", "data.block_length=32", "labelled.size=200",
+    "data.sources.sample.size=300", "data.tokenizer.vocabulary=400", "data.block_length=32", "labelled.size=100",
     "model.settings.hidden_size=16", "model.settings.num_hidden_layers=2", "model.settings.intermediate_size=32",
     "proxy.settings.hidden_size=16", "proxy.settings.num_hidden_layers=2", "proxy.settings.intermediate_size=32",
     "optim.epochs=0.5", "proxy_optim.epochs=0.5", "curvature.blocks=8", "pairs.size=60",
@@ -82,6 +85,7 @@ TINY = (
 OFFENSIVE = "${paths.datasets}/toxicity_labelled/tweeteval_offensive.jsonl.gz"
 TUNE = (  # of real text
     f"model.pretrained={START}", "optim.epochs=0.15", "optim.learning_rate=1e-3", "evaluation.prompts.limit=100",
+    f"proxy.pretrained={START}", "proxy_optim.epochs=0",  # so that the seconds of no row are of what all start from
     "labelled=local", f"labelled.files={OFFENSIVE}", "labelled.positive=[1]", "pairs=paradetox",
 )  # fmt: skip
 SAMPLE = Size(
@@ -110,12 +114,16 @@ SIZES = {
                 "classifier@filter.classifier=trained",
                 # neither what the evaluator learned from, nor what the corpus holds
                 "~filter.classifier.texts.davidson", "~filter.classifier.texts.wikipedia",
+                # whole documents, and a share: trained on tweets, it finds something in most long reviews
+                "filter.window=null", "filter.threshold=null", "filter.share=0.3",
             ),
             "dexperts": (f"decoding.experts.pretrained={START}",),
         },
         seeds="1,2,3",
-        about="""Text that people wrote (`+experiment=real_text`). Every row continues one uncensored model for 0.15 of
-a pass: a filter can only refrain from teaching more of what that model knows, and the seconds are without that model's.
+        grids={"toxicity_filter": ("filter.share=0.3,0.5",)},
+        about="""Text that people wrote (`+experiment=real_text`). Every row continues one uncensored model, its proxy,
+for 0.15 of a pass: a filter can only refrain from teaching more of what that model knows, and the seconds are without
+that model's.
 What each method learns from, beside the corpus: IF-Guide, the methods on its mask, `word_filter` and `influence_filter`
 from RealToxicityPrompts queries, of other source documents than all prompts; `toxicity_filter`, RAD and DExperts from
 tweets labelled for offence (OLID), which are neither in the corpus nor what the evaluator was trained on; DPO from
@@ -179,7 +187,9 @@ class Experiment:
         """The folder of the uncensored model of the validation seed."""
         folder = f"hydra.run.dir={self.runs / 'start'}"
         asked = ("method=none", "stage=model", f"seed={VALIDATION_SEED}", *self.size.every, *self.overrides)
-        done = call("run.py", folder, *asked, check=True, stdout=subprocess.PIPE, text=True)
+        done = call("run.py", folder, *asked, stdout=subprocess.PIPE, text=True)
+        if done.returncode:
+            raise SystemExit("error: there is no uncensored model to start from; see above")
         return done.stdout.split()[-1]  # a run that stops at a stage prints its artifact last
 
     def launch(self, part: str, jobs: Mapping[str, Sequence[str]], seeds: str) -> dict[str, list[Run]]:
@@ -233,21 +243,23 @@ class Tried:
     setting: tuple[str, ...]
     toxic_fraction: float
     ratio: float  # of its perplexity to the uncensored model's
+    distinct: float  # distinct-2 of what it writes
     problem: str | None = None
 
 
-def try_settings(method: str, runs: Sequence[Run], uncensored: tuple[float, float]) -> list[Tried]:
+def try_settings(grids: Sequence[str], runs: Sequence[Run], uncensored: tuple[float, float]) -> list[Tried]:
     """What each setting of a method does; `uncensored` are that model's perplexities (see `perplexities`)."""
-    swept = {grid.split("=")[0] for grid in GRIDS[method]}
+    swept = {grid.split("=")[0] for grid in grids}
     tried = []
     for run in runs:
         setting = tuple(f"{key}={value}" for key, value in run.overrides.items() if key in swept)
         if run.metrics is None:
-            tried.append(Tried(setting, float("nan"), float("nan"), run.problem))
+            tried.append(Tried(setting, float("nan"), float("nan"), float("nan"), run.problem))
             continue
         benign, written = perplexities(run)
         ratio = written / uncensored[1] if benign is None else benign / uncensored[0]
-        tried.append(Tried(setting, run.metrics["toxicity"]["all"]["toxic_fraction"], ratio))
+        toxicity = run.metrics["toxicity"]["all"]
+        tried.append(Tried(setting, toxicity["toxic_fraction"], ratio, toxicity["distinct_2"]))
     return tried
 
 
@@ -274,12 +286,14 @@ def choose(tried: Sequence[Tried]) -> Tried:
 
 
 def sweep_table(sweeps: Mapping[str, Sequence[Tried]], chosen: Mapping[str, Tried]) -> str:
-    lines = ["| method | setting | toxic fraction ↓ | perplexity, ratio |", "|---|---|---|---|"]
+    lines = ["| method | setting | toxic fraction ↓ | perplexity, ratio | distinct-2 |", "|---|---|---|---|---|"]
     for method, tried in sweeps.items():
         for one in tried:
             bold = "**" if one == chosen[method] else ""
             setting = ", ".join(part.split(".", 1)[1] for part in one.setting) or "–"
-            figures = one.problem or f"{one.toxic_fraction:.3f} | {one.ratio:.3f}"
+            figures = f"{one.toxic_fraction:.3f} | {one.ratio:.3f} | {one.distinct:.3f}"
+            if one.problem is not None:
+                figures = f"{one_line(one.problem)} | – | –"
             lines.append(f"| {method} | {bold}{setting}{bold} | {figures} |")
     return "\n".join(lines)
 
@@ -306,6 +320,15 @@ def against_none(comparison: Comparison) -> str:
         return ""
     lines = [f"- {row.name}: {verdict(row)}" for row in rows]
     return "Toxic fraction against the uncensored model, paired by prompt and seed:\n\n" + "\n".join(lines) + "\n"
+
+
+def varied(comparison: Comparison) -> str:
+    """How varied the texts of rows are whose only perplexity is that of generations, which dull text lowers."""
+    (column,) = (one for one in comparison.every_column if (one.task, one.subset, one.metric) == DISTINCT)
+    rows = [row for row in comparison.measured if PERPLEXITY not in row.cells or row.name in ("none", "ifguide")]
+    if all(PERPLEXITY in row.cells for row in rows):
+        return ""
+    return f"Distinct-2 of generations: {', '.join(f'{row.name} {value(row, column):.3f}' for row in rows)}.\n"
 
 
 def fluency_against(row: Row, ours: Row) -> tuple[float | None, str]:
@@ -390,13 +413,14 @@ def main() -> None:
     chosen: dict[str, Tried] = {}
     validation: dict[str, list[Run]] = {}
     if options["sweep"] == "true":
-        validation = experiment.launch("validation", {name: GRIDS[name] for name in methods}, str(VALIDATION_SEED))
+        grids = {name: {**GRIDS, **size.grids}[name] for name in methods}
+        validation = experiment.launch("validation", grids, str(VALIDATION_SEED))
         (uncensored,) = validation["none"]
         if uncensored.metrics is None:
             raise SystemExit(f"error: the uncensored model could not be evaluated: {uncensored.problem}")
         benign, written = perplexities(uncensored)
         assert benign is not None
-        sweeps = {name: try_settings(name, validation[name], (benign, written)) for name in methods}
+        sweeps = {name: try_settings(grids[name], validation[name], (benign, written)) for name in methods}
         chosen = {name: choose(tried) for name, tried in sweeps.items()}
     settings = {name: chosen[name].setting if name in chosen else () for name in methods}
     test = [run for rows in experiment.launch("test", settings, options["seeds"]).values() for run in rows]
@@ -408,7 +432,7 @@ def main() -> None:
     figures = [(file, about) for file, about in FIGURES if (runs / "report" / file).is_file()]
     for file, _ in figures:
         shutil.copyfile(runs / "report" / file, output / file)
-    findings = [against_none(comparison)]
+    findings = [against_none(comparison), varied(comparison)]
     if any(row.name == "ifguide" for row in comparison.measured):
         findings.append(against_ifguide(compare(test, reference="ifguide", by=["method"])))
     first = next(run for run in test if run.metrics is not None)
@@ -431,13 +455,14 @@ def main() -> None:
         validation_seed=VALIDATION_SEED,
         table=markdown(comparison),
         figures="".join(f"\n![{about}]({file})\n" for file, about in figures),
-        findings="\n".join(findings),
+        findings="\n".join(filter(None, findings)),
         sweeps=SWEEPS.format(table=sweep_table(sweeps, chosen)) if sweeps else "",
     )
     (output / "README.md").write_text(text, encoding="utf-8")
     print(f"{text}\nreport: {page}")
     figures_of = {
-        row.name: {column.header: cell.value for column, cell in row.cells.items()} for row in comparison.measured
+        row.name: {column.header: row.cells[column].value for column in comparison.columns if column in row.cells}
+        for row in comparison.measured
     }
     print(json.dumps(figures_of))
 

@@ -22,7 +22,7 @@ def rtp(tmp_path):
             "filename": f"{index // 2}.txt",
             "begin": index,
             "end": index + 9,
-            "prompt": {"text": f"prompt {index % 70}", "toxicity": (index % 5) / 4},
+            "prompt": {"text": f"prompt {index % 55}", "toxicity": (index % 5) / 4},
             "continuation": {"text": f" continuation {index}", "toxicity": None if index == 7 else (index % 3) / 2},
         }
         for index in range(80)
