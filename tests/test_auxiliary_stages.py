@@ -107,6 +107,13 @@ def test_pairs_do_not_hold_what_is_evaluated(folder, tmp_path):
         )  # fmt: skip
 
 
+def test_utilities_of_a_model_that_is_steered_are_said_to_be_without_its_decoder(folder, tmp_path):
+    (tmp_path / "passages.jsonl").write_text('{"text": "the cat sat on the mat"}')
+    lambada = ["+utility@utilities.lambada=lambada", f"utilities.lambada.files={tmp_path}/passages.jsonl"]
+    assert pipeline(folder, "method=rad", *lambada).notes == ["Utilities are those of the model without its decoder."]
+    assert pipeline(folder, "method=none", *lambada).notes == pipeline(folder, "method=rad").notes == []
+
+
 @pytest.mark.parametrize(
     "overrides, top_p, seed",
     [

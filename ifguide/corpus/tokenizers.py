@@ -68,9 +68,18 @@ def vocabulary_size(tokenizer: PreTrainedTokenizerFast) -> int:
     return max(tokenizer.get_vocab().values()) + 1
 
 
-def token_texts(tokenizer: PreTrainedTokenizerFast) -> list[str]:
-    """Text of every token id; bytes that are no character on their own become the replacement character."""
-    return [str(tokenizer.decode([token])) for token in range(vocabulary_size(tokenizer))]
+def token_texts(tokenizer: PreTrainedTokenizerFast, *, skip_special_tokens: bool = False) -> list[str]:
+    """Text of every token id within a text; bytes that are no character on their own become the replacement character.
+
+    Each is decoded behind another token, because some tokenizers drop the space that a text begins with.
+    """
+    before = tokenizer.backend_tokenizer.encode("a", add_special_tokens=False).ids[-1:]
+
+    def text(ids: list[int]) -> str:
+        return str(tokenizer.decode(ids, skip_special_tokens, clean_up_tokenization_spaces=False))
+
+    start = len(text(before))
+    return [text([*before, token])[start:] for token in range(vocabulary_size(tokenizer))]
 
 
 def check_same_tokenizer(pretrained: str | None, tokenizer: PreTrainedTokenizerFast, key: str) -> None:

@@ -4,15 +4,14 @@ import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import AutoTokenizer, DynamicCache, PreTrainedTokenizerFast
+from transformers import DynamicCache, PreTrainedTokenizerFast
 
 from ifguide.corpus.labelled import encode_texts
-from ifguide.corpus.tokenizers import vocabulary_size
-from ifguide.training.auxiliary import Auxiliary
+from ifguide.corpus.tokenizers import token_texts, vocabulary_size
+from ifguide.training.auxiliary import Auxiliary, tokenizer_of
 from ifguide.training.data import pad
 from ifguide.training.reward import RewardModel, RewardTraining, load_reward_model
 
@@ -45,7 +44,7 @@ class RAD:
         self, folders: Mapping[str, Path], tokenizer: PreTrainedTokenizerFast, device: torch.device | str
     ) -> "RewardAugmentedDecoder":
         model = load_reward_model(folders["reward"]).to(device).eval()
-        theirs: Any = AutoTokenizer.from_pretrained(folders["reward"])
+        theirs = tokenizer_of(folders["reward"], tokenizer)
         spelling = Spelling.same(tokenizer, device)
         if theirs.get_vocab() != tokenizer.get_vocab():
             spelling = Spelling.between(tokenizer, theirs, device)
@@ -78,7 +77,7 @@ class Spelling:
         ours: PreTrainedTokenizerFast, theirs: PreTrainedTokenizerFast, device: torch.device | str
     ) -> "Spelling":
         """Each token's own text written anew; special tokens, and tokens without text, are the end of the text."""
-        texts = [_own_text(ours, token) for token in range(vocabulary_size(ours))]
+        texts = token_texts(ours, skip_special_tokens=True)
         encodings = theirs.backend_tokenizer.encode_batch(texts, add_special_tokens=False)
         ids, valid = pad([torch.tensor(e.ids or [theirs.eos_token_id]).numpy() for e in encodings])
         return Spelling(ids.to(device), valid.sum(1).to(device), ours.eos_token_id, (ours, theirs))
@@ -99,14 +98,6 @@ class Spelling:
         texts = ours.batch_decode(prompts_PL, skip_special_tokens=True, clean_up_tokenization_spaces=False)
         ids, valid = pad([row[:-1] for row in encode_texts(texts, theirs)])  # the text does not end here
         return ids.to(prompts_PL.device), valid.to(prompts_PL.device)
-
-
-def _own_text(tokenizer: PreTrainedTokenizerFast, token: int) -> str:
-    """A token's text with its leading space, which some tokenizers drop at the beginning of a text."""
-    once, twice = (
-        str(tokenizer.decode([token] * n, skip_special_tokens=True, clean_up_tokenization_spaces=False)) for n in (1, 2)
-    )
-    return twice[len(once) :]
 
 
 class RewardAugmentedDecoder:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from ifguide.corpus.documents import Prompt
 
-OWN_NAMES = ("perplexity", "attribution", "filter", "cost")  # measured whatever the tasks are
+OWN_NAMES = ("perplexity", "attribution", "filter", "cost", "judge")  # measured whatever the tasks are
 
 
 @dataclass(frozen=True)

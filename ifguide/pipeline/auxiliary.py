@@ -100,7 +100,7 @@ class AuxiliaryStages(FilterStages):
 
         return self._build(
             auxiliary.stage,
-            1,
+            2,
             role=role,
             settings=settings,
             inputs=inputs,

@@ -105,7 +105,10 @@ class Pipeline(TargetStages):
     def notes(self) -> list[str]:
         """What a reader of this row has to know."""
         same = [judge.name for judge in self.classifiers.values() if judge.name in self.judges]
-        return [f"Made with a classifier that evaluates it ({name})." for name in same]
+        notes = [f"Made with a classifier that evaluates it ({name})." for name in same]
+        if self.utilities and self.decoding.auxiliaries:
+            notes.append("Utilities are those of the model without its decoder.")
+        return notes
 
     def _toxicity(self, name: str, task: str, judge: str) -> Artifact:
         """What a classifier makes of the generations of a task."""
