@@ -13,6 +13,10 @@ from ifguide.corpus.blocks import Corpus, build_corpus
 from ifguide.corpus.documents import Document
 from ifguide.corpus.tokenizers import make_tokenizer
 
+if "PYTEST_XDIST_WORKER" in os.environ:  # there are as many workers as cores: their threads would only wait in turn
+    torch.set_num_threads(1)
+    os.environ["OMP_NUM_THREADS"] = "1"  # of the commands that tests run
+
 VOCABULARY = 60
 ARCHITECTURES = {
     "gpt_neox": dict(hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32),
