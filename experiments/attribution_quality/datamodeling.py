@@ -46,7 +46,7 @@ TEXT = """
 {halves} random halves of the {blocks:,} blocks of the built-in sample, the tiny model trained on each from {seeds}
 seeds, and what the scores are the derivative of: mean loss of toxic continuations less that of the others. Spearman
 correlation over the halves between it (mean over seeds) and less the sum of the scores of a half (95 % interval over
-halves). The same measured with other seeds correlates {ceiling:.3f} with itself, which is what can be hoped for.
+halves). Between one seed and the other that difference itself correlates {ceiling:.3f}: training is noisy.
 `python experiments/attribution_quality/datamodeling.py{overrides}`
 
 | scores | linear datamodeling score |
