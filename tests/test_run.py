@@ -121,9 +121,9 @@ def test_a_sweep_with_a_job_that_fails_reports_it_and_its_reference(tmp_path):
         rows = {row["method"]: row for row in csv.DictReader(table)}
     assert list(rows) == [
         f"{name}, optim.learning_rate={rate}" for name, rate in (("none", 0.001), ("ifguide", 0.001))
-    ] + ["ifguide, optim.learning_rate=1e+09, seed 1"]
+    ] + ["ifguide, optim.learning_rate=1000000000, seed 1"]
     assert rows["ifguide, optim.learning_rate=0.001"]["reference"] == "none, optim.learning_rate=0.001"
-    assert rows["ifguide, optim.learning_rate=1e+09, seed 1"]["problem"].startswith("failed: ")
+    assert rows["ifguide, optim.learning_rate=1000000000, seed 1"]["problem"].startswith("failed: ")
     source = (sweep / "report.html").read_text()
     assert "Training tokens: ifguide" in source and "Generations" in source
 
