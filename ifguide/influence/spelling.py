@@ -2,7 +2,8 @@
 
 A word is a longest run of tokens in which every border has a letter or an apostrophe on both sides; case and
 surrounding blanks do not tell words apart. Nothing is decoded: the key of a word is the polynomial hash of its folded
-characters, which is a sum over its tokens, so a batch of blocks takes a few tensor operations.
+characters, which is a sum over its tokens, so a batch of blocks takes a few tensor operations. A token that holds a part
+of a character (a byte-level vocabulary cuts those of other scripts) is spelled by its id and belongs to the word around.
 """
 
 from collections.abc import Sequence
@@ -13,6 +14,7 @@ from torch import Tensor
 
 BASE = 0x9E3779B97F4A7C15 | 1  # of the hash, modulo 2⁶⁴ as int64 arithmetic is
 APOSTROPHES = "'’"
+PART = "\ufffd"  # what bytes that are no character on their own are decoded to
 
 # B blocks, T tokens, V vocabulary, N words of a batch
 
@@ -39,7 +41,10 @@ class Spelling:
         powers = [1]
         for _ in range(max(map(len, folded), default=0)):
             powers.append(_wrap(powers[-1] * BASE))
-        hashes = [_wrap(sum((ord(c) + 1) * p for c, p in zip(text, powers, strict=False))) for text in folded]
+        hashes = [
+            _wrap(sum(_code(character, token) * power for character, power in zip(text, powers, strict=False)))
+            for token, text in enumerate(folded)
+        ]
         return Spelling(
             torch.tensor(hashes, dtype=torch.int64),
             torch.tensor([len(text) for text in folded]),
@@ -68,7 +73,12 @@ class Spelling:
 
 
 def _in_word(character: str) -> bool:
-    return character.isalpha() or (character != "" and character in APOSTROPHES)
+    return character.isalpha() or (character != "" and character in APOSTROPHES + PART)
+
+
+def _code(character: str, token: int) -> int:
+    """Above all characters for a part of one, which only its token tells from another."""
+    return 0x110001 + token if character == PART else ord(character) + 1
 
 
 def _wrap(number: int) -> int:

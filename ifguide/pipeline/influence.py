@@ -154,7 +154,7 @@ class InfluenceStages(Stages):
 
         student = self._build(
             "student",
-            1,
+            2,
             role=_role("student", contrast),
             settings=settings["student"],
             inputs={"data": data, "exact": exact},
@@ -202,7 +202,7 @@ class InfluenceStages(Stages):
             return pool_scores(pooling, open_scores(scores.path), tokens, texts, directory)
 
         inputs = {"data": data, "scores": scores}
-        return self._build("pooled", 1, settings=self._settings("pooling"), inputs=inputs, builder=build)
+        return self._build("pooled", 2, settings=self._settings("pooling"), inputs=inputs, builder=build)
 
     @cache  # noqa: B019
     def mask(self) -> Artifact:

@@ -107,6 +107,14 @@ def test_words_are_what_the_text_spells(corpus):
     assert both[0] == both[1], "other tokens, the same word"
 
 
+def test_parts_of_characters_spell_by_their_token():
+    texts = [" d", "\ufffd", "\ufffd", "a", " d\ufffd", "."]
+    ids = torch.tensor([[0, 1, 2, 3, 5], [0, 1, 1, 3, 5], [4, 2, 3, 5, 5]])
+    word, keys = Spelling.of(texts).words(ids)
+    assert word.tolist() == [[0, 0, 0, 0, 1], [2, 2, 2, 2, 3], [4, 4, 4, 5, 6]], "a cut character is within a word"
+    assert keys[0] != keys[2] and keys[1] == keys[3] == keys[5], "other parts, another word"
+
+
 def test_word_pooling_equals_its_definition(corpus):
     ids, scores = corpus
     types = {"prior": 2.5, "context_weight": 0.7, "reach": 3.0}
