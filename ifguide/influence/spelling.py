@@ -2,8 +2,9 @@
 
 A word is a longest run of tokens in which every border has a letter or an apostrophe on both sides; case and
 surrounding blanks do not tell words apart. Nothing is decoded: the key of a word is the polynomial hash of its folded
-characters, which is a sum over its tokens, so a batch of blocks takes a few tensor operations. A token that holds a part
-of a character (a byte-level vocabulary cuts those of other scripts) is spelled by its id and belongs to the word around.
+characters, which is a sum over its tokens, so a batch of blocks takes a few tensor operations. A token that holds a
+part of a character (byte-level vocabularies cut those of other scripts) is spelled by its id and belongs to the word
+around it.
 """
 
 from collections.abc import Sequence
