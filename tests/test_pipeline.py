@@ -1,6 +1,7 @@
 """The whole method on a few documents, in this process."""
 
 import json
+import shutil
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -248,6 +249,12 @@ def test_mistakes_are_named_before_any_work(folder, override, message):
         pipeline(folder / "untouched", override)
     assert isinstance(error.value, ValueError) or isinstance(error.value.__cause__, ValueError)
     assert not (folder / "untouched").exists()
+
+
+def test_a_reference_model_without_a_tokenizer_is_refused_before_any_work(done, folder, tmp_path):
+    shutil.copytree(done.proxy().path, tmp_path / "reference", ignore=shutil.ignore_patterns("tokenizer*"))
+    with pytest.raises(ValueError, match="reference_model=.*tokenizer cannot be loaded"):
+        pipeline(folder, f"reference_model={tmp_path}/reference")
 
 
 def test_queries_of_one_class_and_shared_prompts_are_refused(folder, tmp_path):

@@ -21,7 +21,7 @@ def make_tokenizer(
         end_of_text: the token between documents; default: the tokenizer's own end-of-sequence token.
 
     Raises:
-        ValueError: no such file, or a tokenizer without an end-of-text token.
+        ValueError: no such file, no tokenizer in the folder, or one without an end-of-text token.
     """
     if path is None:
         tokenizer = train_byte_level_bpe(texts, vocabulary)
@@ -31,6 +31,8 @@ def make_tokenizer(
         tokenizer = PreTrainedTokenizerFast(tokenizer_file=path)
     else:
         tokenizer = AutoTokenizer.from_pretrained(path, use_fast=True)  # type: ignore[assignment]
+    if not set(tokenizer.get_vocab()) - set(tokenizer.all_special_tokens):  # what is made of a folder without one
+        raise ValueError(f"{path} holds no tokenizer: put its tokenizer.json beside its config.json")
     token = end_of_text or tokenizer.eos_token or END_OF_TEXT
     if token not in tokenizer.get_vocab():
         raise ValueError(

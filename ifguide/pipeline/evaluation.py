@@ -32,6 +32,15 @@ METRICS_FILE = "metrics.json"
 PROBABILITIES_FILE = "probabilities.npz"
 
 
+def check_reference(name: str) -> None:
+    """Raise ValueError where a reference model, or its tokenizer, is not there."""
+    check_pretrained(name, "reference_model")
+    try:
+        make_tokenizer((), path=name)
+    except (OSError, ValueError) as error:
+        raise ValueError(f"reference_model={name}: its tokenizer cannot be loaded: {error}") from error
+
+
 class Pipeline(TargetStages):
     """All stages of one configuration; `stage(name)` is the artifact of the last one wanted."""
 
@@ -39,7 +48,8 @@ class Pipeline(TargetStages):
         super().__init__(cfg)
         if cfg.stage == "evaluate":
             check_names(list(cfg.tasks), list(cfg.classifiers), list(cfg.utilities))
-            check_pretrained(cfg.reference_model, "reference_model")
+            if cfg.reference_model is not None:
+                check_reference(cfg.reference_model)
             instantiate(cfg.judge)  # asked at the end of a sweep: its mistakes are named now
             for judge in cfg.classifiers.values():
                 instantiate(judge)
