@@ -12,6 +12,7 @@ from ifguide.report.rows import HEADLINE, Comparison, Row
 from ifguide.report.table import MISSING, SUPERSCRIPTS, Column, Measurement, aligned, format_measurement, one_line
 
 LONGEST_PROBLEM = 40  # characters of a message in a Markdown or LaTeX cell; the whole stands below
+WIDEST = 16  # columns of a Markdown table; one that would be wider has a line per metric instead
 LATEX = {
     "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
     "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}", ">": r"\textgreater{}",
@@ -89,7 +90,7 @@ def explanation(comparison: Comparison) -> str:
 
 
 def markdown(comparison: Comparison) -> str:
-    """A GitHub table with its notes; also what is printed."""
+    """A GitHub table with its notes; also what is printed. One of many metrics is turned: a line per metric."""
     layout = lay_out(comparison)
     body = []
     for line in layout.lines:
@@ -99,7 +100,8 @@ def markdown(comparison: Comparison) -> str:
         else:
             cells = [shortened(line.problem), *[MISSING] * (len(layout.headers) - 1)]
         body.append([one_line(name), line.seeds, *map(one_line, cells)])
-    table = "\n".join(aligned([["method", "seeds", *layout.headers], *body]))
+    cells = [["method", "seeds", *layout.headers], *body]
+    table = "\n".join(aligned(cells if len(layout.headers) <= WIDEST else list(zip(*cells, strict=True))))
     notes = [f"{superscript(number)} {one_line(note)}" for number, note in enumerate(layout.notes, start=1)]
     return "\n\n".join([table, explanation(comparison), *notes]) + "\n"
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 MISSING = "–"
+WHOLE = 1000  # from this size on, values are shown without decimals
 SUPERSCRIPTS = str.maketrans("0123456789", "⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 
@@ -59,6 +60,8 @@ def measurement(metrics: Mapping[str, Any], task: str, subset: str, metric: str)
 def format_measurement(measured: Measurement | None, decimals: int = 3) -> str:
     if measured is None:
         return MISSING
+    if abs(measured.value) >= WHOLE:
+        decimals = 0
     value = f"{measured.value:.{decimals}f}"
     if measured.interval is None:
         return value

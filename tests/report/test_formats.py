@@ -7,9 +7,11 @@ import subprocess
 import pytest
 from run_folders import write_sweep
 
+from ifguide.report import formats
 from ifguide.report.formats import comma_separated, latex, latex_text, markdown
 from ifguide.report.gather import Run, gather
 from ifguide.report.rows import HEADLINE, compare
+from ifguide.report.table import Measurement, format_measurement
 
 
 @pytest.fixture(scope="module")
@@ -38,6 +40,21 @@ def test_markdown_has_every_row_and_the_best_in_bold(comparison):
     assert cells[7][2] == "unfinished"
     assert "¹ failed: the training loss is nan at step 40. Use a smaller optim.learning_rate" in markdown(comparison)
     assert len({len(line) for line in lines}) == 1
+
+
+def test_a_table_of_many_metrics_has_a_line_per_metric(comparison, monkeypatch):
+    def cells():
+        lines = [line for line in markdown(comparison).splitlines() if line.startswith("|")]
+        return [[cell.strip() for cell in line.strip("|").split(" | ")] for line in (lines[0], *lines[2:])]
+
+    wide = cells()
+    monkeypatch.setattr(formats, "WIDEST", len(wide[0]) - 3)
+    assert cells() == [list(column) for column in zip(*wide, strict=True)]
+
+
+def test_large_values_have_no_decimals():
+    assert format_measurement(Measurement(3014245.22, (2181922.36, 4151515.02))) == "3014245 [2181922, 4151515]"
+    assert format_measurement(Measurement(-0.5, (-1.0, 0.25)), 2) == "-0.50 [-1.00, 0.25]"
 
 
 def test_equal_as_displayed_is_equally_best_and_one_row_is_not_best():
