@@ -253,7 +253,7 @@ def test_mistakes_are_named_before_any_work(folder, override, message):
 
 def test_a_reference_model_without_a_tokenizer_is_refused_before_any_work(done, folder, tmp_path):
     shutil.copytree(done.proxy().path, tmp_path / "reference", ignore=shutil.ignore_patterns("tokenizer*"))
-    with pytest.raises(ValueError, match="reference_model=.*tokenizer cannot be loaded"):
+    with pytest.raises(ValueError, match=r"reference_model=.*tokenizer cannot be loaded"):
         pipeline(folder, f"reference_model={tmp_path}/reference")
 
 
