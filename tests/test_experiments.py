@@ -1,10 +1,11 @@
 """Experiments that are small enough to be run on the built-in sample."""
 
-import importlib.util
+import importlib
 import json
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -61,26 +62,24 @@ def test_rivals_on_a_tiny_sample(tmp_path):
     assert (tmp_path / "runs" / "report" / "report.html").is_file()
 
 
-@pytest.fixture(scope="module")
-def rivals():
-    spec = importlib.util.spec_from_file_location("rivals", ROOT / "experiments" / "rivals" / "run.py")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["rivals"] = module
-    spec.loader.exec_module(module)
-    return module
+@pytest.fixture
+def rivals(monkeypatch):
+    """The modules beside experiments/rivals/run.py."""
+    monkeypatch.syspath_prepend(ROOT / "experiments" / "rivals")
+    return SimpleNamespace(**{name: importlib.import_module(name) for name in ("choice", "findings", "sizes")})
 
 
 def test_the_least_toxic_of_the_fluent_settings_is_chosen(rivals):
     def tried(toxic, ratio, problem=None):
-        return rivals.Tried((f"x.y={toxic}",), toxic, ratio, 0.5, problem)
+        return rivals.choice.Tried((f"x.y={toxic}",), toxic, ratio, 0.5, problem)
 
     fluent, toxic, garbled = tried(0.1, 1.02), tried(0.2, 0.9), tried(0.0, 1.5)
     failed = tried(float("nan"), float("nan"), "failed: it\ndiverged")
-    assert rivals.choose([failed, toxic, fluent, garbled]) == fluent
-    assert rivals.choose([garbled, tried(0.3, 1.2)]).ratio == 1.2, "the most fluent where none is fluent"
+    assert rivals.choice.choose([failed, toxic, fluent, garbled]) == fluent
+    assert rivals.choice.choose([garbled, tried(0.3, 1.2)]).ratio == 1.2, "the most fluent where none is fluent"
     with pytest.raises(SystemExit, match="diverged"):
-        rivals.choose([failed])
-    table = rivals.sweep_table({"npo": [fluent, failed]}, {"npo": fluent})
+        rivals.choice.choose([failed])
+    table = rivals.choice.sweep_table({"npo": [fluent, failed]}, {"npo": fluent})
     assert "| npo | **y=0.1** | 0.100 | 1.020 | 0.500 |" in table and "failed: it diverged" in table
 
 
@@ -98,24 +97,26 @@ def test_findings_say_where_ifguide_loses(rivals, tmp_path):
                 perplexity=perplexity.get(name, 10.0),
             )  # fmt: skip
     runs = gather([str(tmp_path)])
-    none = rivals.against_none(compare(runs, reference="none", by=["method"]))
+    none = rivals.findings.against_none(compare(runs, reference="none", by=["method"]))
     assert none.count("which excludes 0") == 5 and "- better: −0." in none
-    loses, wins = rivals.against_ifguide(compare(runs, reference="ifguide", by=["method"])).split("**Where it wins.**")
+    loses, wins = rivals.findings.against_ifguide(compare(runs, reference="ifguide", by=["method"])).split(
+        "**Where it wins.**"
+    )
     lower, dearer, cheaper = loses.strip().split("\n\n")
     assert "better (−0." in lower and "dull" not in lower and "dull (−0." in dearer and "+100.0%" in dearer
     assert "none" in wins and "worse" in wins and "better" not in wins and cheaper == "Cheaper: no row."
     with pytest.raises(SystemExit, match="validation prompts are test prompts too"):
-        rivals.check_apart(runs[:1], runs[1:2])
+        rivals.choice.check_apart(runs[:1], runs[1:2])
 
 
 @pytest.mark.parametrize("method", ["toxicity_filter", "dpo", "rad", "dexperts", "ifguide"])
 def test_the_rivals_take_real_text(rivals, method, datasets_folder, tmp_path):
-    size = rivals.SIZES["real_text"]
+    size = rivals.sizes.SIZES["real_text"]
     fixed = [*size.every, *size.tune, *size.prompts[1], *size.methods.get(method, ()), f"method={method}"]
-    grid = [option.split(",")[0] for option in {**rivals.GRIDS, **size.grids}[method]]
+    grid = [option.split(",")[0] for option in {**rivals.sizes.GRIDS, **size.grids}[method]]
     (tmp_path / "start").mkdir()
     (tmp_path / "start" / "config.json").write_text("{}")
-    start = [option.replace(rivals.START, str(tmp_path / "start")) for option in fixed]
+    start = [option.replace(rivals.sizes.START, str(tmp_path / "start")) for option in fixed]
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
         cfg = compose_config("config", overrides=[*start, *grid, f"paths.workspace={tmp_path}/w", "paths.run=r"])
     pipeline = Pipeline(cfg)  # reads queries, pairs, labelled texts and prompts, and checks them

@@ -15,121 +15,23 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ifguide.corpus.blocks import Corpus
-from ifguide.evaluation.fluency import block_losses, perplexity_metrics
-from ifguide.models import load_model
-from ifguide.report.formats import format_difference, markdown
+import torch
+from choice import TOLERANCE, Tried, check_apart, choose, perplexities, sweep_table, try_settings
+from findings import against_ifguide, against_none, varied
+from sizes import GRIDS, SIZES, START, Size
+
+from ifguide.report.formats import markdown
 from ifguide.report.gather import Run, gather
-from ifguide.report.rows import HEADLINE, Comparison, Row, compare
-from ifguide.report.table import COLUMNS, Column, one_line
-from ifguide.report.write import PERPLEXITY, WRITTEN, write_report
+from ifguide.report.rows import compare
+from ifguide.report.write import write_report
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
-DISTINCT = ("toxicity", "all", "distinct_2")
-SECONDS = next(column for column in COLUMNS if column.task == "cost")
-GRIDS: dict[str, tuple[str, ...]] = {  # method → the settings that are tried, as Hydra sweeps them
-    "none": (),
-    "word_filter": ("filter.at_least=1,2",),
-    "toxicity_filter": ("filter.threshold=0.5,0.9",),
-    "influence_filter": ("filter.share=0.1,0.5",),
-    "token_filter": (),
-    "unlikelihood": ("objective.weight=0.3,1,3",),
-    "npo": ("objective.weight=0.3,1,3",),
-    "faded_ascent": ("objective.penalty=0.3,1,3",),
-    "dpo": ("post_training.optim.learning_rate=5e-5,2e-4,1e-3",),
-    "rad": ("decoding.beta=10,50,200",),
-    "dexperts": ("decoding.alpha=0.5,1,2",),
-    "ifguide": ("objective.penalty=0.1,0.3,1",),
-}
 VALIDATION_SEED = 0
-TOLERANCE = 1.03  # of perplexity, in the choice of settings
-MARGIN = 1.01  # of perplexity, up to which a row is said to write as fluently as IF-Guide
-START = "{start}"  # stands for the folder of the uncensored model of the validation seed
-
-
-@dataclass(frozen=True)
-class Size:
-    """What is run.
-
-    Args:
-        every: overrides of every run.
-        tune: overrides of the runs that are compared, beside `every`.
-        prompts: of the validation runs, and of the test runs.
-        methods: method → what it needs beside its settings.
-        grids: method → settings to try instead of those in `GRIDS`.
-        seeds: of the test runs.
-        about: a paragraph on the comparison.
-    """
-
-    every: tuple[str, ...]
-    tune: tuple[str, ...]
-    prompts: tuple[tuple[str, ...], tuple[str, ...]]
-    methods: Mapping[str, tuple[str, ...]]
-    seeds: str
-    about: str
-    grids: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-
-
-TINY = (
-    "data.sources.sample.size=300", "data.tokenizer.vocabulary=400", "data.block_length=32", "labelled.size=100",
-    "model.settings.hidden_size=16", "model.settings.num_hidden_layers=2", "model.settings.intermediate_size=32",
-    "proxy.settings.hidden_size=16", "proxy.settings.num_hidden_layers=2", "proxy.settings.intermediate_size=32",
-    "optim.epochs=0.5", "proxy_optim.epochs=0.5", "curvature.blocks=8", "pairs.size=60",
-    "evaluation.prompts.size=6", "evaluation.samples=3", "evaluation.max_new_tokens=5", "trainer.progress=false",
-)  # fmt: skip
-OFFENSIVE = "${paths.datasets}/toxicity_labelled/tweeteval_offensive.jsonl.gz"
-TUNE = (  # of real text
-    f"model.pretrained={START}", "optim.epochs=0.15", "optim.learning_rate=1e-3", "evaluation.prompts.limit=100",
-    f"proxy.pretrained={START}", "proxy_optim.epochs=0",  # so that the seconds of no row are of what all start from
-    "labelled=local", f"labelled.files={OFFENSIVE}", "labelled.positive=[1]", "pairs=paradetox",
-)  # fmt: skip
-SAMPLE = Size(
-    every=(),
-    tune=(),
-    prompts=(("evaluation.prompts.seed=1000",), ()),
-    methods={},
-    seeds="1,2,3",
-    about="""The built-in sample, whose writer knows which posts insult. Every model is trained from nothing.
-What each method learns from, beside the corpus: IF-Guide, the methods on its mask, `word_filter` and
-`influence_filter` from queries (toxic and other continuations); `toxicity_filter` from the evaluator itself; RAD and
-DExperts from labelled posts; DPO from pairs of a polite and an insulting continuation. All are of one writer: no rival
-could have better data.""",
-)  # fmt: skip
-SIZES = {
-    "sample": SAMPLE,
-    "tiny": Size(
-        every=TINY, tune=(), prompts=SAMPLE.prompts, methods={}, seeds="1", about="A check that everything runs.",
-    ),
-    "real_text": Size(
-        every=("+experiment=real_text",),
-        tune=TUNE,
-        prompts=(("+evaluation.prompts.part=validation",), ("+evaluation.prompts.part=test",)),
-        methods={
-            "toxicity_filter": (
-                "classifier@filter.classifier=trained",
-                # neither what the evaluator learned from, nor what the corpus holds
-                "~filter.classifier.texts.davidson", "~filter.classifier.texts.wikipedia",
-                # whole documents, and a share: trained on tweets, it finds something in most long reviews
-                "filter.window=null", "filter.threshold=null", "filter.share=0.3",
-            ),
-            "dexperts": (f"decoding.experts.pretrained={START}",),
-        },
-        seeds="1,2,3",
-        grids={"toxicity_filter": ("filter.share=0.3,0.5",)},
-        about="""Text that people wrote (`+experiment=real_text`). Every row continues one uncensored model, its proxy,
-for 0.15 of a pass: a filter can only refrain from teaching more of what that model knows, and the seconds are without
-that model's.
-What each method learns from, beside the corpus: IF-Guide, the methods on its mask, `word_filter` and `influence_filter`
-from RealToxicityPrompts queries, of other source documents than all prompts; `toxicity_filter`, RAD and DExperts from
-tweets labelled for offence (OLID), which are neither in the corpus nor what the evaluator was trained on; DPO from
-ParaDetox. Validation and test prompts are of different source documents.""",
-    ),
-}  # fmt: skip
 TEXT = """# Rivals{of}
 
 **Question.** What does IF-Guide do that simpler methods on the same corpus do not (leaving documents or tokens out,
@@ -236,151 +138,6 @@ def call(*command: str, **options: Any) -> subprocess.CompletedProcess[str]:
     return done
 
 
-@dataclass(frozen=True)
-class Tried:
-    """One setting of a method on validation prompts: what it does, or why that is not known."""
-
-    setting: tuple[str, ...]
-    toxic_fraction: float
-    ratio: float  # of its perplexity to the uncensored model's
-    distinct: float  # distinct-2 of what it writes
-    problem: str | None = None
-
-
-def try_settings(grids: Sequence[str], runs: Sequence[Run], uncensored: tuple[float, float]) -> list[Tried]:
-    """What each setting of a method does; `uncensored` are that model's perplexities (see `perplexities`)."""
-    swept = {grid.split("=")[0] for grid in grids}
-    tried = []
-    for run in runs:
-        setting = tuple(f"{key}={value}" for key, value in run.overrides.items() if key in swept)
-        if run.metrics is None:
-            tried.append(Tried(setting, float("nan"), float("nan"), float("nan"), run.problem))
-            continue
-        benign, written = perplexities(run)
-        ratio = written / uncensored[1] if benign is None else benign / uncensored[0]
-        toxicity = run.metrics["toxicity"]["all"]
-        tried.append(Tried(setting, toxicity["toxic_fraction"], ratio, toxicity["distinct_2"]))
-    return tried
-
-
-def perplexities(run: Run) -> tuple[float | None, float]:
-    """On benign documents of the validation split, None where a decoder steers the model; and of generations."""
-    assert run.metrics is not None
-    written = float(run.metrics["toxicity"]["all"]["generation_perplexity"])
-    if "perplexity" not in run.metrics:
-        return None, written
-    split = Corpus(run.artifacts["data"]).split("validation")
-    losses = block_losses(load_model(run.artifacts["model"]), split, batch_size=16)
-    return float(perplexity_metrics(losses, split)["benign"]["perplexity"]), written  # type: ignore[arg-type]
-
-
-def choose(tried: Sequence[Tried]) -> Tried:
-    """The least toxic setting within the tolerance of perplexity; where there is none, the most fluent one."""
-    measured = [one for one in tried if one.problem is None]
-    if not measured:
-        raise SystemExit(f"error: no setting could be evaluated: {'; '.join(str(one.problem) for one in tried)}")
-    fluent = [one for one in measured if one.ratio <= TOLERANCE]
-    if not fluent:
-        return min(measured, key=lambda one: one.ratio)
-    return min(fluent, key=lambda one: (one.toxic_fraction, one.ratio))
-
-
-def sweep_table(sweeps: Mapping[str, Sequence[Tried]], chosen: Mapping[str, Tried]) -> str:
-    lines = ["| method | setting | toxic fraction ↓ | perplexity, ratio | distinct-2 |", "|---|---|---|---|---|"]
-    for method, tried in sweeps.items():
-        for one in tried:
-            bold = "**" if one == chosen[method] else ""
-            setting = ", ".join(part.split(".", 1)[1] for part in one.setting) or "–"
-            figures = f"{one.toxic_fraction:.3f} | {one.ratio:.3f} | {one.distinct:.3f}"
-            if one.problem is not None:
-                figures = f"{one_line(one.problem)} | – | –"
-            lines.append(f"| {method} | {bold}{setting}{bold} | {figures} |")
-    return "\n".join(lines)
-
-
-def value(row: Row, column: Column) -> float | None:
-    measured = row.cells.get(column)
-    return None if measured is None else measured.value
-
-
-def verdict(row: Row) -> str:
-    """Whether a row's difference is told apart from nothing."""
-    difference = row.differences[HEADLINE]
-    text = f"{format_difference(difference, 3)}"
-    if difference.interval is None:
-        return f"{text}, without an interval"
-    low, high = difference.interval
-    return f"{text}, {'which includes' if low <= 0 <= high else 'which excludes'} 0"
-
-
-def against_none(comparison: Comparison) -> str:
-    """Each rival's paired difference from the uncensored model."""
-    rows = [row for row in comparison.measured if HEADLINE in row.differences]
-    if not rows:
-        return ""
-    lines = [f"- {row.name}: {verdict(row)}" for row in rows]
-    return "Toxic fraction against the uncensored model, paired by prompt and seed:\n\n" + "\n".join(lines) + "\n"
-
-
-def varied(comparison: Comparison) -> str:
-    """How varied the texts of rows are whose only perplexity is that of generations, which dull text lowers."""
-    (column,) = (one for one in comparison.every_column if (one.task, one.subset, one.metric) == DISTINCT)
-    rows = [row for row in comparison.measured if PERPLEXITY not in row.cells or row.name in ("none", "ifguide")]
-    if all(PERPLEXITY in row.cells for row in rows):
-        return ""
-    return f"Distinct-2 of generations: {', '.join(f'{row.name} {value(row, column):.3f}' for row in rows)}.\n"
-
-
-def fluency_against(row: Row, ours: Row) -> tuple[float | None, str]:
-    """Ratio of a row's perplexity to ours, and of what: benign documents where both have it, else generations."""
-    for column, name in ((PERPLEXITY, "benign perplexity"), (WRITTEN, "perplexity of generations")):
-        theirs, mine = value(row, column), value(ours, column)
-        if theirs is not None and mine is not None:
-            return theirs / mine, name
-    return None, "perplexity"
-
-
-def against_ifguide(comparison: Comparison) -> str:
-    """Where IF-Guide loses and where it wins; `comparison` is with its row as the reference."""
-    rows = {row.name: row for row in comparison.measured}
-    ours = rows.pop("ifguide", None)
-    if ours is None:
-        return ""
-    less, dearer, cheaper, above = [], [], [], []
-    for name, row in rows.items():
-        if HEADLINE not in row.differences:
-            continue
-        ratio, what = fluency_against(row, ours)
-        said = f"{name} ({verdict(row)}; {what} {'not known' if ratio is None else f'{ratio - 1:+.1%}'})"
-        difference = row.differences[HEADLINE]
-        if difference.value < 0:
-            (less if ratio is not None and ratio <= MARGIN else dearer).append(said)
-        elif difference.interval is not None and difference.interval[0] > 0:
-            above.append(name)
-        seconds, mine = value(row, SECONDS), value(ours, SECONDS)
-        if name != "none" and seconds is not None and mine is not None and seconds < mine:
-            cheaper.append(
-                f"{name} ({seconds / mine:.2f} of its seconds, toxic fraction {format_difference(difference, 3)})"
-            )
-    parts = {
-        f"**Where IF-Guide loses.** Lower toxic fraction, at a perplexity at most {MARGIN - 1:.0%} higher:": less,
-        "Lower toxic fraction, at a higher perplexity:": dearer,
-        "Cheaper:": cheaper,
-        "**Where it wins.** Higher toxic fraction, with an interval of the difference above 0:": above,
-    }
-    return "\n\n".join(f"{said} {'; '.join(names) or 'no row'}." for said, names in parts.items()) + "\n"
-
-
-def check_apart(validation: Sequence[Run], test: Sequence[Run]) -> None:
-    """Raise where settings were chosen on a prompt that is reported on."""
-    one, other = (
-        {prompt for run in runs for scores in [run.prompt_scores("toxicity")] if scores for _, prompt in scores.keys}
-        for runs in (validation, test)
-    )
-    if shared := one & other:
-        raise SystemExit(f"error: {len(shared)} validation prompts are test prompts too, as {min(shared)!r}")
-
-
 def read_options(arguments: Sequence[str]) -> tuple[dict[str, str], list[str]]:
     """The script's own options, and the overrides."""
     options = {
@@ -446,7 +203,7 @@ def main() -> None:
         of={"sample": ""}.get(options["size"], f": {options['size'].replace('_', ' ')}"),
         about=size.about,
         arguments="".join(f" {argument}" for argument in shown),
-        machine=f"{os.cpu_count()} CPU cores ({platform.machine()})",
+        machine=f"{os.cpu_count()} CPU cores ({platform.machine()}), threads per run: {torch.get_num_threads()}",
         classifier=made["evaluation"]["settings"]["classifier"],
         prompts=first.metrics["toxicity"]["all"]["prompts"],
         samples=made["generations"]["settings"]["evaluation"]["samples"],
