@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from hydra.utils import instantiate
 from numpy.typing import NDArray
+from study import Study
 from transformers import PreTrainedModel
 
 from ifguide.corpus.blocks import Split
@@ -25,7 +26,6 @@ from ifguide.influence.agreement import spearman
 from ifguide.objectives.language_modeling import token_losses
 from ifguide.pipeline.influence import UNCENSORED
 from ifguide.training.fit import train
-from run import HERE, Study
 
 HALVES, SEEDS = 32, (0, 1)
 OTHER = 1000  # seeds that no proxy has
@@ -131,7 +131,7 @@ def main() -> None:
         overrides="".join(f" {o}" for o in overrides if not o.startswith(("paths.", "trainer."))),
         rows="\n".join(lines),
     )
-    (HERE / "datamodeling.md").write_text(text, encoding="utf-8")
+    Path(__file__).with_name("datamodeling.md").write_text(text, encoding="utf-8")
     print(text)
     print(json.dumps(figures))
 

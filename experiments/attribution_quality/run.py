@@ -12,42 +12,26 @@ import json
 import os
 import platform
 import sys
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import torch
 from agreement import agreement
 from cases import case_quality, contrast_cases
-from hydra import compose, initialize_config_dir
-from numpy.typing import NDArray
-from omegaconf import OmegaConf
+from study import VARIANTS, Study
+from tables import (
+    KEY,
+    agreement_table,
+    case_findings,
+    findings,
+    mask_quality,
+    plain_table,
+    table,
+    top_documents,
+    top_types,
+)
 
-from ifguide.corpus.blocks import LABELS
-from ifguide.corpus.masks import TokenMask
-from ifguide.corpus.queries import encode_queries
-from ifguide.corpus.tokenizers import token_texts
-from ifguide.corpus.words import word_log_odds
-from ifguide.evaluation.attribution import (
-    SHARES,
-    attribution_quality,
-    known_tokens,
-    word_list_scores,
-)
-from ifguide.evaluation.fluency import block_losses
-from ifguide.evaluation.token_baselines import (
-    classifier_window_scores,
-    expert_log_ratio_scores,
-    gradient_norm_scores,
-)
+from ifguide.evaluation.attribution import known_tokens
 from ifguide.influence.agreement import jaccard
-from ifguide.influence.amortised import Amortised
-from ifguide.influence.direction import load_direction
-from ifguide.influence.pooling import type_sums
-from ifguide.influence.scoring import prepare_scorer, score_blocks
-from ifguide.influence.store import create_scores, open_scores
-from ifguide.pipeline import Pipeline
 from ifguide.report.attribution import (
     plot_agreement,
     plot_cost,
@@ -57,40 +41,8 @@ from ifguide.report.attribution import (
 )
 
 HERE = Path(__file__).parent
-ROOT = HERE.parents[1]
-EXACT = ("pooling=none",)
-AMORTISED = ("scorer=amortised",)
-
-# name → overrides; the first is what the others are compared with
-VARIANTS: dict[str, tuple[str, ...]] = {
-    "exact (`jvp`)": EXACT,
-    "positional, aligned": (*EXACT, "scorer=positional"),
-    "positional, as published": (*EXACT, "scorer=positional", "scorer.alignment=as_published"),
-    "exact, damping 0.001": (*EXACT, "curvature.damping=0.001"),
-    "exact, diagonal curvature": (*EXACT, "curvature=diagonal"),
-    "exact, no curvature": (*EXACT, "curvature=identity"),
-    "pooled by type": ("pooling=type",),
-    "pooled by type and context": ("pooling=type_context",),
-    "pooled by word": ("pooling=word",),
-    "pooled by word and context": ("pooling=word_context",),
-    "pooled by word and context, no curvature": ("pooling=word_context", "curvature=identity"),
-    "amortised from 0.1 %": (*AMORTISED, "scorer.share=0.001"),
-    "amortised from 0.2 %": (*AMORTISED, "scorer.share=0.002"),
-    "amortised from 0.5 %": (*AMORTISED, "scorer.share=0.005"),
-    "amortised from 1 %": (*AMORTISED, "scorer.share=0.01"),
-    "amortised from 2 %": (*AMORTISED, "scorer.share=0.02"),
-    "amortised from 5 %": AMORTISED,
-    "amortised from 5 %, second sample": (*AMORTISED, "scorer.seed=1"),
-    "amortised from 5 %, third sample": (*AMORTISED, "scorer.seed=2"),
-    "amortised from 10 %": (*AMORTISED, "scorer.share=0.1"),
-    "amortised from 5 %, words alone": (*AMORTISED, "scorer.student.types.context_weight=0"),
-    "amortised from 5 %, convolutions": ("scorer=amortised_convolution",),
-    "amortised from 10 %, convolutions": ("scorer=amortised_convolution", "scorer.share=0.1"),
-}
 SAMPLE_VARIANTS = ("exact (`jvp`)", "positional, aligned", "pooled by word and context", "amortised from 10 %")
 SAMPLE = ("stage=pooled", "data.sources.sample.size=1500", "data.tokenizer.vocabulary=1024", "curvature.blocks=128")
-
-
 SHOWN = (
     "exact (`jvp`)",
     "positional, aligned",
@@ -112,8 +64,6 @@ REPORTED = (
 )
 OURS = "amortised from 5 %"
 ON_NEW_TEXT = ("exact (`jvp`)", "positional, aligned", "amortised from 5 %", "amortised from 5 %, convolutions")
-KEY = "precision_at_0.01"
-
 TEXT = """# Attribution quality
 
 **Question.** Do token scores find the tokens that people marked as toxic, do they beat simpler ways to find them, and
@@ -181,182 +131,6 @@ Scores are summed over a text.
 
 {findings}
 """
-
-
-class Study:
-    """One corpus with its proxy: the scores of every variant and rival, and their quality."""
-
-    def __init__(self, *overrides: str, variants: tuple[str, ...] | None = None) -> None:
-        self.overrides = overrides
-        self.pipelines = {name: self._compose(*VARIANTS[name]) for name in variants or VARIANTS}
-        self.base = next(iter(self.pipelines.values()))
-        self.split, self.tokenizer = self.base.corpus.split("train"), self.base.corpus.tokenizer
-        assert self.split.annotation is not None
-        self.annotation = self.split.annotation[:]
-
-    def _compose(self, *overrides: str) -> Pipeline:
-        with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-            fixed = ["stage=pooled", "paths.run=outputs/attribution_quality", *self.overrides]
-            return Pipeline(compose("config", overrides=[*fixed, *overrides]))
-
-    def scores(self, name: str) -> NDArray[np.float32]:
-        return open_scores(self.pipelines[name].pooled().path)[0]
-
-    def share(self, name: str) -> float:
-        """Of the blocks that a variant scores exactly."""
-        scorer = self.pipelines[name].scorer
-        return scorer.share if isinstance(scorer, Amortised) else 1.0
-
-    def score_text(self, name: str, ids: NDArray[np.int64]) -> NDArray[np.float32]:
-        """Scores of other blocks, [B, T], with what the variant's scores were made with."""
-        pipeline = self.pipelines[name]
-        pipeline.scores()
-        if isinstance(pipeline.scorer, Amortised):
-            return pipeline.scorer.student.load(pipeline.artifacts["student"]).scores(torch.from_numpy(ids))[0].numpy()
-        model = pipeline._load(pipeline.proxy(), "proxy")
-        direction = load_direction(pipeline.direction().path, model)
-        scorer = prepare_scorer(pipeline.scorer, model, [direction], lambda rows: ids[rows], (1, *ids.shape), 0)
-        return score_blocks(scorer, ids, batch_size=64, device=model.device)[0]
-
-    def mask(self, name: str) -> TokenMask:
-        self.pipelines[name].mask()
-        return self.pipelines[name].train_mask()
-
-    def rivals(self) -> dict[str, NDArray[np.float32]]:
-        """Scores by other means, kept in the workspace as those of the variants are."""
-        base, split, batch = self.base, self.split, self.base.cfg.influence.batch_size
-        queries = next(iter(base.queries.values()))
-        encoded = encode_queries(queries, self.tokenizer, split.block_length)
-        model = base._load(base.proxy(), "proxy")
-        makers: dict[str, Callable[[], NDArray[np.float32]]] = {
-            "word list: log-odds between queries": lambda: word_list_scores(
-                split, self.tokenizer, word_log_odds(queries)
-            ),
-            "classifier on ±8 tokens": lambda: classifier_window_scores(split, self.tokenizer, base.classifier),
-            "anti-expert less expert": lambda: expert_log_ratio_scores(model, split, encoded, batch_size=batch),
-            "loss": lambda: block_losses(model, split, batch_size=batch),
-            "gradient norm": lambda: gradient_norm_scores(model, split, batch_size=batch),
-        }
-        return {name: self._kept(name, make) for name, make in makers.items()}
-
-    def _kept(self, name: str, make: Callable[[], NDArray[np.float32]]) -> NDArray[np.float32]:
-        def build(directory: Path) -> None:
-            with create_scores(directory, (1, *self.split.shape)) as scores:
-                scores[0] = make()
-
-        base = self.base
-        settings = {"scores": name, "queries": OmegaConf.to_container(base.cfg.behaviours, resolve=True)}
-        inputs = {"data": base.data(), "proxy": base.proxy()}
-        artifact = base.workspace.build("baseline", version=1, settings=settings, inputs=inputs, builder=build)
-        return open_scores(artifact.path)[0]
-
-    def quality(self, scores: NDArray[np.float32], source: str | None = None) -> dict[str, Any]:
-        """Against the spans of one source of posts, or of all."""
-        number = None if source is None else self.base.corpus.sources.index(source)
-        return attribution_quality(scores, self.annotation, known_tokens(self.split, number))
-
-
-def table(rows: dict[str, dict[str, Any]], study: Study) -> str:
-    header = ["", "ROC AUC", *(f"precision at {share:.1%}" for share in SHARES), "scored exactly"]
-    lines = [f"| {' | '.join(header)} |", "|---" * len(header) + "|"]
-    for name, row in rows.items():
-        cells = [_with_interval(row, "roc_auc"), *(_with_interval(row, f"precision_at_{s}") for s in SHARES)]
-        share = f"{study.share(name):.1%}" if name in study.pipelines else "–"
-        lines.append(f"| {name} | {' | '.join(cells)} | {share} |")
-    return "\n".join(lines)
-
-
-def _with_interval(row: dict[str, Any], key: str) -> str:
-    low, high = row[f"{key}_interval"]
-    return f"{row[key]:.3f} ({low:.3f}–{high:.3f})"
-
-
-def mask_quality(study: Study, name: str) -> dict[str, float]:
-    """What Algorithm 1 selects from a variant's scores."""
-    mask, documents = study.mask(name)[:], study.split.documents
-    toxic = (documents["label"] == 1)[study.split.documents_of(np.arange(mask.size))].reshape(mask.shape)
-    known = known_tokens(study.split)
-    return {
-        "tokens": int(mask.sum()),
-        "in toxic posts": float(toxic[mask].mean()),
-        "in toxic spans, of those where spans are known": float(study.annotation[mask & known].mean()),
-        "of toxic spans": float(mask[study.annotation].mean()),
-    }
-
-
-def findings(rows: dict[str, dict[str, Any]], ours: str) -> str:
-    """Sentences that only state comparisons of the measured numbers."""
-    others = [name for name in rows if name.startswith(("exact (", "word list", "classifier"))]
-    lines = []
-    for key, title in (("roc_auc", "ROC AUC"), (KEY, "precision at 1 %")):
-        for name in others:
-            (low, high), (least, most) = rows[ours][f"{key}_interval"], rows[name][f"{key}_interval"]
-            verdict = "above" if low > most else "**below**" if high < least else "not told apart from"
-            lines.append(
-                f"- {title}: scores {ours}, {rows[ours][key]:.3f}, are {verdict} those of the "
-                f"{name.split(':')[0]}, {rows[name][key]:.3f}."
-            )
-    return "\n".join(lines)
-
-
-def case_findings(rows: dict[str, dict[str, float]], *ours: str) -> str:
-    """The same of cases: whether a variant tells bad from good better than the word list and the classifier do."""
-    lines = []
-    for name in ours:
-        for rival in (row for row in rows if row.startswith(("word list", "classifier"))):
-            mine, theirs = rows[name], rows[rival]
-            above, below = mine["from"] > theirs["to"], mine["to"] < theirs["from"]
-            verdict = "above" if above else "**below**" if below else "not told apart from"
-            lines.append(
-                f"- ROC AUC: sums of scores {name}, {mine['ROC AUC']:.3f}, are {verdict} those of the "
-                f"{rival.split(':')[0]}, {theirs['ROC AUC']:.3f}."
-            )
-    return "\n".join(lines)
-
-
-def agreement_table(means: dict[str, list[tuple[float, float, float]]]) -> str:
-    numbers = range(len(next(iter(means.values()))))
-    lines = [f"| marked by | {' | '.join(map(str, numbers))} |", "|---" * (len(numbers) + 1) + "|"]
-    for name, points in means.items():
-        lines.append(f"| {name} | {' | '.join(f'{m:.3f} ({low:.3f}–{high:.3f})' for m, low, high in points)} |")
-    return "\n".join(lines)
-
-
-def plain_table(rows: dict[str, dict[str, float]]) -> str:
-    header = list(next(iter(rows.values())))
-    lines = [f"| | {' | '.join(header)} |", "|---" * (len(header) + 1) + "|"]
-    for name, row in rows.items():
-        cells = (f"{value:,}" if isinstance(value, int) else f"{value:.3f}" for value in row.values())
-        lines.append(f"| {name} | {' | '.join(cells)} |")
-    return "\n".join(lines)
-
-
-def top_types(study: Study, scores: NDArray[np.float32], count: int = 40) -> str:
-    """Token types with the highest pooled score, their inner letters masked."""
-    sums, counts = type_sums(scores[None], study.split.tokens, study.base.corpus.vocabulary)
-    texts = token_texts(study.tokenizer)
-    best = np.argsort(-(sums[0] / (counts + 20)))[:count]
-    return ", ".join(f"`{_masked(texts[index])}`" for index in best)
-
-
-def top_documents(study: Study, name: str, count: int = 10) -> str:
-    """Source, record and label of the documents whose selected tokens have the highest sum of scores."""
-    scores, mask, documents = study.scores(name), study.mask(name)[:], study.split.documents
-    owner = study.split.documents_of(np.arange(mask.size))
-    merit = np.bincount(owner, weights=np.where(mask, scores, 0).ravel(), minlength=len(documents))
-    selected = np.bincount(owner, weights=mask.ravel(), minlength=len(documents))
-    labels = {code: label or "not labelled" for label, code in LABELS.items()}
-    lines = ["| source | record | label | selected tokens | sum of their scores |", "|---|---|---|---|---|"]
-    for index in np.argsort(-merit, kind="stable")[:count]:
-        row = documents[index]
-        source, label = study.base.corpus.sources[row["source"]], labels[int(row["label"])]
-        lines.append(f"| {source} | {row['record']} | {label} | {selected[index]:.0f} | {merit[index]:.4g} |")
-    return "\n".join(lines)
-
-
-def _masked(text: str) -> str:
-    word = text.strip().replace("`", "'").replace("|", "¦") or "␣"
-    return word if len(word) < 3 else f"{word[0]}{'*' * (len(word) - 2)}{word[-1]}"
 
 
 def shown(arguments: list[str]) -> list[str]:
