@@ -235,6 +235,7 @@ def test_a_classifier_that_cannot_be_trained_is_named_before_anything_is_built(t
     [
         ("+evaluation@tasks.perplexity=sample", "two measurements one name"),
         ("reference_model=./nowhere", "reference_model=./nowhere"),
+        ("perplexity_split=train", "known: validation, test"),
         ("stage=everything", "known: data, proxy"),
         ("selection.limit=2", r"selection\.limit=2"),
         ("selection.quantile=1", r"selection\.quantile=1"),
@@ -249,6 +250,16 @@ def test_mistakes_are_named_before_any_work(folder, override, message):
         pipeline(folder / "untouched", override)
     assert isinstance(error.value, ValueError) or isinstance(error.value.__cause__, ValueError)
     assert not (folder / "untouched").exists()
+
+
+def test_perplexity_is_of_the_split_that_is_asked_for(done, folder):
+    test, again, validation = (
+        pipeline(folder, *options)._perplexity()
+        for options in ((), ("perplexity_split=test",), ("perplexity_split=validation",))
+    )
+    assert test.path == again.path == done._perplexity().path != validation.path
+    one, other = (json.loads((artifact.path / "metrics.json").read_text())["all"] for artifact in (test, validation))
+    assert one["tokens"] != other["tokens"] and one["perplexity"] != other["perplexity"]
 
 
 def test_a_reference_model_without_a_tokenizer_is_refused_before_any_work(done, folder, tmp_path):

@@ -17,6 +17,7 @@ GRIDS: dict[str, tuple[str, ...]] = {  # method → the settings that are tried,
     "dexperts": ("decoding.alpha=0.5,1,2",),
     "ifguide": ("objective.penalty=0.1,0.3,1",),
 }
+VALIDATION_TEXT = "perplexity_split=validation"
 START = "{start}"  # stands for the folder of the uncensored model of the validation seed
 
 
@@ -59,7 +60,7 @@ TUNE = (  # of real text
 SAMPLE = Size(
     every=(),
     tune=(),
-    prompts=(("evaluation.prompts.seed=1000",), ()),
+    prompts=(("evaluation.prompts.seed=1000", VALIDATION_TEXT), ()),
     methods={},
     seeds="1,2,3",
     about="""The built-in sample, whose writer knows which posts insult. Every model is trained from nothing.
@@ -76,7 +77,7 @@ SIZES = {
     "real_text": Size(
         every=("+experiment=real_text",),
         tune=TUNE,
-        prompts=(("+evaluation.prompts.part=validation",), ("+evaluation.prompts.part=test",)),
+        prompts=(("+evaluation.prompts.part=validation", VALIDATION_TEXT), ("+evaluation.prompts.part=test",)),
         methods={
             "toxicity_filter": (
                 "classifier@filter.classifier=trained",

@@ -14,6 +14,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig
 
 from ifguide.classifiers import Classifier
+from ifguide.corpus.blocks import SPLITS
 from ifguide.corpus.queries import check_disjoint
 from ifguide.corpus.sources import by_content
 from ifguide.corpus.tokenizers import make_tokenizer
@@ -30,6 +31,7 @@ from ifguide.workspace import Artifact, write_json
 
 METRICS_FILE = "metrics.json"
 PROBABILITIES_FILE = "probabilities.npz"
+HELD_OUT = SPLITS[1:]
 
 
 def check_reference(name: str) -> None:
@@ -50,6 +52,8 @@ class Pipeline(TargetStages):
             check_names(list(cfg.tasks), list(cfg.classifiers), list(cfg.utilities))
             if cfg.reference_model is not None:
                 check_reference(cfg.reference_model)
+            if cfg.perplexity_split not in HELD_OUT:
+                raise ValueError(f"perplexity_split={cfg.perplexity_split}: known: {', '.join(HELD_OUT)}")
             instantiate(cfg.judge)  # asked at the end of a sweep: its mistakes are named now
             for judge in cfg.classifiers.values():
                 instantiate(judge)
@@ -173,14 +177,15 @@ class Pipeline(TargetStages):
         )
 
     def _perplexity(self) -> Artifact:
-        inputs = {"data": self.data(), "model": self.model()}
+        inputs, name = {"data": self.data(), "model": self.model()}, self.cfg.perplexity_split
 
         def build(directory: Path) -> None:
-            test = self.corpus.split("test")
-            losses = block_losses(self._load(inputs["model"]), test, batch_size=self.cfg.influence.batch_size)
-            write_json(directory / METRICS_FILE, perplexity_metrics(losses, test))
+            split = self.corpus.split(name)
+            losses = block_losses(self._load(inputs["model"]), split, batch_size=self.cfg.influence.batch_size)
+            write_json(directory / METRICS_FILE, perplexity_metrics(losses, split))
 
-        return self._build("perplexity", 1, settings={}, inputs=inputs, builder=build)
+        settings = {} if name == "test" else {"split": name}
+        return self._build("perplexity", 1, settings=settings, inputs=inputs, builder=build)
 
     def _utility(self, name: str) -> Artifact:
         model, utility = self.model(), self.utilities[name]

@@ -6,6 +6,7 @@ import csv
 import io
 import math
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ifguide.report.rows import HEADLINE, Comparison, Row
@@ -100,8 +101,8 @@ def markdown(comparison: Comparison) -> str:
         else:
             cells = [shortened(line.problem), *[MISSING] * (len(layout.headers) - 1)]
         body.append([one_line(name), line.seeds, *map(one_line, cells)])
-    cells = [["method", "seeds", *layout.headers], *body]
-    table = "\n".join(aligned(cells if len(layout.headers) <= WIDEST else list(zip(*cells, strict=True))))
+    grid: Sequence[Sequence[str]] = [["method", "seeds", *layout.headers], *body]
+    table = "\n".join(aligned(grid if len(layout.headers) <= WIDEST else list(zip(*grid, strict=True))))
     notes = [f"{superscript(number)} {one_line(note)}" for number, note in enumerate(layout.notes, start=1)]
     return "\n\n".join([table, explanation(comparison), *notes]) + "\n"
 
