@@ -16,6 +16,7 @@ from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.patches import Patch
 from matplotlib.text import Annotation
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 from matplotlib.transforms import Bbox
 
 from ifguide.report import write_atomically
@@ -25,6 +26,8 @@ from ifguide.report.table import Measurement, format_measurement, measurement
 BLUE, ORANGE, GREEN, VERMILION, INK = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#222222"
 CYCLE = (BLUE, ORANGE, GREEN, VERMILION, "#CC79A7", "#56B4E9", "#F0E442")
 HATCHES = (None, "///", "...")  # after the last colour
+MARKERS = "oDs^vPXp"
+LABELLED = 6  # points that have names beside them; more have a legend, and a logarithmic axis where they differ much
 
 TOXICITY_METRICS = (
     ("expected_maximum_toxicity", "expected max. toxicity", BLUE),
@@ -183,20 +186,35 @@ def _draw_points(
     if not points:
         return
 
-    for perplexity, toxicity in points.values():
-        axes.plot(perplexity.value, toxicity.value, "o", color=BLUE, markersize=8, zorder=3, clip_on=False)
-        _error_bar(axes, perplexity.value, toxicity, vertical=True)
-        _error_bar(axes, toxicity.value, perplexity, vertical=False)
-    best = frontier([(perplexity.value, toxicity.value) for perplexity, toxicity in points.values()])
+    crowded = len(points) > LABELLED
+    for k, (name, (perplexity, toxicity)) in enumerate(points.items()):
+        colour, marker = (CYCLE[k % len(CYCLE)], MARKERS[k % len(MARKERS)]) if crowded else (BLUE, MARKERS[0])
+        axes.plot(
+            perplexity.value, toxicity.value, marker, color=colour, markeredgecolor=INK, markeredgewidth=0.4 * crowded,
+            markersize=8, zorder=3, clip_on=False, label=_plain(name) if crowded else None,
+        )  # fmt: skip
+        _error_bar(axes, perplexity.value, toxicity, vertical=True, colour=colour if crowded else INK)
+        _error_bar(axes, toxicity.value, perplexity, vertical=False, colour=colour if crowded else INK)
+    values = [(perplexity.value, toxicity.value) for perplexity, toxicity in points.values()]
+    best = frontier(values)
     if len(best) > 1:
-        x, y = zip(*best, strict=True)
-        axes.step(x, y, where="post", color=ORANGE, linewidth=1.6, zorder=1, label="frontier")
-        axes.legend(frameon=False, fontsize=9, loc="upper right")
-    values = [perplexity.value for perplexity, _ in points.values()]
-    if min(values) > 0 and max(values) > 10 * min(values):
+        axes.step(*zip(*best, strict=True), where="post", color=ORANGE, linewidth=1.6, zorder=1, label="frontier")
+    xs, ys = zip(*values, strict=True)
+    if min(xs) > 0 and max(xs) > 10 * min(xs):
         axes.set_xscale("log")
-    axes.margins(0.18)
-    axes.set_ylim(bottom=0.0)
+    axes.margins(0.18 if not crowded else 0.06)
+    if crowded and min(ys) > 0 and max(ys) > 4 * min(ys):
+        axes.set_yscale("log")
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        axes.yaxis.set_minor_formatter(NullFormatter())
+    else:
+        axes.set_ylim(bottom=0.0)
+    if crowded:
+        axes.legend(frameon=False, fontsize=9, loc="upper left", bbox_to_anchor=(1.0, 1.0))
+        return
+    if len(best) > 1:
+        axes.legend(frameon=False, fontsize=9, loc="upper right")
     _label_points(axes, points)
 
 
@@ -231,13 +249,13 @@ def _draw_bars(axes: Axes, rows: Mapping[str, Mapping[str, Any]]) -> None:
     axes.legend(handles=patches, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3, frameon=False)
 
 
-def _error_bar(axes: Axes, position: float, measured: Measurement, *, vertical: bool) -> None:
+def _error_bar(axes: Axes, position: float, measured: Measurement, *, vertical: bool, colour: str = INK) -> None:
     """Drawn from its middle: a percentile interval need not contain the value itself."""
     if measured.interval is None:
         return
     low, high = measured.interval
     middle, half = (low + high) / 2, abs(high - low) / 2
-    style: dict[str, Any] = {"fmt": "none", "ecolor": INK, "elinewidth": 1.2, "capsize": 3}
+    style: dict[str, Any] = {"fmt": "none", "ecolor": colour, "elinewidth": 1.2, "capsize": 3}
     if vertical:
         axes.errorbar(position, middle, yerr=half, **style)
     else:

@@ -78,6 +78,17 @@ def test_labels_of_crowded_points_do_not_overlap(tmp_path, drawn):
     assert not any(a.overlaps(b) for i, a in enumerate(boxes) for b in boxes[:i])
 
 
+def test_many_points_have_a_legend_of_distinct_marks(tmp_path, drawn):
+    points = {f"m{i}": (Measurement(12.0 + i, (11.0, 30.0)), Measurement(0.01 * 2**i)) for i in range(9)}
+    plot_frontier(points, tmp_path / "f.png")
+    (axes,) = drawn[0].axes
+    handles, names = axes.get_legend_handles_labels()
+    marks = {(line.get_color(), line.get_marker()) for line in handles[:9]}
+    assert names[:9] == list(points) and len(marks) == 9 and not axes.texts
+    assert axes.get_yscale() == "log" and all(label.get_text() for label in axes.get_yticklabels())
+    assert axes.get_legend().get_window_extent().x1 <= drawn[0].bbox.x1, "nothing is cut off"
+
+
 def test_histogram_counts_every_score_and_no_chunking_shows(tmp_path, drawn, monkeypatch):
     scores = np.random.default_rng(0).standard_t(2, size=(50, 40)).astype(np.float32)
     plot_scores(scores, 1.5, tmp_path / "whole.png")
