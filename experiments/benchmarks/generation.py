@@ -101,7 +101,10 @@ def main() -> None:
     ids = prompts(int(OPTIONS["prompts"]))
     lengths = sorted(map(len, ids))
     tokens = len(ids) * SAMPLES * NEW
-    print(f"{len(ids)} prompts of {lengths[0]} to {lengths[-1]} tokens (median {lengths[len(ids) // 2]})\n")
+    print(
+        f"{len(ids)} prompts of {lengths[0]} to {lengths[-1]} tokens (median {lengths[len(ids) // 2]}), "
+        f"{torch.get_num_threads()} threads\n"
+    )
     print("| model | way | new tokens/s | ratio | peak MiB above the model |\n|---|---|---|---|---|")
     figures = {}
     for size in SIZES:
@@ -117,7 +120,12 @@ def main() -> None:
                 seconds[way].append(time.perf_counter() - start)
         speed = {way: tokens / statistics.median(times) for way, times in seconds.items()}
         for way in WAYS:
-            command = [sys.executable, __file__, f"memory_of={way}|{size}|16", f"device={OPTIONS['device']}"]
+            command = [
+                sys.executable,
+                __file__,
+                f"memory_of={way}|{size}|{min(16, len(ids))}",
+                f"device={OPTIONS['device']}",
+            ]
             memory = float(subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()[-1])
             ratio = speed[way] / speed["naive"]
             print(f"| {size} | {way} | {speed[way]:,.0f} | {ratio:.2f} | {memory:,.0f} |", flush=True)
