@@ -7,8 +7,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerFast, TopPLogitsWarper
+from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerFast
 
+from ifguide.decoding.nucleus import NucleusFilter
 from ifguide.models import load_model
 from ifguide.training.auxiliary import Auxiliary
 from ifguide.training.experts import ExpertTraining
@@ -62,7 +63,7 @@ class ExpertSteps:
     """One batch: the cache of every row so far, of both experts."""
 
     def __init__(self, decoder: ExpertDecoder, prompts_PL: Tensor, samples: int) -> None:
-        self._filter = TopPLogitsWarper(decoder.top_p)
+        self._filter = NucleusFilter(decoder.top_p)
         self._alpha = decoder.alpha
         self._experts = [CachedLogits(m, prompts_PL, samples) for m in (decoder.expert, decoder.anti_expert)]
 

@@ -1,8 +1,15 @@
 """Nucleus sampling (Holtzman et al., 2020), the decoder of the paper's evaluation."""
 
-from transformers import LogitsProcessorList, TemperatureLogitsWarper, TopPLogitsWarper
+import torch
+from torch import Tensor
+from transformers import LogitsProcessor, LogitsProcessorList, TemperatureLogitsWarper
 
 from ifguide.decoding.base import Stateless
+
+# R rows, V vocabulary
+
+CACHED = 1 << 20  # numbers
+DIGITS = (12, 10, 9)  # of the 31 bits of a float32 that is not negative, from the highest
 
 
 def nucleus(*, top_p: float = 0.9, temperature: float = 1.0) -> Stateless:
@@ -19,5 +26,66 @@ def nucleus(*, top_p: float = 0.9, temperature: float = 1.0) -> Stateless:
     if temperature != 1.0:
         processors.append(TemperatureLogitsWarper(temperature))
     if top_p < 1.0:
-        processors.append(TopPLogitsWarper(top_p))
+        processors.append(NucleusFilter(top_p))
     return Stateless(processors)
+
+
+class NucleusFilter(LogitsProcessor):
+    """Logits outside of the nucleus become −∞; tokens as probable as its last one are all inside.
+
+    What `transformers` does by sorting the vocabulary of every row at every step.
+    """
+
+    def __init__(self, top_p: float) -> None:
+        self.top_p = top_p
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:  # type: ignore[override]
+        return torch.cat([self._filtered(piece) for piece in cached_pieces(scores)])
+
+    def _filtered(self, scores: Tensor) -> Tensor:
+        probabilities = scores.float().softmax(-1)
+        return scores.masked_fill(probabilities < nucleus_floor(probabilities, self.top_p), -torch.inf)
+
+
+def cached_pieces(values_RV: Tensor) -> tuple[Tensor, ...]:
+    """Rows of a matrix, on CPUs as many at a time as a core's cache holds."""
+    rows = max(1, CACHED // values_RV.shape[1]) if values_RV.device.type == "cpu" else len(values_RV)
+    return values_RV.split(max(1, rows))
+
+
+def nucleus_floor(probabilities_RV: Tensor, top_p: float) -> Tensor:
+    """The largest probability such that all tokens at least as probable reach `top_p` together, [R, 1] float32.
+
+    The bits of floats that are not negative are ordered as the floats are, so the floor is found digit by digit, as a
+    radix sort would: the mass of every first digit, then that of every second one among the tokens whose first digit
+    is the floor's, and so on. Exact up to the rounding of float32 sums.
+    """
+    count = len(probabilities_RV)
+    bits_RV = probabilities_RV.contiguous().view(torch.int32)
+    left = sum(DIGITS) - DIGITS[0]
+    digit_RV = (bits_RV >> left).long()
+    mass = probabilities_RV.new_zeros(count, 1 << DIGITS[0]).scatter_add_(1, digit_RV, probabilities_RV)
+    best, above = _floor_digit(mass, probabilities_RV.new_zeros(count), top_p)
+    floor = best.int() << left
+    row, column = (digit_RV == best[:, None]).nonzero(as_tuple=True)  # few: those with the floor's digits so far
+    values, bits = probabilities_RV[row, column], bits_RV[row, column]
+    for width in DIGITS[1:]:
+        left -= width
+        digit = (bits >> left) & ((1 << width) - 1)
+        mass = values.new_zeros(count << width).index_add_(0, (row << width) + digit, values).view(count, -1)
+        best, above = _floor_digit(mass, above, top_p)
+        floor += best.int() << left
+        kept = digit == best[row]
+        values, bits, row = values[kept], bits[kept], row[kept]
+    return floor.view(torch.float32)[:, None]
+
+
+def _floor_digit(mass_RD: Tensor, above_R: Tensor, top_p: float) -> tuple[Tensor, Tensor]:
+    """The highest digit from which on the mass, with what is above all, reaches `top_p`; and the mass above it."""
+    digits = mass_RD.shape[1]
+    places = torch.arange(digits, device=mass_RD.device)
+    reached = mass_RD.flip(1).cumsum(1).flip(1) + above_R[:, None]
+    best = torch.where(reached >= top_p, places, -1).amax(1)
+    lowest = torch.where(mass_RD > 0, places, digits).amin(1)
+    best = torch.where(best < 0, lowest, best)  # where rounding keeps the sum of all below
+    return best, torch.cat([reached, above_R[:, None]], 1).gather(1, best[:, None] + 1)[:, 0]

@@ -8,11 +8,13 @@ import pyarrow as pa
 import torch
 from datasets import Dataset
 from numpy.typing import NDArray
+from torch import Tensor
 from tqdm.auto import tqdm
 from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerFast
 
 from ifguide.corpus.documents import Prompt
 from ifguide.decoding import Decoder
+from ifguide.decoding.nucleus import cached_pieces
 
 GENERATIONS_FILE = "generations.arrow"
 
@@ -69,10 +71,9 @@ def sample_continuations(
         going = torch.arange(len(ids), device=model.device)  # the rows that have not ended
         for step in range(max_new_tokens):
             probabilities = steps(ids, logits.float()).softmax(-1)
-            if len(going) < len(new):  # a row draws the same numbers whether others have ended or not
-                everyone = probabilities.new_ones(len(new), probabilities.shape[1])
-                probabilities = everyone.index_copy_(0, going, probabilities)
-            token = torch.multinomial(probabilities, 1, generator=generator)[going]
+            # one number for every row, so that none depends on whether others have ended
+            uniform = torch.rand(len(new), 1, generator=generator, device=model.device, dtype=torch.float64)
+            token = draw(probabilities, uniform[going])
             new[going, step] = token[:, 0]
             alive = token[:, 0] != end_of_text
             if step == max_new_tokens - 1 or not alive.any():
@@ -85,6 +86,20 @@ def sample_continuations(
             logits = model(input_ids=token, past_key_values=cache, use_cache=True).logits[:, -1]
         result[members] = new.view(len(members), samples, -1).cpu().numpy()
     return result
+
+
+def draw(probabilities_RV: Tensor, uniform_R1: Tensor) -> Tensor:
+    """The token at which the sum of a row's probabilities passes a number in [0, 1): [R, 1]."""
+    chosen, first = [], 0
+    for piece in cached_pieces(probabilities_RV):
+        sums = piece.cumsum(-1, dtype=torch.float64)
+        total = sums[:, -1:]
+        place = torch.minimum(
+            uniform_R1[first : first + len(piece)] * total, total.nextafter(torch.zeros_like(total))
+        )  # below the total, so that what has no probability is never drawn
+        chosen.append(torch.searchsorted(sums, place, right=True))
+        first += len(piece)
+    return torch.cat(chosen)
 
 
 def encode_prompts(prompts: Sequence[Prompt], tokenizer: PreTrainedTokenizerFast, max_length: int) -> list[list[int]]:

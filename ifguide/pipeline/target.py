@@ -51,4 +51,4 @@ class TargetStages(AuxiliaryStages):
         }
         role = "generations" if name == next(iter(self.tasks)) else f"generations of {name}"
         inputs = {"model": artifact} | auxiliaries
-        return self._build("generations", 1, role=role, settings=settings, inputs=inputs, builder=build)
+        return self._build("generations", 2, role=role, settings=settings, inputs=inputs, builder=build)

@@ -19,6 +19,7 @@ from ifguide.evaluation.attribution import (
 from ifguide.evaluation.fluency import block_losses, perplexity_metrics
 from ifguide.evaluation.generation import (
     decode_continuations,
+    draw,
     encode_prompts,
     load_generations,
     sample_continuations,
@@ -91,7 +92,11 @@ def test_dropping_ended_rows_changes_no_token():
     with torch.no_grad():
         for _ in range(10):
             probabilities = nucleus()(None, model(ids).logits[:, -1].float()).softmax(-1)
-            token = torch.multinomial(probabilities, 1, generator=generator)[:, 0].masked_fill(ended, 7)
+            number = torch.rand(16, 1, generator=generator, dtype=torch.float64)
+            passed = probabilities.cumsum(1, dtype=torch.float64) > number * probabilities.sum(
+                1, True, dtype=torch.float64
+            )
+            token = passed.int().argmax(1).masked_fill(ended, 7)
             ids, ended = torch.cat([ids, token[:, None]], 1), ended | (token == 7)
     assert (tokens.reshape(16, 10) == ids[:, 3:].numpy()).all() and 0 < ended.sum() < 16
 
@@ -103,6 +108,35 @@ def test_nucleus_keeps_the_smallest_set_that_reaches_top_p():
     for options in ({"top_p": 0}, {"top_p": 1.1}, {"temperature": 0}):
         with pytest.raises(ValueError, match="decoding"):
             nucleus(**options)
+
+
+@pytest.mark.parametrize("spread", [0.1, 1, 8, 30])
+@pytest.mark.parametrize("top_p", [0.05, 0.3, 0.9, 0.999])
+def test_the_nucleus_is_what_sorting_finds(spread, top_p):
+    logits = torch.randn(40, 3000, generator=torch.Generator().manual_seed(int(spread))) * spread
+    kept = nucleus(top_p=top_p)(None, logits) > -torch.inf
+    probabilities = logits.double().softmax(-1)
+    for row, inside in zip(probabilities, kept, strict=True):
+        assert row[inside].min() > (row[~inside].max() if (~inside).any() else 0), "the most probable ones"
+        assert row[inside].sum() >= top_p - 1e-6 and row[inside].sum() - row[inside].min() < top_p + 1e-6, "no more"
+
+
+def test_a_nucleus_of_equals_holds_all_of_them():
+    logits = torch.tensor([[0.0, 0.0, 0.0, -200.0], [5.0, 5.0, -torch.inf, -torch.inf]])
+    assert (nucleus(top_p=0.4)(None, logits) > -torch.inf).tolist() == [
+        [True] * 3 + [False],
+        [True, True, False, False],
+    ]
+
+
+def test_draws_have_the_probabilities_that_they_are_given():
+    probabilities = torch.tensor([[0.1, 0.2, 0.0, 0.7], [0.0, 0.5, 0.5, 0.0]])
+    even = ((torch.arange(10_000, dtype=torch.float64) + 0.5) / 10_000)[:, None]
+    for row in probabilities:
+        drawn = draw(row.expand(10_000, -1).contiguous(), even)[:, 0]
+        assert torch.allclose(drawn.bincount(minlength=4) / 10_000, row, atol=2e-4)
+    ends = torch.tensor([[0.0], [1 - 2**-53]], dtype=torch.float64)
+    assert draw(probabilities[1:].repeat(2, 1), ends).tolist() == [[1], [2]], "never what has no probability"
 
 
 def test_generations_round_trip(tmp_path, corpus):
