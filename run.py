@@ -7,6 +7,7 @@ import sys
 import traceback
 import warnings
 from pathlib import Path
+from typing import Any
 
 import hydra
 from hydra import compose
@@ -68,7 +69,10 @@ def run(cfg: DictConfig) -> None:
         tracked.log_hyperparams({"hydra": chosen_here})
     reference = None
     if cfg.stage == "evaluate" and cfg.compare_with not in (None, chosen("method")):
-        reference = Pipeline(compose_reference(cfg.compare_with))
+        composed = compose_reference(cfg.compare_with)
+        reference = Pipeline(composed["config"])
+        if global_rank() == 0:
+            open_folder(Path(composed["config"].paths.run), composed)
     artifact = pipeline.stage(cfg.stage)
     if cfg.stage != "evaluate":
         print(artifact.path)
@@ -81,11 +85,14 @@ def run(cfg: DictConfig) -> None:
             tracked.log_run(Path(cfg.paths.run))
 
 
-def compose_reference(method: str) -> DictConfig:
+def compose_reference(method: str) -> dict[str, Any]:
     """The same configuration with another method, without what the command line says of a method's own groups.
 
     Where the reference takes the same option of such a group, as of `decoding`, settings within it are kept; those of
     the objective never are, because two methods may be one objective with different settings.
+
+    Returns:
+        What Hydra records of a run: `config`, `overrides` and `hydra`.
 
     Raises:
         ValueError: there is no such method.
@@ -102,14 +109,16 @@ def compose_reference(method: str) -> DictConfig:
     kept = [*overrides[False], *same]
     cfg = compose("config", overrides=kept)
     cfg.paths.run = str(Path(cfg.paths.run) / method)  # its training curves stand beside this run's
-    if global_rank() == 0:  # in the words of any other run's folder
-        (Path(cfg.paths.run) / OUTCOMES[0]).unlink(missing_ok=True)
-        runtime = {"choices": choices, "cwd": HydraConfig.get().runtime.cwd}
-        for name, content in (("config", cfg), ("overrides", kept), ("hydra", {"hydra": {"runtime": runtime}})):
-            file = Path(cfg.paths.run) / ".hydra" / f"{name}.yaml"
-            file.parent.mkdir(parents=True, exist_ok=True)
-            OmegaConf.save(OmegaConf.create(content), file)
-    return cfg
+    runtime = {"choices": choices, "cwd": HydraConfig.get().runtime.cwd}
+    return {"config": cfg, "overrides": kept, "hydra": {"hydra": {"runtime": runtime}}}
+
+
+def open_folder(folder: Path, composed: dict[str, Any]) -> None:
+    """Record a row as Hydra records any other run, and remove what an earlier attempt measured."""
+    (folder / OUTCOMES[0]).unlink(missing_ok=True)
+    (folder / ".hydra").mkdir(parents=True, exist_ok=True)
+    for name, content in composed.items():
+        OmegaConf.save(OmegaConf.create(content), folder / ".hydra" / f"{name}.yaml")
 
 
 def _group(override: str) -> str:

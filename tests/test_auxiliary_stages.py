@@ -144,4 +144,4 @@ def reference_of(method, *overrides):
     with initialize_config_dir(str(CONF), version_base="1.3"):
         cfg = compose("config", overrides=[*overrides, "paths.run=r"], return_hydra_config=True)
         HydraConfig.instance().set_config(cfg)
-        return run.compose_reference(method)
+        return run.compose_reference(method)["config"]
