@@ -81,6 +81,31 @@ def test_the_least_toxic_of_the_fluent_settings_is_chosen(rivals):
         rivals.choice.choose([failed])
     table = rivals.choice.sweep_table({"npo": [fluent, failed]}, {"npo": fluent})
     assert "| npo | **y=0.1** | 0.100 | 1.020 | 0.500 |" in table and "failed: it diverged" in table
+    assert rivals.choice.beyond({"npo": fluent}) == "" and "rad (+50.0%)" in rivals.choice.beyond({"rad": garbled})
+
+
+def test_a_decoder_that_truncates_is_compared_with_itself(rivals):
+    """Fewer tokens to sample from lower the perplexity of what is written, whether or not anything steers."""
+
+    def run(beta, toxic, written):
+        measured = {"toxic_fraction": toxic, "generation_perplexity": written, "distinct_2": 0.9}
+        return SimpleNamespace(overrides={"decoding.beta": beta}, metrics={"toxicity": {"all": measured}}, problem=None)
+
+    grid = rivals.sizes.GRIDS["rad"]
+    runs = [run("0", 0.1, 30.0), run("1", 0.09, 30.3), run("10", 0.02, 36.0)]
+    tried = rivals.choice.try_settings(grid, runs, (90.0, 93.0), rivals.sizes.UNSTEERED["rad"])
+    assert [round(one.ratio, 2) for one in tried] == [1.0, 1.01, 1.2]
+    assert rivals.choice.choose(tried).setting == ("decoding.beta=1",)
+    plain = rivals.choice.try_settings(grid, runs, (90.0, 93.0))
+    assert rivals.choice.choose(plain).setting == ("decoding.beta=10",)
+
+
+def test_rivals_have_the_same_number_of_settings_to_try(rivals):
+    for size in rivals.sizes.SIZES.values():
+        grids = {**rivals.sizes.GRIDS, **size.grids}
+        counts = {name: len(grid[0].split("=")[1].split(",")) - (name in rivals.sizes.UNSTEERED)
+                  for name, grid in grids.items() if grid}  # fmt: skip
+        assert set(counts.values()) == {3} and set(grids) - set(counts) == {"none", "token_filter"}
 
 
 def test_findings_say_where_ifguide_loses(rivals, tmp_path):
@@ -99,12 +124,14 @@ def test_findings_say_where_ifguide_loses(rivals, tmp_path):
     runs = gather([str(tmp_path)])
     none = rivals.findings.against_none(compare(runs, reference="none", by=["method"]))
     assert none.count("which excludes 0") == 5 and "- better: −0." in none
-    loses, wins = rivals.findings.against_ifguide(compare(runs, reference="ifguide", by=["method"])).split(
+    loses, wins = rivals.findings.against_ifguide(compare(runs, reference="ifguide", by=["method"]), {}).split(
         "**Where it wins.**"
     )
     lower, dearer, cheaper = loses.strip().split("\n\n")
     assert "better (−0." in lower and "dull" not in lower and "dull (−0." in dearer and "+100.0%" in dearer
-    assert "none" in wins and "worse" in wins and "better" not in wins and cheaper == "Cheaper: no row."
+    assert (
+        "none" in wins and "worse" in wins and "better" not in wins and cheaper == "At most 0.5 of its seconds: no row."
+    )
     with pytest.raises(SystemExit, match="validation prompts are test prompts too"):
         rivals.choice.check_apart(runs[:1], runs[1:2])
 

@@ -15,24 +15,40 @@ class Tried:
 
     setting: tuple[str, ...]
     toxic_fraction: float
-    ratio: float  # of its perplexity to the uncensored model's
+    ratio: float  # of its perplexity to the uncensored model's, sampled from as many tokens
     distinct: float  # distinct-2 of what it writes
     problem: str | None = None
+    compared: bool = True  # False: what the other settings are compared with
 
 
-def try_settings(grids: Sequence[str], runs: Sequence[Run], uncensored: tuple[float, float]) -> list[Tried]:
-    """What each setting of a method does; `uncensored` are that model's perplexities (see `perplexities`)."""
+def try_settings(
+    grids: Sequence[str], runs: Sequence[Run], uncensored: tuple[float, float], unsteered: Sequence[str] | None = None
+) -> list[Tried]:
+    """What each setting of a method does.
+
+    Args:
+        grids: the settings, as Hydra sweeps them.
+        runs: one of each combination.
+        uncensored: that model's perplexities (see `perplexities`).
+        unsteered: the setting whose perplexity stands for the uncensored model's.
+    """
     swept = {grid.split("=")[0] for grid in grids}
+    settings = [tuple(f"{key}={value}" for key, value in run.overrides.items() if key in swept) for run in runs]
+    if unsteered is not None:
+        plain = runs[settings.index(tuple(unsteered))]
+        if plain.metrics is None:
+            raise SystemExit(f"error: {', '.join(unsteered)} could not be evaluated: {plain.problem}")
+        uncensored = (float("nan"), perplexities(plain)[1])
     tried = []
-    for run in runs:
-        setting = tuple(f"{key}={value}" for key, value in run.overrides.items() if key in swept)
+    for run, setting in zip(runs, settings, strict=True):
         if run.metrics is None:
             tried.append(Tried(setting, float("nan"), float("nan"), float("nan"), run.problem))
             continue
         benign, written = perplexities(run)
         ratio = written / uncensored[1] if benign is None else benign / uncensored[0]
         toxicity = run.metrics["toxicity"]["all"]
-        tried.append(Tried(setting, toxicity["toxic_fraction"], ratio, toxicity["distinct_2"]))
+        compared = unsteered is None or setting != tuple(unsteered)
+        tried.append(Tried(setting, toxicity["toxic_fraction"], ratio, toxicity["distinct_2"], compared=compared))
     return tried
 
 
@@ -45,13 +61,21 @@ def perplexities(run: Run) -> tuple[float | None, float]:
 
 def choose(tried: Sequence[Tried]) -> Tried:
     """The least toxic setting within the tolerance of perplexity; where there is none, the most fluent one."""
-    measured = [one for one in tried if one.problem is None]
+    measured = [one for one in tried if one.problem is None and one.compared]
     if not measured:
         raise SystemExit(f"error: no setting could be evaluated: {'; '.join(str(one.problem) for one in tried)}")
     fluent = [one for one in measured if one.ratio <= TOLERANCE]
     if not fluent:
         return min(measured, key=lambda one: one.ratio)
     return min(fluent, key=lambda one: (one.toxic_fraction, one.ratio))
+
+
+def beyond(chosen: Mapping[str, Tried]) -> str:
+    """A sentence on the methods of which no setting is within the tolerance."""
+    names = [f"{name} ({one.ratio - 1:+.1%})" for name, one in chosen.items() if one.ratio > TOLERANCE]
+    return (
+        f"\nNo setting within the tolerance of perplexity, so the most fluent: {', '.join(names)}.\n" if names else ""
+    )
 
 
 def sweep_table(sweeps: Mapping[str, Sequence[Tried]], chosen: Mapping[str, Tried]) -> str:

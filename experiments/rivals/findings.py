@@ -1,5 +1,7 @@
 """What a comparison says, in words: against the uncensored model, and where IF-Guide loses."""
 
+from collections.abc import Mapping
+
 from ifguide.report.formats import format_difference
 from ifguide.report.rows import HEADLINE, Comparison, Row
 from ifguide.report.table import COLUMNS, Column
@@ -8,6 +10,7 @@ from ifguide.report.write import PERPLEXITY, WRITTEN
 DISTINCT = ("toxicity", "all", "distinct_2")
 SECONDS = next(column for column in COLUMNS if column.task == "cost")
 MARGIN = 1.01  # of perplexity, up to which a row is said to write as fluently as IF-Guide
+CHEAPER = 0.5  # of its seconds: what else a machine does can make less of a difference than that
 
 
 def value(row: Row, column: Column) -> float | None:
@@ -43,8 +46,10 @@ def varied(comparison: Comparison) -> str:
     return f"Distinct-2 of generations: {', '.join(f'{row.name} {value(row, column):.3f}' for row in rows)}.\n"
 
 
-def fluency_against(row: Row, ours: Row) -> tuple[float | None, str]:
+def fluency_against(row: Row, ours: Row, steered: Mapping[str, float | None]) -> tuple[float | None, str]:
     """Ratio of a row's perplexity to ours, and of what: benign documents where both have it, else generations."""
+    if row.name in steered:
+        return steered[row.name], "perplexity of generations through its steering"
     for column, name in ((PERPLEXITY, "benign perplexity"), (WRITTEN, "perplexity of generations")):
         theirs, mine = value(row, column), value(ours, column)
         if theirs is not None and mine is not None:
@@ -52,8 +57,14 @@ def fluency_against(row: Row, ours: Row) -> tuple[float | None, str]:
     return None, "perplexity"
 
 
-def against_ifguide(comparison: Comparison) -> str:
-    """Where IF-Guide loses and where it wins; `comparison` is with its row as the reference."""
+def against_ifguide(comparison: Comparison, steered: Mapping[str, float | None]) -> str:
+    """Where IF-Guide loses and where it wins.
+
+    Args:
+        comparison: with its row as the reference.
+        steered: row whose decoder samples from fewer tokens than others → perplexity of what it writes, as a ratio to
+            what it writes from as many tokens without steering; None where that is not known.
+    """
     rows = {row.name: row for row in comparison.measured}
     ours = rows.pop("ifguide", None)
     if ours is None:
@@ -62,7 +73,7 @@ def against_ifguide(comparison: Comparison) -> str:
     for name, row in rows.items():
         if HEADLINE not in row.differences:
             continue
-        ratio, what = fluency_against(row, ours)
+        ratio, what = fluency_against(row, ours, steered)
         said = f"{name} ({verdict(row)}; {what} {'not known' if ratio is None else f'{ratio - 1:+.1%}'})"
         difference = row.differences[HEADLINE]
         if difference.value < 0:
@@ -70,14 +81,12 @@ def against_ifguide(comparison: Comparison) -> str:
         elif difference.interval is not None and difference.interval[0] > 0:
             above.append(name)
         seconds, mine = value(row, SECONDS), value(ours, SECONDS)
-        if name != "none" and seconds is not None and mine is not None and seconds < mine:
-            cheaper.append(
-                f"{name} ({seconds / mine:.2f} of its seconds, toxic fraction {format_difference(difference, 3)})"
-            )
+        if name != "none" and seconds is not None and mine is not None and seconds < CHEAPER * mine:
+            cheaper.append(f"{name} ({seconds / mine:.2f}, toxic fraction {format_difference(difference, 3)})")
     parts = {
         f"**Where IF-Guide loses.** Lower toxic fraction, at a perplexity at most {MARGIN - 1:.0%} higher:": less,
-        "Lower toxic fraction, at a higher perplexity:": dearer,
-        "Cheaper:": cheaper,
+        "Lower toxic fraction, at a perplexity that is higher or not known:": dearer,
+        f"At most {CHEAPER} of its seconds:": cheaper,
         "**Where it wins.** Higher toxic fraction, with an interval of the difference above 0:": above,
     }
     return "\n\n".join(f"{said} {'; '.join(names) or 'no row'}." for said, names in parts.items()) + "\n"

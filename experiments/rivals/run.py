@@ -20,9 +20,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from choice import TOLERANCE, Tried, check_apart, choose, perplexities, sweep_table, try_settings
+from choice import TOLERANCE, Tried, beyond, check_apart, choose, perplexities, sweep_table, try_settings
 from findings import against_ifguide, against_none, varied
-from sizes import GRIDS, SIZES, START, Size
+from sizes import GRIDS, SIZES, START, UNSTEERED, Size
 
 from ifguide.report.formats import markdown
 from ifguide.report.gather import Run, gather
@@ -42,9 +42,10 @@ decoding that a reward model or experts steer?
 
 **Command.** `python experiments/rivals/run.py{arguments}` on {machine}. Evaluator: {classifier}; {prompts} test
 prompts × {samples} samples; model seeds {seeds}. {choice} *Seconds* are of all that a row was made from, the generation
-included; rows share what they have in common. *Perplexity of generations* is under one uncensored model, of seed
-{validation_seed}, which no row is: the only perplexity of rows whose decoder steers, and no virtue by itself, since
-dull text has a low one.
+included, on a machine that may have done other work; rows share what they have in common.
+*Perplexity of generations* is under one uncensored model, of seed {validation_seed}, which no row is: the only
+perplexity of rows whose decoder steers, and no virtue by itself, since dull text has a low one. RAD samples from its 20
+likeliest tokens instead of the nucleus, which alone lowers it (β = 0 in the sweep).
 
 {table}
 {figures}
@@ -54,14 +55,16 @@ dull text has a low one.
 {sweeps}"""
 CHOICE = """Each setting was chosen on other prompts and on validation text, with model seed {seed}: the lowest toxic
 fraction among settings whose perplexity is at most {tolerance:.0%} above the uncensored model's (on benign documents;
-of generations, where a decoder steers), or the lowest perplexity where there is none."""
+of generations, where a decoder steers, against the same decoder that does not), or the lowest perplexity where there is
+none."""
 SWEEPS = """
 ## The sweeps
 
-On validation prompts and validation text; perplexity as a ratio to the uncensored model's; the chosen setting is bold.
+On validation prompts and validation text; perplexity as a ratio to the uncensored model's (of RAD: to what it writes
+with β = 0, which is not a candidate); the chosen setting is bold.
 
 {table}
-"""
+{beyond}"""
 FIGURES = (
     ("frontier.png", "Toxicity against perplexity on benign documents"),
     ("frontier_generations.png", "Toxicity against perplexity of generations"),
@@ -92,7 +95,7 @@ class Experiment:
         done = call("run.py", folder, *asked, stdout=subprocess.PIPE, text=True)
         if done.returncode:
             raise SystemExit("error: there is no uncensored model to start from; see above")
-        return done.stdout.split()[-1]  # a run that stops at a stage prints its artifact last
+        return done.stdout.splitlines()[-1]  # a run that stops at a stage prints its artifact last
 
     def launch(self, part: str, jobs: Mapping[str, Sequence[str]], seeds: str) -> dict[str, list[Run]]:
         """Evaluate methods with their settings; those with the same settings in one process.
@@ -177,7 +180,10 @@ def main() -> None:
             raise SystemExit(f"error: the uncensored model could not be evaluated: {uncensored.problem}")
         benign, written = perplexities(uncensored)
         assert benign is not None
-        sweeps = {name: try_settings(grids[name], validation[name], (benign, written)) for name in methods}
+        sweeps = {
+            name: try_settings(grids[name], validation[name], (benign, written), UNSTEERED.get(name))
+            for name in methods
+        }
         chosen = {name: choose(tried) for name, tried in sweeps.items()}
     settings = {name: chosen[name].setting if name in chosen else () for name in methods}
     test = [run for rows in experiment.launch("test", settings, options["seeds"]).values() for run in rows]
@@ -191,7 +197,8 @@ def main() -> None:
         shutil.copyfile(runs / "report" / file, output / file)
     findings = [against_none(comparison), varied(comparison)]
     if any(row.name == "ifguide" for row in comparison.measured):
-        findings.append(against_ifguide(compare(test, reference="ifguide", by=["method"])))
+        steered = {name: chosen[name].ratio if name in chosen else None for name in UNSTEERED}
+        findings.append(against_ifguide(compare(test, reference="ifguide", by=["method"]), steered))
     first = next(run for run in test if run.metrics is not None)
     made = {
         role: json.loads((first.artifacts[role] / "manifest.json").read_text(encoding="utf-8"))
@@ -213,7 +220,7 @@ def main() -> None:
         table=markdown(comparison),
         figures="".join(f"\n![{about}]({file})\n" for file, about in figures),
         findings="\n".join(filter(None, findings)),
-        sweeps=SWEEPS.format(table=sweep_table(sweeps, chosen)) if sweeps else "",
+        sweeps=SWEEPS.format(table=sweep_table(sweeps, chosen), beyond=beyond(chosen)) if sweeps else "",
     )
     (output / "README.md").write_text(text, encoding="utf-8")
     print(f"{text}\nreport: {page}")

@@ -3,20 +3,24 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-GRIDS: dict[str, tuple[str, ...]] = {  # method → the settings that are tried, as Hydra sweeps them
+# Method → the settings that are tried, as Hydra sweeps them: three of each that has a setting of its own.
+GRIDS: dict[str, tuple[str, ...]] = {
     "none": (),
-    "word_filter": ("filter.at_least=1,2",),
-    "toxicity_filter": ("filter.threshold=0.5,0.9",),
-    "influence_filter": ("filter.share=0.1,0.5",),
+    "word_filter": ("filter.at_least=1,2,3",),
+    "toxicity_filter": ("filter.threshold=0.5,0.9,0.97",),
+    "influence_filter": ("filter.share=0.03,0.1,0.5",),
     "token_filter": (),
     "unlikelihood": ("objective.weight=0.3,1,3",),
     "npo": ("objective.weight=0.3,1,3",),
     "faded_ascent": ("objective.penalty=0.3,1,3",),
-    "dpo": ("post_training.optim.learning_rate=5e-5,2e-4,1e-3",),
-    "rad": ("decoding.beta=10,50,200",),
+    "dpo": ("post_training.optim.learning_rate=2e-5,5e-5,2e-4",),
+    "rad": ("decoding.beta=0,1,3,10",),
     "dexperts": ("decoding.alpha=0.5,1,2",),
     "ifguide": ("objective.penalty=0.1,0.3,1",),
 }
+# Decoders that sample from fewer tokens than the other rows, which alone lowers the perplexity of what they write → the
+# setting with which they do nothing else: what their other settings are compared with. It is not chosen.
+UNSTEERED = {"rad": ("decoding.beta=0",)}
 VALIDATION_TEXT = "perplexity_split=validation"
 START = "{start}"  # stands for the folder of the uncensored model of the validation seed
 
@@ -89,7 +93,12 @@ SIZES = {
             "dexperts": (f"decoding.experts.pretrained={START}",),
         },
         seeds="1,2,3",
-        grids={"toxicity_filter": ("filter.share=0.3,0.5",)},
+        grids={
+            "toxicity_filter": ("filter.share=0.3,0.5,0.7",),
+            "influence_filter": ("filter.share=0.1,0.5,0.7",),
+            "dpo": ("post_training.optim.learning_rate=3e-6,1e-5,3e-5",),
+            "dexperts": ("decoding.alpha=0.25,0.5,1",),
+        },
         about="""Text that people wrote (`+experiment=real_text`). Every row continues one uncensored model, its proxy,
 for 0.15 of a pass: a filter can only refrain from teaching more of what that model knows, and the seconds are without
 that model's.

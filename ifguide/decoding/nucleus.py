@@ -49,7 +49,7 @@ class NucleusFilter(LogitsProcessor):
 
 def cached_pieces(values_RV: Tensor) -> tuple[Tensor, ...]:
     """Rows of a matrix, on CPUs as many at a time as a core's cache holds."""
-    rows = max(1, CACHED // values_RV.shape[1]) if values_RV.device.type == "cpu" else len(values_RV)
+    rows = CACHED // values_RV.shape[1] if values_RV.device.type == "cpu" else len(values_RV)
     return values_RV.split(max(1, rows))
 
 

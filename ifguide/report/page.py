@@ -137,7 +137,7 @@ def generations_section(comparison: Comparison) -> list[tuple[str, str, str]]:
         columns = "".join(_side(name, scores, places[name].get((record, prompt))) for name, scores in sides.items())
         cards.append(
             card(
-                f'<div class="text veil" tabindex="0" translate="no" style="line-height:1.5">'
+                f'<div class="text veil parts" tabindex="0" translate="no" style="line-height:1.5">'
                 f'<p class="prompt" dir="auto">{text(prompt)}</p><div class="sides">{columns}</div></div>',
                 heading=f"<bdi>{text(record)}</bdi>",
                 extra=f'<span class="label">{text(first.subsets[index])}</span>',
