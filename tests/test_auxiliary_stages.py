@@ -114,6 +114,24 @@ def test_utilities_of_a_model_that_is_steered_are_said_to_be_without_its_decoder
     assert pipeline(folder, "method=none", *lambada).notes == pipeline(folder, "method=rad").notes == []
 
 
+def test_rows_whose_evaluator_knows_what_they_learned_from_are_marked(folder, tmp_path):
+    texts = [
+        {"text": f"{word} number {n}", "toxicity": int(word == "idiot")}
+        for n in range(20)
+        for word in ("kind", "idiot")
+    ]
+    for name in ("texts", "judged"):  # it is what a file holds that counts
+        (tmp_path / f"{name}.jsonl").write_text("\n".join(map(json.dumps, texts)))
+    both = [
+        "classifier=perspective_file", f"classifier.scores.files={tmp_path}/judged.jsonl",
+        "labelled=local", f"labelled.files={tmp_path}/texts.jsonl", "labelled.label=toxicity",
+    ]  # fmt: skip
+    assert pipeline_without_sizes(folder, "method=rad", *both).notes == [
+        "Made with texts that a classifier which evaluates it knows (texts.jsonl)."
+    ]
+    assert pipeline_without_sizes(folder, "method=none", *both).notes == []
+
+
 @pytest.mark.parametrize(
     "overrides, top_p, seed",
     [

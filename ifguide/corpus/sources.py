@@ -157,6 +157,15 @@ def by_content(value: Any, key: str | None = None) -> Any:
     return value
 
 
+def files_in(value: Any) -> dict[str, str]:
+    """Content signature → name of every file that resolved settings read as `files`, at any depth."""
+    if not isinstance(value, dict):
+        return {}
+    nested = {signature: name for child in value.values() for signature, name in files_in(child).items()}
+    here = find_files(value["files"]) if value.get("files") else []
+    return nested | {file_signature(path): path.name for path in here}
+
+
 def read_records(
     file: Path, *, separator: str | None = None, text_field: str = "text"
 ) -> Iterator[tuple[str, Mapping[str, Any]]]:

@@ -11,12 +11,12 @@ from typing import Any
 
 import numpy as np
 from hydra.utils import instantiate
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from ifguide.classifiers import Classifier
 from ifguide.corpus.blocks import SPLITS
 from ifguide.corpus.queries import check_disjoint
-from ifguide.corpus.sources import by_content
+from ifguide.corpus.sources import by_content, files_in
 from ifguide.corpus.tokenizers import make_tokenizer
 from ifguide.corpus.words import word_log_odds
 from ifguide.evaluation.attribution import attribution_metrics, known_tokens, word_list_scores
@@ -120,9 +120,27 @@ class Pipeline(TargetStages):
         """What a reader of this row has to know."""
         same = [judge.name for judge in self.classifiers.values() if judge.name in self.judges]
         notes = [f"Made with a classifier that evaluates it ({name})." for name in same]
+        shared = self._shared_texts(without=same)
+        if shared:
+            notes.append(f"Made with texts that a classifier which evaluates it knows ({', '.join(shared)}).")
         if self.utilities and self.decoding.auxiliaries:
             notes.append("Utilities are those of the model without its decoder.")
         return notes
+
+    def _shared_texts(self, without: list[str]) -> list[str]:
+        """Files that both the row and a classifier that evaluates it are made with."""
+        used = {
+            "labelled": bool(self.decoding.auxiliaries),
+            "pairs": self.post_training is not None,
+            "behaviours": self.taught,
+            "filter": self.filter is not None,
+        }
+        cfg: Any = OmegaConf.to_container(self.cfg, resolve=True)
+        learned = files_in({name: cfg[name] for name, is_used in used.items() if is_used})
+        known = files_in(
+            {name: cfg["classifiers"][name] for name, judge in self.classifiers.items() if judge.name not in without}
+        )
+        return sorted(learned[signature] for signature in learned.keys() & known.keys())
 
     def _toxicity(self, name: str, task: str, judge: str) -> Artifact:
         """What a classifier makes of the generations of a task."""
