@@ -93,7 +93,7 @@ def write_token_pages(pipeline: Pipeline, directory: Path) -> None:
     summary = {
         "threshold τ": f"{threshold:.4g}",
         "tokens selected": f"{facts['selected']:,} of {selected.size:,} ({facts['selected'] / selected.size:.2%})",
-        "documents": f"the {len(documents)} with the highest sum of selected scores, of {len(split.documents):,}",
+        "documents": f"those with the highest sum of selected scores, of {len(split.documents):,}",
     }
     write_token_page(
         directory / "tokens.html",

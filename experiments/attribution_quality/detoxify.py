@@ -141,8 +141,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         started = run(folder / "start", "method=none", "stage=model", "compare_with=null", *overrides)
-        model = started.stdout.split()[-1]  # a run that stops at a stage prints its artifact last
-        named = next((o.split("=")[1] for o in overrides if o.startswith("paths.workspace=")), "workspace")
+        model = started.stdout.splitlines()[-1]  # a run that stops at a stage prints its artifact last
+        named = next((o.split("=", 1)[1] for o in overrides if o.startswith("paths.workspace=")), "workspace")
         workspace = ROOT / named
 
         def measure(name: str, seed: int, *more: str) -> Path:

@@ -1,6 +1,6 @@
 """Speed of sampling continuations, beside the loop that pads every prompt to 256 tokens and repeats it 25 times.
 
-    IFGUIDE_DATASETS=... python experiments/benchmarks/generation.py [prompts=48] [repeats=3] [device=cuda]
+    IFGUIDE_DATASETS=... python experiments/benchmarks/generation.py [prompts=8] [repeats=3] [device=cuda]
 
 Prompts of RealToxicityPrompts, 25 continuations of 20 tokens each, nucleus sampling, untrained models of two sizes:
 what is drawn does not matter for speed. Both do the same work in turns; medians, and the peak memory of a process of
@@ -27,7 +27,7 @@ from ifguide.evaluation.generation import sample_continuations
 SAMPLES, NEW, PADDED = 25, 20, 256
 ROWS = {"ours": 1000, "naive": 200}  # sequences at the same time; more of the padded ones are not faster
 SIZES = {"14 M, vocabulary 50k": (128, 6, 4, 512), "70 M, vocabulary 50k": (512, 6, 8, 2048)}
-OPTIONS = {"prompts": "48", "repeats": "3", "device": "cpu", "memory_of": ""}
+OPTIONS = {"prompts": "8", "repeats": "3", "device": "cpu", "memory_of": ""}
 OPTIONS |= dict(argument.split("=", 1) for argument in sys.argv[1:])
 
 

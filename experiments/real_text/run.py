@@ -33,7 +33,9 @@ prompts are *other* records ({prompts} prompts × 25 samples × 20 tokens). The 
 model for a quarter of a pass.
 
 **Command.** `python experiments/real_text/run.py{overrides}` on {machine}. Evaluator: {classifier}; nothing else
-used it. λ = {penalty} where not said otherwise, L = {limit:.0%}.
+used it. The mask is the paper's: Algorithm 1 on the scores of single tokens (`selection=paper`); what pooling them by
+word adds is in [`attribution_quality`](../attribution_quality/README.md) and [`rivals`](../rivals/real_text/README.md).
+λ = {penalty} where not said otherwise, L = {limit:.0%}.
 
 ## Toxicity and perplexity
 
@@ -56,7 +58,7 @@ Seconds per stage: {seconds}.
 
 def run(name: str, folder: Path, *overrides: str) -> dict[str, Any]:
     """Run one configuration and return its metrics."""
-    command = [sys.executable, "run.py", "+experiment=real_text", f"hydra.run.dir={folder / name}", *overrides]
+    command = [sys.executable, "run.py", "+experiment=real_text", "selection=paper", f"hydra.run.dir={folder / name}", *overrides]
     print(f"\n# {name}: {' '.join(command[1:])}", flush=True)
     subprocess.run(command, cwd=ROOT, check=True)
     return json.loads((folder / name / "metrics.json").read_text(encoding="utf-8"))
@@ -95,7 +97,7 @@ def findings(rows: dict[str, dict], attribution: dict[str, float]) -> str:
 
 def main() -> None:
     overrides = sys.argv[1:]
-    workspace = Path(next((o.split("=")[1] for o in overrides if o.startswith("paths.workspace=")), ROOT / "workspace"))
+    workspace = ROOT / Path(next((o.split("=", 1)[1] for o in overrides if o.startswith("paths.workspace=")), "workspace"))
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         rows = {"none": run("none", folder, "method=none", *overrides)}
@@ -116,7 +118,7 @@ def main() -> None:
     shares = [name.removeprefix("precision_at_") for name in attribution if name.startswith("precision_at_")]
     header = ["ROC AUC", *(f"precision at {float(share):.1%}" for share in shares)]
     lines = [f"| | {' | '.join(header)} |", "|---" * (len(header) + 1) + "|"]
-    for label, prefix in (("IF-Guide scores (`jvp`)", ""), ("word list from the queries", "word_list_")):
+    for label, prefix in (("IF-Guide scores (`jvp`, single tokens)", ""), ("word list from the queries", "word_list_")):
         cells = [attribution[f"{prefix}roc_auc"], *(attribution[f"{prefix}precision_at_{share}"] for share in shares)]
         lines.append(f"| {label} | {' | '.join(f'{cell:.3f}' for cell in cells)} |")
     chance = f" {attribution['annotated_share']:.3f} |" * len(shares)
@@ -129,7 +131,7 @@ def main() -> None:
         nontoxic_queries=direction["nontoxic_queries"],
         prompts=rows["none"]["toxicity"]["all"]["prompts"],
         parameters=made["model"]["facts"]["parameters"] / 1e6,
-        overrides="".join(f" {override}" for override in overrides),
+        overrides="".join(f" {o}" for o in overrides if not o.startswith(("paths.", "trainer."))),
         machine=f"{os.cpu_count()} CPU cores ({platform.machine()})",
         classifier=made["evaluation"]["settings"]["classifier"],
         penalty=made["model"]["settings"]["objective"]["penalty"],
