@@ -36,10 +36,10 @@ that was kept from learning toxic text?
 **Command.** `python experiments/evaluation/run.py{overrides}` on {machine}, one seed. The uncensored model of
 `+experiment=real_text` ({parameters:.1f} M parameters), trained on for {epochs} of a pass without and with IF-Guide's
 mask. Prompts × samples: {prompts}. Headline classifier: {classifier}; beside it one of n-grams, trained here on posts
-and comments, some of which are in the corpus (Davidson et al.) or tell the toxicity probe (Wikipedia) what is toxic: its
-verdict is a second opinion on generations, not an independent one. The seconds of `ifguide` are with those of its
-proxy, which is the model that both rows start from. A model of this size answers no question of LAMBADA well; the row is there to see a
-loss, if there is one.
+and comments, some of which are in the corpus (Davidson et al.) or tell the toxicity probe (Wikipedia) what is toxic:
+its verdict is a second opinion on generations, not an independent one. The seconds of `ifguide` are with those of its
+proxy, which is the model that both rows start from. A model of this size answers no question of LAMBADA well; the row
+is there to see a loss, if there is one.
 
 ## All of it
 

@@ -58,7 +58,8 @@ Seconds per stage: {seconds}.
 
 def run(name: str, folder: Path, *overrides: str) -> dict[str, Any]:
     """Run one configuration and return its metrics."""
-    command = [sys.executable, "run.py", "+experiment=real_text", "selection=paper", f"hydra.run.dir={folder / name}", *overrides]
+    chosen = ("+experiment=real_text", "selection=paper", f"hydra.run.dir={folder / name}")
+    command = [sys.executable, "run.py", *chosen, *overrides]
     print(f"\n# {name}: {' '.join(command[1:])}", flush=True)
     subprocess.run(command, cwd=ROOT, check=True)
     return json.loads((folder / name / "metrics.json").read_text(encoding="utf-8"))
@@ -97,7 +98,7 @@ def findings(rows: dict[str, dict], attribution: dict[str, float]) -> str:
 
 def main() -> None:
     overrides = sys.argv[1:]
-    workspace = ROOT / Path(next((o.split("=", 1)[1] for o in overrides if o.startswith("paths.workspace=")), "workspace"))
+    workspace = ROOT / next((o.split("=", 1)[1] for o in overrides if o.startswith("paths.workspace=")), "workspace")
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         rows = {"none": run("none", folder, "method=none", *overrides)}

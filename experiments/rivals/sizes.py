@@ -97,6 +97,7 @@ SIZES = {
             "toxicity_filter": ("filter.share=0.3,0.5,0.7",),
             "influence_filter": ("filter.share=0.1,0.5,0.7",),
             "dpo": ("post_training.optim.learning_rate=3e-6,1e-5,3e-5",),
+            "rad": ("decoding.beta=0,3,10,30",),
             "dexperts": ("decoding.alpha=0.25,0.5,1",),
         },
         about="""Text that people wrote (`+experiment=real_text`). Every row continues one uncensored model, its proxy,
