@@ -100,11 +100,22 @@ def test_mistakes_are_named_before_any_work(folder, overrides, message):
 def test_pairs_do_not_hold_what_is_evaluated(folder, tmp_path):
     prompt = pipeline(folder, "method=none").tasks["toxicity"].prompts[0].text
     (tmp_path / "pairs.jsonl").write_text(json.dumps({"toxic": "Fool.", "neutral": prompt + " so it is."}))
-    with pytest.raises(ValueError, match="also in the pairs"):
+    with pytest.raises(ValueError, match="also in the texts of `pairs`"):
         pipeline_without_sizes(
             folder, "method=dpo", "pairs=local", f"pairs.files={tmp_path}/pairs.jsonl", "pairs.prompt=null",
             "pairs.rejected=toxic", "pairs.chosen=neutral",
         )  # fmt: skip
+
+
+@pytest.mark.parametrize("method", ["rad", "dexperts"])
+def test_labelled_texts_do_not_hold_what_is_evaluated(folder, tmp_path, method):
+    prompt = pipeline(folder, "method=none").tasks["toxicity"].prompts[0].text
+    rows = [{"text": prompt + " so it is.", "label": 1}, {"text": "A fine day.", "label": 0}]
+    (tmp_path / "labelled.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    with pytest.raises(ValueError, match="also in the texts of `labelled`"):
+        pipeline_without_sizes(
+            folder, f"method={method}", "labelled=local", f"labelled.files={tmp_path}/labelled.jsonl"
+        )
 
 
 def test_utilities_of_a_model_that_is_steered_are_said_to_be_without_its_decoder(folder, tmp_path):

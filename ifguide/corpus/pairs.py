@@ -1,15 +1,15 @@
 """Preference pairs: what direct preference optimisation learns from."""
 
-from bisect import bisect_left
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from transformers import PreTrainedTokenizerFast
 
 from ifguide.corpus.documents import Pair, Prompt, Query
-from ifguide.corpus.queries import encode_queries
+from ifguide.corpus.queries import check_texts_disjoint, encode_queries
 from ifguide.corpus.sources import find_files, get_field, read_records
 
 
@@ -25,15 +25,25 @@ def local_pairs(
 
     Args:
         files: files or globs.
-        prompt: the field of the prompt, whose text may be empty; None: there is none.
+        prompt: the field of the prompt, which may be null or empty; None: there is none.
         chosen, rejected: fields of the preferred and of the other continuation.
         limit: at most this many pairs.
+
+    Raises:
+        ValueError: no such file, a field that is not there, or one that holds no text.
     """
+
+    def text(values: Mapping[str, Any], field: str, place: str) -> str:
+        found = get_field(values, field, place)
+        if not isinstance(found, str):
+            raise ValueError(f"{place}: `{field}` is {found!r:.60}: a pair is made of texts; remove the record")
+        return found
+
     pairs = [
         Pair(
-            "" if prompt is None else get_field(values, prompt, place),
-            get_field(values, chosen, place),
-            get_field(values, rejected, place),
+            "" if prompt is None or get_field(values, prompt, place) is None else text(values, prompt, place),
+            text(values, chosen, place),
+            text(values, rejected, place),
         )
         for file in find_files(files)
         for place, values in read_records(file)
@@ -54,19 +64,7 @@ def check_pairs(pairs: Sequence[Pair]) -> None:
 
 def check_pairs_disjoint(pairs: Sequence[Pair], prompts: Sequence[Prompt]) -> None:
     """Raise ValueError where an evaluation prompt is the prompt of a pair, or the beginning of one of its texts."""
-    trained = {pair.prompt for pair in pairs}
-    texts = sorted(pair.prompt + rest for pair in pairs for rest in (pair.chosen, pair.rejected))
-    shared = []
-    for prompt in prompts:
-        first = bisect_left(texts, prompt.text)  # whatever begins with the prompt comes right after it
-        begins = first < len(texts) and texts[first].startswith(prompt.text)
-        if prompt.text.strip() and (begins or prompt.text in trained):
-            shared.append(prompt.record)
-    if shared:
-        raise ValueError(
-            f"{len(shared)} evaluation prompts are also in the pairs (the first is {shared[0]}); "
-            "train or evaluate on others"
-        )
+    check_texts_disjoint([pair.prompt + rest for pair in pairs for rest in pair[1:]], prompts, "pairs")
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,7 @@
 """Queries and prompts: what defines the behaviour, and what tests it. They never share a record."""
 
 import hashlib
+from bisect import bisect_left
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -148,6 +149,27 @@ def check_disjoint(queries: Sequence[Query], prompts: Sequence[Prompt]) -> None:
     if shared:
         raise ValueError(
             f"{len(shared)} evaluation prompts are also queries (the first is {shared[0]}); evaluate on other records"
+        )
+
+
+def check_texts_disjoint(texts: Sequence[str], prompts: Sequence[Prompt], name: str) -> None:
+    """Raise ValueError where an evaluation prompt is the beginning of a text that something is trained on.
+
+    Args:
+        texts: what is trained on.
+        prompts: what is evaluated on; an empty one is the beginning of everything, and is not looked for.
+        name: the group of the configuration that the texts come from.
+    """
+    ordered = sorted(texts)
+    shared = []
+    for prompt in prompts:
+        first = bisect_left(ordered, prompt.text)  # whatever begins with the prompt comes right after it
+        if prompt.text.strip() and first < len(ordered) and ordered[first].startswith(prompt.text):
+            shared.append(prompt.record)
+    if shared:
+        raise ValueError(
+            f"{len(shared)} evaluation prompts are also in the texts of `{name}` (the first is {shared[0]}); "
+            "train or evaluate on others"
         )
 
 

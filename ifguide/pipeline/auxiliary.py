@@ -11,6 +11,7 @@ from omegaconf import DictConfig
 
 from ifguide.corpus.documents import LabelledText, Pair
 from ifguide.corpus.pairs import check_pairs, check_pairs_disjoint, encode_pairs
+from ifguide.corpus.queries import check_texts_disjoint
 from ifguide.corpus.sources import by_content
 from ifguide.decoding import Decoder
 from ifguide.evaluation.task import Continuations
@@ -41,6 +42,8 @@ class AuxiliaryStages(FilterStages):
             self.hardware.accumulate(auxiliary.optim.batch_size)
             check_pretrained(auxiliary.pretrained, "decoding")
             auxiliary.check(self.labelled)
+            for task in self.tasks.values():
+                check_texts_disjoint([labelled.text for labelled in self.labelled], task.prompts, "labelled")
 
     @cached_property
     def decoding(self) -> Any:

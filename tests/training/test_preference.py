@@ -1,4 +1,5 @@
 import json
+import re
 from math import log
 
 import numpy as np
@@ -137,7 +138,7 @@ def test_mistakes_are_named(tmp_path):
     prompts = [Prompt("the cat", "x", "first"), Prompt("", "x", "empty")]
     check_pairs_disjoint([Pair("", "another", "b"), Pair("the", " dog", " cow")], prompts)
     for pair in (Pair("the cat", " a", " b"), Pair("", "the cat sat", "b"), Pair("the", " dog", " cat sat")):
-        with pytest.raises(ValueError, match="also in the pairs"):
+        with pytest.raises(ValueError, match="also in the texts of `pairs`"):
             check_pairs_disjoint([*PAIRS[:1], pair], prompts)
 
 
@@ -157,3 +158,13 @@ def test_records_without_two_different_continuations_are_no_pairs(tmp_path):
     (tmp_path / "pairs.jsonl").write_text("\n".join(lines))
     found = local_pairs(files=str(tmp_path / "pairs.jsonl"), limit=2)
     assert found == [Pair("", "a", "b"), Pair("", "c", "d")]
+
+
+def test_a_prompt_may_be_null_and_every_other_field_is_a_text(tmp_path):
+    (tmp_path / "pairs.jsonl").write_text('{"prompt": null, "chosen": "a", "rejected": "b"}\n')
+    assert local_pairs(files=str(tmp_path / "pairs.jsonl")) == [Pair("", "a", "b")]
+    for field, value in (("prompt", ["x"]), ("chosen", ["x"]), ("rejected", None)):
+        record = {"prompt": "p", "chosen": "a", "rejected": "b"} | {field: value}
+        (tmp_path / "pairs.jsonl").write_text("\n" + json.dumps(record))
+        with pytest.raises(ValueError, match=rf"pairs\.jsonl:2: `{field}` is {re.escape(repr(value))}"):
+            local_pairs(files=str(tmp_path / "pairs.jsonl"))
