@@ -76,10 +76,29 @@ class EncodedPair:
 
 
 def encode_pairs(pairs: Sequence[Pair], tokenizer: PreTrainedTokenizerFast, max_length: int) -> list[EncodedPair]:
-    """Tokenise as queries are: after an end-of-text token; where too long, the beginning is cut off."""
-    chosen = encode_queries([Query(p.prompt, p.chosen, False, "") for p in pairs], tokenizer, max_length)
-    rejected = encode_queries([Query(p.prompt, p.rejected, True, "") for p in pairs], tokenizer, max_length)
-    return [
-        EncodedPair((a.input_ids, b.input_ids), (a.continuation, b.continuation))
-        for a, b in zip(chosen, rejected, strict=True)
-    ]
+    """Tokenise as queries are, after an end-of-text token; both halves have the same prompt.
+
+    Where a pair is longer than `max_length`, the prompt loses its beginning and each response its end: the prompt keeps
+    half of `max_length`, or what the longer response leaves of it, if that is more. A token that is not the same in
+    both halves belongs to the response. Pairs of which the same tokens are left are left out.
+
+    Raises:
+        ValueError: no pair is left.
+    """
+    queries = [Query(pair.prompt, rest, False, "") for pair in pairs for rest in pair[1:]]
+    halves = [(half.input_ids, half.continuation) for half in encode_queries(queries, tokenizer)]
+    encoded = []
+    for (chosen, first), (rejected, second) in zip(halves[::2], halves[1::2], strict=True):
+        prompt = min(int((~first).sum()), int((~second).sum()))
+        same = chosen[:prompt] == rejected[:prompt]
+        prompt = prompt if same.all() else int(same.argmin())
+        kept = min(prompt, max(max_length // 2, max_length - (max(len(chosen), len(rejected)) - prompt)))
+        window = slice(prompt - kept, prompt - kept + max_length)
+        ids = chosen[window], rejected[window]
+        if not np.array_equal(*ids):
+            encoded.append(EncodedPair(ids, (np.arange(len(ids[0])) >= kept, np.arange(len(ids[1])) >= kept)))
+    if not encoded:
+        raise ValueError(
+            f"pairs: within post_training.max_length={max_length} tokens, no pair has two different responses"
+        )
+    return encoded

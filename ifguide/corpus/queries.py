@@ -182,7 +182,9 @@ class EncodedQuery:
     toxic: bool
 
 
-def encode_queries(queries: Sequence[Query], tokenizer: PreTrainedTokenizerFast, max_length: int) -> list[EncodedQuery]:
+def encode_queries(
+    queries: Sequence[Query], tokenizer: PreTrainedTokenizerFast, max_length: int | None = None
+) -> list[EncodedQuery]:
     """Tokenise prompt and continuation together; the boundary comes from the character offsets.
 
     A token that ends after the prompt does belongs to the continuation. The sequence starts with the end-of-text
@@ -195,7 +197,8 @@ def encode_queries(queries: Sequence[Query], tokenizer: PreTrainedTokenizerFast,
     for query, encoding in zip(queries, encodings, strict=True):
         ids = np.array([tokenizer.eos_token_id, *encoding.ids], dtype=np.int64)
         inside = np.array([False, *(end > len(query.prompt) for _, end in encoding.offsets)])
-        encoded.append(EncodedQuery(ids[-max_length:], inside[-max_length:], query.toxic))
+        last = slice(None if max_length is None else -max_length, None)
+        encoded.append(EncodedQuery(ids[last], inside[last], query.toxic))
     return encoded
 
 

@@ -137,7 +137,7 @@ class AuxiliaryStages(FilterStages):
                 ),
             )
 
-        reference = self._build("reference", 1, settings=read, inputs={"model": model}, builder=refer)
+        reference = self._build("reference", 2, settings=read, inputs={"model": model}, builder=refer)
 
         def build(directory: Path) -> dict[str, Any]:
             trusted = self.cfg.model.trust_remote_code

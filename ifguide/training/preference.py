@@ -120,7 +120,7 @@ class DPO:
         optim: how it is optimised; it counts pairs where it speaks of blocks.
         beta: β.
         kl: γ; 0 needs no second forward pass.
-        max_length: tokens of prompt and response together; where too long, the beginning is cut off.
+        max_length: tokens of prompt and response together; longer ones are cut, see `encode_pairs`.
         validation: share of the pairs held out.
         validate_every: optimiser steps between validations.
         patience: validations without improvement after which training stops.

@@ -40,8 +40,35 @@ def test_pairs_know_their_responses(corpus, pairs):
             ids, response = encoded.input_ids[half], encoded.response[half]
             assert corpus.tokenizer.decode(ids[response]) == text
             assert corpus.tokenizer.decode(ids[~response]) == corpus.tokenizer.eos_token + pair.prompt
-    (cut,) = encode_pairs([Pair("the cat " * 50, " on", " off")], corpus.tokenizer, 12)
-    assert len(cut.input_ids[0]) == 12 and cut.response[0][-1] and not cut.response[0][0]
+
+
+def test_long_pairs_keep_one_prompt_and_the_beginnings_of_their_responses(corpus):
+    """40 tokens: half for the prompt; more, where both responses leave it; all but the prompt, where that is short."""
+    encode, decode = corpus.tokenizer.encode, corpus.tokenizer.decode
+    a, the = encode(" a"), encode(" the")
+    assert len(a) == len(the) == 1
+    for count, lengths, kept in ((100, (50, 30), (20, 20, 20)), (100, (10, 5), (30, 10, 5)), (4, (99, 9), (5, 35, 9))):
+        pair = Pair(" mat" * count, " a" * lengths[0], " the" * lengths[1])
+        (cut,) = encode_pairs([pair], corpus.tokenizer, 40)
+        prompt = [corpus.tokenizer.eos_token_id, *encode(pair.prompt)][-kept[0] :]
+        for half, token in enumerate((a, the)):
+            assert cut.input_ids[half].tolist() == prompt + token * kept[1 + half], decode(cut.input_ids[half])
+            assert cut.response[half].tolist() == [False] * kept[0] + [True] * kept[1 + half]
+
+
+def test_pairs_that_differ_beyond_what_is_read_are_left_out(corpus):
+    late = Pair("the cat", " sat" * 50 + " on", " sat" * 50 + " idiot")
+    assert len(encode_pairs([late, *PAIRS[:2], late], corpus.tokenizer, 40)) == 2
+    with pytest.raises(ValueError, match="max_length=40 tokens, no pair"):
+        encode_pairs([late], corpus.tokenizer, 40)
+
+
+def test_what_a_response_changes_of_its_prompt_belongs_to_the_response(corpus):
+    (pair,) = encode_pairs([Pair("cat sat on th", "e mat", "umb")], corpus.tokenizer, 40)
+    texts = [corpus.tokenizer.decode(pair.input_ids[half][pair.response[half]]) for half in (0, 1)]
+    assert texts == [" the mat", " thumb"]
+    shared = [pair.input_ids[half][~pair.response[half]].tolist() for half in (0, 1)]
+    assert shared[0] == shared[1]
 
 
 def test_the_loss_at_the_reference_is_log_two_whatever_the_divergence_weighs(corpus, pairs):
