@@ -144,6 +144,11 @@ class DPO:
             if getattr(self, name) < (2 if name == "max_length" else 1):
                 raise ValueError(f"post_training.{name}={getattr(self, name)}: too small")
 
+    def check(self, pairs: Sequence[EncodedPair]) -> None:
+        """Raise ValueError where these are too few to learn from."""
+        train, _ = hold_out(len(pairs), self.validation, self.seed)
+        self.optim.steps(len(train), "pairs", "post_training.optim")
+
     def train(
         self,
         model: PreTrainedModel,
