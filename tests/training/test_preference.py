@@ -8,6 +8,7 @@ import torch
 
 from ifguide.corpus.documents import Pair, Prompt
 from ifguide.corpus.pairs import check_pairs, check_pairs_disjoint, encode_pairs, local_pairs
+from ifguide.training.data import hold_out
 from ifguide.training.fit import Hardware
 from ifguide.training.optimization import AdamWCosine
 from ifguide.training.preference import DPO, PairExamples, PreferenceModule, reference_log_probabilities
@@ -119,20 +120,25 @@ def test_chosen_responses_become_likelier_than_rejected_ones(corpus, pairs, tmp_
     assert facts["validation/loss"] < log(2) and facts["pairs"] == 27
 
 
-def test_it_stops_when_validation_does_and_keeps_the_best_weights(corpus, tmp_path):
-    """Pairs whose held-out half contradicts the trained one: nothing beats the first validation."""
+def test_it_stops_when_validation_does_and_keeps_what_nothing_was_better_than(corpus, tmp_path):
+    """Pairs whose held-out half contradicts the trained one: nothing beats the reference."""
     flip = DPO(optim=optimization(learning_rate=1e-2, epochs=40), validate_every=1, patience=3, validation=0.5)
-    from ifguide.training.data import hold_out
-
     held = set(hold_out(30, 0.5, 0)[1].tolist())
     texts = [Pair("the cat", *([" on old mats", " idiot ate"] if n in held else [" idiot ate", " on old mats"]))
              for n in range(30)]  # fmt: skip
     encoded = encode_pairs(texts, corpus.tokenizer, 64)
-    model, before, facts = train(corpus, encoded, tmp_path, flip)
-    assert facts["steps"] == 4, "one step, and three that are worse"
-    rows = sorted(held)
-    loss = np.log1p(np.exp(-0.1 * np.diff(before - reference_log_probabilities(model, encoded, batch_size=8))[rows]))
-    assert loss.mean() == pytest.approx(facts["validation/loss"], abs=1e-4) and facts["validation/loss"] > log(2)
+    with pytest.warns(UserWarning, match="no validation loss was below 0.6931"):
+        model, _, facts = train(corpus, encoded, tmp_path, flip)
+    assert facts["steps"] == 3 and facts["validation/loss"] == log(2)
+    assert all(torch.equal(a, b) for a, b in zip(model.parameters(), wide_model(corpus).parameters(), strict=True))
+
+
+def test_the_last_step_is_validated_and_may_be_the_best(corpus, pairs, tmp_path):
+    dpo = DPO(optim=optimization(epochs=2), validate_every=4, patience=1)  # 7 steps
+    model, before, facts = train(corpus, pairs, tmp_path / "last", dpo)
+    rows = hold_out(30, 0.1, 0)[1]
+    margins = np.diff(reference_log_probabilities(model, pairs, batch_size=8) - before)[rows]
+    assert facts["steps"] == 7 and facts["validation/loss"] == pytest.approx(np.log1p(np.exp(0.1 * margins)).mean())
 
 
 def test_an_interrupted_run_resumes_exactly(corpus, pairs, tmp_path, monkeypatch):
