@@ -115,8 +115,8 @@ class PreferenceModule(OptimizedModule):
 class DPO:
     """Direct preference optimisation of a trained model: no dropout, the weights of the best validation loss.
 
-    The loss is −log σ(β·margin) + γ·(KL_chosen + KL_rejected), the KL(reference ‖ policy) averaged over positions. At the
-    reference's own weights it is log 2; they are kept where no validation is below that.
+    The loss is −log σ(β·margin) + γ·(KL_chosen + KL_rejected), the KL(reference ‖ policy) averaged over positions. At
+    the reference's own weights it is log 2; they are kept where no validation is below that.
 
     Args:
         optim: how it is optimised; it counts pairs where it speaks of blocks.
