@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 
@@ -75,11 +75,13 @@ def check_vocabulary(model: PreTrainedModel, vocabulary: int) -> None:
         )
 
 
-def check_context(model: PreTrainedModel, block_length: int) -> None:
-    """Raise ValueError where blocks are longer than the model's context."""
-    longest = getattr(model.config, "max_position_embeddings", block_length)
-    if block_length > longest:
-        raise ValueError(f"data.block_length={block_length} is longer than the model's context of {longest} tokens")
+def check_context(
+    config: PretrainedConfig, length: int, name: str = "data.block_length", owner: str = "the model"
+) -> None:
+    """Raise ValueError where what a model is given is longer than its context."""
+    longest = getattr(config, "max_position_embeddings", length)
+    if length > longest:
+        raise ValueError(f"{name}={length} is longer than {owner}'s context of {longest} tokens")
 
 
 def check_pretrained(name: str | None, setting: str = "model.pretrained") -> None:

@@ -10,6 +10,8 @@ from hydra import compose, initialize_config_dir
 from hydra.core.hydra_config import HydraConfig
 from test_pipeline import CONF, pipeline, pipeline_without_sizes
 
+from ifguide.corpus.tokenizers import make_tokenizer
+from ifguide.models import build_model
 from ifguide.workspace import Workspace
 
 pytest.importorskip("profanity_check")
@@ -87,6 +89,8 @@ def test_a_model_of_another_tokenizer_can_be_the_reward_model(folder, monkeypatc
         (["method=rad", "decoding.reward.optim.batch_size=17"], "does not divide"),
         (["method=rad", "decoding.reward.pretrained=./nowhere"], "not a Hugging Face model folder"),
         (["method=dexperts", "decoding.alpha=-1"], r"decoding\.alpha=-1"),
+        (["method=rad", "decoding.reward.optim.epochs=0"], "no trained head"),
+        (["method=dexperts", "decoding.experts.optim.epochs=0"], r"decoding\.experts\.optim\.epochs=0"),
         (["method=dpo", "post_training.beta=0"], "beta=0"),
         (["method=dpo", "pairs.size=0"], "no pair"),
     ],
@@ -97,14 +101,47 @@ def test_mistakes_are_named_before_any_work(folder, overrides, message):
     assert not (folder / "untouched").exists()
 
 
+@pytest.mark.parametrize(
+    "overrides, message",
+    [
+        (["method=dpo", "post_training.max_length=513"], r"post_training\.max_length=513 .* context of 512"),
+        (["method=dpo", "pairs.size=7"], r"6 pairs are less than half a step of post_training\.optim\.batch_size=16"),
+        (["method=rad", "labelled.size=6", "decoding.reward.optim.epochs=1"], r"6 labelled texts are less"),
+        (["method=rad", "proxy.settings.max_position_embeddings=32"], r"the reward model's context of 32"),
+        (["method=dexperts", "labelled.size=8"], r"blocks of labelled texts are less .* decoding\.experts\.optim"),
+        (["method=dexperts", "decoding.experts.pretrained={other}"], "another tokenizer"),
+    ],
+)
+def test_mistakes_that_need_the_corpus_are_named_before_any_training(folder, tmp_path, overrides, message):
+    build_model(vocabulary=300, architecture="gpt2", settings={"n_embd": 8, "n_layer": 1, "n_head": 1}).save_pretrained(
+        tmp_path
+    )
+    make_tokenizer(["another"], vocabulary=257).save_pretrained(tmp_path)
+    made = pipeline(folder, *(override.replace("{other}", str(tmp_path)) for override in overrides))
+    with pytest.raises(ValueError, match=message):
+        made.evaluation()
+    assert not made.artifacts.keys() - {"data"}, "something was trained"
+
+
 def test_pairs_do_not_hold_what_is_evaluated(folder, tmp_path):
     prompt = pipeline(folder, "method=none").tasks["toxicity"].prompts[0].text
     (tmp_path / "pairs.jsonl").write_text(json.dumps({"toxic": "Fool.", "neutral": prompt + " so it is."}))
-    with pytest.raises(ValueError, match="also in the pairs"):
+    with pytest.raises(ValueError, match="also in the texts of `pairs`"):
         pipeline_without_sizes(
             folder, "method=dpo", "pairs=local", f"pairs.files={tmp_path}/pairs.jsonl", "pairs.prompt=null",
             "pairs.rejected=toxic", "pairs.chosen=neutral",
         )  # fmt: skip
+
+
+@pytest.mark.parametrize("method", ["rad", "dexperts"])
+def test_labelled_texts_do_not_hold_what_is_evaluated(folder, tmp_path, method):
+    prompt = pipeline(folder, "method=none").tasks["toxicity"].prompts[0].text
+    rows = [{"text": prompt + " so it is.", "label": 1}, {"text": "A fine day.", "label": 0}]
+    (tmp_path / "labelled.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    with pytest.raises(ValueError, match="also in the texts of `labelled`"):
+        pipeline_without_sizes(
+            folder, f"method={method}", "labelled=local", f"labelled.files={tmp_path}/labelled.jsonl"
+        )
 
 
 def test_utilities_of_a_model_that_is_steered_are_said_to_be_without_its_decoder(folder, tmp_path):

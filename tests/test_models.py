@@ -84,9 +84,9 @@ def test_mistakes_are_refused(options, message):
 
 
 def test_blocks_longer_than_the_context_are_refused():
-    check_context(tiny_model(), 64)
+    check_context(tiny_model().config, 64)
     with pytest.raises(ValueError, match="context of 64"):
-        check_context(tiny_model(), 65)
+        check_context(tiny_model().config, 65)
 
 
 def test_a_model_without_decoder_blocks_is_refused():

@@ -132,16 +132,10 @@ def encode_texts(
 
 
 def pack_texts(texts: Sequence[str], tokenizer: PreTrainedTokenizerFast, block_length: int) -> Split:
-    """Texts, each followed by the end-of-text token, as blocks in memory; an incomplete last block is left out.
-
-    Raises:
-        ValueError: less than one block of text.
-    """
+    """Texts, each followed by the end-of-text token, as blocks in memory; an incomplete last block is left out."""
     pieces = [ids[1:] for ids in encode_texts(texts, tokenizer)]
     flat = np.concatenate([np.zeros(0, np.int64), *pieces]).astype(np.int32)
     count = len(flat) // block_length
-    if count == 0:
-        raise ValueError(f"{len(texts)} texts have {len(flat)} tokens, less than one block of {block_length}")
     values = pa.FixedSizeListArray.from_arrays(pa.array(flat[: count * block_length]), block_length)
     lengths = np.array([len(piece) for piece in pieces])
     rows = np.zeros(len(pieces), dtype=DOCUMENT_ROW)

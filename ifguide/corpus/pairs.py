@@ -1,15 +1,15 @@
 """Preference pairs: what direct preference optimisation learns from."""
 
-from bisect import bisect_left
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from transformers import PreTrainedTokenizerFast
 
 from ifguide.corpus.documents import Pair, Prompt, Query
-from ifguide.corpus.queries import encode_queries
+from ifguide.corpus.queries import check_texts_disjoint, encode_queries
 from ifguide.corpus.sources import find_files, get_field, read_records
 
 
@@ -25,15 +25,25 @@ def local_pairs(
 
     Args:
         files: files or globs.
-        prompt: the field of the prompt, whose text may be empty; None: there is none.
+        prompt: the field of the prompt, which may be null or empty; None: there is none.
         chosen, rejected: fields of the preferred and of the other continuation.
         limit: at most this many pairs.
+
+    Raises:
+        ValueError: no such file, a field that is not there, or one that holds no text.
     """
+
+    def text(values: Mapping[str, Any], field: str, place: str) -> str:
+        found = get_field(values, field, place)
+        if not isinstance(found, str):
+            raise ValueError(f"{place}: `{field}` is {found!r:.60}: a pair is made of texts; remove the record")
+        return found
+
     pairs = [
         Pair(
-            "" if prompt is None else get_field(values, prompt, place),
-            get_field(values, chosen, place),
-            get_field(values, rejected, place),
+            "" if prompt is None or get_field(values, prompt, place) is None else text(values, prompt, place),
+            text(values, chosen, place),
+            text(values, rejected, place),
         )
         for file in find_files(files)
         for place, values in read_records(file)
@@ -54,19 +64,7 @@ def check_pairs(pairs: Sequence[Pair]) -> None:
 
 def check_pairs_disjoint(pairs: Sequence[Pair], prompts: Sequence[Prompt]) -> None:
     """Raise ValueError where an evaluation prompt is the prompt of a pair, or the beginning of one of its texts."""
-    trained = {pair.prompt for pair in pairs}
-    texts = sorted(pair.prompt + rest for pair in pairs for rest in (pair.chosen, pair.rejected))
-    shared = []
-    for prompt in prompts:
-        first = bisect_left(texts, prompt.text)  # whatever begins with the prompt comes right after it
-        begins = first < len(texts) and texts[first].startswith(prompt.text)
-        if prompt.text.strip() and (begins or prompt.text in trained):
-            shared.append(prompt.record)
-    if shared:
-        raise ValueError(
-            f"{len(shared)} evaluation prompts are also in the pairs (the first is {shared[0]}); "
-            "train or evaluate on others"
-        )
+    check_texts_disjoint([pair.prompt + rest for pair in pairs for rest in pair[1:]], prompts, "pairs")
 
 
 @dataclass(frozen=True)
@@ -78,10 +76,29 @@ class EncodedPair:
 
 
 def encode_pairs(pairs: Sequence[Pair], tokenizer: PreTrainedTokenizerFast, max_length: int) -> list[EncodedPair]:
-    """Tokenise as queries are: after an end-of-text token; where too long, the beginning is cut off."""
-    chosen = encode_queries([Query(p.prompt, p.chosen, False, "") for p in pairs], tokenizer, max_length)
-    rejected = encode_queries([Query(p.prompt, p.rejected, True, "") for p in pairs], tokenizer, max_length)
-    return [
-        EncodedPair((a.input_ids, b.input_ids), (a.continuation, b.continuation))
-        for a, b in zip(chosen, rejected, strict=True)
-    ]
+    """Tokenise as queries are, after an end-of-text token; both halves have the same prompt.
+
+    Where a pair is longer than `max_length`, the prompt loses its beginning and each response its end: the prompt keeps
+    half of `max_length`, or what the longer response leaves of it, if that is more. A token that is not the same in
+    both halves belongs to the response. Pairs of which the same tokens are left are left out.
+
+    Raises:
+        ValueError: no pair is left.
+    """
+    queries = [Query(pair.prompt, rest, False, "") for pair in pairs for rest in pair[1:]]
+    halves = [(half.input_ids, half.continuation) for half in encode_queries(queries, tokenizer)]
+    encoded = []
+    for (chosen, first), (rejected, second) in zip(halves[::2], halves[1::2], strict=True):
+        prompt = min(int((~first).sum()), int((~second).sum()))
+        same = chosen[:prompt] == rejected[:prompt]
+        prompt = prompt if same.all() else int(same.argmin())
+        kept = min(prompt, max(max_length // 2, max_length - (max(len(chosen), len(rejected)) - prompt)))
+        window = slice(prompt - kept, prompt - kept + max_length)
+        ids = chosen[window], rejected[window]
+        if not np.array_equal(*ids):
+            encoded.append(EncodedPair(ids, (np.arange(len(ids[0])) >= kept, np.arange(len(ids[1])) >= kept)))
+    if not encoded:
+        raise ValueError(
+            f"pairs: within post_training.max_length={max_length} tokens, no pair has two different responses"
+        )
+    return encoded

@@ -1,6 +1,7 @@
 """Queries and prompts: what defines the behaviour, and what tests it. They never share a record."""
 
 import hashlib
+from bisect import bisect_left
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -151,6 +152,27 @@ def check_disjoint(queries: Sequence[Query], prompts: Sequence[Prompt]) -> None:
         )
 
 
+def check_texts_disjoint(texts: Sequence[str], prompts: Sequence[Prompt], name: str) -> None:
+    """Raise ValueError where an evaluation prompt is the beginning of a text that something is trained on.
+
+    Args:
+        texts: what is trained on.
+        prompts: what is evaluated on; an empty one is the beginning of everything, and is not looked for.
+        name: the group of the configuration that the texts come from.
+    """
+    ordered = sorted(texts)
+    shared = []
+    for prompt in prompts:
+        first = bisect_left(ordered, prompt.text)  # whatever begins with the prompt comes right after it
+        if prompt.text.strip() and first < len(ordered) and ordered[first].startswith(prompt.text):
+            shared.append(prompt.record)
+    if shared:
+        raise ValueError(
+            f"{len(shared)} evaluation prompts are also in the texts of `{name}` (the first is {shared[0]}); "
+            "train or evaluate on others"
+        )
+
+
 @dataclass(frozen=True)
 class EncodedQuery:
     """Tokens of a query, and which of them belong to the continuation."""
@@ -160,7 +182,9 @@ class EncodedQuery:
     toxic: bool
 
 
-def encode_queries(queries: Sequence[Query], tokenizer: PreTrainedTokenizerFast, max_length: int) -> list[EncodedQuery]:
+def encode_queries(
+    queries: Sequence[Query], tokenizer: PreTrainedTokenizerFast, max_length: int | None = None
+) -> list[EncodedQuery]:
     """Tokenise prompt and continuation together; the boundary comes from the character offsets.
 
     A token that ends after the prompt does belongs to the continuation. The sequence starts with the end-of-text
@@ -173,7 +197,8 @@ def encode_queries(queries: Sequence[Query], tokenizer: PreTrainedTokenizerFast,
     for query, encoding in zip(queries, encodings, strict=True):
         ids = np.array([tokenizer.eos_token_id, *encoding.ids], dtype=np.int64)
         inside = np.array([False, *(end > len(query.prompt) for _, end in encoding.offsets)])
-        encoded.append(EncodedQuery(ids[-max_length:], inside[-max_length:], query.toxic))
+        last = slice(None if max_length is None else -max_length, None)
+        encoded.append(EncodedQuery(ids[last], inside[last], query.toxic))
     return encoded
 
 

@@ -1,6 +1,6 @@
 """Tokenizers: from the hub, from a local file or folder, or a byte-level BPE trained on the corpus."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
@@ -82,6 +82,26 @@ def token_texts(tokenizer: PreTrainedTokenizerFast, *, skip_special_tokens: bool
 
     start = len(text(before))
     return [text([*before, token])[start:] for token in range(vocabulary_size(tokenizer))]
+
+
+def encode_within(texts: Sequence[str], tokenizer: PreTrainedTokenizerFast) -> list[list[int]]:
+    """Token ids of each text as it is written within a text, without the mark that some tokenizers begin a text with.
+
+    Each is encoded behind another character, and cut off there; where both become one token, behind the next character.
+
+    Raises:
+        ValueError: a text that becomes one token with each of them.
+    """
+    found: dict[str, list[int]] = {}
+    for before in ("a", ".", "\n", "0"):
+        left = [text for text in dict.fromkeys(texts) if text not in found]
+        encodings = tokenizer.backend_tokenizer.encode_batch([before + text for text in left], add_special_tokens=False)
+        for text, encoding in zip(left, encodings, strict=True):
+            if not any(start < 1 < end for start, end in encoding.offsets):
+                found[text] = [id for id, (start, _) in zip(encoding.ids, encoding.offsets, strict=True) if start >= 1]
+    if left := [text for text in texts if text not in found]:
+        raise ValueError(f"a tokenizer cannot write {left[0]!r} within a text; use a model with another one")
+    return [found[text] for text in texts]
 
 
 def check_same_tokenizer(pretrained: str | None, tokenizer: PreTrainedTokenizerFast, key: str) -> None:

@@ -35,6 +35,11 @@ class DExperts:
             raise ValueError(f"decoding.alpha={alpha}: 0 or more")
         if not 0 < top_p <= 1:
             raise ValueError(f"decoding.top_p={top_p}: a probability in (0, 1]")
+        if experts.optim.epochs == 0:
+            raise ValueError(
+                f"decoding.experts.optim.epochs=0 keeps decoding.experts.pretrained={experts.pretrained} as it is for "
+                "both experts, whose difference is then nothing; train them"
+            )
         self.auxiliaries: Mapping[str, Auxiliary] = {
             "expert": replace(experts, toxic=False),
             "anti-expert": replace(experts, toxic=True),

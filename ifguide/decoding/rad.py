@@ -5,12 +5,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 from transformers import DynamicCache, PreTrainedTokenizerFast
 
 from ifguide.corpus.labelled import encode_texts
-from ifguide.corpus.tokenizers import token_texts, vocabulary_size
+from ifguide.corpus.tokenizers import encode_within, token_texts, vocabulary_size
 from ifguide.training.auxiliary import Auxiliary, tokenizer_of
 from ifguide.training.data import pad
 from ifguide.training.reward import RewardModel, RewardTraining, load_reward_model
@@ -76,10 +77,9 @@ class Spelling:
     def between(
         ours: PreTrainedTokenizerFast, theirs: PreTrainedTokenizerFast, device: torch.device | str
     ) -> "Spelling":
-        """Each token's own text written anew; special tokens, and tokens without text, are the end of the text."""
+        """Each token's text written anew, as within a text; special tokens, and those without text, are its end."""
         texts = token_texts(ours, skip_special_tokens=True)
-        encodings = theirs.backend_tokenizer.encode_batch(texts, add_special_tokens=False)
-        ids, valid = pad([torch.tensor(e.ids or [theirs.eos_token_id]).numpy() for e in encodings])
+        ids, valid = pad([np.array(ids or [theirs.eos_token_id]) for ids in encode_within(texts, theirs)])
         return Spelling(ids.to(device), valid.sum(1).to(device), ours.eos_token_id, (ours, theirs))
 
     def __call__(self, tokens: Tensor) -> tuple[Tensor, Tensor]:

@@ -6,22 +6,28 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from hydra.utils import instantiate
 from omegaconf import DictConfig
+from transformers import AutoConfig, PretrainedConfig
 
+from ifguide.corpus.blocks import Corpus
 from ifguide.corpus.documents import LabelledText, Pair
 from ifguide.corpus.pairs import check_pairs, check_pairs_disjoint, encode_pairs
+from ifguide.corpus.queries import check_texts_disjoint
 from ifguide.corpus.sources import by_content
 from ifguide.decoding import Decoder
+from ifguide.evaluation.generation import encode_prompts
 from ifguide.evaluation.task import Continuations
-from ifguide.models import check_pretrained, load_model
+from ifguide.models import check_context, check_pretrained, load_model
 from ifguide.pipeline.filtering import FilterStages
 from ifguide.pipeline.influence import UNCENSORED
-from ifguide.training.auxiliary import Auxiliary
+from ifguide.training.auxiliary import Auxiliary, tokenizer_of
 from ifguide.training.fit import remove_checkpoints
 from ifguide.training.preference import DPO, reference_log_probabilities
 from ifguide.workspace import Artifact, global_rank
 
+START = {"uncensored": "model", "proxy": "proxy"}  # what an auxiliary continues → its settings
 REFERENCE_FILE = "reference.npy"  # [pairs, 2]: log-probabilities of the chosen and of the rejected response
 
 
@@ -41,6 +47,8 @@ class AuxiliaryStages(FilterStages):
             self.hardware.accumulate(auxiliary.optim.batch_size)
             check_pretrained(auxiliary.pretrained, "decoding")
             auxiliary.check(self.labelled)
+            for task in self.tasks.values():
+                check_texts_disjoint([labelled.text for labelled in self.labelled], task.prompts, "labelled")
 
     @cached_property
     def decoding(self) -> Any:
@@ -62,6 +70,43 @@ class AuxiliaryStages(FilterStages):
     @cached_property
     def pairs(self) -> list[Pair]:
         return instantiate(self.cfg.pairs)
+
+    @cache  # noqa: B019
+    def data(self) -> Artifact:
+        """The corpus; whatever learns beside the target is held against it before anything is trained."""
+        artifact = super().data()
+        corpus = Corpus(artifact.path)
+        if self.post_training is not None and self.cfg.stage in ("model", "evaluate"):
+            longest = self.post_training.max_length
+            check_context(self._config("model", corpus), longest, "post_training.max_length")
+            self.post_training.check(encode_pairs(self.pairs, corpus.tokenizer, longest))
+        for role, auxiliary in self.decoding.auxiliaries.items() if self.cfg.stage == "evaluate" else ():
+            auxiliary.check_corpus(self.labelled, corpus.tokenizer, corpus.info["block_length"])
+            self._check_reads_prompts(role, auxiliary, corpus)
+        return artifact
+
+    def _check_reads_prompts(self, role: str, auxiliary: Auxiliary, corpus: Corpus) -> None:
+        """Raise ValueError where an auxiliary model's context is too short for what is generated.
+
+        How long a text is in another tokenizer is only known once it is written; decoding checks that.
+        """
+        start = auxiliary.pretrained
+        if start is not None and tokenizer_of(start, corpus.tokenizer).get_vocab() != corpus.tokenizer.get_vocab():
+            return
+        config = self._config(START[auxiliary.continues], corpus, start)
+        room = getattr(self._config("model", corpus), "max_position_embeddings", 1 << 30)
+        for name, task in self.tasks.items():
+            prompts = encode_prompts(task.prompts, corpus.tokenizer, room - task.max_new_tokens)
+            longest = max(map(len, prompts), default=0) + task.max_new_tokens
+            check_context(config, longest, f"tasks.{name}: prompt + max_new_tokens", f"the {role} model")
+
+    def _config(self, key: str, corpus: Corpus, pretrained: str | None = None) -> PretrainedConfig:
+        """Of `cfg[key]`, or of another model that is loaded as that one is, without its weights."""
+        name = pretrained or self.cfg[key].pretrained
+        if name is not None:
+            return AutoConfig.from_pretrained(name, trust_remote_code=self.cfg[key].trust_remote_code)
+        with torch.device("meta"):
+            return self._new_model(key, corpus).config
 
     def uncensored(self) -> Artifact:
         """The model of this seed without any method."""
@@ -134,7 +179,7 @@ class AuxiliaryStages(FilterStages):
                 ),
             )
 
-        reference = self._build("reference", 1, settings=read, inputs={"model": model}, builder=refer)
+        reference = self._build("reference", 2, settings=read, inputs={"model": model}, builder=refer)
 
         def build(directory: Path) -> dict[str, Any]:
             trusted = self.cfg.model.trust_remote_code

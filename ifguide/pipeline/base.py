@@ -111,7 +111,7 @@ class Stages:
             if self.cfg[key].pretrained is None:
                 with torch.device("meta"):
                     model = self._new_model(key, corpus)
-                check_context(model, corpus.info["block_length"])
+                check_context(model.config, corpus.info["block_length"])
                 if key == "proxy":
                     tracked_layers(model, match=self.cfg.influence.layers, last_blocks=self.cfg.influence.last_blocks)
         return artifact
@@ -152,7 +152,7 @@ class Stages:
 
         def build(directory: Path) -> dict[str, Any]:
             tokenizer, model = self.corpus.tokenizer, self._new_model(key, self.corpus)
-            check_context(model, self.corpus.info["block_length"])
+            check_context(model.config, self.corpus.info["block_length"])
             facts = train(
                 model,
                 instantiate(objective),

@@ -42,6 +42,18 @@ class Auxiliary(ABC):
         """Raise ValueError where it cannot learn from these texts."""
 
     @abstractmethod
+    def check_corpus(
+        self, texts: Sequence[LabelledText], tokenizer: PreTrainedTokenizerFast, block_length: int
+    ) -> None:
+        """Raise ValueError where it cannot learn beside this corpus, before anything is trained.
+
+        Args:
+            texts: what it learns from.
+            tokenizer: of the corpus.
+            block_length: tokens per block of the corpus.
+        """
+
+    @abstractmethod
     def train(
         self,
         start: str | Path,

@@ -65,6 +65,21 @@ class ExpertTraining(Auxiliary):
             raise ValueError(f"no labelled text is left for an expert; change decoding.experts.{kind}")
         return kept
 
+    def check_corpus(
+        self, texts: Sequence[LabelledText], tokenizer: PreTrainedTokenizerFast, block_length: int
+    ) -> None:
+        """See `Auxiliary`."""
+        check_same_tokenizer(self.pretrained, tokenizer, "decoding.experts")
+        learned, _ = self._split(texts)
+        blocks = pack_texts(learned, tokenizer, block_length)
+        self.optim.steps(len(blocks), "blocks of labelled texts", "decoding.experts.optim")
+
+    def _split(self, texts: Sequence[LabelledText]) -> tuple[list[str], list[str]]:
+        """Texts to train on, and to validate on where they fill a block."""
+        kept = self.chosen(texts)
+        learned, held = ([kept[row] for row in rows] for rows in hold_out(len(kept), self.validation, self.seed))
+        return learned, held
+
     def train(
         self,
         start: str | Path,
@@ -81,16 +96,15 @@ class ExpertTraining(Auxiliary):
         check_same_tokenizer(str(start), tokenizer, "decoding.experts")
         model = load_model(start)
         check_vocabulary(model, vocabulary_size(tokenizer))
-        kept = self.chosen(texts)
-        rows, held = hold_out(len(kept), self.validation, self.seed)
+        learned, held = self._split(texts)
         facts = train(
             model,
             LanguageModeling(),
             self.optim,
             hardware,
-            blocks=pack_texts([kept[row] for row in rows], tokenizer, block_length),
+            blocks=pack_texts(learned, tokenizer, block_length),
             mask=None,
-            validation=pack_texts([kept[row] for row in held], tokenizer, block_length) if len(held) else None,
+            validation=pack_texts(held, tokenizer, block_length),
             seed=self.seed,
             directory=directory,
             logger=logger,
@@ -100,4 +114,4 @@ class ExpertTraining(Auxiliary):
             model.save_pretrained(directory)
             tokenizer.save_pretrained(directory)
             remove_checkpoints(directory)
-        return {"texts": len(rows), **facts}
+        return {"texts": len(learned), **facts}

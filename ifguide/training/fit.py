@@ -3,6 +3,7 @@
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import EarlyStopping, ModelCheckpoint
 from pytorch_lightning.loggers import Logger
+from pytorch_lightning.utilities import rank_zero_warn
 from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
@@ -101,10 +103,12 @@ class Stopping:
     Args:
         every: optimiser steps between validations.
         patience: validations in a row without a better loss after which training stops.
+        start: validation loss of the weights that training starts from, which are kept where nothing is better.
     """
 
     every: int
     patience: int
+    start: float
 
 
 def train(
@@ -231,7 +235,10 @@ def fit(
             dirpath=checkpoints / "best", filename="best", monitor=VALIDATION_LOSS, save_weights_only=True,
             enable_version_counter=False,
         )  # fmt: skip
-        callbacks += [best, EarlyStopping(monitor=VALIDATION_LOSS, patience=stopping.patience)]
+        early = EarlyStopping(monitor=VALIDATION_LOSS, patience=stopping.patience)
+        early.best_score = torch.tensor(stopping.start)
+        callbacks += [best, early]
+        start = {name: value.cpu().clone() for name, value in module.state_dict().items()}
     validate_every = stopping.every if stopping is not None else hardware.validate_every
     trainer = pl.Trainer(
         accelerator=hardware.accelerator,
@@ -265,9 +272,20 @@ def fit(
     if trainer.interrupted:
         raise KeyboardInterrupt
     metrics = {name: float(value) for name, value in trainer.callback_metrics.items() if "loss" in name}
-    if best is not None and best.best_model_path:
-        module.load_state_dict(torch.load(best.best_model_path, map_location="cpu", weights_only=True)["state_dict"])
-        metrics[VALIDATION_LOSS] = float(best.best_model_score)  # type: ignore[arg-type]
+    if best is not None and stopping is not None:
+        trainer.validate(module, data, verbose=False)  # the last step may lie between two validations
+        last = float(trainer.callback_metrics[VALIDATION_LOSS])
+        seen = inf if best.best_model_score is None else float(best.best_model_score)
+        metrics[VALIDATION_LOSS] = min(stopping.start, seen, last)
+        if metrics[VALIDATION_LOSS] == stopping.start:
+            rank_zero_warn(
+                f"no validation loss was below {stopping.start:.4f}, that of the weights before training "
+                f"({min(seen, last):.4f} was the best): these are kept, so training changed nothing"
+            )
+            module.load_state_dict(start)
+        elif not last < seen:
+            best_weights = torch.load(best.best_model_path, map_location="cpu", weights_only=True)
+            module.load_state_dict(best_weights["state_dict"])
     if bad := [name for name, value in module.model.named_parameters() if not torch.isfinite(value).all()]:
         raise DivergedError(f"training ended with weights that are not finite, the first is {bad[0]}")
     return {"steps": trainer.global_step, **metrics}

@@ -44,8 +44,13 @@ class AdamWCosine:
             if not ok:
                 raise ValueError(f"optim.{name}={value}: must be {rule}")
 
-    def steps(self, blocks: int) -> int:
+    def steps(self, blocks: int, unit: str = "blocks", setting: str = "optim") -> int:
         """Optimiser steps for a corpus of this many blocks.
+
+        Args:
+            blocks: how many there are.
+            unit: what they are, and
+            setting: where the configuration has this optimisation, for the message.
 
         Raises:
             ValueError: the corpus is too small for a single step.
@@ -53,8 +58,8 @@ class AdamWCosine:
         steps = round(self.epochs * blocks / self.batch_size)
         if steps == 0 and self.epochs > 0:
             raise ValueError(
-                f"{self.epochs} epochs of {blocks} blocks are less than half a step of optim.batch_size="
-                f"{self.batch_size} blocks: use a smaller batch, more epochs or a larger corpus"
+                f"{self.epochs} epochs of {blocks} {unit} are less than half a step of {setting}.batch_size="
+                f"{self.batch_size} {unit}: use a smaller batch, more epochs or a larger corpus"
             )
         return steps
 

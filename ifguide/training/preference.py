@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from math import log
 from pathlib import Path
 from typing import Any
 
@@ -114,15 +115,16 @@ class PreferenceModule(OptimizedModule):
 class DPO:
     """Direct preference optimisation of a trained model: no dropout, the weights of the best validation loss.
 
-    The loss is −log σ(β·margin) + γ·(KL_chosen + KL_rejected), the KL(reference ‖ policy) averaged over positions.
+    The loss is −log σ(β·margin) + γ·(KL_chosen + KL_rejected), the KL(reference ‖ policy) averaged over positions. At
+    the reference's own weights it is log 2; they are kept where no validation is below that.
 
     Args:
         optim: how it is optimised; it counts pairs where it speaks of blocks.
         beta: β.
         kl: γ; 0 needs no second forward pass.
-        max_length: tokens of prompt and response together; where too long, the beginning is cut off.
+        max_length: tokens of prompt and response together; longer ones are cut, see `encode_pairs`.
         validation: share of the pairs held out.
-        validate_every: optimiser steps between validations.
+        validate_every: optimiser steps between validations; the last step is validated too.
         patience: validations without improvement after which training stops.
         seed: of the data order and of what is held out.
     """
@@ -132,8 +134,8 @@ class DPO:
     kl: float = 0.0
     max_length: int = 128
     validation: float = 0.1
-    validate_every: int = 20
-    patience: int = 5
+    validate_every: int = 5
+    patience: int = 3
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -143,6 +145,11 @@ class DPO:
         for name in ("max_length", "validate_every", "patience"):
             if getattr(self, name) < (2 if name == "max_length" else 1):
                 raise ValueError(f"post_training.{name}={getattr(self, name)}: too small")
+
+    def check(self, pairs: Sequence[EncodedPair]) -> None:
+        """Raise ValueError where these are too few to learn from."""
+        train, _ = hold_out(len(pairs), self.validation, self.seed)
+        self.optim.steps(len(train), "pairs", "post_training.optim")
 
     def train(
         self,
@@ -191,6 +198,6 @@ class DPO:
             directory=directory,
             logger=logger,
             callbacks=callbacks,
-            stopping=Stopping(self.validate_every, self.patience) if len(held) else None,
+            stopping=Stopping(self.validate_every, self.patience, start=log(2)) if len(held) else None,
         )
         return {"pairs": len(train), **facts}

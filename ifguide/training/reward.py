@@ -107,6 +107,18 @@ class RewardTraining(Auxiliary):
     def check(self, texts: Sequence[LabelledText]) -> None:
         """See `Auxiliary`."""
         check_labelled(texts)
+        if self.optim.epochs == 0 and (self.pretrained is None or not (Path(self.pretrained) / HEAD_FILE).is_file()):
+            raise ValueError(
+                f"decoding.reward.optim.epochs=0 keeps decoding.reward.pretrained={self.pretrained} as it is, which "
+                f"has no trained head ({HEAD_FILE}) and would rate everything alike; train it, or name a reward model"
+            )
+
+    def check_corpus(
+        self, texts: Sequence[LabelledText], tokenizer: PreTrainedTokenizerFast, block_length: int
+    ) -> None:
+        """See `Auxiliary`."""
+        train, _ = hold_out(len(texts), self.validation, self.seed)
+        self.optim.steps(len(train), "labelled texts", "decoding.reward.optim")
 
     def train(
         self,

@@ -1,7 +1,8 @@
 import pytest
 import torch
 from conftest import VOCABULARY, tiny_documents, tiny_model, tiny_tokenizer
-from transformers import LogitsProcessorList, TopKLogitsWarper
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import LogitsProcessorList, PreTrainedTokenizerFast, TopKLogitsWarper
 
 from ifguide.corpus.tokenizers import make_tokenizer
 from ifguide.decoding.base import Stateless
@@ -95,6 +96,26 @@ def test_another_tokenizer_reads_the_candidates_as_its_own_tokens():
                 toxicity = model(read([*row.tolist(), int(token)]))[0, -1].clamp(0, 1)
                 assert out[token] == pytest.approx(float(raw[token] + 3 * (1 - toxicity)), abs=1e-9)
         ids = torch.cat([ids, torch.randint(size, (len(ids), 1), generator=generator)], 1)
+
+
+@pytest.mark.parametrize("scheme", ["first", "always"])
+@pytest.mark.parametrize("kind", ["unigram", "bpe"])
+def test_the_mark_that_begins_a_text_is_put_before_no_candidate(scheme, kind):
+    texts, special = [document.text for document in tiny_documents()], ["</s>", "<unk>"]
+    raw = Tokenizer(models.Unigram() if kind == "unigram" else models.BPE(unk_token="<unk>"))
+    raw.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme=scheme)
+    raw.decoder = decoders.Metaspace(prepend_scheme=scheme)
+    options = dict(vocab_size=120, special_tokens=special, show_progress=False)
+    raw.train_from_iterator(
+        texts,
+        trainers.UnigramTrainer(unk_token="<unk>", **options) if kind == "unigram" else trainers.BpeTrainer(**options),
+    )
+    ours, theirs = tiny_tokenizer(texts), PreTrainedTokenizerFast(tokenizer_object=raw, eos_token="</s>")
+    spelling = Spelling.between(ours, theirs, "cpu")
+    for text in (" the", "t", "h", " a", "1"):
+        (token,) = ours.encode(text)
+        ids, valid = spelling(torch.tensor(token))
+        assert "".join(theirs.convert_ids_to_tokens(ids[valid])) == text.replace(" ", "▁")
 
 
 OPTIONS = dict(samples=5, max_new_tokens=6, end_of_text=0, rows=10, seed=0)

@@ -89,8 +89,7 @@ def test_packed_blocks_are_the_stream_of_texts(corpus):
     stream = [token for text in texts for token in [*corpus.tokenizer.encode(text), corpus.tokenizer.eos_token_id]]
     assert split.tokens(slice(0, len(split))).ravel().tolist() == stream[: len(split) * 4]
     assert len(split) == len(stream) // 4 and split.block_length == 4
-    with pytest.raises(ValueError, match="less than one block"):
-        pack_texts(["the"], corpus.tokenizer, 16)
+    assert len(pack_texts(["the"], corpus.tokenizer, 16)) == len(pack_texts([], corpus.tokenizer, 16)) == 0
 
 
 def test_local_labels_are_values_or_toxicities(tmp_path):
@@ -105,6 +104,29 @@ def test_local_labels_are_values_or_toxicities(tmp_path):
     (tmp_path / "l.jsonl").write_text(json.dumps({"t": "a", "y": 2}))
     with pytest.raises(ValueError, match="no toxicity"):
         list(LabelledSource(files=str(tmp_path / "l.jsonl"), text="t", label="y"))
+
+
+def test_held_out_texts_below_a_block_validate_nothing(corpus, start, tmp_path):
+    training = ExpertTraining(optim=AdamWCosine(learning_rate=3e-3, batch_size=8, epochs=1), validation=0.02)
+    facts = training.train(start, labelled(100), **options(corpus, tmp_path))
+    assert facts["texts"] == 49 and facts["steps"] > 0 and "validation/loss" not in facts
+
+
+def test_what_cannot_learn_is_named_with_its_settings(corpus):
+    optim = AdamWCosine(learning_rate=3e-3, batch_size=999, epochs=1)
+    for training, match in (
+        (RewardTraining(optim=optim), r"152 labelled texts are less .* decoding\.reward\.optim\.batch_size=999"),
+        (ExpertTraining(optim=optim), r"blocks of labelled texts are less .* decoding\.experts\.optim\.batch_size=999"),
+    ):
+        with pytest.raises(ValueError, match=match):
+            training.check_corpus(labelled(), corpus.tokenizer, 16)
+
+
+def test_a_reward_model_without_a_head_is_trained(start):
+    for pretrained in (None, str(start)):
+        kept = RewardTraining(optim=AdamWCosine(learning_rate=1e-3, batch_size=8, epochs=0), pretrained=pretrained)
+        with pytest.raises(ValueError, match="no trained head"):
+            kept.check(labelled())
 
 
 def test_an_expert_without_texts_is_refused():

@@ -1,4 +1,5 @@
 import json
+import re
 from math import log
 
 import numpy as np
@@ -7,6 +8,7 @@ import torch
 
 from ifguide.corpus.documents import Pair, Prompt
 from ifguide.corpus.pairs import check_pairs, check_pairs_disjoint, encode_pairs, local_pairs
+from ifguide.training.data import hold_out
 from ifguide.training.fit import Hardware
 from ifguide.training.optimization import AdamWCosine
 from ifguide.training.preference import DPO, PairExamples, PreferenceModule, reference_log_probabilities
@@ -39,8 +41,35 @@ def test_pairs_know_their_responses(corpus, pairs):
             ids, response = encoded.input_ids[half], encoded.response[half]
             assert corpus.tokenizer.decode(ids[response]) == text
             assert corpus.tokenizer.decode(ids[~response]) == corpus.tokenizer.eos_token + pair.prompt
-    (cut,) = encode_pairs([Pair("the cat " * 50, " on", " off")], corpus.tokenizer, 12)
-    assert len(cut.input_ids[0]) == 12 and cut.response[0][-1] and not cut.response[0][0]
+
+
+def test_long_pairs_keep_one_prompt_and_the_beginnings_of_their_responses(corpus):
+    """40 tokens: half for the prompt; more, where both responses leave it; all but the prompt, where that is short."""
+    encode, decode = corpus.tokenizer.encode, corpus.tokenizer.decode
+    a, the = encode(" a"), encode(" the")
+    assert len(a) == len(the) == 1
+    for count, lengths, kept in ((100, (50, 30), (20, 20, 20)), (100, (10, 5), (30, 10, 5)), (4, (99, 9), (5, 35, 9))):
+        pair = Pair(" mat" * count, " a" * lengths[0], " the" * lengths[1])
+        (cut,) = encode_pairs([pair], corpus.tokenizer, 40)
+        prompt = [corpus.tokenizer.eos_token_id, *encode(pair.prompt)][-kept[0] :]
+        for half, token in enumerate((a, the)):
+            assert cut.input_ids[half].tolist() == prompt + token * kept[1 + half], decode(cut.input_ids[half])
+            assert cut.response[half].tolist() == [False] * kept[0] + [True] * kept[1 + half]
+
+
+def test_pairs_that_differ_beyond_what_is_read_are_left_out(corpus):
+    late = Pair("the cat", " sat" * 50 + " on", " sat" * 50 + " idiot")
+    assert len(encode_pairs([late, *PAIRS[:2], late], corpus.tokenizer, 40)) == 2
+    with pytest.raises(ValueError, match="max_length=40 tokens, no pair"):
+        encode_pairs([late], corpus.tokenizer, 40)
+
+
+def test_what_a_response_changes_of_its_prompt_belongs_to_the_response(corpus):
+    (pair,) = encode_pairs([Pair("cat sat on th", "e mat", "umb")], corpus.tokenizer, 40)
+    texts = [corpus.tokenizer.decode(pair.input_ids[half][pair.response[half]]) for half in (0, 1)]
+    assert texts == [" the mat", " thumb"]
+    shared = [pair.input_ids[half][~pair.response[half]].tolist() for half in (0, 1)]
+    assert shared[0] == shared[1]
 
 
 def test_the_loss_at_the_reference_is_log_two_whatever_the_divergence_weighs(corpus, pairs):
@@ -91,20 +120,25 @@ def test_chosen_responses_become_likelier_than_rejected_ones(corpus, pairs, tmp_
     assert facts["validation/loss"] < log(2) and facts["pairs"] == 27
 
 
-def test_it_stops_when_validation_does_and_keeps_the_best_weights(corpus, tmp_path):
-    """Pairs whose held-out half contradicts the trained one: nothing beats the first validation."""
+def test_it_stops_when_validation_does_and_keeps_what_nothing_was_better_than(corpus, tmp_path):
+    """Pairs whose held-out half contradicts the trained one: nothing beats the reference."""
     flip = DPO(optim=optimization(learning_rate=1e-2, epochs=40), validate_every=1, patience=3, validation=0.5)
-    from ifguide.training.data import hold_out
-
     held = set(hold_out(30, 0.5, 0)[1].tolist())
     texts = [Pair("the cat", *([" on old mats", " idiot ate"] if n in held else [" idiot ate", " on old mats"]))
              for n in range(30)]  # fmt: skip
     encoded = encode_pairs(texts, corpus.tokenizer, 64)
-    model, before, facts = train(corpus, encoded, tmp_path, flip)
-    assert facts["steps"] == 4, "one step, and three that are worse"
-    rows = sorted(held)
-    loss = np.log1p(np.exp(-0.1 * np.diff(before - reference_log_probabilities(model, encoded, batch_size=8))[rows]))
-    assert loss.mean() == pytest.approx(facts["validation/loss"], abs=1e-4) and facts["validation/loss"] > log(2)
+    with pytest.warns(UserWarning, match="no validation loss was below 0.6931"):
+        model, _, facts = train(corpus, encoded, tmp_path, flip)
+    assert facts["steps"] == 3 and facts["validation/loss"] == log(2)
+    assert all(torch.equal(a, b) for a, b in zip(model.parameters(), wide_model(corpus).parameters(), strict=True))
+
+
+def test_the_last_step_is_validated_and_may_be_the_best(corpus, pairs, tmp_path):
+    dpo = DPO(optim=optimization(epochs=2), validate_every=4, patience=1)  # 7 steps
+    model, before, facts = train(corpus, pairs, tmp_path / "last", dpo)
+    rows = hold_out(30, 0.1, 0)[1]
+    margins = np.diff(reference_log_probabilities(model, pairs, batch_size=8) - before)[rows]
+    assert facts["steps"] == 7 and facts["validation/loss"] == pytest.approx(np.log1p(np.exp(0.1 * margins)).mean())
 
 
 def test_an_interrupted_run_resumes_exactly(corpus, pairs, tmp_path, monkeypatch):
@@ -137,7 +171,7 @@ def test_mistakes_are_named(tmp_path):
     prompts = [Prompt("the cat", "x", "first"), Prompt("", "x", "empty")]
     check_pairs_disjoint([Pair("", "another", "b"), Pair("the", " dog", " cow")], prompts)
     for pair in (Pair("the cat", " a", " b"), Pair("", "the cat sat", "b"), Pair("the", " dog", " cat sat")):
-        with pytest.raises(ValueError, match="also in the pairs"):
+        with pytest.raises(ValueError, match="also in the texts of `pairs`"):
             check_pairs_disjoint([*PAIRS[:1], pair], prompts)
 
 
@@ -157,3 +191,13 @@ def test_records_without_two_different_continuations_are_no_pairs(tmp_path):
     (tmp_path / "pairs.jsonl").write_text("\n".join(lines))
     found = local_pairs(files=str(tmp_path / "pairs.jsonl"), limit=2)
     assert found == [Pair("", "a", "b"), Pair("", "c", "d")]
+
+
+def test_a_prompt_may_be_null_and_every_other_field_is_a_text(tmp_path):
+    (tmp_path / "pairs.jsonl").write_text('{"prompt": null, "chosen": "a", "rejected": "b"}\n')
+    assert local_pairs(files=str(tmp_path / "pairs.jsonl")) == [Pair("", "a", "b")]
+    for field, value in (("prompt", ["x"]), ("chosen", ["x"]), ("rejected", None)):
+        record = {"prompt": "p", "chosen": "a", "rejected": "b"} | {field: value}
+        (tmp_path / "pairs.jsonl").write_text("\n" + json.dumps(record))
+        with pytest.raises(ValueError, match=rf"pairs\.jsonl:2: `{field}` is {re.escape(repr(value))}"):
+            local_pairs(files=str(tmp_path / "pairs.jsonl"))
