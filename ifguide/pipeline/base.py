@@ -29,6 +29,14 @@ STAGES = ("data", "proxy", *INFLUENCE_STAGES, "filtered", "model", "evaluate")
 MASK_FILE = "mask.npy"
 DTYPES = ("float32", "bfloat16")
 SPEED = ("batch_size", "shard_blocks")  # settings of influence that decide no result
+SEEDS = ("seed", "model.seed", "proxy.seed", "data.seed", "influence.seed")
+
+
+def check_count(cfg: DictConfig, setting: str, *, least: int) -> None:
+    """Raise ValueError unless a setting is a whole number, not below the least."""
+    value = OmegaConf.select(cfg, setting)
+    if type(value) is not int or value < least:
+        raise ValueError(f"{setting}={value}: it is a whole number, {least} or more")
 
 
 class Stages:
@@ -47,6 +55,10 @@ class Stages:
     def __init__(self, cfg: DictConfig) -> None:
         if cfg.stage not in STAGES:
             raise ValueError(f"stage={cfg.stage}; known: {', '.join(STAGES)}, report")
+        for seed in SEEDS:
+            check_count(cfg, seed, least=0)
+        for name in SPEED:
+            check_count(cfg, f"influence.{name}", least=1)
         self.cfg = cfg
         self.artifacts: dict[str, Path] = {}  # what was built or found so far, by role
         self._trained_classifiers: dict[str, Artifact] = {}  # by name
@@ -74,9 +86,6 @@ class Stages:
         influence = cfg.influence
         if influence.dtype not in DTYPES:
             raise ValueError(f"influence.dtype={influence.dtype}; known: {', '.join(DTYPES)}")
-        for name in SPEED:
-            if influence[name] < 1:
-                raise ValueError(f"influence.{name}={influence[name]}: it is 1 or more")
         if influence.dtype != "float32" and isinstance(self.scorer, FiniteDifference):
             raise ValueError(f"scorer=finite_difference needs influence.dtype=float32, not {influence.dtype}")
         if self.taught or cfg.stage in INFLUENCE_STAGES or self._leaving_files:
