@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 
@@ -75,11 +75,21 @@ def check_vocabulary(model: PreTrainedModel, vocabulary: int) -> None:
         )
 
 
-def check_context(model: PreTrainedModel, block_length: int) -> None:
+def check_context(config: PreTrainedConfig, block_length: int) -> None:
     """Raise ValueError where blocks are longer than the model's context."""
-    longest = getattr(model.config, "max_position_embeddings", block_length)
+    longest = getattr(config, "max_position_embeddings", block_length)
     if block_length > longest:
         raise ValueError(f"data.block_length={block_length} is longer than the model's context of {longest} tokens")
+
+
+def check_new_tokens(config: PreTrainedConfig, new_tokens: int) -> None:
+    """Raise ValueError where continuations leave no room for a prompt in the model's context."""
+    longest = getattr(config, "max_position_embeddings", new_tokens + 1)
+    if new_tokens >= longest:
+        raise ValueError(
+            f"evaluation.max_new_tokens={new_tokens}: it is below the model's context of {longest} tokens, which holds "
+            "the prompt too"
+        )
 
 
 def check_pretrained(name: str | None, setting: str = "model.pretrained") -> None:

@@ -258,6 +258,12 @@ def test_mistakes_are_named_before_any_work(folder, override, message):
     assert not (folder / "untouched").exists()
 
 
+def test_continuations_as_long_as_the_context_are_refused_before_any_training(done, folder):
+    for start in ("null", done.proxy().path):
+        with pytest.raises(ValueError, match=r"evaluation\.max_new_tokens=512: .* context of 512 tokens"):
+            pipeline(folder, "evaluation.max_new_tokens=512", f"model.pretrained={start}").data()
+
+
 def test_perplexity_is_of_the_split_that_is_asked_for(done, folder):
     test, again, validation = (
         pipeline(folder, *options)._perplexity()

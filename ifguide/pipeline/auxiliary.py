@@ -13,7 +13,6 @@ from ifguide.corpus.documents import LabelledText, Pair
 from ifguide.corpus.pairs import check_pairs, check_pairs_disjoint, encode_pairs
 from ifguide.corpus.sources import by_content
 from ifguide.decoding import Decoder
-from ifguide.evaluation.task import Continuations
 from ifguide.models import check_pretrained, load_model
 from ifguide.pipeline.filtering import FilterStages
 from ifguide.pipeline.influence import UNCENSORED
@@ -45,11 +44,6 @@ class AuxiliaryStages(FilterStages):
     @cached_property
     def decoding(self) -> Any:
         return instantiate(self.cfg.decoding, _convert_="all")
-
-    @cached_property
-    def tasks(self) -> dict[str, Continuations]:
-        """Task → the prompts that are continued."""
-        return {name: instantiate(task) for name, task in self.cfg.tasks.items()}
 
     @cached_property
     def post_training(self) -> DPO | None:

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
-from transformers import PreTrainedModel
+from transformers import AutoConfig, PreTrainedModel
 
 from ifguide.classifiers import Classifier
 from ifguide.corpus.blocks import Corpus
@@ -17,8 +17,9 @@ from ifguide.corpus.masks import TokenMask
 from ifguide.corpus.queries import Query, check_queries
 from ifguide.corpus.sources import by_content
 from ifguide.corpus.tokenizers import check_same_tokenizer
+from ifguide.evaluation.task import Continuations
 from ifguide.influence.scorers import FiniteDifference
-from ifguide.models import check_context, check_pretrained, load_model, tracked_layers
+from ifguide.models import check_context, check_new_tokens, check_pretrained, load_model, tracked_layers
 from ifguide.tracking import WHOLE_RUN, WandbRun
 from ifguide.training.classifier import TrainedClassifier
 from ifguide.training.fit import remove_checkpoints, train
@@ -103,6 +104,11 @@ class Stages:
         return {name: instantiate(queries) for name, queries in self.cfg.behaviours.items()}
 
     @cached_property
+    def tasks(self) -> dict[str, Continuations]:
+        """Task → the prompts that are continued."""
+        return {name: instantiate(task) for name, task in self.cfg.tasks.items()}
+
+    @cached_property
     def classifier(self) -> Classifier:
         return self.make_classifier(self.cfg.classifier)
 
@@ -120,9 +126,16 @@ class Stages:
             if self.cfg[key].pretrained is None:
                 with torch.device("meta"):
                     model = self._new_model(key, corpus)
-                check_context(model, corpus.info["block_length"])
+                config = model.config
                 if key == "proxy":
                     tracked_layers(model, match=self.cfg.influence.layers, last_blocks=self.cfg.influence.last_blocks)
+            else:
+                trusted = self.cfg[key].trust_remote_code
+                config = AutoConfig.from_pretrained(self.cfg[key].pretrained, trust_remote_code=trusted)
+            check_context(config, corpus.info["block_length"])
+            if key == "model" and self.cfg.stage == "evaluate":
+                for task in self.tasks.values():
+                    check_new_tokens(config, task.max_new_tokens)
         return artifact
 
     def _trained(
@@ -161,7 +174,6 @@ class Stages:
 
         def build(directory: Path) -> dict[str, Any]:
             tokenizer, model = self.corpus.tokenizer, self._new_model(key, self.corpus)
-            check_context(model, self.corpus.info["block_length"])
             facts = train(
                 model,
                 instantiate(objective),
