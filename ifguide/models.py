@@ -2,7 +2,8 @@
 
 import copy
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +43,8 @@ def build_model(
     """
     if pretrained is not None:
         check_pretrained(pretrained)
-        model = load_model(pretrained, attention=attention, trust_remote_code=trust_remote_code)
+        with loading(f"model.pretrained={pretrained}"):
+            model = load_model(pretrained, attention=attention, trust_remote_code=trust_remote_code)
     elif architecture is not None:
         values = dict(settings or {})
         values["vocab_size"] = values.get("vocab_size") or -(-vocabulary // 64) * 64
@@ -93,10 +95,22 @@ def check_new_tokens(config: PreTrainedConfig, new_tokens: int) -> None:
 
 
 def check_pretrained(name: str | None, setting: str = "model.pretrained") -> None:
-    """Raise ValueError where a name that looks like a path is no model folder; a hub name is left to the hub."""
+    """Raise ValueError where a name is neither a model folder nor on the hub or in its cache."""
     looks_like_path = name is not None and (name.startswith((".", "/", "~")) or name.count("/") != 1)
     if name is not None and (looks_like_path or Path(name).exists()) and not (Path(name) / "config.json").is_file():
         raise ValueError(f"{setting}={name}: not a Hugging Face model folder (no config.json in it)")
+    if name is not None:
+        with loading(f"{setting}={name}"):
+            PreTrainedConfig.get_config_dict(name)  # runs no code of the hub's
+
+
+@contextmanager
+def loading(what: str) -> Iterator[None]:
+    """Turn what transformers raises where it cannot load something into a ValueError that names the setting."""
+    try:
+        yield
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{what} cannot be loaded: {error}") from error
 
 
 def decoder_blocks(model: nn.Module) -> tuple[str, nn.ModuleList]:

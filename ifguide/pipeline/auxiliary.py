@@ -38,7 +38,7 @@ class AuxiliaryStages(FilterStages):
                     check_pairs_disjoint(self.pairs, task.prompts)
         for auxiliary in self.decoding.auxiliaries.values() if generates else ():
             self.hardware.accumulate(auxiliary.optim.batch_size)
-            check_pretrained(auxiliary.pretrained, "decoding")
+            check_pretrained(auxiliary.pretrained, "decoding: pretrained")
             auxiliary.check(self.labelled)
 
     @cached_property

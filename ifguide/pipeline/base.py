@@ -1,5 +1,6 @@
 """What all stages share: a configuration's parts, the corpus, training, and how an artifact is built or found."""
 
+import re
 from collections.abc import Mapping
 from functools import cache, cached_property
 from pathlib import Path
@@ -60,9 +61,13 @@ class Stages:
             check_count(cfg, seed, least=0)
         for name in SPEED:
             check_count(cfg, f"influence.{name}", least=1)
+        if cfg.influence.last_blocks is not None:
+            check_count(cfg, "influence.last_blocks", least=1)
         self.cfg = cfg
         self.artifacts: dict[str, Path] = {}  # what was built or found so far, by role
         self._trained_classifiers: dict[str, Artifact] = {}  # by name
+        if cfg.paths.workspace is None:
+            raise ValueError("paths.workspace=None: it is the folder that artifacts are kept in")
         self.workspace = Workspace(cfg.paths.workspace, verify=cfg.paths.verify)
         self.hardware = instantiate(cfg.trainer)
         self.objective = instantiate(cfg.objective)
@@ -87,6 +92,10 @@ class Stages:
         influence = cfg.influence
         if influence.dtype not in DTYPES:
             raise ValueError(f"influence.dtype={influence.dtype}; known: {', '.join(DTYPES)}")
+        try:
+            re.compile(influence.layers or "")
+        except (re.error, TypeError) as error:
+            raise ValueError(f"influence.layers={influence.layers}: not a regular expression ({error})") from None
         if influence.dtype != "float32" and isinstance(self.scorer, FiniteDifference):
             raise ValueError(f"scorer=finite_difference needs influence.dtype=float32, not {influence.dtype}")
         if self.taught or cfg.stage in INFLUENCE_STAGES or self._leaving_files:
