@@ -154,9 +154,11 @@ def tracked_layers(
         last_blocks: only the last so many decoder blocks.
 
     Raises:
-        ValueError: no layer is left.
+        ValueError: more blocks than there are, or no layer is left.
     """
     prefix, blocks = decoder_blocks(model)
+    if last_blocks is not None and last_blocks > len(blocks):
+        raise ValueError(f"influence.last_blocks={last_blocks}: the model has {len(blocks)}; null for all")
     first = 0 if last_blocks is None else len(blocks) - last_blocks
     linear = {name: module for name, module in blocks.named_modules() if isinstance(module, nn.Linear | Conv1D)}
     layers: dict[str, nn.Module] = {

@@ -98,6 +98,12 @@ def test_continuations_leave_room_for_a_prompt():
         check_new_tokens(config, 64)
 
 
+def test_more_last_blocks_than_there_are_are_refused():
+    assert tracked_layers(tiny_model(), last_blocks=2).keys() == tracked_layers(tiny_model()).keys()
+    with pytest.raises(ValueError, match=r"influence\.last_blocks=3: the model has 2"):
+        tracked_layers(tiny_model(), last_blocks=3)
+
+
 def test_a_model_without_decoder_blocks_is_refused():
     with pytest.raises(ValueError, match="decoder blocks"):
         tracked_layers(nn.Sequential(nn.Linear(2, 2)))
