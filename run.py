@@ -145,10 +145,13 @@ def runs_alone(cfg: DictConfig) -> bool:
 
 
 def mistake_of(error: BaseException | None) -> Exception | None:
-    """The exception behind an exception, where a user's mistake caused it."""
-    while isinstance(error, InstantiationException):
-        error = error.__cause__
-    return error if isinstance(error, ValueError | OmegaConfBaseException) else None
+    """The exception behind an exception, where a user's mistake caused it; one about a type names its setting."""
+    cause = error
+    while isinstance(cause, InstantiationException):
+        error, cause = cause, cause.__cause__
+    if isinstance(cause, TypeError) and cause is not error:
+        return TypeError(f"{str(error).partition('full_key: ')[2] or 'a setting'}: {cause}")
+    return cause if isinstance(cause, ValueError | OmegaConfBaseException) else None
 
 
 if __name__ == "__main__":

@@ -2,13 +2,14 @@
 
 import copy
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
-from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 
@@ -42,7 +43,8 @@ def build_model(
     """
     if pretrained is not None:
         check_pretrained(pretrained)
-        model = load_model(pretrained, attention=attention, trust_remote_code=trust_remote_code)
+        with loading(f"model.pretrained={pretrained}"):
+            model = load_model(pretrained, attention=attention, trust_remote_code=trust_remote_code)
     elif architecture is not None:
         values = dict(settings or {})
         values["vocab_size"] = values.get("vocab_size") or -(-vocabulary // 64) * 64
@@ -76,7 +78,7 @@ def check_vocabulary(model: PreTrainedModel, vocabulary: int) -> None:
 
 
 def check_context(
-    config: PretrainedConfig, length: int, name: str = "data.block_length", owner: str = "the model"
+    config: PreTrainedConfig, length: int, name: str = "data.block_length", owner: str = "the model"
 ) -> None:
     """Raise ValueError where what a model is given is longer than its context."""
     longest = getattr(config, "max_position_embeddings", length)
@@ -84,11 +86,33 @@ def check_context(
         raise ValueError(f"{name}={length} is longer than {owner}'s context of {longest} tokens")
 
 
+def check_new_tokens(config: PreTrainedConfig, new_tokens: int) -> None:
+    """Raise ValueError where continuations leave no room for a prompt in the model's context."""
+    longest = getattr(config, "max_position_embeddings", new_tokens + 1)
+    if new_tokens >= longest:
+        raise ValueError(
+            f"evaluation.max_new_tokens={new_tokens}: it is below the model's context of {longest} tokens, which holds "
+            "the prompt too"
+        )
+
+
 def check_pretrained(name: str | None, setting: str = "model.pretrained") -> None:
-    """Raise ValueError where a name that looks like a path is no model folder; a hub name is left to the hub."""
+    """Raise ValueError where a name is neither a model folder nor on the hub or in its cache."""
     looks_like_path = name is not None and (name.startswith((".", "/", "~")) or name.count("/") != 1)
     if name is not None and (looks_like_path or Path(name).exists()) and not (Path(name) / "config.json").is_file():
         raise ValueError(f"{setting}={name}: not a Hugging Face model folder (no config.json in it)")
+    if name is not None:
+        with loading(f"{setting}={name}"):
+            PreTrainedConfig.get_config_dict(name)  # runs no code of the hub's
+
+
+@contextmanager
+def loading(what: str) -> Iterator[None]:
+    """Turn what transformers raises where it cannot load something into a ValueError that names the setting."""
+    try:
+        yield
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{what} cannot be loaded: {error}") from error
 
 
 def decoder_blocks(model: nn.Module) -> tuple[str, nn.ModuleList]:
@@ -132,9 +156,11 @@ def tracked_layers(
         last_blocks: only the last so many decoder blocks.
 
     Raises:
-        ValueError: no layer is left.
+        ValueError: more blocks than there are, or no layer is left.
     """
     prefix, blocks = decoder_blocks(model)
+    if last_blocks is not None and last_blocks > len(blocks):
+        raise ValueError(f"influence.last_blocks={last_blocks}: the model has {len(blocks)}; null for all")
     first = 0 if last_blocks is None else len(blocks) - last_blocks
     linear = {name: module for name, module in blocks.named_modules() if isinstance(module, nn.Linear | Conv1D)}
     layers: dict[str, nn.Module] = {

@@ -89,7 +89,8 @@ class Workspace:
             inputs: the artifacts it is made from.
             builder: writes the files into the folder that it is given; what it returns goes into the manifest's
                 `facts` (measured figures of the build).
-            resumable: hand the builder the files that an interrupted build left behind.
+            resumable: hand the builder the files that an interrupted or failed build left behind; those of a failed
+                build that is not are removed.
             collective: every rank of a distributed run calls the builder (training); otherwise rank 0 does, and the
                 others wait for its manifest.
 
@@ -130,7 +131,12 @@ class Workspace:
             (building / STARTED).touch()
             resumed = len(list(building.iterdir())) > 1
             start = time.monotonic()
-            facts = builder(building) or {}
+            try:
+                facts = builder(building) or {}
+            except Exception:  # an interrupted or killed build stays, to be resumed
+                if not (resumable and any(p.is_file() and p.name != STARTED for p in building.rglob("*"))):
+                    shutil.rmtree(building, ignore_errors=True)  # another rank may do the same
+                raise
             (building / STARTED).unlink()
             manifest = {
                 **recipe,

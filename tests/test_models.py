@@ -7,6 +7,7 @@ from transformers.pytorch_utils import Conv1D
 from ifguide.models import (
     build_model,
     check_context,
+    check_new_tokens,
     layer_matrix,
     linear_copy,
     load_model,
@@ -84,9 +85,23 @@ def test_mistakes_are_refused(options, message):
 
 
 def test_blocks_longer_than_the_context_are_refused():
-    check_context(tiny_model().config, 64)
+    config = tiny_model().config
+    check_context(config, 64)
     with pytest.raises(ValueError, match="context of 64"):
-        check_context(tiny_model().config, 65)
+        check_context(config, 65)
+
+
+def test_continuations_leave_room_for_a_prompt():
+    config = tiny_model().config
+    check_new_tokens(config, 63)
+    with pytest.raises(ValueError, match=r"evaluation\.max_new_tokens=64: .* context of 64"):
+        check_new_tokens(config, 64)
+
+
+def test_more_last_blocks_than_there_are_are_refused():
+    assert tracked_layers(tiny_model(), last_blocks=2).keys() == tracked_layers(tiny_model()).keys()
+    with pytest.raises(ValueError, match=r"influence\.last_blocks=3: the model has 2"):
+        tracked_layers(tiny_model(), last_blocks=3)
 
 
 def test_a_model_without_decoder_blocks_is_refused():

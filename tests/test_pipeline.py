@@ -237,10 +237,20 @@ def test_a_classifier_that_cannot_be_trained_is_named_before_anything_is_built(t
         ("reference_model=./nowhere", "reference_model=./nowhere"),
         ("perplexity_split=train", "known: validation, test"),
         ("stage=everything", "known: data, proxy"),
+        ("seed=-1", "^seed=-1: it is a whole number, 0 or more"),
+        ("seed=1.5", r"^seed=1\.5: it is"),
+        ("proxy.seed=null", r"^proxy\.seed=None: it is"),
+        ("data.seed=x", r"^data\.seed=x: it is"),
+        ("influence.seed=x", r"^influence\.seed=x: it is"),
+        ("influence.layers='['", r"^influence\.layers=\[: not a regular expression"),
+        ("influence.last_blocks=0", r"^influence\.last_blocks=0: it is a whole number, 1 or more"),
+        ("paths.workspace=null", r"^paths\.workspace=None"),
+        ("influence.batch_size=two", r"^influence\.batch_size=two: it is a whole number, 1 or more"),
         ("selection.limit=2", r"selection\.limit=2"),
         ("selection.quantile=1", r"selection\.quantile=1"),
         ("curvature.strategy=newton", "known: ekfac"),
         ("trainer.micro_batch_size=5", "does not divide"),
+        ("trainer.validate_every=0", r"trainer\.validate_every=0"),
         ("optim.epochs=0", "0 epochs"),
         ("decoding.top_p=2", r"decoding\.top_p=2"),
     ],
@@ -250,6 +260,12 @@ def test_mistakes_are_named_before_any_work(folder, override, message):
         pipeline(folder / "untouched", override)
     assert isinstance(error.value, ValueError) or isinstance(error.value.__cause__, ValueError)
     assert not (folder / "untouched").exists()
+
+
+def test_continuations_as_long_as_the_context_are_refused_before_any_training(done, folder):
+    for start in ("null", done.proxy().path):
+        with pytest.raises(ValueError, match=r"evaluation\.max_new_tokens=512: .* context of 512 tokens"):
+            pipeline(folder, "evaluation.max_new_tokens=512", f"model.pretrained={start}").data()
 
 
 def test_perplexity_is_of_the_split_that_is_asked_for(done, folder):

@@ -85,6 +85,27 @@ def test_a_failed_build_leaves_no_artifact_and_a_resumable_one_continues(workspa
             path.rename(workspace.root / f"old-{resumable}")
 
 
+@pytest.mark.parametrize(
+    "error, resumable, writes, left",
+    [
+        (ValueError, False, True, False),
+        (ValueError, True, True, True),
+        (ValueError, True, False, False),
+        (KeyboardInterrupt, True, True, True),
+    ],
+)
+def test_a_failed_build_leaves_only_what_can_be_resumed(workspace, error, resumable, writes, left):
+    def fail(directory):
+        (directory / "shards").mkdir()
+        if writes:
+            (directory / "shards" / "half.txt").write_text("half")
+        raise error
+
+    with pytest.raises(error):
+        build(workspace, builder=fail, resumable=resumable)
+    assert bool(list(workspace.root.glob(".building/stage-*"))) == left
+
+
 def test_a_kill_before_the_last_rename_is_survived(workspace):
     def dies(directory):
         (directory / "content.txt").write_text("content")

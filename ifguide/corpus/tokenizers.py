@@ -6,6 +6,8 @@ from pathlib import Path
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
+from ifguide.models import loading
+
 END_OF_TEXT = "<|endoftext|>"
 
 
@@ -25,12 +27,13 @@ def make_tokenizer(
     """
     if path is None:
         tokenizer = train_byte_level_bpe(texts, vocabulary)
-    elif path.endswith(".json"):
+    elif path.endswith(".json") or (path.startswith((".", "/", "~")) and not Path(path).exists()):
         if not Path(path).is_file():
-            raise ValueError(f"data.tokenizer.path={path}: no such file")
+            raise ValueError(f"data.tokenizer.path={path}: no such file or folder")
         tokenizer = PreTrainedTokenizerFast(tokenizer_file=path)
     else:
-        tokenizer = AutoTokenizer.from_pretrained(path, use_fast=True)  # type: ignore[assignment]
+        with loading(f"data.tokenizer.path={path}"):
+            tokenizer = AutoTokenizer.from_pretrained(path, use_fast=True)  # type: ignore[assignment]
     if not set(tokenizer.get_vocab()) - set(tokenizer.all_special_tokens):  # what is made of a folder without one
         raise ValueError(f"{path} holds no tokenizer: put its tokenizer.json beside its config.json")
     token = end_of_text or tokenizer.eos_token or END_OF_TEXT
@@ -111,7 +114,8 @@ def check_same_tokenizer(pretrained: str | None, tokenizer: PreTrainedTokenizerF
     """
     if pretrained is None or (Path(pretrained).is_dir() and not (Path(pretrained) / "tokenizer.json").is_file()):
         return
-    theirs = AutoTokenizer.from_pretrained(pretrained, use_fast=True).get_vocab()
+    with loading(f"{key}.pretrained={pretrained}: its tokenizer"):
+        theirs = AutoTokenizer.from_pretrained(pretrained, use_fast=True).get_vocab()
     ours = tokenizer.get_vocab()
     if differing := {token for token in theirs.keys() | ours.keys() if theirs.get(token) != ours.get(token)}:
         raise ValueError(

@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor, nn
 
+from ifguide.objectives.checks import check_weight
 from ifguide.objectives.language_modeling import token_losses
 
 # B blocks, T tokens, V vocabulary
@@ -43,10 +44,8 @@ class FadedAscent(nn.Module):
 
     def __init__(self, *, penalty: float = 1.0, beta: float = 1.0) -> None:
         super().__init__()
-        if penalty < 0:
-            raise ValueError(f"objective.penalty={penalty}: it is 0 or more; below 0 the masked tokens would be taught")
-        if beta < 0:
-            raise ValueError(f"objective.beta={beta}: it is 0 or more; below 0 unlikely tokens would weigh most")
+        check_weight("penalty", penalty)
+        check_weight("beta", beta, below="unlikely tokens would weigh most")
         self.penalty, self.beta = penalty, beta
 
     def forward(self, logits_BTV: Tensor, input_ids_BT: Tensor, mask_BT: Tensor | None = None) -> Tensor:

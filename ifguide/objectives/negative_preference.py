@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ifguide.objectives.checks import check_weight
 from ifguide.objectives.language_modeling import token_losses
 
 # B blocks, T tokens, V vocabulary
@@ -59,8 +60,7 @@ class NegativePreference(nn.Module):
             raise ValueError(f"objective.beta={beta}: must be above 0; the limit at 0 is suppressed_language_modeling")
         if reference is not None and reference > 0:
             raise ValueError(f"objective.reference={reference}: a log-probability is at most 0")
-        if weight < 0:
-            raise ValueError(f"objective.weight={weight}: it is 0 or more; below 0 the masked tokens would be taught")
+        check_weight("weight", weight)
         self.beta, self.reference, self.weight = beta, reference, weight
 
     def forward(self, logits_BTV: Tensor, input_ids_BT: Tensor, mask_BT: Tensor | None = None) -> Tensor:

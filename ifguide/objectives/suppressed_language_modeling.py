@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor, nn
 
+from ifguide.objectives.checks import check_weight
 from ifguide.objectives.language_modeling import token_losses
 
 # B blocks, T tokens, V vocabulary
@@ -30,12 +31,16 @@ class SuppressedLanguageModeling(nn.Module):
 
     Args:
         penalty: λ in Eq. 9.
+
+    Raises:
+        ValueError: a penalty below 0.
     """
 
     uses_mask = True
 
     def __init__(self, *, penalty: float = 1.0) -> None:
         super().__init__()
+        check_weight("penalty", penalty)
         self.penalty = penalty
 
     def forward(self, logits_BTV: Tensor, input_ids_BT: Tensor, mask_BT: Tensor | None = None) -> Tensor:

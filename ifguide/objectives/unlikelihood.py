@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor, nn
 
+from ifguide.objectives.checks import check_weight
 from ifguide.objectives.language_modeling import token_losses
 
 # B blocks, T tokens, V vocabulary, M masked tokens
@@ -54,8 +55,7 @@ class Unlikelihood(nn.Module):
 
     def __init__(self, *, weight: float = 1.0) -> None:
         super().__init__()
-        if weight < 0:
-            raise ValueError(f"objective.weight={weight}: it is 0 or more; below 0 the masked tokens would be taught")
+        check_weight("weight", weight)
         self.weight = weight
 
     def forward(self, logits_BTV: Tensor, input_ids_BT: Tensor, mask_BT: Tensor | None = None) -> Tensor:

@@ -6,10 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from hydra.utils import instantiate
 from omegaconf import DictConfig
-from transformers import AutoConfig, PretrainedConfig
 
 from ifguide.corpus.blocks import Corpus
 from ifguide.corpus.documents import LabelledText, Pair
@@ -18,7 +16,6 @@ from ifguide.corpus.queries import check_texts_disjoint
 from ifguide.corpus.sources import by_content
 from ifguide.decoding import Decoder
 from ifguide.evaluation.generation import encode_prompts
-from ifguide.evaluation.task import Continuations
 from ifguide.models import check_context, check_pretrained, load_model
 from ifguide.pipeline.filtering import FilterStages
 from ifguide.pipeline.influence import UNCENSORED
@@ -45,7 +42,7 @@ class AuxiliaryStages(FilterStages):
                     check_pairs_disjoint(self.pairs, task.prompts)
         for auxiliary in self.decoding.auxiliaries.values() if generates else ():
             self.hardware.accumulate(auxiliary.optim.batch_size)
-            check_pretrained(auxiliary.pretrained, "decoding")
+            check_pretrained(auxiliary.pretrained, "decoding: pretrained")
             auxiliary.check(self.labelled)
             for task in self.tasks.values():
                 check_texts_disjoint([labelled.text for labelled in self.labelled], task.prompts, "labelled")
@@ -53,11 +50,6 @@ class AuxiliaryStages(FilterStages):
     @cached_property
     def decoding(self) -> Any:
         return instantiate(self.cfg.decoding, _convert_="all")
-
-    @cached_property
-    def tasks(self) -> dict[str, Continuations]:
-        """Task → the prompts that are continued."""
-        return {name: instantiate(task) for name, task in self.cfg.tasks.items()}
 
     @cached_property
     def post_training(self) -> DPO | None:
@@ -99,14 +91,6 @@ class AuxiliaryStages(FilterStages):
             prompts = encode_prompts(task.prompts, corpus.tokenizer, room - task.max_new_tokens)
             longest = max(map(len, prompts), default=0) + task.max_new_tokens
             check_context(config, longest, f"tasks.{name}: prompt + max_new_tokens", f"the {role} model")
-
-    def _config(self, key: str, corpus: Corpus, pretrained: str | None = None) -> PretrainedConfig:
-        """Of `cfg[key]`, or of another model that is loaded as that one is, without its weights."""
-        name = pretrained or self.cfg[key].pretrained
-        if name is not None:
-            return AutoConfig.from_pretrained(name, trust_remote_code=self.cfg[key].trust_remote_code)
-        with torch.device("meta"):
-            return self._new_model(key, corpus).config
 
     def uncensored(self) -> Artifact:
         """The model of this seed without any method."""

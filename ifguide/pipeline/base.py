@@ -1,5 +1,6 @@
 """What all stages share: a configuration's parts, the corpus, training, and how an artifact is built or found."""
 
+import re
 from collections.abc import Mapping
 from functools import cache, cached_property
 from pathlib import Path
@@ -8,7 +9,7 @@ from typing import Any
 import torch
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
-from transformers import PreTrainedModel
+from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
 
 from ifguide.classifiers import Classifier
 from ifguide.corpus.blocks import Corpus
@@ -17,8 +18,9 @@ from ifguide.corpus.masks import TokenMask
 from ifguide.corpus.queries import Query, check_queries
 from ifguide.corpus.sources import by_content
 from ifguide.corpus.tokenizers import check_same_tokenizer
+from ifguide.evaluation.task import Continuations
 from ifguide.influence.scorers import FiniteDifference
-from ifguide.models import check_context, check_pretrained, load_model, tracked_layers
+from ifguide.models import check_context, check_new_tokens, check_pretrained, load_model, tracked_layers
 from ifguide.tracking import WHOLE_RUN, WandbRun
 from ifguide.training.classifier import TrainedClassifier
 from ifguide.training.fit import remove_checkpoints, train
@@ -29,6 +31,14 @@ STAGES = ("data", "proxy", *INFLUENCE_STAGES, "filtered", "model", "evaluate")
 MASK_FILE = "mask.npy"
 DTYPES = ("float32", "bfloat16")
 SPEED = ("batch_size", "shard_blocks")  # settings of influence that decide no result
+SEEDS = ("seed", "model.seed", "proxy.seed", "data.seed", "influence.seed")
+
+
+def check_count(cfg: DictConfig, setting: str, *, least: int) -> None:
+    """Raise ValueError unless a setting is a whole number, not below the least."""
+    value = OmegaConf.select(cfg, setting)
+    if type(value) is not int or value < least:
+        raise ValueError(f"{setting}={value}: it is a whole number, {least} or more")
 
 
 class Stages:
@@ -47,9 +57,17 @@ class Stages:
     def __init__(self, cfg: DictConfig) -> None:
         if cfg.stage not in STAGES:
             raise ValueError(f"stage={cfg.stage}; known: {', '.join(STAGES)}, report")
+        for seed in SEEDS:
+            check_count(cfg, seed, least=0)
+        for name in SPEED:
+            check_count(cfg, f"influence.{name}", least=1)
+        if cfg.influence.last_blocks is not None:
+            check_count(cfg, "influence.last_blocks", least=1)
         self.cfg = cfg
         self.artifacts: dict[str, Path] = {}  # what was built or found so far, by role
         self._trained_classifiers: dict[str, Artifact] = {}  # by name
+        if cfg.paths.workspace is None:
+            raise ValueError("paths.workspace=None: it is the folder that artifacts are kept in")
         self.workspace = Workspace(cfg.paths.workspace, verify=cfg.paths.verify)
         self.hardware = instantiate(cfg.trainer)
         self.objective = instantiate(cfg.objective)
@@ -74,9 +92,10 @@ class Stages:
         influence = cfg.influence
         if influence.dtype not in DTYPES:
             raise ValueError(f"influence.dtype={influence.dtype}; known: {', '.join(DTYPES)}")
-        for name in SPEED:
-            if influence[name] < 1:
-                raise ValueError(f"influence.{name}={influence[name]}: it is 1 or more")
+        try:
+            re.compile(influence.layers or "")
+        except (re.error, TypeError) as error:
+            raise ValueError(f"influence.layers={influence.layers}: not a regular expression ({error})") from None
         if influence.dtype != "float32" and isinstance(self.scorer, FiniteDifference):
             raise ValueError(f"scorer=finite_difference needs influence.dtype=float32, not {influence.dtype}")
         if self.taught or cfg.stage in INFLUENCE_STAGES or self._leaving_files:
@@ -94,6 +113,11 @@ class Stages:
         return {name: instantiate(queries) for name, queries in self.cfg.behaviours.items()}
 
     @cached_property
+    def tasks(self) -> dict[str, Continuations]:
+        """Task → the prompts that are continued."""
+        return {name: instantiate(task) for name, task in self.cfg.tasks.items()}
+
+    @cached_property
     def classifier(self) -> Classifier:
         return self.make_classifier(self.cfg.classifier)
 
@@ -108,12 +132,15 @@ class Stages:
         for key in ("model", "proxy"):
             # before anything is trained; the models themselves are built on no device, so this takes no memory
             check_same_tokenizer(self.cfg[key].pretrained, corpus.tokenizer, key)
-            if self.cfg[key].pretrained is None:
-                with torch.device("meta"):
-                    model = self._new_model(key, corpus)
-                check_context(model.config, corpus.info["block_length"])
-                if key == "proxy":
-                    tracked_layers(model, match=self.cfg.influence.layers, last_blocks=self.cfg.influence.last_blocks)
+            config = self._config(key, corpus)
+            check_context(config, corpus.info["block_length"])
+            if key == "model" and self.cfg.stage == "evaluate":
+                for task in self.tasks.values():
+                    check_new_tokens(config, task.max_new_tokens)
+        if self.cfg.proxy.pretrained is None:
+            with torch.device("meta"):
+                proxy = self._new_model("proxy", corpus)
+            tracked_layers(proxy, match=self.cfg.influence.layers, last_blocks=self.cfg.influence.last_blocks)
         return artifact
 
     def _trained(
@@ -152,7 +179,6 @@ class Stages:
 
         def build(directory: Path) -> dict[str, Any]:
             tokenizer, model = self.corpus.tokenizer, self._new_model(key, self.corpus)
-            check_context(model.config, self.corpus.info["block_length"])
             facts = train(
                 model,
                 instantiate(objective),
@@ -207,6 +233,14 @@ class Stages:
 
     def _new_model(self, key: str, corpus: Corpus) -> PreTrainedModel:
         return instantiate(self.cfg[key], vocabulary=corpus.vocabulary, end_of_text=corpus.tokenizer.eos_token_id)
+
+    def _config(self, key: str, corpus: Corpus, pretrained: str | None = None) -> PreTrainedConfig:
+        """Of `cfg[key]`, or of another model that is loaded as that one is, without its weights."""
+        name = pretrained or self.cfg[key].pretrained
+        if name is not None:
+            return AutoConfig.from_pretrained(name, trust_remote_code=self.cfg[key].trust_remote_code)
+        with torch.device("meta"):
+            return self._new_model(key, corpus).config
 
     def _logger(self, key: str) -> Any:
         logger = instantiate(self.cfg.logger, name=key)

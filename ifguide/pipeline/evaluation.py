@@ -25,7 +25,7 @@ from ifguide.evaluation.generation import GENERATIONS_FILE, load_generations
 from ifguide.evaluation.task import check_names, judgements, unite
 from ifguide.evaluation.toxicity import classify_continuations, toxicity_metrics
 from ifguide.influence.store import open_scores
-from ifguide.models import check_pretrained, load_model
+from ifguide.models import check_pretrained, load_model, loading
 from ifguide.pipeline.target import TargetStages
 from ifguide.workspace import Artifact, write_json
 
@@ -37,10 +37,8 @@ HELD_OUT = SPLITS[1:]
 def check_reference(name: str) -> None:
     """Raise ValueError where a reference model, or its tokenizer, is not there."""
     check_pretrained(name, "reference_model")
-    try:
+    with loading(f"reference_model={name}: its tokenizer"):
         make_tokenizer((), path=name)
-    except (OSError, ValueError) as error:
-        raise ValueError(f"reference_model={name}: its tokenizer cannot be loaded: {error}") from error
 
 
 class Pipeline(TargetStages):

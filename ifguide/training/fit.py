@@ -58,6 +58,8 @@ class Hardware:
         for name in ("devices", "num_nodes", "micro_batch_size", "checkpoint_every", "log_every"):
             if getattr(self, name) < 1:
                 raise ValueError(f"trainer.{name}={getattr(self, name)}: must be at least 1")
+        if self.validate_every is not None and self.validate_every < 1:
+            raise ValueError(f"trainer.validate_every={self.validate_every}: must be at least 1, or null for the end")
 
     @property
     def device(self) -> torch.device:

@@ -89,6 +89,8 @@ class InfluenceScoring(pl.Callback):
             raise ValueError(f"callbacks.influence: every {every_steps or every_epochs} is not above 0")
         if not hasattr(scorer, "prepare"):
             raise ValueError("callbacks.influence scores every block it is given, which scorer=amortised does not")
+        if blocks is not None and blocks < 1:
+            raise ValueError(f"callbacks.influence.blocks={blocks}: it is 1 or more, or null for all")
         if blocks is not None and (hand_over or selection.unit == "document"):
             raise ValueError(
                 f"callbacks.influence.blocks={blocks}: a mask to hand over, and documents as the unit of selection, "

@@ -154,6 +154,9 @@ def test_the_complement_keeps_its_digits_near_certainty():
         (lambda: NegativePreference(reference=0.5), r"objective\.reference=0\.5"),
         (lambda: NegativePreference(weight=-1), r"objective\.weight=-1"),
         (lambda: FadedAscent(penalty=-1), r"objective\.penalty=-1"),
+        (lambda: SuppressedLanguageModeling(penalty=-1), r"objective\.penalty=-1: .* would be taught"),
+        (lambda: SuppressedLanguageModeling(penalty="lots"), r"objective\.penalty=lots: it is a number"),
+        (lambda: SuppressedLanguageModeling(penalty=None), r"objective\.penalty=None: it is a number"),
         (lambda: FadedAscent(beta=-1), r"objective\.beta=-1"),
     ],
 )

@@ -177,6 +177,7 @@ def test_a_mask_can_only_be_handed_to_an_objective_with_one(corpus, tmp_path):
         ({"every_steps": None}, "one of"),
         ({"every_epochs": 0.5}, "one of"),
         ({"every_steps": -1}, "above 0"),
+        ({"blocks": 0}, r"callbacks\.influence\.blocks=0"),
         ({"blocks": 3, "hand_over": True}, "all blocks"),
         ({"blocks": 3, "selection": Algorithm1(unit="document")}, "all blocks"),
         ({"scorer": Amortised(JVP(), TypePooling())}, "scores every block"),
