@@ -144,6 +144,16 @@ def test_labelled_texts_do_not_hold_what_is_evaluated(folder, tmp_path, method):
         )
 
 
+def test_models_are_loaded_with_the_attention_that_they_are_asked_to_have(folder):
+    """Bloom has no other than `eager`."""
+    bloom = [f"{key}.{value}" for key in ("model", "proxy") for value in ("architecture=bloom", "attention=eager")]
+    made = pipeline(folder, "method=dpo", "decoding=dexperts", "post_training.kl=0.1", *bloom)
+    assert np.isfinite(made.metrics()["toxicity"]["all"]["toxic_fraction"])
+    decoder = made.decoder(made.auxiliaries())
+    loaded = (made._load(made.model()), decoder.expert, decoder.anti_expert)
+    assert {model.config._attn_implementation for model in loaded} == {"eager"}
+
+
 def test_utilities_of_a_model_that_is_steered_are_said_to_be_without_its_decoder(folder, tmp_path):
     (tmp_path / "passages.jsonl").write_text('{"text": "the cat sat on the mat"}')
     lambada = ["+utility@utilities.lambada=lambada", f"utilities.lambada.files={tmp_path}/passages.jsonl"]

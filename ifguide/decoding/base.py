@@ -47,7 +47,13 @@ class Decoding(Protocol):
     auxiliaries: Mapping[str, Auxiliary]
 
     def load(
-        self, folders: Mapping[str, Path], tokenizer: PreTrainedTokenizerFast, device: torch.device | str
+        self,
+        folders: Mapping[str, Path],
+        tokenizer: PreTrainedTokenizerFast,
+        device: torch.device | str,
+        *,
+        attention: str = "sdpa",
+        trust_remote_code: bool = False,
     ) -> Decoder:
         """The decoder, its auxiliary models read from the folder of each role.
 
@@ -55,6 +61,7 @@ class Decoding(Protocol):
             folders: role → folder.
             tokenizer: of the generating model.
             device: where it generates.
+            attention, trust_remote_code: of the auxiliary models, as in `ifguide.models.load_model`.
         """
         ...
 
@@ -67,7 +74,13 @@ class Stateless:
         self._processors = processors
 
     def load(
-        self, folders: Mapping[str, Path], tokenizer: PreTrainedTokenizerFast, device: torch.device | str
+        self,
+        folders: Mapping[str, Path],
+        tokenizer: PreTrainedTokenizerFast,
+        device: torch.device | str,
+        *,
+        attention: str = "sdpa",
+        trust_remote_code: bool = False,
     ) -> "Stateless":
         return self
 

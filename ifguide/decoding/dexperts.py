@@ -47,9 +47,18 @@ class DExperts:
         self.alpha, self.top_p = alpha, top_p
 
     def load(
-        self, folders: Mapping[str, Path], tokenizer: PreTrainedTokenizerFast, device: torch.device | str
+        self,
+        folders: Mapping[str, Path],
+        tokenizer: PreTrainedTokenizerFast,
+        device: torch.device | str,
+        *,
+        attention: str = "sdpa",
+        trust_remote_code: bool = False,
     ) -> "ExpertDecoder":
-        models: list[Any] = [load_model(folders[role]).eval() for role in self.auxiliaries]
+        models: list[Any] = [
+            load_model(folders[role], attention=attention, trust_remote_code=trust_remote_code).eval()
+            for role in self.auxiliaries
+        ]
         expert, anti_expert = (model.to(device) for model in models)
         return ExpertDecoder(expert, anti_expert, alpha=self.alpha, top_p=self.top_p)
 

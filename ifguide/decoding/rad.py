@@ -42,9 +42,17 @@ class RAD:
         self.top_k, self.beta, self.batch_size = top_k, beta, batch_size
 
     def load(
-        self, folders: Mapping[str, Path], tokenizer: PreTrainedTokenizerFast, device: torch.device | str
+        self,
+        folders: Mapping[str, Path],
+        tokenizer: PreTrainedTokenizerFast,
+        device: torch.device | str,
+        *,
+        attention: str = "sdpa",
+        trust_remote_code: bool = False,
     ) -> "RewardAugmentedDecoder":
-        model = load_reward_model(folders["reward"]).to(device).eval()
+        attention = attention if attention == "eager" else "sdpa"  # no other takes the mask of `CachedRewards`
+        model = load_reward_model(folders["reward"], attention=attention, trust_remote_code=trust_remote_code)
+        model.to(device).eval()
         theirs = tokenizer_of(folders["reward"], tokenizer)
         spelling = Spelling.same(tokenizer, device)
         if theirs.get_vocab() != tokenizer.get_vocab():
@@ -192,9 +200,13 @@ class CachedRewards:
         seen = readable & _tree(cached, new, candidates, length, valid.device)
         # padding sees itself: with nothing to see, attention is undefined
         seen[..., cached:] |= torch.eye(seen.shape[1], dtype=torch.bool, device=seen.device)
+        mask = seen[:, None]
+        if self._model.body.config._attn_implementation == "eager":  # it adds its mask
+            dtype = self._model.body.dtype
+            mask = torch.zeros_like(mask, dtype=dtype).masked_fill(~mask, torch.finfo(dtype).min)
         toxicity = self._model(
             torch.cat([new_RN, ids_RKM.flatten(1)], 1),
-            attention_mask=seen[:, None],
+            attention_mask=mask,
             position_ids=places.clamp(min=0),
             past_key_values=self._cache,
             use_cache=True,

@@ -98,7 +98,9 @@ class AuxiliaryStages(FilterStages):
 
     def decoder(self, auxiliaries: dict[str, Artifact]) -> Decoder:
         folders = {role: artifact.path for role, artifact in auxiliaries.items()}
-        return self.decoding.load(folders, self.corpus.tokenizer, self.hardware.device)
+        first = next(iter(self.decoding.auxiliaries.values()), None)  # those of one decoder continue the same model
+        loading = self._loading("model" if first is None else START[first.continues])
+        return self.decoding.load(folders, self.corpus.tokenizer, self.hardware.device, **loading)
 
     @cache  # noqa: B019
     def auxiliaries(self) -> dict[str, Artifact]:
@@ -125,6 +127,7 @@ class AuxiliaryStages(FilterStages):
                 directory=directory,
                 logger=self._logger(role),
                 callbacks=self._watching(),
+                **self._loading(START[auxiliary.continues]),
             )
 
         return self._build(
@@ -166,11 +169,10 @@ class AuxiliaryStages(FilterStages):
         reference = self._build("reference", 2, settings=read, inputs={"model": model}, builder=refer)
 
         def build(directory: Path) -> dict[str, Any]:
-            trusted = self.cfg.model.trust_remote_code
-            policy = load_model(model.path, trust_remote_code=trusted)
+            policy = load_model(model.path, **self._loading())
             facts = dpo.train(
                 policy,
-                load_model(model.path, trust_remote_code=trusted) if dpo.kl else None,
+                load_model(model.path, **self._loading()) if dpo.kl else None,
                 encoded(),
                 np.load(reference.path / REFERENCE_FILE),
                 hardware=self.hardware,

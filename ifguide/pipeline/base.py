@@ -29,6 +29,7 @@ from ifguide.workspace import Artifact, Workspace, global_rank
 INFLUENCE_STAGES = ("factors", "direction", "scores", "pooled", "mask")
 STAGES = ("data", "proxy", *INFLUENCE_STAGES, "filtered", "model", "evaluate")
 MASK_FILE = "mask.npy"
+LOADING = ("attention", "trust_remote_code")  # settings of a model that decide no weights
 DTYPES = ("float32", "bfloat16")
 SPEED = ("batch_size", "shard_blocks")  # settings of influence that decide no result
 SEEDS = ("seed", "model.seed", "proxy.seed", "data.seed", "influence.seed")
@@ -166,7 +167,7 @@ class Stages:
         bare, role = bare or key != "model", role or key
         optim_key, optimization = self.optimizations[key]
         settings = {
-            "model": self._settings(key, without=("attention", "trust_remote_code")),
+            "model": self._settings(key, without=LOADING),
             "optim": self._settings(optim_key),
             "objective": objective,
             "precision": self.hardware.precision,
@@ -253,8 +254,11 @@ class Stages:
         return logger if isinstance(logger, WandbRun) else None
 
     def _load(self, artifact: Artifact, key: str = "model") -> PreTrainedModel:
-        trusted = self.cfg[key].trust_remote_code
-        return load_model(artifact.path, trust_remote_code=trusted).to(self.hardware.device).eval()
+        return load_model(artifact.path, **self._loading(key)).to(self.hardware.device).eval()
+
+    def _loading(self, key: str = "model") -> dict[str, Any]:
+        """How a model of these settings is loaded; a model's folder does not say."""
+        return {name: self.cfg[key][name] for name in LOADING}
 
     def _build(self, stage: str, version: int, *, role: str | None = None, **options: Any) -> Artifact:
         artifact = self.workspace.build(stage, version=version, **options)

@@ -105,7 +105,7 @@ class InfluenceStages(Stages):
         def build(directory: Path) -> dict[str, Any]:
             split = self.corpus.split("train")
             rows = self._sample(share, seed)
-            model = load_model(proxy.path, trust_remote_code=self.cfg.proxy.trust_remote_code)
+            model = load_model(proxy.path, **self._loading("proxy"))
             vectors = [load_direction(direction.path, model) for direction in directions.values()]
             store = ScoreStore(
                 directory, (len(directions), len(rows), split.block_length), shard_blocks=influence.shard_blocks

@@ -65,6 +65,8 @@ class Auxiliary(ABC):
         directory: Path,
         logger: Logger | None = None,
         callbacks: Sequence[pl.Callback] = (),
+        attention: str = "sdpa",
+        trust_remote_code: bool = False,
     ) -> dict[str, Any]:
         """Train it and write its folder, continuing an interrupted run exactly; called in every process.
 
@@ -74,6 +76,7 @@ class Auxiliary(ABC):
             tokenizer: of the corpus.
             block_length: tokens per block of the corpus.
             hardware, directory, logger, callbacks: as in `ifguide.training.fit.train`.
+            attention, trust_remote_code: as in `ifguide.models.load_model`.
 
         Returns:
             Facts for the manifest.

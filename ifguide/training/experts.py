@@ -91,10 +91,12 @@ class ExpertTraining(Auxiliary):
         directory: Path,
         logger: Logger | None = None,
         callbacks: Sequence[pl.Callback] = (),
+        attention: str = "sdpa",
+        trust_remote_code: bool = False,
     ) -> dict[str, Any]:
         """See `Auxiliary`; leaves a causal language model's folder."""
         check_same_tokenizer(str(start), tokenizer, "decoding.experts")
-        model = load_model(start)
+        model = load_model(start, attention=attention, trust_remote_code=trust_remote_code)
         check_vocabulary(model, vocabulary_size(tokenizer))
         learned, held = self._split(texts)
         facts = train(

@@ -51,12 +51,16 @@ class RewardModel(nn.Module):
         save_file({name: value.contiguous() for name, value in self.head.state_dict().items()}, directory / HEAD_FILE)
 
 
-def load_reward_model(start: str | Path) -> RewardModel:
+def load_reward_model(start: str | Path, *, attention: str = "sdpa", trust_remote_code: bool = False) -> RewardModel:
     """A reward model's folder; or the body of a causal language model with a new head (0.5 everywhere)."""
     head = Path(start) / HEAD_FILE
     if not head.is_file():
-        return RewardModel(load_model(start).base_model)  # type: ignore[arg-type]
-    model = RewardModel(AutoModel.from_pretrained(start, dtype=torch.float32, attn_implementation="sdpa"))
+        causal = load_model(start, attention=attention, trust_remote_code=trust_remote_code)
+        return RewardModel(causal.base_model)  # type: ignore[arg-type]
+    body = AutoModel.from_pretrained(
+        start, attn_implementation=attention, dtype=torch.float32, trust_remote_code=trust_remote_code
+    )
+    model = RewardModel(body)
     model.head.load_state_dict(load_file(head))
     return model
 
@@ -131,10 +135,12 @@ class RewardTraining(Auxiliary):
         directory: Path,
         logger: Logger | None = None,
         callbacks: Sequence[pl.Callback] = (),
+        attention: str = "sdpa",
+        trust_remote_code: bool = False,
     ) -> dict[str, Any]:
         """See `Auxiliary`; leaves a `RewardModel`'s folder with its tokenizer."""
         tokenizer = tokenizer_of(start, tokenizer)
-        model = load_reward_model(start)
+        model = load_reward_model(start, attention=attention, trust_remote_code=trust_remote_code)
         check_vocabulary(model.body, vocabulary_size(tokenizer))
         longest = getattr(model.body.config, "max_position_embeddings", self.max_length)
         ids = encode_texts([text.text for text in texts], tokenizer, min(self.max_length, longest))

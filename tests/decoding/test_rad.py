@@ -31,11 +31,13 @@ def decoder(model=None, spelling=None, **options):
     )
 
 
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
 @pytest.mark.parametrize("architecture", ["gpt_neox", "gpt2", "llama", "qwen2"])
 @torch.no_grad()
-def test_cached_rewards_are_those_of_whole_texts(architecture):
+def test_cached_rewards_are_those_of_whole_texts(architecture, attention):
     """Steps with random next tokens and rows that end, beside one plain forward pass for every candidate."""
     model, generator = reward_model(architecture), torch.Generator().manual_seed(0)
+    model.body.set_attn_implementation(attention)
     prompts = torch.tensor([[0, 5, 9], [0, 7, 2], [0, 3, 1]])
     steps = decoder(model).start(prompts, 2)
     ids = prompts.repeat_interleave(2, 0)
