@@ -91,6 +91,7 @@ SIZES = {
                 "filter.window=null", "filter.threshold=null", "filter.share=0.3",
             ),
             "dexperts": (f"decoding.experts.pretrained={START}",),
+            "dpo": ("post_training.validate_every=100",),  # of the thousand steps that ParaDetox is
         },
         seeds="1,2,3",
         grids={
