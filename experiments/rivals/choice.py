@@ -15,7 +15,7 @@ class Tried:
 
     setting: tuple[str, ...]
     toxic_fraction: float
-    ratio: float  # of its perplexity to the uncensored model's, sampled from as many tokens
+    ratio: float  # of its perplexity to the uncensored model's with the same truncation
     distinct: float  # distinct-2 of what it writes
     problem: str | None = None
     compared: bool = True  # False: what the other settings are compared with

@@ -62,8 +62,8 @@ def against_ifguide(comparison: Comparison, steered: Mapping[str, float | None])
 
     Args:
         comparison: with its row as the reference.
-        steered: row whose decoder samples from fewer tokens than others → perplexity of what it writes, as a ratio to
-            what it writes from as many tokens without steering; None where that is not known.
+        steered: row whose decoder does not sample from the nucleus → perplexity of what it writes, as a ratio to
+            what it writes from the same tokens without steering; None where that is not known.
     """
     rows = {row.name: row for row in comparison.measured}
     ours = rows.pop("ifguide", None)

@@ -45,7 +45,7 @@ prompts × {samples} samples; model seeds {seeds}. {choice} *Seconds* are of all
 included, on a machine that may have done other work; rows share what they have in common.
 *Perplexity of generations* is under one uncensored model, of seed {validation_seed}, which no row is: the only
 perplexity of rows whose decoder steers, and no virtue by itself, since dull text has a low one. RAD samples from its 20
-likeliest tokens instead of the nucleus, which alone lowers it (β = 0 in the sweep).
+likeliest tokens instead of the nucleus, which alone changes it (β = 0 in the sweep).
 
 {table}
 {figures}
