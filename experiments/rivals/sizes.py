@@ -18,9 +18,9 @@ GRIDS: dict[str, tuple[str, ...]] = {
     "dexperts": ("decoding.alpha=0.5,1,2",),
     "ifguide": ("objective.penalty=0.1,0.3,1",),
 }
-# Decoders that do not sample from the nucleus, which alone changes the perplexity of what they write (of a small model on
-# real text it becomes a third) → the setting with which they do nothing else, and with which their other settings are
-# compared. It is not chosen.
+# Decoders that do not sample from the nucleus, which alone changes the perplexity of what they write (of a small model
+# on real text it becomes a third) → the setting with which they do nothing else, and with which their other settings
+# are compared. It is not chosen.
 UNSTEERED = {"rad": ("decoding.beta=0",)}
 VALIDATION_TEXT = "perplexity_split=validation"
 START = "{start}"  # stands for the folder of the uncensored model of the validation seed
