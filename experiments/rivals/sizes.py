@@ -14,7 +14,7 @@ GRIDS: dict[str, tuple[str, ...]] = {
     "npo": ("objective.weight=0.3,1,3",),
     "faded_ascent": ("objective.penalty=0.3,1,3",),
     "dpo": ("post_training.optim.learning_rate=2e-5,5e-5,2e-4",),
-    "rad": ("decoding.beta=0,1,3,10",),
+    "rad": ("decoding.beta=0,3,10,30",),
     "dexperts": ("decoding.alpha=0.5,1,2",),
     "ifguide": ("objective.penalty=0.1,0.3,1",),
 }
@@ -99,7 +99,6 @@ SIZES = {
             "toxicity_filter": ("filter.share=0.3,0.5,0.7",),
             "influence_filter": ("filter.share=0.1,0.5,0.7",),
             "dpo": ("post_training.optim.learning_rate=3e-6,1e-5,3e-5",),
-            "rad": ("decoding.beta=0,3,10,30",),
             "dexperts": ("decoding.alpha=0.25,0.5,1",),
         },
         about="""Text that people wrote (`+experiment=real_text`). Every row continues one uncensored model, its proxy,
