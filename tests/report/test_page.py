@@ -107,13 +107,14 @@ def test_in_a_browser(browser):
     assert browser.run("getComputedStyle(document.querySelector('figure svg text')).fill") == ink  # plots follow
 
     # generations: blurred until clicked, blurred again by the button, all at once by the bar's
-    assert blurred(browser, "#g1 .veil") and blurred(browser, "#g2 .veil")
+    assert blurred(browser, "#g1 ol") and blurred(browser, "#g2 ol") and blurred(browser, "#g1 .prompt")
+    assert not blurred(browser, "#g1 h4"), "whose text it is can be read"
     browser.click("#g1 .veil")
-    assert not blurred(browser, "#g1 .veil") and blurred(browser, "#g2 .veil")
+    assert not blurred(browser, "#g1 ol") and blurred(browser, "#g2 ol")
     browser.click("#g1 .reveal")
-    assert blurred(browser, "#g1 .veil")
+    assert blurred(browser, "#g1 ol")
     browser.click("#generations .bar button")
-    assert not blurred(browser, "#g1 .veil") and not blurred(browser, "#g2 .veil")
+    assert not blurred(browser, "#g1 ol") and not blurred(browser, "#g2 ol")
     heads = browser.run("Array.from(document.querySelectorAll('#g1 h4'), e => e.textContent)")
     assert heads[:3] == ["none", "word_filter", "ifguide"] and len(heads) == 5
 
