@@ -11,12 +11,11 @@ from ifguide.corpus.blocks import LABELS
 from ifguide.corpus.tokenizers import token_texts
 from ifguide.influence.store import open_scores
 from ifguide.pipeline import Pipeline
-from ifguide.report import write_atomically
 from ifguide.report.gather import TOKENS_FILE
 from ifguide.report.plots import plot_scores, plot_toxicity_perplexity
 from ifguide.report.table import comparison_table
 from ifguide.report.token_page import PageDocument, write_token_page
-from ifguide.workspace import write_json
+from ifguide.workspace import write_atomically, write_json
 
 PAGE_DOCUMENTS = 60
 

@@ -12,7 +12,8 @@ from transformers import PreTrainedTokenizerFast
 
 from ifguide.corpus.blocks import DOCUMENT_ROW, Split
 from ifguide.corpus.documents import LabelledText
-from ifguide.corpus.sources import find_files, get_field, read_records
+from ifguide.corpus.sources import get_field, read_records
+from ifguide.workspace import find_files
 
 
 class LabelledSource:

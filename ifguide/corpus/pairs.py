@@ -10,7 +10,8 @@ from transformers import PreTrainedTokenizerFast
 
 from ifguide.corpus.documents import Pair, Prompt, Query
 from ifguide.corpus.queries import check_texts_disjoint, encode_queries
-from ifguide.corpus.sources import find_files, get_field, read_records
+from ifguide.corpus.sources import get_field, read_records
+from ifguide.workspace import find_files
 
 
 def local_pairs(

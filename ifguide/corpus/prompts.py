@@ -5,7 +5,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from ifguide.corpus.documents import Prompt
-from ifguide.corpus.sources import find_files, get_field, read_records
+from ifguide.corpus.sources import get_field, read_records
+from ifguide.workspace import find_files
 
 
 def bold_prompts(

@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from transformers import PreTrainedTokenizerFast
 
 from ifguide.corpus.documents import Prompt, Query
-from ifguide.corpus.sources import find_files, get_field, read_records
+from ifguide.corpus.sources import get_field, read_records
+from ifguide.workspace import find_files
 
 HALVES = ("validation", "test")  # of the prompts of RealToxicityPrompts
 

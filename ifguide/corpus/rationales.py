@@ -4,7 +4,8 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 
 from ifguide.corpus.documents import BENIGN, TOXIC, Document
-from ifguide.corpus.sources import find_files, get_field, merge_spans, read_records
+from ifguide.corpus.sources import get_field, merge_spans, read_records
+from ifguide.workspace import find_files
 
 
 class RationaleSource:

@@ -1,6 +1,5 @@
 """Where documents come from: local files and hub data sets (the built-in sample is in `sample.py`)."""
 
-import glob
 import gzip
 import json
 import lzma
@@ -11,7 +10,7 @@ from typing import Any, TextIO
 import pyarrow.parquet
 
 from ifguide.corpus.documents import BENIGN, TOXIC, Document
-from ifguide.workspace import file_signature
+from ifguide.workspace import file_signature, find_files
 
 READABLE = (".txt", ".jsonl", ".parquet")
 
@@ -123,25 +122,6 @@ class HubSource:
             count += 1
             if count == self.limit:
                 return
-
-
-def find_files(patterns: str | Sequence[str]) -> list[Path]:
-    """Resolve paths and globs to files, sorted within each pattern.
-
-    Raises:
-        ValueError: a pattern that matches no file.
-    """
-    files: list[Path] = []
-    for pattern in [patterns] if isinstance(patterns, str) else patterns:
-        found = sorted(p for p in glob.glob(str(Path(pattern).expanduser()), recursive=True) if Path(p).is_file())
-        if not found and str(pattern).startswith("None/"):
-            raise ValueError(
-                f"{pattern!r}: paths.datasets is not set; export IFGUIDE_DATASETS or pass paths.datasets=…"
-            )
-        if not found:
-            raise ValueError(f"no file matches {pattern!r} (looked from {Path.cwd()})")
-        files += map(Path, found)
-    return files
 
 
 def by_content(value: Any, key: str | None = None) -> Any:

@@ -8,7 +8,8 @@ from math import log
 from pathlib import Path
 
 from ifguide.corpus.documents import Query
-from ifguide.corpus.sources import find_files, open_text
+from ifguide.corpus.sources import open_text
+from ifguide.workspace import find_files
 
 WORD = re.compile(r"[^\W\d_]+(?:['’][^\W\d_]+)*")
 RUN = re.compile(r"\w+")

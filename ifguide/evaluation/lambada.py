@@ -7,10 +7,11 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from ifguide.corpus.documents import Query
 from ifguide.corpus.queries import encode_queries
-from ifguide.corpus.sources import find_files, get_field, read_records
+from ifguide.corpus.sources import get_field, read_records
 from ifguide.evaluation.fluency import Metrics
 from ifguide.evaluation.intervals import mean_interval
 from ifguide.evaluation.likelihood import continuation_likelihoods
+from ifguide.workspace import find_files
 
 
 class Lambada:

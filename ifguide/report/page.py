@@ -10,13 +10,13 @@ from pathlib import Path
 import numpy as np
 
 from ifguide.evaluation.toxicity import TOXIC_FROM
-from ifguide.report import write_atomically
 from ifguide.report.formats import Line, explanation, lay_out
 from ifguide.report.gather import PromptScores, Run
 from ifguide.report.html import card, card_section, definitions, render_page, text
 from ifguide.report.plots import INK
 from ifguide.report.rows import TOXICITY_CATEGORY, Comparison, samples_of
 from ifguide.report.token_page import PageDocument, token_lead, token_section
+from ifguide.workspace import write_atomically
 
 PROMPTS = 40  # shown side by side
 SAMPLES = 3  # of each method and prompt

@@ -19,8 +19,8 @@ from matplotlib.text import Annotation
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 from matplotlib.transforms import Bbox
 
-from ifguide.report import write_atomically
 from ifguide.report.table import Measurement, format_measurement, measurement
+from ifguide.workspace import write_atomically
 
 # Okabe and Ito's palette: distinct under the common colour-vision deficiencies and in grey.
 BLUE, ORANGE, GREEN, VERMILION, INK = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#222222"

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import numpy as np
 
-from ifguide.report import write_atomically
 from ifguide.report.html import card, card_section, definitions, render_page, text, visible
+from ifguide.workspace import write_atomically
 
 SCALE_QUANTILE = 0.99  # |score| at which the shade is deepest; a few extreme tokens must not bleach the rest
 WHITESPACE_PICTURES = str.maketrans({"\n": "↵", "\t": "⇥", " ": "␣"})

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ifguide.report import write_atomically
 from ifguide.report.formats import comma_separated, latex, markdown
 from ifguide.report.page import write_page
 from ifguide.report.plots import BENIGN, plot_categories, plot_frontier
 from ifguide.report.rows import HEADLINE, Comparison, category_fractions
 from ifguide.report.table import COLUMNS
+from ifguide.workspace import write_atomically
 
 PERPLEXITY = next(column for column in COLUMNS if (column.task, column.subset) == ("perplexity", "benign"))
 WRITTEN = next(column for column in COLUMNS if column.metric == "generation_perplexity")

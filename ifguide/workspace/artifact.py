@@ -1,0 +1,114 @@
+"""A finished folder of the workspace, and what its manifest promises of it."""
+
+import json
+import platform
+import subprocess
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from ifguide.workspace.files import MANIFEST, sha256_of
+
+RECORDED_PACKAGES = ("torch", "transformers", "pytorch-lightning", "kronfluence", "datasets", "tokenizers", "numpy")
+
+
+class ArtifactError(ValueError):
+    """An artifact on disk is not what its name, its manifest or the run that asks for it says."""
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """A finished folder in the workspace."""
+
+    stage: str
+    fingerprint: str
+    path: Path
+    reused: bool = field(default=True, compare=False)
+
+    @property
+    def manifest(self) -> dict[str, Any]:
+        return read_manifest(self.path)
+
+    @staticmethod
+    def open(path: Path, *, stage: str | None = None, verify: bool = False) -> "Artifact":
+        """Open a folder as an artifact after checking its manifest and files.
+
+        Raises:
+            ArtifactError: no manifest, another stage than asked for, or files that are not those of the manifest.
+        """
+        manifest = read_manifest(path)
+        if stage is not None and manifest["stage"] != stage:
+            raise ArtifactError(f"{path} holds a `{manifest['stage']}` artifact where a `{stage}` is needed")
+        check_files(path, manifest, verify=verify)
+        return Artifact(manifest["stage"], manifest["fingerprint"], path)
+
+
+def read_manifest(path: Path) -> dict[str, Any]:
+    try:
+        return json.loads((path / MANIFEST).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ArtifactError(f"{path} is not an artifact: it holds no {MANIFEST}") from None
+    except json.JSONDecodeError as error:
+        raise ArtifactError(f"{path / MANIFEST} is damaged ({error}); delete the folder to build it again") from None
+
+
+def check_recipe(path: Path, manifest: Mapping[str, Any], recipe: Mapping[str, Any]) -> None:
+    differing = sorted(
+        key
+        for part in ("stage", "version", "settings", "inputs")
+        for key in _differing_keys(manifest.get(part), recipe[part], part)
+    )
+    if differing:
+        raise ArtifactError(
+            f"{path} was built differently from what its name says; differing keys: {', '.join(differing)}. "
+            "Delete the folder to build it again"
+        )
+
+
+def check_files(path: Path, manifest: Mapping[str, Any], *, verify: bool) -> None:
+    for name, expected in manifest["files"].items():
+        file = path / name
+        if not file.is_file():
+            raise ArtifactError(f"{path} lacks the file {name}; delete the folder to build it again")
+        if file.stat().st_size != expected["size"]:
+            raise ArtifactError(
+                f"{file} has {file.stat().st_size} bytes, its manifest says {expected['size']}; "
+                "delete the folder to build it again"
+            )
+        if verify and sha256_of(file) != expected["sha256"]:
+            raise ArtifactError(f"{file} does not have the content hash of its manifest; delete the folder")
+
+
+def describe_files(path: Path) -> dict[str, dict[str, Any]]:
+    files = sorted(file for file in path.rglob("*") if file.is_file())
+    return {str(f.relative_to(path)): {"size": f.stat().st_size, "sha256": sha256_of(f)} for f in files}
+
+
+def describe_environment() -> dict[str, Any]:
+    commit = subprocess.run(
+        ["git", "rev-parse", "HEAD"], cwd=Path(__file__).parent, capture_output=True, text=True, check=False
+    )
+    return {
+        "python": platform.python_version(),
+        "packages": {name: _version(name) for name in RECORDED_PACKAGES},
+        "git_commit": commit.stdout.strip() or None,
+    }
+
+
+def _differing_keys(old: Any, new: Any, prefix: str) -> list[str]:
+    if isinstance(old, Mapping) and isinstance(new, Mapping):
+        return [
+            key
+            for name in sorted({*old, *new})
+            for key in _differing_keys(old.get(name), new.get(name), f"{prefix}.{name}")
+        ]
+    return [] if old == new else [prefix]
+
+
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None

@@ -1,0 +1,73 @@
+"""Files: found by path or glob, known by what they hold, written so that a reader sees the old content or the new."""
+
+import glob
+import hashlib
+import json
+import os
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+MANIFEST = "manifest.json"
+
+
+def find_files(files: str | Path | Sequence[str | Path]) -> list[Path]:
+    """Resolve paths and globs to files, sorted within each; a file that exists is that file, whatever its name holds.
+
+    Raises:
+        ValueError: a path or glob that matches no file.
+    """
+    found: list[Path] = []
+    for pattern in [files] if isinstance(files, str | Path) else files:
+        if Path(pattern).is_file():
+            found.append(Path(pattern))
+            continue
+        matches = glob.glob(str(Path(pattern).expanduser()), recursive=True)
+        kept = sorted(path for path in map(Path, matches) if path.is_file())
+        if not kept and str(pattern).startswith("None/"):
+            raise ValueError(
+                f"{str(pattern)!r}: paths.datasets is not set; export IFGUIDE_DATASETS or pass paths.datasets=…"
+            )
+        if not kept:
+            raise ValueError(f"no file matches {str(pattern)!r} (looked from {Path.cwd()})")
+        found += kept
+    return found
+
+
+def file_signature(path: Path) -> Any:
+    """What a file or folder holds, wherever it lies: content hashes, by name within a folder."""
+    if path.is_dir():
+        files = sorted(p for p in path.rglob("*") if p.is_file() and p.name != MANIFEST)
+        return {str(p.relative_to(path)): file_signature(p) for p in files}
+    stat = path.stat()
+    return _content_hash(path.resolve(), stat.st_size, stat.st_mtime_ns)
+
+
+@cache
+def _content_hash(path: Path, size: int, modified: int) -> str:
+    return sha256_of(path)
+
+
+def sha256_of(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(1 << 22):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write a JSON file so that a reader sees either the old content or the new."""
+    write_atomically(path, (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode("utf-8"))
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Write beside `path` and rename into place: a reader sees the old file or the whole new one."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        partial.write_bytes(content)
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)

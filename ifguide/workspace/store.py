@@ -1,0 +1,143 @@
+"""Artifacts on disk: built once, found again by fingerprint, verified when found.
+
+An artifact is a folder `<stage>-<fingerprint>`. It is written under `.building/`, renamed into place when it is
+complete, and described by `manifest.json`. The fingerprint covers everything that decides the content: the settings, a
+version per stage and the fingerprints of its inputs; never how fast or where it was computed.
+"""
+
+import json
+import os
+import shutil
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock
+
+from ifguide.workspace.artifact import (
+    Artifact,
+    check_files,
+    check_recipe,
+    describe_environment,
+    describe_files,
+    read_manifest,
+)
+from ifguide.workspace.files import MANIFEST, write_json
+from ifguide.workspace.fingerprint import canonical_json, fingerprint_of
+from ifguide.workspace.ranks import global_rank, wait_for
+
+STARTED = "started"  # rank 0 has the lock and builds; the other ranks of a collective build may join
+
+
+class Workspace:
+    """A folder of artifacts shared by all runs, and by all processes of a run.
+
+    Args:
+        root: the folder; created when the first artifact is built.
+        verify: compare content hashes, not only file sizes, when an artifact is found.
+    """
+
+    def __init__(self, root: str | Path, *, verify: bool = False) -> None:
+        self.root = Path(root).absolute()
+        self.verify = verify
+
+    def build(
+        self,
+        stage: str,
+        *,
+        version: int,
+        settings: Mapping[str, Any],
+        inputs: Mapping[str, Artifact],
+        builder: Callable[[Path], Mapping[str, Any] | None],
+        resumable: bool = False,
+        collective: bool = False,
+    ) -> Artifact:
+        """Return the artifact of these settings and inputs, building it if it is not there.
+
+        Args:
+            stage: name of the stage.
+            version: raised whenever the meaning of the stage's output changes.
+            settings: everything that decides the content, as JSON values.
+            inputs: the artifacts it is made from.
+            builder: writes the files into the folder that it is given; what it returns goes into the manifest's
+                `facts` (measured figures of the build).
+            resumable: hand the builder the files that an interrupted or failed build left behind; those of a failed
+                build that is not are removed.
+            collective: every rank of a distributed run calls the builder (training); otherwise rank 0 does, and the
+                others wait for its manifest.
+
+        Raises:
+            ArtifactError: the folder exists but is not what its manifest says.
+        """
+        recipe = {
+            "stage": stage,
+            "version": version,
+            "settings": json.loads(canonical_json(settings)),
+            "inputs": {name: artifact.fingerprint for name, artifact in sorted(inputs.items())},
+        }
+        fingerprint = fingerprint_of(recipe)
+        name = f"{stage}-{fingerprint}"
+        path, building = self.root / name, self.root / ".building" / name
+
+        if global_rank() > 0:
+            if collective and wait_for(path / MANIFEST, building / STARTED) == building / STARTED:
+                builder(building)
+            wait_for(path / MANIFEST)
+            return Artifact(stage, fingerprint, path)
+
+        self.root.mkdir(parents=True, exist_ok=True)
+        locks = self.root / ".locks"
+        locks.mkdir(exist_ok=True)
+        with FileLock(locks / f"{name}.lock"):
+            if path.exists():
+                manifest = read_manifest(path)
+                check_recipe(path, manifest, recipe)
+                check_files(path, manifest, verify=self.verify)
+                return Artifact(stage, fingerprint, path)
+            if building.exists() and not resumable:
+                shutil.rmtree(building)
+            (building / STARTED).unlink(missing_ok=True)
+            building.mkdir(parents=True, exist_ok=True)
+            for leftover in building.glob(f"{MANIFEST}*"):  # of a build that was killed before its last rename
+                leftover.unlink()
+            (building / STARTED).touch()
+            resumed = len(list(building.iterdir())) > 1
+            start = time.monotonic()
+            try:
+                facts = builder(building) or {}
+            except Exception:  # an interrupted or killed build stays, to be resumed
+                if not (resumable and any(p.is_file() and p.name != STARTED for p in building.rglob("*"))):
+                    shutil.rmtree(building, ignore_errors=True)  # another rank may do the same
+                raise
+            (building / STARTED).unlink()
+            manifest = {
+                **recipe,
+                "fingerprint": fingerprint,
+                "facts": json.loads(canonical_json(facts)),
+                "seconds": round(time.monotonic() - start, 2),
+                "resumed": resumed,  # then the seconds are those of the last session
+                "files": describe_files(building),
+                "environment": describe_environment(),
+            }
+            write_json(building / MANIFEST, manifest)
+            os.replace(building, path)
+        return Artifact(stage, fingerprint, path, reused=False)
+
+    def seconds(self, *artifacts: Artifact) -> float | None:
+        """Time that artifacts and all that they were made from took to build, whichever run built them.
+
+        None where an input is no longer in the workspace: then nobody knows. What a resumed build took before it was
+        interrupted is not counted.
+        """
+        made = {artifact.fingerprint: artifact.manifest for artifact in artifacts}
+        wanted = list(made.values())
+        while wanted:
+            for fingerprint in wanted.pop()["inputs"].values():
+                if fingerprint not in made:
+                    folder = next(self.root.glob(f"*-{fingerprint}"), None)
+                    if folder is None:
+                        return None
+                    made[fingerprint] = read_manifest(folder)
+                    wanted.append(made[fingerprint])
+        return round(sum(manifest["seconds"] for manifest in made.values()), 2)
