@@ -69,7 +69,8 @@ def _file(path: Path) -> Any:
 
 def _arguments(value: Any) -> dict[str, Any]:
     described = {}
-    for key, default, is_optional in _settings_of(type(value)):
+    cls: Any = type(value)
+    for key, default, is_optional in _settings_of(cls):
         try:
             child = getattr(value, key)
         except AttributeError:
