@@ -11,7 +11,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
 
-from ifguide.classifiers import Classifier
+from ifguide.classifiers import Classifier, ReadyClassifier
 from ifguide.corpus.blocks import Corpus
 from ifguide.corpus.filters import DocumentFilter
 from ifguide.corpus.masks import TokenMask
@@ -22,7 +22,6 @@ from ifguide.evaluation.task import Continuations
 from ifguide.influence.scorers import FiniteDifference
 from ifguide.models import check_context, check_new_tokens, check_pretrained, load_model, tracked_layers
 from ifguide.tracking import WHOLE_RUN, WandbRun
-from ifguide.training.classifier import TrainedClassifier
 from ifguide.training.fit import remove_checkpoints, train
 from ifguide.workspace import Artifact, Workspace, global_rank
 
@@ -77,11 +76,11 @@ class Stages:
             "proxy": ("proxy_optim", instantiate(cfg.proxy_optim)),
         }
         self.curvature, self.scorer, self.selection = (
-            instantiate(cfg[k]) for k in ("curvature", "scorer", "selection")
+            instantiate(cfg[k], _convert_="all") for k in ("curvature", "scorer", "selection")
         )
-        self.pooling = instantiate(cfg.pooling) or None
-        self.filter: DocumentFilter | None = instantiate(cfg.filter) or None
-        self.build_corpus = instantiate(cfg.data)
+        self.pooling = instantiate(cfg.pooling, _convert_="all") or None
+        self.filter: DocumentFilter | None = instantiate(cfg.filter, _convert_="all") or None
+        self.build_corpus = instantiate(cfg.data, _convert_="all").build
         self.callbacks = instantiate(cfg.callbacks, _convert_="all")
         # such a callback adds to the model's artifact, so it belongs to its fingerprint; the proxy goes without
         self._leaving_files = [name for name, callback in self.callbacks.items() if hasattr(callback, "leaves_files")]
@@ -132,7 +131,7 @@ class Stages:
         corpus = Corpus(artifact.path)
         for key in ("model", "proxy"):
             # before anything is trained; the models themselves are built on no device, so this takes no memory
-            check_same_tokenizer(self.cfg[key].pretrained, corpus.tokenizer, key)
+            check_same_tokenizer(self.cfg[key].pretrained, corpus.tokenizer)
             config = self._config(key, corpus)
             check_context(config, corpus.info["block_length"])
             if key == "model" and self.cfg.stage == "evaluate":
@@ -214,12 +213,13 @@ class Stages:
 
     def make_classifier(self, settings: DictConfig, role: str = "classifier") -> Classifier:
         """The classifier of some settings; one that is trained here is built or found first."""
-        made = instantiate(settings)
-        if not isinstance(made, TrainedClassifier):
-            return made
+        made = instantiate(settings, _convert_="all")
+        if isinstance(made, ReadyClassifier):
+            return made.load(None, self.hardware.device)  # type: ignore[attr-defined]
         values = by_content(OmegaConf.to_container(settings, resolve=True))
         artifact = self._build("classifier", 1, role=role, settings=values, inputs={}, builder=made.fit)
         classifier = made.load(artifact.path)
+        classifier.name = f"trained {artifact.path.name}"
         self._trained_classifiers[classifier.name] = artifact
         return classifier
 

@@ -1,4 +1,4 @@
-"""The stages of evaluation: every measurement is an artifact of its own, and `evaluation` unites them.
+"""The stages of evaluation: every measurement is an artifact of its own, and `evaluation` merge_metricss them.
 
 A further task, classifier or utility adds its measurement and leaves the others as they are.
 """
@@ -22,7 +22,7 @@ from ifguide.corpus.words import word_log_odds
 from ifguide.evaluation.attribution import attribution_metrics, known_tokens, word_list_scores
 from ifguide.evaluation.fluency import block_losses, distinct_metrics, generation_perplexity, perplexity_metrics
 from ifguide.evaluation.generation import GENERATIONS_FILE, load_generations
-from ifguide.evaluation.task import check_names, judgements, unite
+from ifguide.evaluation.task import check_names, measurement_names, merge_metrics
 from ifguide.evaluation.toxicity import classify_continuations, toxicity_metrics
 from ifguide.influence.store import open_scores
 from ifguide.models import check_pretrained, load_model, loading
@@ -80,7 +80,7 @@ class Pipeline(TargetStages):
         assert self.classifiers  # those trained here are trained now, so that their mistakes are named now
         toxicity = {
             name: self._toxicity(name, task, judge)
-            for name, (task, judge) in judgements(self.cfg.tasks, self.cfg.classifiers).items()
+            for name, (task, judge) in measurement_names(self.cfg.tasks, self.cfg.classifiers).items()
         }
         parts = [*toxicity.items(), *((task, self._fluency(task)) for task in self.tasks)]
         if not self.decoding.auxiliaries:  # the model's own perplexity says nothing about a decoder that steers it
@@ -92,7 +92,7 @@ class Pipeline(TargetStages):
         filtered = None if self.filter is None else self.filtered()
 
         def build(directory: Path) -> None:
-            metrics = unite([(name, _read(part)) for name, part in parts])
+            metrics = merge_metrics([(name, _read(part)) for name, part in parts])
             if filtered is not None:
                 metrics["filter"] = filtered.manifest["facts"]["filter"]
             write_json(directory / METRICS_FILE, metrics)
@@ -180,7 +180,7 @@ class Pipeline(TargetStages):
                         batch_size=self.cfg.influence.batch_size,
                     )
                 )
-            write_json(directory / METRICS_FILE, unite([(task, part) for part in parts])[task])
+            write_json(directory / METRICS_FILE, merge_metrics([(task, part) for part in parts])[task])
 
         settings = {} if reference is None else by_content({"pretrained": reference})
         return self._build(

@@ -45,7 +45,6 @@ class FilterStages(InfluenceStages):
         elif chosen.uses_queries:
             settings |= {"behaviours": self._settings("behaviours")}
         if self.filter_judge is not None:
-            chosen.classifier = self.filter_judge
             settings |= {"classifier": self._settings("filter.classifier", without=("device", "batch_size"))}
             settings |= {"name": self.filter_judge.name}
             inputs |= self._classifier_inputs(self.filter_judge)
@@ -57,7 +56,7 @@ class FilterStages(InfluenceStages):
             else:
                 texts = document_texts(split, self.corpus.tokenizer)
                 queries = list(self.queries.values()) if chosen.uses_queries else []
-                scores = cast(TextFilter, chosen).scores(texts, queries)
+                scores = cast(TextFilter, chosen).scores(texts, queries, self.filter_judge)
             np.save(directory / DOCUMENT_SCORES_FILE, scores)
 
         role = "document scores"
