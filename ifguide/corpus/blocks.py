@@ -53,7 +53,7 @@ class Split:
 
     @property
     def block_length(self) -> int:
-        return self.blocks.features["input_ids"].length
+        return int(self.blocks.features["input_ids"].length)
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -185,7 +185,7 @@ def build_corpus(
     encoder.save_pretrained(directory / "tokenizer")
 
     stream = directory / "stream.bin"
-    table: list[tuple] = []
+    table: list[tuple[int, int, int, bool, int, int, int, int]] = []
     facts: dict[str, dict[str, float]] = {}
     with stream.open("wb") as tokens, (directory / "annotation.bin").open("wb") as bits:
         position = 0

@@ -7,7 +7,7 @@ a layer are matrices [outputs, inputs (+ 1 where there is a bias)].
 import logging
 import os
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -127,7 +127,7 @@ class Curvature:
                     factor_args=arguments,
                     overwrite_output_dir=True,
                 )
-            except torch.linalg.LinAlgError as error:
+            except torch.linalg.LinAlgError as error:  # type: ignore[attr-defined]
                 raise CurvatureError(
                     f"a covariance has no eigendecomposition ({error}): the proxy's activations or gradients are not "
                     "finite or of extreme size; check the proxy, or use curvature=diagonal"
@@ -189,7 +189,7 @@ def by_layer(factors: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
     return nested
 
 
-class _LanguageModelingTask(Task):
+class _LanguageModelingTask(Task):  # type: ignore[misc]  # kronfluence has no types
     """Sum over all tokens of the negative log-likelihood, of true or of sampled next tokens (true Fisher)."""
 
     def __init__(self, layers: Sequence[str]) -> None:
@@ -211,7 +211,7 @@ class _LanguageModelingTask(Task):
         return self._layers
 
 
-class _Blocks(TorchDataset):
+class _Blocks(TorchDataset[Tensor]):
     def __init__(self, blocks: NDArray[np.int64]) -> None:
         self._blocks = torch.from_numpy(np.ascontiguousarray(blocks))
 
@@ -223,7 +223,7 @@ class _Blocks(TorchDataset):
 
 
 @contextmanager
-def _single_process():
+def _single_process() -> Iterator[None]:
     """kronfluence reads LOCAL_RANK and keeps its process state for ever; factors are fitted by one process alone."""
     saved = os.environ.pop("LOCAL_RANK", None)
     State._reset_state()

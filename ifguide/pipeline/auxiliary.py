@@ -57,11 +57,11 @@ class AuxiliaryStages(FilterStages):
 
     @cached_property
     def labelled(self) -> list[LabelledText]:
-        return list(instantiate(self.cfg.labelled))
+        return list(instantiate(self.cfg.labelled, _convert_="all"))
 
     @cached_property
     def pairs(self) -> list[Pair]:
-        return instantiate(self.cfg.pairs)
+        return instantiate(self.cfg.pairs, _convert_="all")
 
     @cache  # noqa: B019
     def data(self) -> Artifact:

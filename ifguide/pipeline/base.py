@@ -110,12 +110,12 @@ class Stages:
     @cached_property
     def queries(self) -> dict[str, list[Query]]:
         """Behaviour → its toxic and non-toxic queries."""
-        return {name: instantiate(queries) for name, queries in self.cfg.behaviours.items()}
+        return {name: instantiate(queries, _convert_="all") for name, queries in self.cfg.behaviours.items()}
 
     @cached_property
     def tasks(self) -> dict[str, Continuations]:
         """Task → the prompts that are continued."""
-        return {name: instantiate(task) for name, task in self.cfg.tasks.items()}
+        return {name: instantiate(task, _convert_="all") for name, task in self.cfg.tasks.items()}
 
     @cached_property
     def classifier(self) -> Classifier:

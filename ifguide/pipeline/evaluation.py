@@ -52,9 +52,9 @@ class Pipeline(TargetStages):
                 check_reference(cfg.reference_model)
             if cfg.perplexity_split not in HELD_OUT:
                 raise ValueError(f"perplexity_split={cfg.perplexity_split}: known: {', '.join(HELD_OUT)}")
-            instantiate(cfg.judge)  # asked at the end of a sweep: its mistakes are named now
+            instantiate(cfg.judge, _convert_="all")  # asked at the end of a sweep: its mistakes are named now
             for judge in cfg.classifiers.values():
-                instantiate(judge)
+                instantiate(judge, _convert_="all")
             assert self.utilities is not None  # built now, so that its mistakes are named now
             for task in self.tasks.values():
                 for queries in self.queries.values() if self.taught else ():
@@ -73,7 +73,7 @@ class Pipeline(TargetStages):
 
     @cached_property
     def utilities(self) -> dict[str, Any]:
-        return {name: instantiate(utility) for name, utility in self.cfg.utilities.items()}
+        return {name: instantiate(utility, _convert_="all") for name, utility in self.cfg.utilities.items()}
 
     @cache  # noqa: B019
     def evaluation(self) -> Artifact:

@@ -75,7 +75,7 @@ def judgements(cfg: DictConfig, ours: Run, theirs: Run) -> list[dict[str, Any]] 
 
     def build(directory: Path) -> None:
         rows = [load_generations(made.path / GENERATIONS_FILE) for made in (first, second)]
-        asked = instantiate(cfg.judge)(*rows, instantiate(cfg.trainer).device)
+        asked = instantiate(cfg.judge, _convert_="all")(*rows, instantiate(cfg.trainer).device)
         write_json(directory / JUDGEMENTS_FILE, asked)
 
     values: Any = OmegaConf.to_container(cfg.judge, resolve=True)

@@ -69,7 +69,7 @@ class ExpertTraining(Auxiliary):
         self, texts: Sequence[LabelledText], tokenizer: PreTrainedTokenizerFast, block_length: int
     ) -> None:
         """See `Auxiliary`."""
-        check_same_tokenizer(self.pretrained, tokenizer, "decoding.experts")
+        check_same_tokenizer(self.pretrained, tokenizer)
         learned, _ = self._split(texts)
         blocks = pack_texts(learned, tokenizer, block_length)
         self.optim.steps(len(blocks), "blocks of labelled texts", "decoding.experts.optim")
@@ -95,7 +95,7 @@ class ExpertTraining(Auxiliary):
         trust_remote_code: bool = False,
     ) -> dict[str, Any]:
         """See `Auxiliary`; leaves a causal language model's folder."""
-        check_same_tokenizer(str(start), tokenizer, "decoding.experts")
+        check_same_tokenizer(str(start), tokenizer)
         model = load_model(start, attention=attention, trust_remote_code=trust_remote_code)
         check_vocabulary(model, vocabulary_size(tokenizer))
         learned, held = self._split(texts)
