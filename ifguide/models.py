@@ -4,6 +4,7 @@ import copy
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +59,19 @@ def build_model(
         raise ValueError("a model needs `architecture` (a new model) or `pretrained` (a folder or a hub name)")
     check_vocabulary(model, vocabulary)
     return model
+
+
+@dataclass(frozen=True)
+class LoadOptions:
+    """How a model is loaded; a model's folder does not say, and none of it decides a weight.
+
+    Args:
+        attention: attention implementation of transformers.
+        trust_remote_code: run model code from the hub; only ever when asked for.
+    """
+
+    attention: str = "sdpa"
+    trust_remote_code: bool = False
 
 
 def load_model(path: str | Path, *, attention: str = "sdpa", trust_remote_code: bool = False) -> PreTrainedModel:

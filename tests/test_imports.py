@@ -8,8 +8,8 @@ import pytest
 import ifguide
 
 ORDER = [
-    "workspace", "models", "classifiers", "corpus", "objectives", "influence", "training", "decoding", "evaluation",
-    "report", "tracking", "pipeline", "results",
+    "workspace", "models", "classifiers", "corpus", "objectives", "influence", "training", "decoding", "methods",
+    "evaluation", "report", "tracking", "pipeline", "results",
 ]  # fmt: skip
 ROOT = Path(ifguide.__file__).parent
 FILES = [path for path in ROOT.rglob("*.py") if path != ROOT / "__init__.py"]
@@ -51,7 +51,8 @@ def test_hydra_stays_at_the_top(path):
 
 def test_the_mathematics_needs_only_tensors():
     allowed = {"torch", "numpy", "dataclasses", "math", "ifguide"}
-    for path in [*(ROOT / "objectives").glob("*.py"), ROOT / "influence" / "selection.py"]:
+    losses = [*(ROOT / "objectives").glob("*.py"), *(ROOT / "methods").glob("*/loss.py")]
+    for path in [*losses, ROOT / "influence" / "selection.py"]:
         names = list(imports(path))
         assert {name.split(".")[0] for name in names} <= allowed, path
         assert all(room(name) == "objectives" or name == "ifguide.corpus.masks" for name in names if room(name)), path

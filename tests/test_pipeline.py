@@ -250,9 +250,9 @@ def test_a_classifier_that_cannot_be_trained_is_named_before_anything_is_built(t
         ("selection.quantile=1", r"selection\.quantile=1"),
         ("curvature.strategy=newton", "known: ekfac"),
         ("trainer.micro_batch_size=5", "does not divide"),
-        ("trainer.validate_every=0", r"trainer\.validate_every=0"),
+        ("trainer.validate_every=0", r"validate_every=0.*"),
         ("optim.epochs=0", "0 epochs"),
-        ("decoding.top_p=2", r"decoding\.top_p=2"),
+        ("decoding.top_p=2", "top_p=2"),
     ],
 )
 def test_mistakes_are_named_before_any_work(folder, override, message):

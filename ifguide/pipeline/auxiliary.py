@@ -1,6 +1,5 @@
 """The stages of models that are there for another's sake, and of what happens to a model after its training."""
 
-import dataclasses
 from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
@@ -13,16 +12,15 @@ from ifguide.corpus.blocks import Corpus
 from ifguide.corpus.documents import LabelledText, Pair
 from ifguide.corpus.pairs import check_pairs, check_pairs_disjoint, encode_pairs
 from ifguide.corpus.queries import check_texts_disjoint
-from ifguide.corpus.sources import by_content
 from ifguide.decoding import Decoder
 from ifguide.evaluation.generation import encode_prompts
-from ifguide.models import check_context, check_pretrained, load_model
+from ifguide.methods.dpo import DPO, reference_log_probabilities
+from ifguide.models import LoadOptions, check_context, check_pretrained, load_model
 from ifguide.pipeline.filtering import FilterStages
 from ifguide.pipeline.influence import UNCENSORED
 from ifguide.training.auxiliary import Auxiliary, tokenizer_of
-from ifguide.training.fit import remove_checkpoints
-from ifguide.training.preference import DPO, reference_log_probabilities
-from ifguide.workspace import Artifact, global_rank
+from ifguide.training.context import TrainingContext, save_trained
+from ifguide.workspace import Artifact, describe
 
 START = {"uncensored": "model", "proxy": "proxy"}  # what an auxiliary continues → its settings
 REFERENCE_FILE = "reference.npy"  # [pairs, 2]: log-probabilities of the chosen and of the rejected response
@@ -100,7 +98,7 @@ class AuxiliaryStages(FilterStages):
         folders = {role: artifact.path for role, artifact in auxiliaries.items()}
         first = next(iter(self.decoding.auxiliaries.values()), None)  # those of one decoder continue the same model
         loading = self._loading("model" if first is None else START[first.continues])
-        return self.decoding.load(folders, self.corpus.tokenizer, self.hardware.device, **loading)
+        return self.decoding.load(folders, self.corpus.tokenizer, self.hardware.device, LoadOptions(**loading))
 
     @cache  # noqa: B019
     def auxiliaries(self) -> dict[str, Artifact]:
@@ -112,7 +110,7 @@ class AuxiliaryStages(FilterStages):
         if auxiliary.pretrained is None:
             inputs["start"] = getattr(self, auxiliary.continues)()
         settings = {
-            "training": by_content(dataclasses.asdict(auxiliary)),
+            "training": describe(auxiliary),
             "labelled": self._settings("labelled"),
             "precision": self.hardware.precision,
         }
@@ -123,11 +121,8 @@ class AuxiliaryStages(FilterStages):
                 self.labelled,
                 tokenizer=self.corpus.tokenizer,
                 block_length=self.corpus.info["block_length"],
-                hardware=self.hardware,
-                directory=directory,
-                logger=self._logger(role),
-                callbacks=self._watching(),
-                **self._loading(START[auxiliary.continues]),
+                context=TrainingContext(self.hardware, directory, self._logger(role), self._watching()),
+                options=LoadOptions(**self._loading(START[auxiliary.continues])),
             )
 
         return self._build(
@@ -175,21 +170,15 @@ class AuxiliaryStages(FilterStages):
                 load_model(model.path, **self._loading()) if dpo.kl else None,
                 encoded(),
                 np.load(reference.path / REFERENCE_FILE),
-                hardware=self.hardware,
-                directory=directory,
-                logger=self._logger("post_training"),
-                callbacks=self._watching(),
+                TrainingContext(self.hardware, directory, self._logger("post_training"), self._watching()),
             )
-            if global_rank() == 0:
-                policy.save_pretrained(directory)
-                self.corpus.tokenizer.save_pretrained(directory)
-                remove_checkpoints(directory)
+            save_trained(policy, self.corpus.tokenizer, directory)
             return facts
 
         return self._build(
             "model",
             1,
-            settings={"post_training": dataclasses.asdict(dpo)},
+            settings={"post_training": describe(dpo)},
             inputs={"model": model, "reference": reference},
             builder=build,
             resumable=True,

@@ -23,7 +23,8 @@ from ifguide.influence.scorers import FiniteDifference
 from ifguide.models import check_context, check_new_tokens, check_pretrained, load_model, tracked_layers
 from ifguide.tracking import WHOLE_RUN, WandbRun
 from ifguide.training.classifier import TrainedClassifier
-from ifguide.training.fit import remove_checkpoints, train
+from ifguide.training.context import TrainingContext, save_trained
+from ifguide.training.fit import train
 from ifguide.workspace import Artifact, Workspace, global_rank
 
 INFLUENCE_STAGES = ("factors", "direction", "scores", "pooled", "mask")
@@ -70,11 +71,11 @@ class Stages:
         if cfg.paths.workspace is None:
             raise ValueError("paths.workspace=None: it is the folder that artifacts are kept in")
         self.workspace = Workspace(cfg.paths.workspace, verify=cfg.paths.verify)
-        self.hardware = instantiate(cfg.trainer)
+        self.hardware = instantiate(cfg.trainer, _convert_="all")
         self.objective = instantiate(cfg.objective)
         self.optimizations = {
-            "model": ("optim", instantiate(cfg.optim)),
-            "proxy": ("proxy_optim", instantiate(cfg.proxy_optim)),
+            "model": ("optim", instantiate(cfg.optim, _convert_="all")),
+            "proxy": ("proxy_optim", instantiate(cfg.proxy_optim, _convert_="all")),
         }
         self.curvature, self.scorer, self.selection = (
             instantiate(cfg[k]) for k in ("curvature", "scorer", "selection")
@@ -132,7 +133,7 @@ class Stages:
         corpus = Corpus(artifact.path)
         for key in ("model", "proxy"):
             # before anything is trained; the models themselves are built on no device, so this takes no memory
-            check_same_tokenizer(self.cfg[key].pretrained, corpus.tokenizer, key)
+            check_same_tokenizer(self.cfg[key].pretrained, corpus.tokenizer)
             config = self._config(key, corpus)
             check_context(config, corpus.info["block_length"])
             if key == "model" and self.cfg.stage == "evaluate":
@@ -184,21 +185,20 @@ class Stages:
                 model,
                 instantiate(objective),
                 optimization,
-                self.hardware,
+                TrainingContext(
+                    self.hardware,
+                    directory,
+                    self._logger(role),
+                    self._watching() if bare else list(self.callbacks.values()),
+                ),
                 blocks=(self.corpus if filtered is None else Corpus(filtered.path)).split("train"),
                 mask=None if mask is None else TokenMask.open(mask.path / MASK_FILE, self.corpus.info["block_length"]),
                 validation=self.corpus.split("validation"),
                 seed=self.cfg[key].seed,
-                directory=directory,
-                logger=self._logger(role),
-                callbacks=self._watching() if bare else list(self.callbacks.values()),
                 tokenizer=tokenizer,
             )
             facts["parameters"] = sum(parameter.numel() for parameter in model.parameters())
-            if global_rank() == 0:
-                model.save_pretrained(directory)
-                tokenizer.save_pretrained(directory)
-                remove_checkpoints(directory)
+            save_trained(model, tokenizer, directory)
             return facts
 
         return self._build(
