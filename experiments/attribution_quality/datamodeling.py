@@ -25,6 +25,7 @@ from ifguide.corpus.queries import EncodedQuery, encode_queries
 from ifguide.influence.agreement import spearman
 from ifguide.objectives.language_modeling import token_losses
 from ifguide.pipeline.influence import UNCENSORED
+from ifguide.training.context import TrainingContext
 from ifguide.training.fit import train
 
 HALVES, SEEDS = 32, (0, 1)
@@ -85,8 +86,9 @@ def trained_contrasts(study: Study, rows: list[NDArray[np.int64]]) -> NDArray[np
             vocabulary, end_of_text = base.corpus.vocabulary, study.tokenizer.eos_token_id
             model = instantiate(base.cfg.proxy, seed=OTHER + seed, vocabulary=vocabulary, end_of_text=end_of_text)
             train(
-                model, instantiate(UNCENSORED), optimization, base.hardware, directory=directory, seed=OTHER + seed,
+                model, instantiate(UNCENSORED), optimization, TrainingContext(base.hardware, directory),
                 blocks=Split(split.blocks.select(rows[half]), split.documents, None), mask=None, validation=None,
+                seed=OTHER + seed,
             )  # fmt: skip
             return {"contrast": contrast(model, queries)}
 

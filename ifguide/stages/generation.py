@@ -55,9 +55,7 @@ class Generations(Stage):
     def build(self, folder: Path, inputs: Inputs) -> None:
         device, tokenizer, task = self.trainer.device, inputs.corpus().tokenizer, self.task
         model = self.loading.load(inputs["model"], device)
-        decoder = self.decoding.load(
-            inputs.each("auxiliaries"), tokenizer, device, loading=self.auxiliary_loading.loading
-        )
+        decoder = self.decoding.load(inputs.each("auxiliaries"), tokenizer, device, self.auxiliary_loading.load_options)
         tokens = sample_continuations(
             model,
             encode_prompts(task.prompts, tokenizer, context_length(model.config) - task.max_new_tokens),

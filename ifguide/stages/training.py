@@ -10,6 +10,7 @@ import torch
 from ifguide.training.context import TrainingSetup, save_trained
 from torch import nn
 
+from ifguide.checks import argument
 from ifguide.corpus.blocks import Corpus
 from ifguide.corpus.masks import MASK_FILE, TokenMask
 from ifguide.corpus.tokenizers import check_same_tokenizer
@@ -52,7 +53,8 @@ class TrainedModel(Stage):
     setup: TrainingSetup = speed()
 
     def check(self) -> None:
-        self.setup.trainer.accumulate(self.optim.batch_size, "optim.batch_size")
+        with argument("optim"):
+            self.setup.trainer.accumulate(self.optim.batch_size)
         self.model.check("model")
         if self.optim.epochs == 0 and self.model.pretrained is None:
             raise ValueError("optim.epochs=0: nothing is trained; name a model to keep as it is in `pretrained`")

@@ -21,6 +21,7 @@ from ifguide.influence.scorers.jvp import reference_scores
 from ifguide.influence.selection import Algorithm1
 from ifguide.influence.store import open_scores
 from ifguide.objectives import LanguageModeling, SuppressedLanguageModeling
+from ifguide.training.context import TrainingContext
 from ifguide.training.fit import train
 from ifguide.training.influence import InfluenceScoring
 
@@ -41,9 +42,9 @@ def influence(**options):
 def run(corpus, directory, callback, objective=None, mask=None, epochs=0.5):
     model = model_for(corpus)
     train(
-        model, objective or LanguageModeling(), optimization(epochs=epochs), CPU, blocks=corpus.split("train"),
-        mask=mask, validation=None, seed=0, directory=directory, callbacks=[] if callback is None else [callback],
-        tokenizer=corpus.tokenizer,
+        model, objective or LanguageModeling(), optimization(epochs=epochs),
+        TrainingContext(CPU, directory, callbacks=[] if callback is None else [callback]),
+        blocks=corpus.split("train"), mask=mask, validation=None, seed=0, tokenizer=corpus.tokenizer,
     )  # fmt: skip
     return model
 
