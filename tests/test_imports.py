@@ -8,8 +8,8 @@ import pytest
 import ifguide
 
 ORDER = [
-    "workspace", "models", "classifiers", "corpus", "objectives", "influence", "training", "decoding", "evaluation",
-    "report", "tracking", "pipeline", "results",
+    "workspace", "statistics", "models", "classifiers", "corpus", "objectives", "influence", "training", "decoding",
+    "evaluation", "report", "tracking", "pipeline", "results",
 ]  # fmt: skip
 ROOT = Path(ifguide.__file__).parent
 FILES = [path for path in ROOT.rglob("*.py") if path != ROOT / "__init__.py"]

@@ -15,13 +15,13 @@ from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict
 
 from ifguide.corpus.sources import by_content
 from ifguide.evaluation.generation import GENERATIONS_FILE, load_generations
-from ifguide.evaluation.intervals import hierarchical_interval
 from ifguide.evaluation.judge import same_in_both_orders, wins
 from ifguide.report.formats import markdown
 from ifguide.report.gather import Run, gather
 from ifguide.report.rows import Comparison, Row, as_pair, compare
 from ifguide.report.table import Column, Measurement
 from ifguide.report.write import write_report
+from ifguide.statistics import hierarchical_interval
 from ifguide.tracking import WHOLE_RUN, WandbRun, finish_tracking, gather_from_wandb
 from ifguide.workspace import Artifact, Workspace, global_rank, write_json
 

@@ -15,10 +15,9 @@ import torch
 from numpy.typing import NDArray
 from transformers import PreTrainedModel
 
-from ifguide.corpus.masks import TokenMask
+from ifguide.corpus.masks import TokenMask, jaccard
 from ifguide.corpus.queries import Query, encode_queries
 from ifguide.corpus.tokenizers import token_texts
-from ifguide.influence.agreement import jaccard, spearman
 from ifguide.influence.curvature import Curvature, by_layer
 from ifguide.influence.direction import load_direction, precondition_direction, query_gradient, save_direction
 from ifguide.influence.pooling import Pooling, pool_scores
@@ -27,6 +26,7 @@ from ifguide.influence.scoring import prepare_scorer, sample_rows, score_blocks
 from ifguide.influence.selection import Algorithm1
 from ifguide.influence.store import ScoreStore, open_scores
 from ifguide.models import tracked_layers
+from ifguide.statistics import spearman
 from ifguide.training.data import BlockDataModule
 from ifguide.workspace import write_json
 
