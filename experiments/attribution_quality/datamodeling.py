@@ -22,15 +22,13 @@ from transformers import PreTrainedModel
 
 from ifguide.corpus.blocks import Split
 from ifguide.corpus.queries import EncodedQuery, encode_queries
-from ifguide.influence.agreement import spearman
 from ifguide.objectives.language_modeling import token_losses
 from ifguide.pipeline.influence import UNCENSORED
-from ifguide.training.context import TrainingContext
+from ifguide.statistics import spearman, spearman_interval
 from ifguide.training.fit import train
 
 HALVES, SEEDS = 32, (0, 1)
 OTHER = 1000  # seeds that no proxy has
-RESAMPLES = 1000
 VARIANTS = (
     "exact (`jvp`)",
     "exact, diagonal curvature",
@@ -86,9 +84,8 @@ def trained_contrasts(study: Study, rows: list[NDArray[np.int64]]) -> NDArray[np
             vocabulary, end_of_text = base.corpus.vocabulary, study.tokenizer.eos_token_id
             model = instantiate(base.cfg.proxy, seed=OTHER + seed, vocabulary=vocabulary, end_of_text=end_of_text)
             train(
-                model, instantiate(UNCENSORED), optimization, TrainingContext(base.hardware, directory),
+                model, instantiate(UNCENSORED), optimization, base.hardware, directory=directory, seed=OTHER + seed,
                 blocks=Split(split.blocks.select(rows[half]), split.documents, None), mask=None, validation=None,
-                seed=OTHER + seed,
             )  # fmt: skip
             return {"contrast": contrast(model, queries)}
 
@@ -120,8 +117,7 @@ def main() -> None:
         per_block = np.asarray(values, dtype=np.float64).sum(1)
         foretold = -np.array([per_block[half].sum() for half in rows])
         value = spearman(foretold, actual.mean(0))
-        drawn = rng.integers(HALVES, size=(RESAMPLES, HALVES))
-        low, high = np.quantile([spearman(foretold[d], actual.mean(0)[d]) for d in drawn], [0.025, 0.975])
+        low, high = spearman_interval(foretold, actual.mean(0), seed=rng)
         figures[name] = value
         lines.append(f"| {name} | {value:.3f} ({low:.3f}–{high:.3f}) |")
     pairs = [(a, b) for a in range(len(SEEDS)) for b in range(a)]

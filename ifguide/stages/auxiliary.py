@@ -6,16 +6,16 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
-from ifguide.methods.dpo import DPO, reference_log_probabilities
-from ifguide.training.context import TrainingSetup, save_trained
 
 from ifguide.checks import argument
 from ifguide.corpus.blocks import Corpus
 from ifguide.corpus.documents import LabelledText, Pair
 from ifguide.corpus.pairs import check_pairs, encode_pairs
+from ifguide.methods.dpo import DPO, reference_log_probabilities
 from ifguide.models import ModelSettings, check_context, check_pretrained
 from ifguide.stages.stage import Inputs, Stage, made_from, setting, speed
 from ifguide.training.auxiliary import Auxiliary
+from ifguide.training.context import TrainingSetup, save_trained
 
 REFERENCE_FILE = "reference.npy"  # [pairs, 2]: log-probabilities of the chosen and of the rejected response
 

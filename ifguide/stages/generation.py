@@ -5,8 +5,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
-from ifguide.training.trainer import TrainerSettings
-
 from ifguide.corpus.blocks import Corpus
 from ifguide.decoding import Decoding
 from ifguide.evaluation.generation import (
@@ -19,6 +17,7 @@ from ifguide.evaluation.generation import (
 from ifguide.evaluation.task import Continuations
 from ifguide.models import ModelSettings, check_new_tokens, context_length
 from ifguide.stages.stage import Inputs, Stage, made_from, setting, speed
+from ifguide.training.trainer import TrainerSettings
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -7,7 +7,6 @@ from typing import Any, ClassVar
 
 import pytorch_lightning as pl
 import torch
-from ifguide.training.context import TrainingSetup, save_trained
 from torch import nn
 
 from ifguide.checks import argument
@@ -17,6 +16,7 @@ from ifguide.corpus.tokenizers import check_same_tokenizer
 from ifguide.influence.chain import InfluenceSettings
 from ifguide.models import ModelSettings, check_context
 from ifguide.stages.stage import Inputs, Stage, late_setting, made_from, setting, speed
+from ifguide.training.context import TrainingSetup, save_trained
 from ifguide.training.fit import train
 from ifguide.training.optimization import Optimization
 

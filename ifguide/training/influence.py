@@ -14,10 +14,9 @@ from numpy.typing import NDArray
 from transformers import PreTrainedModel
 
 from ifguide.checks import check_whole_number
-from ifguide.corpus.masks import MASK_FILE, TokenMask
+from ifguide.corpus.masks import MASK_FILE, TokenMask, jaccard
 from ifguide.corpus.queries import Query, check_queries
 from ifguide.corpus.tokenizers import token_texts
-from ifguide.influence.agreement import jaccard, spearman
 from ifguide.influence.chain import InfluenceSettings, find_direction, fit_factors, select_behaviours
 from ifguide.influence.curvature import Curvature, by_layer
 from ifguide.influence.direction import load_direction, save_direction
@@ -26,6 +25,7 @@ from ifguide.influence.scorers import Direction, Scorer
 from ifguide.influence.scoring import prepare_scorer, sample_rows, score_blocks
 from ifguide.influence.selection import Algorithm1
 from ifguide.influence.store import ScoreStore, open_scores
+from ifguide.statistics import spearman
 from ifguide.training.data import BlockDataModule
 from ifguide.workspace import write_json
 

@@ -11,7 +11,6 @@ from ifguide.evaluation.attribution import (
     attribution_metrics,
     known_tokens,
     precision_at,
-    roc_auc,
     word_list_scores,
 )
 from ifguide.evaluation.fluency import block_losses, perplexity_metrics
@@ -25,6 +24,7 @@ from ifguide.evaluation.generation import (
 )
 from ifguide.evaluation.task import Continuations
 from ifguide.evaluation.toxicity import classify_continuations, toxicity_metrics
+from ifguide.statistics import roc_auc
 
 PROMPTS = [[0, 5, 9], [0, 7], [0, 5, 11], [0, 3, 4, 5, 6]]
 

@@ -8,10 +8,9 @@ import pytorch_lightning as pl
 import torch
 from test_training import CPU, Recorder, model_for, optimization
 
-from ifguide.corpus.masks import TokenMask
+from ifguide.corpus.masks import TokenMask, jaccard
 from ifguide.corpus.queries import Query, encode_queries
 from ifguide.corpus.tokenizers import token_texts
-from ifguide.influence.agreement import jaccard, spearman
 from ifguide.influence.amortised import Amortised
 from ifguide.influence.curvature import Curvature
 from ifguide.influence.direction import query_gradient
@@ -21,6 +20,7 @@ from ifguide.influence.scorers.jvp import reference_scores
 from ifguide.influence.selection import Algorithm1
 from ifguide.influence.store import open_scores
 from ifguide.objectives import LanguageModeling, SuppressedLanguageModeling
+from ifguide.statistics import spearman
 from ifguide.training.context import TrainingContext
 from ifguide.training.fit import train
 from ifguide.training.influence import InfluenceScoring
@@ -189,11 +189,7 @@ def test_settings_that_do_not_go_together_are_refused(options, message):
         influence(**options)
 
 
-def test_agreement():
-    a = np.array([[1.0, 5, 2], [8, 3, 0]], np.float32)
-    assert spearman(a, a * 3 + 1) == pytest.approx(1) and spearman(a, -a) == pytest.approx(-1)
-    ranks = [np.array([1.0, 4, 2, 5, 3, 0]), np.array([0.0, 1, 2, 3, 4, 5])]
-    assert spearman(a, np.arange(6).reshape(2, 3)) == pytest.approx(np.corrcoef(*ranks)[0, 1])
+def test_overlap_of_masks():
     left, right = (TokenMask.pack(np.array([row], bool)) for row in ([1, 1, 0, 0], [0, 1, 1, 0]))
     assert jaccard(left, right) == pytest.approx(1 / 3) and jaccard(left & TokenMask.pack(~left[:]), left) == 0
     empty = TokenMask.pack(np.zeros((1, 4), bool))

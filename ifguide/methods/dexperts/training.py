@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 
 from transformers import PreTrainedTokenizerFast
 
+from ifguide.checks import argument
 from ifguide.corpus.documents import LabelledText
 from ifguide.corpus.labelled import pack_texts
 from ifguide.corpus.tokenizers import check_same_tokenizer, vocabulary_size
@@ -15,7 +16,6 @@ from ifguide.objectives import LanguageModeling
 from ifguide.training.auxiliary import Auxiliary
 from ifguide.training.context import TrainingContext, save_trained
 from ifguide.training.data import hold_out
-from ifguide.checks import argument
 from ifguide.training.fit import train
 
 

@@ -11,13 +11,13 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from ifguide.checks import argument
 from ifguide.corpus.pairs import EncodedPair
 from ifguide.methods.dpo.loss import preference_loss, response_divergence
 from ifguide.methods.dpo.pairs import PairExamples, pair_log_probabilities
 from ifguide.training.auxiliary import check_validation
 from ifguide.training.context import TrainingContext
 from ifguide.training.data import hold_out
-from ifguide.checks import argument
 from ifguide.training.fit import Stopping, train_on_examples
 from ifguide.training.module import OptimizedModule
 from ifguide.training.optimization import Optimization

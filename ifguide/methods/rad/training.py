@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
+from ifguide.checks import argument
 from ifguide.corpus.documents import LabelledText
 from ifguide.corpus.labelled import check_labelled, encode_texts
 from ifguide.corpus.tokenizers import vocabulary_size
@@ -20,7 +21,6 @@ from ifguide.models import LoadOptions, check_vocabulary
 from ifguide.training.auxiliary import Auxiliary, tokenizer_of
 from ifguide.training.context import TrainingContext, save_trained
 from ifguide.training.data import hold_out, pad
-from ifguide.checks import argument
 from ifguide.training.fit import train_on_examples
 from ifguide.training.module import OptimizedModule
 
