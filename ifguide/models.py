@@ -92,7 +92,7 @@ class ModelSettings:
             return self.build(vocabulary, end_of_text).config
 
     def load(self, path: str | Path, device: torch.device | str | None = None) -> PreTrainedModel:
-        """A model of this kind from another folder, in float32; in evaluation mode, and on a device where one is given."""
+        """A model of this kind from another folder, in float32; on a device, where one is given, in evaluation mode."""
         model = load_model(path, attention=self.attention, trust_remote_code=self.trust_remote_code)
         return model if device is None else model.to(device).eval()  # type: ignore[arg-type]
 

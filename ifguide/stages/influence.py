@@ -113,7 +113,7 @@ class Direction(Stage):
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Scores(Stage):
-    """Scores of all training tokens, or of those of a random share of the blocks, along the direction of each behaviour.
+    """Scores of all training tokens, or of those of a share of the blocks, along the direction of each behaviour.
 
     Attributes:
         directions: behaviour → direction; their order is that of the columns.

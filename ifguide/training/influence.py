@@ -112,7 +112,8 @@ class InfluenceScoring(pl.Callback):
     def on_train_batch_end(
         self, trainer: pl.Trainer, module: pl.LightningModule, outputs: Any, batch: Any, index: int
     ) -> None:
-        every = self.every_steps or max(1, round((self.every_epochs or 0) * _data(trainer).steps_per_epoch))
+        per_epoch = _data(trainer).steps_per_epoch
+        every = self.every_steps or max(1, round((self.every_epochs or 0) * per_epoch))
         if trainer.global_step % every == 0:
             self._point(trainer, module)
         if trainer.global_step == trainer.max_steps:
@@ -142,7 +143,8 @@ class InfluenceScoring(pl.Callback):
             logged = dict(json.loads((folder / SUMMARY).read_text(encoding="utf-8"))["log"])
             if len(self._points) > 1:
                 before = self._folder(trainer, self._points[-2])
-                logged |= {f"influence/drift/{key}": value for key, value in compare_points(before, folder, mask).items()}
+                drift = compare_points(before, folder, mask)
+                logged |= {f"influence/drift/{key}": value for key, value in drift.items()}
             trainer.logger.log_metrics(logged, step=step)
 
     def _score(self, trainer: pl.Trainer, module: Any, folder: Path, rows: NDArray[np.int64]) -> None:
