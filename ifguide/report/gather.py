@@ -20,7 +20,7 @@ import yaml
 from numpy.typing import NDArray
 
 from ifguide.evaluation.generation import GENERATIONS_FILE, load_generations
-from ifguide.evaluation.task import judgements
+from ifguide.evaluation.task import measurement_names
 
 # these decide where and how a run is recorded, or make it a repetition: never a row of its own
 NOT_ROWS = ("seed", "paths", "logger", "stage", "compare_with", "report", "judge", "hydra")
@@ -99,7 +99,7 @@ class Run:
 
     def prompt_scores(self, name: str) -> PromptScores | None:
         """Values of `metrics[name]` prompt by prompt, or None where the artifacts are gone."""
-        judged = judgements(self.tasks, self.config.get("classifiers") or {"toxicity": None})
+        judged = measurement_names(self.tasks, self.config.get("classifiers") or {"toxicity": None})
         generations = self.artifacts.get(self.tasks[judged[name][0]]) if name in judged else None
         if generations is None or "evaluation" not in self.artifacts:
             return None
