@@ -70,6 +70,11 @@ class Curvature:
         if self.damping < 0:
             raise ValueError(f"damping={self.damping}: a damping is 0 or more")
 
+    @property
+    def fitting(self) -> dict[str, str | int | bool]:
+        """The settings that decide the factors; damping acts when they are applied."""
+        return {"strategy": self.strategy, "blocks": self.blocks, "empirical_fisher": self.empirical_fisher}
+
     def fit(
         self,
         model: PreTrainedModel,
