@@ -7,7 +7,7 @@ a layer are matrices [outputs, inputs (+ 1 where there is a bias)].
 import logging
 import os
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -228,13 +228,15 @@ class _Blocks(TorchDataset):
 
 
 @contextmanager
-def _single_process():
-    """kronfluence reads LOCAL_RANK and keeps its process state for ever; factors are fitted by one process alone."""
-    saved = os.environ.pop("LOCAL_RANK", None)
+def _single_process() -> Iterator[None]:
+    """kronfluence reads LOCAL_RANK, keeps its process state for ever, and sets the level of everybody's log; factors are
+    fitted by one process alone."""
+    saved, level = os.environ.pop("LOCAL_RANK", None), logging.root.level
     State._reset_state()
     try:
         yield
     finally:
         State._reset_state()
+        logging.root.setLevel(level)
         if saved is not None:
             os.environ["LOCAL_RANK"] = saved

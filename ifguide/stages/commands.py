@@ -65,14 +65,12 @@ def report(cfg: DictConfig, folder: Path, places: Sequence[str] | None = None) -
         places = list(settings.runs) if isinstance(settings.runs, ListConfig) else [settings.runs]
     by: Any = None if settings.by is None else OmegaConf.to_object(settings.by)
     runs: list[Run] = []
+    workspace = Path(cfg.paths.workspace)
     for place in places:
-        is_wandb = place.startswith(WANDB)
-        found = (
-            gather_from_wandb(place.removeprefix(WANDB))
-            if is_wandb
-            else gather([place], workspace=Path(cfg.paths.workspace))
-        )
-        runs += found
+        if place.startswith(WANDB):
+            runs += gather_from_wandb(place.removeprefix(WANDB))
+        else:
+            runs += gather([place], workspace=workspace)
     comparison = compare_rows(runs, reference=settings.reference, by=by)
     if cfg.judge and len(runs) > 1:
         comparison = with_win_rates(comparison, lambda ours, theirs: judged(cfg, ours, theirs))
