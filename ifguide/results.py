@@ -6,7 +6,7 @@ from ifguide.evaluation.task import judgements
 from ifguide.influence.store import open_scores
 from ifguide.pipeline import Pipeline
 from ifguide.report.formats import markdown
-from ifguide.report.gather import gather
+from ifguide.report.gather import read_run
 from ifguide.report.rows import compare_rows
 from ifguide.report.token_page import write_token_pages
 from ifguide.report.write import write_report
@@ -24,7 +24,7 @@ def write_results(
         )  # fmt: skip
         for page in pages:
             print(f"{'token page:':24} {page}")
-    comparison = compare_rows(gather([str(directory)]), reference=None)
+    comparison = compare_rows([read_run(directory)], reference=None)
     page = write_report(comparison, directory, title=f"IF-Guide: {name}")
     print(f"\n{markdown(comparison)}")
     print(f"model {name + ':':18} {pipeline.model().path}")

@@ -113,8 +113,8 @@ def test_rows_judged_by_their_own_classifier_are_marked(rows, tmp_path, capsys):
     row, words = (rows(name, *FILTERS[name]) for name in ("toxicity_filter", "word_filter"))
     write_results(row, rows("none"), tmp_path, name="toxicity_filter", reference_name="none")
     table = (tmp_path / "table.md").read_text()
-    assert "| toxicity_filter ¹" in table and "\n¹ Made with a classifier that evaluates it" in table
-    described = json.loads((tmp_path / "row.json").read_text())
+    assert " toxicity_filter ¹" in table and "\n¹ Made with a classifier that evaluates it" in table
+    described = json.loads((tmp_path / "run.json").read_text())
     assert described["name"] == "toxicity_filter" and "alt-profanity-check" in described["notes"][0]
     assert words.notes == rows("none").notes == []
 

@@ -145,10 +145,10 @@ def test_results_are_written_where_they_are_said_to_be(done, folder, capsys):
     write_results(done, pipeline(folder, "method=none"), run, name="ifguide", reference_name="none")
     printed = capsys.readouterr().out
     assert json.loads((run / "metrics.json").read_text()) == done.metrics()
-    for name in ("table.md", "toxicity_perplexity.png", "token_scores.png", "tokens.html"):
+    for name in ("table.md", "report.html", "token_scores-toxicity.png", "tokens-toxicity.html"):
         assert (run / name).stat().st_size > 0
-        assert name == "table.md" or str(run / name) in printed
-    assert str(done.model().path) in printed and "| ifguide" in printed
+        assert not name.endswith(".html") or str(run / name) in printed
+    assert str(done.model().path) in printed and " ifguide " in printed
 
     class Text(HTMLParser):
         text = ""
@@ -157,7 +157,7 @@ def test_results_are_written_where_they_are_said_to_be(done, folder, capsys):
             self.text += data
 
     parser = Text()
-    parser.feed((run / "tokens.html").read_text())
+    parser.feed((run / "tokens-toxicity.html").read_text())
     assert "sample, record" in parser.text
 
 
