@@ -142,8 +142,6 @@ def main() -> None:
         folder = Path(scratch)
         started = run(folder / "start", "method=none", "stage=model", "compare_with=null", *overrides)
         model = started.stdout.splitlines()[-1]  # a run that stops at a stage prints its artifact last
-        named = next((o.split("=", 1)[1] for o in overrides if o.startswith("paths.workspace=")), "workspace")
-        workspace = ROOT / named
 
         def measure(name: str, seed: int, *more: str) -> Path:
             """The directory of an evaluated run with the mask of a row."""
@@ -168,10 +166,10 @@ def main() -> None:
             }
             for name, rows in points.items()
         }
-        made = json.loads((place_of_run / "artifacts.json").read_text(encoding="utf-8"))
+        made = json.loads((place_of_run / "run.json").read_text(encoding="utf-8"))["artifacts"]
         manifests = {
-            role: json.loads((workspace / name / "manifest.json").read_text(encoding="utf-8"))
-            for role, name in made.items()
+            role: json.loads((Path(place) / "manifest.json").read_text(encoding="utf-8"))
+            for role, place in made.items()
         }
     tox, ppl = CELLS[0][0], CELLS[3][0]
     plot_trade_off(

@@ -82,7 +82,6 @@ def subset_table(rows: dict[str, dict[str, Any]], tasks: list[str]) -> str:
 
 def main() -> None:
     overrides = sys.argv[1:]
-    named = next((o.split("=", 1)[1] for o in overrides if o.startswith("paths.workspace=")), "workspace")
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         start = ("+experiment=real_text", "method=none", "stage=model", "compare_with=null")
@@ -93,15 +92,15 @@ def main() -> None:
             run("+experiment=real_text", f"method={method}", "compare_with=null", f"model.pretrained={model}", *TUNE,
                 *TASKS, *MEASURES, f"reference_model={model}", f"hydra.run.dir={place}", *overrides)  # fmt: skip
             rows[method] = read(place / "metrics.json")
-        made = read(place / "artifacts.json")
+        made = read(place / "run.json")["artifacts"]
         manifest = {
-            role: read(ROOT / named / made[role] / "manifest.json") for role in ("model", "generations", "evaluation")
+            role: read(Path(made[role]) / "manifest.json") for role in ("model", "generations.toxicity", "evaluation")
         }
         run("stage=report", f"report.runs={folder / 'runs'}", f"hydra.run.dir={folder / 'report'}", *overrides)
         table = (folder / "report" / "table.md").read_text(encoding="utf-8")
         shutil.copyfile(folder / "report" / "frontier.png", HERE / "frontier.png")
     tasks = ["toxicity", "bold", "toxigen"]
-    samples = manifest["generations"]["settings"]["evaluation"]["samples"]
+    samples = manifest["generations.toxicity"]["settings"]["evaluation"]["samples"]
     text = TEXT.format(
         overrides="".join(f" {o}" for o in overrides if not o.startswith(("paths.", "trainer."))),
         machine=f"{os.cpu_count()} CPU cores ({platform.machine()})",

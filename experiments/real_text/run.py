@@ -67,11 +67,11 @@ def run(name: str, folder: Path, *overrides: str) -> dict[str, Any]:
     return json.loads((folder / name / "metrics.json").read_text(encoding="utf-8"))
 
 
-def artifacts(workspace: Path, folder: Path, name: str) -> dict[str, dict[str, Any]]:
+def artifacts(folder: Path, name: str) -> dict[str, dict[str, Any]]:
     """The manifests of the artifacts that a run was made from, by role: `model`, `mask`, `proxy`, …"""
-    chain = json.loads((folder / name / "artifacts.json").read_text(encoding="utf-8"))
+    chain = json.loads((folder / name / "run.json").read_text(encoding="utf-8"))["artifacts"]
     return {
-        role: json.loads((workspace / artifact / "manifest.json").read_text(encoding="utf-8"))
+        role: json.loads((Path(artifact) / "manifest.json").read_text(encoding="utf-8"))
         for role, artifact in chain.items()
     }
 
@@ -100,11 +100,10 @@ def findings(rows: dict[str, dict], attribution: dict[str, float]) -> str:
 
 def main() -> None:
     overrides = sys.argv[1:]
-    workspace = ROOT / next((o.split("=", 1)[1] for o in overrides if o.startswith("paths.workspace=")), "workspace")
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         rows = {"none": run("none", folder, "method=none", *overrides)}
-        start = workspace / json.loads((folder / "none" / "artifacts.json").read_text())["model"]
+        start = json.loads((folder / "none" / "run.json").read_text())["artifacts"]["model"]
         rows["IF-Guide"] = run("ifguide", folder, "compare_with=null", *overrides)
         rows["none, fine-tuned"] = run(
             "none_tuned", folder, "method=none", f"model.pretrained={start}", *overrides, *FINE_TUNE
@@ -116,7 +115,7 @@ def main() -> None:
             "paper_tuned", folder, "compare_with=null", "objective.penalty=1", f"model.pretrained={start}", *overrides,
             *FINE_TUNE,
         )  # fmt: skip
-        made = artifacts(workspace, folder, "ifguide")
+        made = artifacts(folder, "ifguide")
     attribution = rows["IF-Guide"]["attribution"]["all"]
     shares = [name.removeprefix("precision_at_") for name in attribution if name.startswith("precision_at_")]
     header = ["ROC AUC", *(f"precision at {float(share):.1%}" for share in shares)]

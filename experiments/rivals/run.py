@@ -202,7 +202,7 @@ def main() -> None:
     first = next(run for run in test if run.metrics is not None)
     made = {
         role: json.loads((first.artifacts[role] / "manifest.json").read_text(encoding="utf-8"))
-        for role in ("evaluation", "generations")
+        for role in ("evaluation", "generations.toxicity")
     }
     assert first.metrics is not None
     shown = [a for a in sys.argv[1:] if not a.startswith(("paths.", "trainer.", "output=", "runs="))]
@@ -213,7 +213,7 @@ def main() -> None:
         machine=f"{os.cpu_count()} CPU cores ({platform.machine()}), threads per run: {torch.get_num_threads()}",
         classifier=made["evaluation"]["settings"]["classifier"],
         prompts=first.metrics["toxicity"]["all"]["prompts"],
-        samples=made["generations"]["settings"]["evaluation"]["samples"],
+        samples=made["generations.toxicity"]["settings"]["evaluation"]["samples"],
         seeds=options["seeds"].replace(",", ", "),
         choice=CHOICE.format(seed=VALIDATION_SEED, tolerance=TOLERANCE - 1) if sweeps else "Settings are the defaults.",
         validation_seed=VALIDATION_SEED,

@@ -62,6 +62,7 @@ class Run:
         generations: task → role of the artifact of its generations.
         judged: name in the metrics → the task it is of.
         behaviours: that training tokens were scored for.
+        name: of the row, where the choices do not say the method.
     """
 
     place: str
@@ -76,6 +77,7 @@ class Run:
     generations: Mapping[str, str] = field(default_factory=dict)
     judged: Mapping[str, str] = field(default_factory=dict)
     behaviours: Sequence[str] = ()
+    name: str = ""
 
     @property
     def seed(self) -> int:
@@ -84,7 +86,7 @@ class Run:
 
     @property
     def method(self) -> str:
-        return self.setting("method") or Path(self.place).name
+        return self.setting("method") or self.name or Path(self.place).name
 
     def setting(self, key: str) -> str | None:
         """The option of a group or the value of a setting, or None where this run has no such thing."""
@@ -221,6 +223,7 @@ def read_run(folder: Path, workspace: Path | None = None) -> Run:
         generations=facts.get("generations", {}),
         judged=facts.get("judged", {}),
         behaviours=facts.get("behaviours", ()),
+        name=str(facts.get("name", "")),
     )
 
 
@@ -254,7 +257,7 @@ def parse_overrides(content: Any) -> dict[str, str]:
 
 def parse_facts(content: Any) -> dict[str, Any]:
     """`run.json`, of the types that it should have."""
-    facts: dict[str, Any] = {key: content[key] for key in ("stage", "seed") if key in checked_mapping(content)}
+    facts: dict[str, Any] = {key: content[key] for key in ("name", "stage", "seed") if key in checked_mapping(content)}
     for key in ("artifacts", "generations"):
         facts[key] = {str(name): str(value) for name, value in content.get(key, {}).items()}
     facts["judged"] = {str(name): str(value["task"]) for name, value in content.get("judged", {}).items()}

@@ -119,6 +119,14 @@ def test_a_damaged_file_is_a_problem_of_its_run(sweep, name, content):
     assert len(comparison.rows) == 5 and "damaged" in markdown(comparison)
 
 
+def test_a_run_without_its_choices_has_the_name_it_gave_itself(sweep):
+    (sweep / "2" / ".hydra" / "hydra.yaml").write_text("{")
+    (sweep / "2" / ".hydra" / "config.yaml").write_text("{")
+    (sweep / "2" / ".hydra" / "overrides.yaml").write_text("{")
+    run = gather([str(sweep / "2")])[0]
+    assert (run.method, run.seed) == ("ifguide", 1) and run.problem.count(".hydra/") == 3
+
+
 def test_a_folder_in_place_of_a_file_is_a_problem_too(sweep):
     (sweep / "0" / "metrics.json").unlink()
     (sweep / "0" / "metrics.json").mkdir()
