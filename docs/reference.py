@@ -52,9 +52,10 @@ other keys are that one's arguments.
 
 def main() -> None:
     page = reference()
-    if "--check" in sys.argv:
-        sys.exit(f"{PAGE.name} is out of date: python docs/reference.py" * (PAGE.read_text("utf-8") != page))
-    PAGE.write_text(page, encoding="utf-8")
+    if "--check" not in sys.argv:
+        PAGE.write_text(page, encoding="utf-8")
+    elif PAGE.read_text("utf-8") != page:
+        sys.exit(f"{PAGE.name} is out of date: python docs/reference.py")
 
 
 def reference() -> str:
