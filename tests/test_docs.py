@@ -1,4 +1,4 @@
-"""The documentation is true: its links lead somewhere, its settings compose, its example runs, its site needs no network."""
+"""The documentation is true: links lead somewhere, settings compose, the example runs, the site needs no network."""
 
 import importlib.util
 import re
