@@ -92,6 +92,11 @@ class Corpus:
     def vocabulary(self) -> int:
         return vocabulary_size(self.tokenizer)
 
+    @property
+    def end_of_text(self) -> int:
+        """The token between documents."""
+        return int(self.tokenizer.eos_token_id)  # type: ignore[arg-type]
+
     def split(self, name: str) -> Split:
         blocks = Dataset.from_file(str(self.path / f"{name}.arrow"))
         annotation_file = self.path / f"{name}_annotation.npy"

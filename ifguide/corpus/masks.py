@@ -10,6 +10,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+MASK_FILE = "mask.npy"
+
 
 class TokenMask:
     """A memory-mapped mask of shape [blocks, block length]; rows are unpacked when they are asked for."""
