@@ -45,10 +45,11 @@ def overrides_in(page):
 GIVEN = {" ".join(given): given for page in PAGES for given in overrides_in(page)}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("given", GIVEN.values(), ids=GIVEN)
 def test_every_setting_composes(given):
     overrides = [value for value in given if not value.startswith(("-", "hydra"))]
-    overrides = [value if set("[{") & set(value) else value.split(",")[0] for value in overrides]
+    overrides = [value if set("[{(") & set(value) else value.split(",")[0] for value in overrides]
     context = {IN_CONTEXT[key] for key in IN_CONTEXT for value in overrides if value.startswith(key)}
     with initialize_config_dir(str(CONF), version_base="1.3"):
         compose("config", overrides=[*(c for c in sorted(context) if c not in overrides), *overrides])
