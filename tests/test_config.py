@@ -9,6 +9,8 @@ from hydra.errors import ConfigCompositionException
 from hydra.utils import get_object
 from omegaconf import DictConfig, OmegaConf
 
+from ifguide.training.trainer import further_arguments
+
 CONF = Path(__file__).parents[1] / "conf"
 OPTIONS = sorted((path.parent.name, path.stem) for path in CONF.glob("*/*.yaml"))
 SPECIAL = {"_target_", "_partial_", "_convert_", "_recursive_", "_args_"}
@@ -34,9 +36,11 @@ def check_bound(cfg):
     found = list(targets(cfg))
     for place, node in found:
         signature = inspect.signature(get_object(node["_target_"]))
-        passes_on = [p for p in signature.parameters.values() if p.kind == p.VAR_KEYWORD]
-        assert not passes_on or place == "trainer", place
         keys = [key for key in node if key not in SPECIAL]
+        if node["_target_"].endswith(".TrainerSettings"):  # any argument of Lightning's trainer is one of its own
+            assert set(keys) <= {*signature.parameters, *further_arguments()}, place
+            continue
+        assert not any(p.kind == p.VAR_KEYWORD for p in signature.parameters.values()), place
         signature.bind_partial(**dict.fromkeys(keys))
     return {place.split(".")[0] for place, _ in found}
 

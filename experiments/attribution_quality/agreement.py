@@ -7,9 +7,9 @@ from numpy.typing import NDArray
 
 from ifguide.corpus.blocks import tokens_in_spans
 from ifguide.corpus.sources import read_records
+from ifguide.statistics import ratio_interval
 
 ANNOTATORS = 3
-RESAMPLES = 1000
 
 
 def marked_posts(datasets: Path) -> list[tuple[list[str], NDArray[np.int64]]]:
@@ -57,6 +57,5 @@ def agreement(study, names: list[str], datasets: Path) -> dict[str, list[tuple[f
 
 def _mean_with_interval(values: NDArray[np.float64], member: NDArray[np.bool_]) -> tuple[float, float, float]:
     sums, counts = (values * member).sum(1), member.sum(1)
-    drawn = np.random.default_rng(0).integers(len(sums), size=(RESAMPLES, len(sums)))
-    low, high = np.quantile(sums[drawn].sum(1) / counts[drawn].sum(1), [0.025, 0.975])
-    return float(sums.sum() / counts.sum()), float(low), float(high)
+    low, high = ratio_interval(sums, counts)
+    return float(sums.sum() / counts.sum()), low, high

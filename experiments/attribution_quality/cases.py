@@ -7,8 +7,8 @@ from numpy.typing import NDArray
 
 from ifguide.corpus.sources import read_records
 from ifguide.corpus.words import WORD, word_log_odds
-from ifguide.evaluation.attribution import roc_auc
 from ifguide.influence.scoring import sample_rows
+from ifguide.statistics import roc_auc, roc_auc_interval
 
 MADLIBS = 10_000
 RESAMPLES = 300
@@ -44,7 +44,7 @@ def case_quality(
             for group in sorted(set(groups) - {""})
             if bad[member := groups == group].any() and not bad[member].all()
         }
-        low, high = auc_interval(total, bad)
+        low, high = roc_auc_interval(total, bad, resamples=RESAMPLES)
         rows[name] = {
             "ROC AUC": roc_auc(total, bad),
             "from": low,
@@ -56,14 +56,6 @@ def case_quality(
             rows[name]["lowest ROC AUC of a group"] = min(auc for auc, _ in by_group.values())
             rows[name]["most good above the median bad in a group"] = by_group[worst][1]
     return rows
-
-
-def auc_interval(scores: NDArray[np.float32], positive: NDArray[np.bool_]) -> tuple[float, float]:
-    """95 % interval of the ROC AUC over resampled cases."""
-    rng = np.random.default_rng(0)
-    drawn = [rng.integers(len(scores), size=len(scores)) for _ in range(RESAMPLES)]
-    low, high = np.quantile([roc_auc(scores[d], positive[d]) for d in drawn], [0.025, 0.975])
-    return float(low), float(high)
 
 
 def contrast_cases(datasets: Path) -> dict[str, tuple[list[str], NDArray[np.bool_], NDArray[np.str_]]]:

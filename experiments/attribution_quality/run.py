@@ -30,8 +30,8 @@ from tables import (
     top_types,
 )
 
+from ifguide.corpus.masks import jaccard
 from ifguide.evaluation.attribution import known_tokens
-from ifguide.influence.agreement import jaccard
 from ifguide.report.attribution import (
     plot_agreement,
     plot_cost,

@@ -128,7 +128,7 @@ def test_mistakes_are_named_before_any_work(folder):
     ):
         with pytest.raises(ValueError, match=message):
             Row(folder / "untouched", "method=toxicity_filter", override)
-    with pytest.raises(ValueError, match="^filter.*no file matches"):
+    with pytest.raises(ValueError, match=r"^filter.*no file matches"):
         Row(folder / "untouched", "method=word_filter", "filter.files=nowhere.txt")
     assert not (folder / "untouched").exists()
     with pytest.raises(ValueError, match="less than one block"):

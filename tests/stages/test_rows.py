@@ -171,8 +171,9 @@ def test_probes_of_the_model_take_the_queries_of_the_run(folder):
 
 
 def trained_classifier(key, files, *more):
+    mine = f"{{{LABELLED}, files: {files}, positive: [1]}}"
     return [
-        f"classifier@{key}=trained", f"~{key}.texts", f"+{key}.texts.mine={{{LABELLED}, files: {files}, positive: [1]}}",
+        f"classifier@{key}=trained", f"~{key}.texts", f"+{key}.texts.mine={mine}",
         f"{key}.buckets=512", f"{key}.validation=0.3", *more,
     ]  # fmt: skip
 
