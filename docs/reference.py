@@ -16,6 +16,9 @@ GROUPS = {  # what is chosen in each group; a group that is not named here comes
     "Mounted at `behaviours.<name>`: `queries@behaviours.toxicity=local`.",
     "model": "The target model; `model@proxy=…` chooses the proxy.",
     "optim": "How the target is trained; `optim@proxy_optim=…` is for the proxy.",
+    "optim/optimizer": "The optimiser: a class of `torch.optim` with its arguments. "
+    "Chosen as `optim/optimizer@optim.optimizer=sgd`, of the proxy as `optim/optimizer@proxy_optim.optimizer=sgd`.",
+    "optim/schedule": "The course of the learning rate: `optim/schedule@optim.schedule=linear`.",
     "curvature": "The approximation of the Gauss–Newton Hessian H in the direction.",
     "scorer": "How the score of every token is computed.",
     "student": "Amortised scoring: exact scores of a share of the blocks, and a student of them for all blocks.",
@@ -37,6 +40,7 @@ GROUPS = {  # what is chosen in each group; a group that is not named here comes
     "logger": "Where training curves go.",
     "callbacks": "What watches the target's training.",
     "paths": "Where files lie.",
+    "tuning": "Settings that suit each method on a text: `tuning=real_text`.",
     "experiment": "Whole settings, added as `+experiment=name`; they win over the defaults.",
     "debug": "Configurations for tests, added as `+debug=name`.",
 }
@@ -59,7 +63,7 @@ def main() -> None:
 
 
 def reference() -> str:
-    folders = sorted(folder.name for folder in CONF.iterdir() if folder.is_dir())
+    folders = sorted({str(path.parent.relative_to(CONF)) for path in CONF.rglob("*.yaml")} - {"."})
     order = [group for group in GROUPS if group in folders] + [group for group in folders if group not in GROUPS]
     defaults = f"## Defaults\n\n`conf/config.yaml`:\n\n{fenced((CONF / 'config.yaml').read_text('utf-8'))}"
     return HEAD + "\n".join([defaults, *map(group_section, order)])
