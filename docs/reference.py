@@ -17,8 +17,8 @@ GROUPS = {  # what is chosen in each group; a group that is not named here comes
     "model": "The target model; `model@proxy=…` chooses the proxy.",
     "optim": "How the target is trained; `optim@proxy_optim=…` is for the proxy.",
     "optim/optimizer": "The optimiser: a class of `torch.optim` with its arguments. "
-    "Chosen as `optim/optimizer@optim.optimizer=sgd`, of the proxy as `optim/optimizer@proxy_optim.optimizer=sgd`.",
-    "optim/schedule": "The course of the learning rate: `optim/schedule@optim.schedule=linear`.",
+    "Chosen as `optim/optimizer=sgd`; of the proxy as `optim/optimizer@proxy_optim.optimizer=sgd`.",
+    "optim/schedule": "The course of the learning rate: `optim/schedule=linear`.",
     "curvature": "The approximation of the Gauss–Newton Hessian H in the direction.",
     "scorer": "How the score of every token is computed.",
     "student": "Amortised scoring: exact scores of a share of the blocks, and a student of them for all blocks.",
