@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 from hydra import compose, initialize_config_dir
+from transformers import AutoConfig, AutoModelForCausalLM
 
 from ifguide.corpus.tokenizers import make_tokenizer
-from ifguide.models import build_model
 
 ROOT = Path(__file__).parents[1]
 CONF = ROOT / "conf"
@@ -49,7 +49,8 @@ GIVEN = {" ".join(given): given for page in PAGES for given in overrides_in(page
 @pytest.mark.parametrize("given", GIVEN.values(), ids=GIVEN)
 def test_every_setting_composes(given):
     overrides = [value for value in given if not value.startswith(("-", "hydra"))]
-    overrides = [value if set("[{(") & set(value) else value.split(",")[0] for value in overrides]
+    overrides = [re.sub(r"=interval\((.*?),.*", r"=\1", value) for value in overrides]
+    overrides = [value if set("[{") & set(value) else value.split(",")[0] for value in overrides]
     context = {IN_CONTEXT[key] for key in IN_CONTEXT for value in overrides if value.startswith(key)}
     with initialize_config_dir(str(CONF), version_base="1.3"):
         compose("config", overrides=[*(c for c in sorted(context) if c not in overrides), *overrides])
@@ -79,10 +80,9 @@ def test_the_example_as_a_library_runs(tmp_path, monkeypatch):
     page = (ROOT / "docs" / "howto" / "corpus.md").read_text(encoding="utf-8")
     (example,) = re.findall(r"^```python\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
     tokenizer = make_tokenizer(["The clerk is a rude fool."], vocabulary=300)
-    settings = dict(hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32, vocab_size=None)
-    model = build_model(vocabulary=len(tokenizer), architecture="gpt_neox", settings=settings)
-    model.save_pretrained(tmp_path / "my" / "model")
-    tokenizer.save_pretrained(tmp_path / "my" / "model")
+    shape = dict(hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32, vocab_size=512)
+    AutoModelForCausalLM.from_config(AutoConfig.for_model("gpt_neox", **shape)).save_pretrained(tmp_path / "my/model")
+    tokenizer.save_pretrained(tmp_path / "my/model")
     monkeypatch.chdir(tmp_path)
     names = {}
     exec(example, names)
