@@ -22,7 +22,7 @@ from ifguide.corpus.words import word_log_odds
 from ifguide.evaluation.attribution import word_list_scores
 from ifguide.influence.store import open_scores
 from ifguide.pipeline import Pipeline
-from ifguide.report.attribution import plot_frontier
+from ifguide.report.attribution import plot_trade_off
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
@@ -174,7 +174,7 @@ def main() -> None:
             for role, name in made.items()
         }
     tox, ppl = CELLS[0][0], CELLS[3][0]
-    plot_frontier(
+    plot_trade_off(
         {name: [(f"{limit:.1%}", row[ppl], row[tox]) for limit, row in rows.items()] for name, rows in curves.items()},
         HERE / "frontier.png",
         labels=(ppl, tox),

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
 
-from ifguide.corpus.queries import real_toxicity_prompts
+from ifguide.corpus.real_toxicity_prompts import real_toxicity_prompts
 from ifguide.decoding import Nucleus
 from ifguide.evaluation.generation import sample_continuations
 

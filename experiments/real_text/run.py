@@ -14,7 +14,9 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from ifguide.report.table import comparison_table
+from ifguide.report.formats import markdown
+from ifguide.report.gather import Run
+from ifguide.report.rows import compare_rows
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
@@ -125,6 +127,7 @@ def main() -> None:
     chance = f" {attribution['annotated_share']:.3f} |" * len(shares)
     lines.append(f"| chance | 0.500 |{chance}")
     facts, mask, direction = made["data"]["facts"]["train"], made["mask"]["facts"], made["direction"]["facts"]
+    measured = [Run(name, choices={"method": name}, metrics=row) for name, row in rows.items()]
     text = TEXT.format(
         tokens=facts["tokens"],
         share=facts["annotated_share"],
@@ -137,7 +140,7 @@ def main() -> None:
         classifier=made["evaluation"]["settings"]["classifier"],
         penalty=made["model"]["settings"]["objective"]["penalty"],
         limit=made["mask"]["settings"]["limit"],
-        table=comparison_table(rows),
+        table=markdown(compare_rows(measured, reference=None)),
         attribution="\n".join(lines),
         selected=mask["selected"],
         mask_share=mask["selected"] / facts["tokens"],

@@ -26,7 +26,7 @@ from sizes import GRIDS, SIZES, START, UNSTEERED, Size
 
 from ifguide.report.formats import markdown
 from ifguide.report.gather import Run, gather
-from ifguide.report.rows import compare
+from ifguide.report.rows import compare_rows
 from ifguide.report.write import write_report
 
 HERE = Path(__file__).parent
@@ -189,7 +189,7 @@ def main() -> None:
     test = [run for rows in experiment.launch("test", settings, options["seeds"]).values() for run in rows]
     check_apart([run for rows in validation.values() for run in rows], test)
 
-    comparison = compare(test, reference="none", by=["method"])
+    comparison = compare_rows(test, reference="none", by=["method"])
     page = write_report(comparison, runs / "report", title="IF-Guide and its rivals")
     output.mkdir(parents=True, exist_ok=True)
     figures = [(file, about) for file, about in FIGURES if (runs / "report" / file).is_file()]
@@ -198,7 +198,7 @@ def main() -> None:
     findings = [against_none(comparison), varied(comparison)]
     if any(row.name == "ifguide" for row in comparison.measured):
         steered = {name: chosen[name].ratio if name in chosen else None for name in UNSTEERED}
-        findings.append(against_ifguide(compare(test, reference="ifguide", by=["method"]), steered))
+        findings.append(against_ifguide(compare_rows(test, reference="ifguide", by=["method"]), steered))
     first = next(run for run in test if run.metrics is not None)
     made = {
         role: json.loads((first.artifacts[role] / "manifest.json").read_text(encoding="utf-8"))

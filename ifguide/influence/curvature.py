@@ -64,11 +64,16 @@ class Curvature:
 
     def __post_init__(self) -> None:
         if self.strategy not in FACTORS:
-            raise ValueError(f"curvature.strategy={self.strategy}; known: {', '.join(FACTORS)}")
+            raise ValueError(f"strategy={self.strategy}: known are {', '.join(FACTORS)}")
         if self.blocks < 1:
-            raise ValueError(f"curvature.blocks={self.blocks}: the factors are fitted on at least one block")
+            raise ValueError(f"blocks={self.blocks}: the factors are fitted on at least one block")
         if self.damping < 0:
-            raise ValueError(f"curvature.damping={self.damping}: a damping is 0 or more")
+            raise ValueError(f"damping={self.damping}: a damping is 0 or more")
+
+    @property
+    def fitting(self) -> dict[str, str | int | bool]:
+        """The settings that decide the factors; damping acts when they are applied."""
+        return {"strategy": self.strategy, "blocks": self.blocks, "empirical_fisher": self.empirical_fisher}
 
     def fit(
         self,
@@ -166,7 +171,7 @@ class Curvature:
         if not torch.isfinite(damped).all() or (damped <= 0).any():
             raise CurvatureError(
                 f"the damped eigenvalues range from {damped.min():.3g} to {damped.max():.3g}: "
-                "use a larger curvature.damping, or fit on more blocks"
+                "use a larger damping, or fit on more blocks"
             )
         work = work / damped
         return (q_out @ work @ q_in.T if rotates else work).to(gradient.dtype)
