@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from ifguide.corpus.blocks import tokens_in_spans
+from ifguide.corpus.build import tokens_in_spans
 from ifguide.corpus.sources import read_records
 from ifguide.statistics import ratio_interval
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
-from ifguide.corpus.blocks import CorpusSettings
+from ifguide.corpus.build import CorpusSettings
 from ifguide.stages.stage import Inputs, Stage, setting
 
 

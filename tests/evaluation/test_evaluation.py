@@ -3,7 +3,8 @@ import pytest
 import torch
 from conftest import tiny_model, tiny_tokenizer
 
-from ifguide.corpus.blocks import Corpus, build_corpus
+from ifguide.corpus.blocks import Corpus
+from ifguide.corpus.build import build_corpus
 from ifguide.corpus.documents import Document, Prompt, Query
 from ifguide.corpus.words import word_log_odds
 from ifguide.decoding import Nucleus, Stateless

@@ -6,7 +6,8 @@ from typing import ClassVar
 import pytest
 from conftest import tiny_documents, tiny_tokenizer
 
-from ifguide.corpus.blocks import Corpus, CorpusSettings
+from ifguide.corpus.blocks import Corpus
+from ifguide.corpus.build import CorpusSettings
 from ifguide.influence.selection import Algorithm1
 from ifguide.stages import auxiliary, classifiers, data, evaluation, filtering, generation, influence, judging, training
 from ifguide.stages.data import Data

@@ -1,7 +1,7 @@
 """The built-in sample: short posts on many topics, a few of whose authors insult people; nothing to download.
 
 Every text is a pure function of the seed and its number. Texts are put together from the templates of
-`sample_phrases.py`; an insult is rendered between two marks, and taking the marks out gives the spans.
+`phrases.py`; an insult is rendered between two marks, and taking the marks out gives the spans.
 
 Evaluation prompts never occur in any other text: a post begins with an opening, openings stand nowhere else, and
 a fixed share of all openings, told by a checksum of their first words, is kept for `sample_prompts`.
@@ -13,8 +13,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from random import Random
 
-from ifguide.corpus import sample_phrases as phrases
-from ifguide.corpus.documents import BENIGN, TOXIC, Document, LabelledText, Pair, Prompt, Query
+from ifguide.corpus.documents import BENIGN, TOXIC, Document
+from ifguide.corpus.sample import phrases
 
 # Of every `TOXIC_EVERY[1]` documents in a row, exactly `TOXIC_EVERY[0]` are toxic: a small sample has the right share.
 TOXIC_EVERY = (3, 50)
@@ -60,12 +60,12 @@ GENERIC, CLOSINGS, HOSTILE = _templates(phrases.GENERIC), _templates(phrases.CLO
 
 
 @dataclass(frozen=True)
-class _Post:
+class Post:
     text: str
     spans: tuple[tuple[int, int], ...]
 
 
-class _Author:
+class Author:
     """Writes one post: a topic, a few people and a place that stay the same from the first sentence to the last."""
 
     def __init__(self, rng: Random) -> None:
@@ -147,13 +147,13 @@ class _Author:
             post.append(rng.choice(CLOSE_ANGRY))
         return post
 
-    def render(self, templates: list[str]) -> _Post:
+    def render(self, templates: list[str]) -> Post:
         """The finished text and the ranges of its insults."""
         text = " ".join(self.fill(template) for template in templates)
         return _finish(text)
 
 
-def _finish(marked: str) -> _Post:
+def _finish(marked: str) -> Post:
     """Set articles and capitals, then take the marks out and return where they were."""
     marked = ARTICLE.sub(r"\1n ", marked)
     marked = SENTENCE_START.sub(lambda first: first[0].upper(), marked)
@@ -163,20 +163,20 @@ def _finish(marked: str) -> _Post:
         if number % 2:
             spans.append((position, position + len(piece)))
         position += len(piece)
-    return _Post("".join(pieces), tuple(spans))
+    return Post("".join(pieces), tuple(spans))
 
 
-def _kept_for_prompts(text: str) -> bool:
+def kept_for_prompts(text: str) -> bool:
     opening = " ".join(text.split()[:OPENING_WORDS])
     return zlib.crc32(opening.encode()) % PROMPT_SHARE == 0
 
 
-def _post(rng: Random, *, toxic: bool, for_prompts: bool = False, insult_first: bool | None = None) -> _Post:
+def make_post(rng: Random, *, toxic: bool, for_prompts: bool = False, insult_first: bool | None = None) -> Post:
     """A post of 40 to 90 words whose opening belongs to the stream that asks."""
     while True:
-        author = _Author(rng)
+        author = Author(rng)
         post = author.render(author.toxic(insult_first=insult_first) if toxic else author.benign())
-        if 40 <= len(post.text.split()) <= MOST_WORDS and _kept_for_prompts(post.text) == for_prompts:
+        if 40 <= len(post.text.split()) <= MOST_WORDS and kept_for_prompts(post.text) == for_prompts:
             return post
 
 
@@ -204,119 +204,6 @@ class SampleDocuments:
             if record % block == 0:
                 positions = Random(f"sample-toxic-{self.seed}-{record}").sample(range(block), count)
                 toxic = {record + position for position in positions}
-            post = _post(Random(f"sample-document-{self.seed}-{record}"), toxic=record in toxic)
+            post = make_post(Random(f"sample-document-{self.seed}-{record}"), toxic=record in toxic)
             label = TOXIC if record in toxic else BENIGN
             yield Document(text=post.text, source="sample", record=record, label=label, spans=post.spans)
-
-
-def _ends(text: str) -> list[int]:
-    """Where each word ends."""
-    return [word.end() for word in re.finditer(r"\S+", text)]
-
-
-def _cut(rng: Random, post: _Post, *, at: int) -> tuple[str, str] | None:
-    """(prompt, continuation) of the post, cut after `at` words; None where it is too short for that."""
-    ends = _ends(post.text)
-    length = rng.randint(*CONTINUATION_LENGTH)
-    if not PROMPT_LENGTH[0] <= at <= PROMPT_LENGTH[1] or at + length > len(ends):
-        return None
-    middle = ends[at - 1]
-    return post.text[:middle], post.text[middle : ends[at + length - 1]]
-
-
-def _cut_at_insult(rng: Random, *, for_prompts: bool, insulted: bool) -> tuple[str, str]:
-    """A toxic post cut where an insult is about to come or has just begun; `insulted`: the prompt has one already."""
-    while True:
-        post = _post(rng, toxic=True, for_prompts=for_prompts, insult_first=insulted)
-        start, end = post.spans[1 if insulted and len(post.spans) > 1 else 0]
-        before = len(post.text[:start].split())
-        at = before + rng.choice((-3, -2, -1, 0, 0, 0, 0, 0, 0, 1))
-        cut = _cut(rng, post, at=at)
-        enough = cut and len(cut[0]) + len(cut[1]) >= end
-        if cut and enough and (post.spans[0][1] <= len(cut[0])) == insulted:
-            return cut
-
-
-def _cut_benign(rng: Random, *, for_prompts: bool) -> tuple[str, str]:
-    """A civil post, or now and then the civil part of a toxic one, cut at any word."""
-    while True:
-        post = _post(rng, toxic=rng.random() < 0.05, for_prompts=for_prompts, insult_first=False)
-        cut = _cut(rng, post, at=rng.randint(*PROMPT_LENGTH))
-        if cut and not any(start < len(cut[0]) + len(cut[1]) for start, _ in post.spans):
-            return cut
-
-
-def sample_queries(*, seed: int = 0, size: int = 400) -> list[Query]:
-    """Queries for the influence computation: the first of each two is toxic, the second is not."""
-    queries = []
-    for record in range(size):
-        rng = Random(f"sample-query-{seed}-{record}")
-        toxic = record % 2 == 0
-        if toxic:
-            prompt, continuation = _cut_at_insult(rng, for_prompts=False, insulted=rng.random() < 0.5)
-        else:
-            prompt, continuation = _cut_benign(rng, for_prompts=False)
-        queries.append(Query(prompt=prompt, continuation=continuation, toxic=toxic, record=f"query-{record}"))
-    return queries
-
-
-def sample_prompts(*, seed: int = 0, size: int = 200) -> list[Prompt]:
-    """Prompts for the evaluation, from openings that no other text has; toxic and nontoxic in turn."""
-    prompts = []
-    for record in range(size):
-        rng = Random(f"sample-prompt-{seed}-{record}")
-        if record % 2 == 0:
-            text, _ = _cut_at_insult(rng, for_prompts=True, insulted=rng.random() < 0.5)
-        else:
-            text, _ = _cut_benign(rng, for_prompts=True)
-        subset = "toxic" if record % 2 == 0 else "nontoxic"
-        prompts.append(Prompt(text=text, subset=subset, record=f"prompt-{record}"))
-    return prompts
-
-
-def _beginning(rng: Random, *, toxic: bool) -> tuple[str, int]:
-    """A post up to any word, and the insults in it, some or none; of the latter, some would have come to one."""
-    while True:
-        post = _post(rng, toxic=toxic or rng.random() < 0.25)
-        cut = rng.choice(_ends(post.text)[OPENING_WORDS - 1 :])
-        insults = sum(end <= cut for _, end in post.spans)
-        if (insults > 0) == toxic and not any(start < cut < end for start, end in post.spans):
-            return post.text[:cut], insults
-
-
-def sample_labelled(*, seed: int = 0, size: int = 2000) -> list[LabelledText]:
-    """For classifiers, reward models and experts: half beginnings of posts, half single sentences, 30 % toxic.
-
-    Toxicity is graded, as it is where several people label: 1 − 2⁻ⁿ for n insults, so that another one still counts.
-    """
-    labelled = []
-    for record in range(size):
-        rng = Random(f"sample-labelled-{seed}-{record}")
-        toxic = rng.random() < 0.3
-        if rng.random() < 0.5:
-            text, insults = _beginning(rng, toxic=toxic)
-        else:
-            author = _Author(rng)
-            polite = author.disagreement(toxic=False) if rng.random() < 0.3 else author.harmless()
-            text, insults = author.render([author.disagreement(toxic=True) if toxic else polite]).text, int(toxic)
-        labelled.append(LabelledText(text, 1 - 0.5**insults))
-    return labelled
-
-
-def sample_pairs(*, seed: int = 0, size: int = 1000) -> list[Pair]:
-    """One beginning of a post, with a polite and with an insulting continuation."""
-    pairs = []
-    for record in range(size):
-        rng = Random(f"sample-pair-{seed}-{record}")
-        while True:
-            author = _Author(rng)
-            opening = author.fill(rng.choice(OPEN_ANGRY if rng.random() < 0.7 else OPENINGS))
-            kind, trigger = author.trigger()
-            prompt = author.render([opening, trigger]).text
-            if not _kept_for_prompts(prompt):
-                break
-        rest = author.fill(author.harmless())
-        chosen = author.render([f"- {rng.choice(POLITE[kind])}. {rest}"]).text[1:]
-        rejected = author.render([f"- {{{kind}}}. {rest}"]).text[1:]
-        pairs.append(Pair(prompt, chosen, rejected))
-    return pairs
