@@ -229,7 +229,7 @@ class _Blocks(TorchDataset):
 
 @contextmanager
 def _single_process() -> Iterator[None]:
-    """kronfluence reads LOCAL_RANK, keeps its process state for ever, and sets the level of everybody's log; factors are
+    """kronfluence reads LOCAL_RANK, keeps its process state for ever, and sets the level of all logs; factors are
     fitted by one process alone."""
     saved, level = os.environ.pop("LOCAL_RANK", None), logging.root.level
     State._reset_state()

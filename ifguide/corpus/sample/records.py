@@ -6,6 +6,7 @@ from random import Random
 from ifguide.corpus.documents import LabelledText, Pair, Prompt, Query
 from ifguide.corpus.sample.posts import (
     CONTINUATION_LENGTH,
+    OPEN_ANGRY,
     OPENING_WORDS,
     OPENINGS,
     POLITE,
