@@ -36,7 +36,7 @@ def main(cfg: DictConfig) -> float | None:
             return None
         metrics = COMMANDS.get(cfg.stage, build)(cfg, folder)
         finish_tracking()
-        return metrics and OmegaConf.select(OmegaConf.create(metrics), cfg.objective_metric)
+        return OmegaConf.select(OmegaConf.create(metrics or {}), cfg.objective_metric)  # type: ignore[no-any-return]
     except Exception as error:
         message = (str(error).splitlines() or [type(error).__name__])[0]
         failures.append(message)

@@ -87,7 +87,8 @@ class ModelSettings:
         """The configuration of the model, or of another pretrained one that is loaded as it is, without its weights."""
         name = pretrained or self.pretrained
         if name is not None:
-            return AutoConfig.from_pretrained(name, trust_remote_code=self.trust_remote_code)
+            found: PreTrainedConfig = AutoConfig.from_pretrained(name, trust_remote_code=self.trust_remote_code)
+            return found
         with torch.device("meta"):
             return self.build(vocabulary, end_of_text).config
 
@@ -119,7 +120,7 @@ def load_model(path: str | Path, *, attention: str = "sdpa", trust_remote_code: 
 
 def check_vocabulary(model: PreTrainedModel, vocabulary: int) -> None:
     """Raise ValueError where the tokenizer makes ids that the model has no embedding for."""
-    rows = model.get_input_embeddings().weight.size(0)  # type: ignore[union-attr, operator]
+    rows = model.get_input_embeddings().weight.size(0)  # type: ignore[operator]
     if vocabulary > rows:
         raise ValueError(
             f"the tokenizer has {vocabulary} tokens but the model's vocabulary is {rows}; choose the model's own "

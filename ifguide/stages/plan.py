@@ -1,6 +1,6 @@
 """A configuration → the stages of a run."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -21,7 +21,7 @@ from ifguide.stages.evaluation import Attribution, Evaluation, Fluency, Perplexi
 from ifguide.stages.filtering import DocumentInfluence, Filtered, FilteredMask, JudgedDocuments
 from ifguide.stages.generation import Generations
 from ifguide.stages.influence import Direction, Factors, FittedStudent, Mask, PooledScores, Scores, StudentScores
-from ifguide.stages.stage import Existing, Plan, Stage, closure
+from ifguide.stages.stage import Existing, Kind, Plan, Stage, closure
 from ifguide.stages.training import Proxy, TrainedModel
 from ifguide.training.context import TrainingSetup
 
@@ -46,11 +46,7 @@ def make_plan(cfg: DictConfig, stage: str | None = None) -> Plan:
         raise ValueError(f"stage={wanted}; known: {', '.join(STAGES)}, report, plan, clean")
     check_whole_number("seed", cfg.seed, least=0)
     planner = Planner(cfg)
-    targets: Sequence[Stage] = {
-        "direction": lambda: list(planner.directions().values()),
-        "scores": lambda: [planner.scores()],
-        "evaluate": lambda: [planner.evaluation],
-    }.get(wanted, lambda: [getattr(planner, wanted)])()
+    targets = planner.targets(wanted)
     needed = {one.fingerprint for target in targets for one in closure(target)}
     roles = {role: one for role, one in planner.roles.items() if one.fingerprint in needed}
     values = OmegaConf.to_container(cfg, resolve=True)
@@ -73,7 +69,7 @@ class Planner:
             self._parts[key] = make(self.cfg, key) or None
         return self._parts[key]
 
-    def add(self, role: str, kind: Callable[..., Stage], typed: Mapping[str, str] | None = None, **fields: Any) -> Any:
+    def add(self, role: str, kind: type[Kind], typed: Mapping[str, str] | None = None, **fields: Any) -> Kind:
         """Make a stage and keep it.
 
         Args:
@@ -82,9 +78,17 @@ class Planner:
             typed: field → the setting as a user types it, where it has another name than the field.
             fields: of the class; `loading` and `trainer` are the same for all.
         """
-        self.roles[role] = kind(**fields)
-        self.typed[role] = {name: name for name in fields} | dict(typed or {})
-        return self.roles[role]
+        stage = kind(**fields)
+        self.roles[role], self.typed[role] = stage, {name: name for name in fields} | dict(typed or {})
+        return stage
+
+    def targets(self, wanted: str) -> list[Stage]:
+        """The stages that a name asks for."""
+        if wanted == "direction":
+            return list(self.directions().values())
+        if wanted == "scores":
+            return [self.scores()]
+        return [getattr(self, "evaluation" if wanted == "evaluate" else wanted)]
 
     @property
     def name(self) -> str:
@@ -143,7 +147,7 @@ class Planner:
     def scores(self, contrast: bool = True) -> Stage:
         """Scores of all training tokens, exact or by a student of those of some blocks."""
         suffix = "" if contrast else ".toxic"
-        exact = {"directions": self.directions(contrast), "scorer": self.part("scorer"), **self.chain}
+        exact: dict[str, Any] = {"directions": self.directions(contrast), "scorer": self.part("scorer"), **self.chain}
         amortised = self.part("student")
         if amortised is None:
             return self.add(f"scores{suffix}", Scores, **exact)
@@ -187,7 +191,7 @@ class Planner:
             return self.data
         if chosen.reads == "scores":
             scores = self.scores(chosen.contrast)
-            judged = self.add("document_scores", DocumentInfluence, data=self.data, scores=scores)
+            judged: Stage = self.add("document_scores", DocumentInfluence, data=self.data, scores=scores)
         else:
             judging: dict[str, Any] = self.placed
             if "classifier" in self.cfg.filter:
@@ -285,7 +289,7 @@ class Planner:
         for name, utility in utilities.items():
             others[name] = self.add(f"utility.{name}", Utility, utility=utility, **loaded)
         if self.part("objective").uses_mask and self.cfg.paths.mask is None:
-            shared = {"data": self.data, "scores": self.pooled, "mask": self.mask}
+            shared: dict[str, Any] = {"data": self.data, "scores": self.pooled, "mask": self.mask}
             for column, (name, queries) in enumerate(self.part("behaviours").items()):
                 key = "attribution" if column == 0 else f"attribution_{name}"
                 others[key] = self.add(key, Attribution, column=column, queries=queries, **shared)

@@ -22,7 +22,7 @@ from ifguide.stages.stage import Existing, Plan
 from ifguide.training.auxiliary import tokenizer_of
 from ifguide.workspace import ArtifactError, file_signature, find_files, fingerprint_of
 
-FILTER_ROLE = "classifier.filter"
+FILTER_ROLE, AUXILIARY = "classifier.filter", "auxiliary."
 
 
 def check_plan(plan: Plan) -> None:
@@ -30,12 +30,12 @@ def check_plan(plan: Plan) -> None:
     for prompts in (stage.task.prompts for stage in plan.named(Generations).values()):
         for queries in used_queries(plan):
             check_disjoint(queries, prompts)
-        for stage in plan.named(AuxiliaryModel).values():
-            check_texts_disjoint([labelled.text for labelled in stage.labelled], prompts, "labelled")
-        for stage in plan.named(PostTrained).values():
-            check_pairs_disjoint(stage.pairs, prompts)
+        for auxiliary in plan.named(AuxiliaryModel).values():
+            check_texts_disjoint([labelled.text for labelled in auxiliary.labelled], prompts, "labelled")
+        for post_trained in plan.named(PostTrained).values():
+            check_pairs_disjoint(post_trained.pairs, prompts)
     for mask in plan.named(Existing).values():
-        (data,) = plan.named(Data).values() or [None]
+        data = plan.named(Data).get("data")
         if data is not None and mask.made_of("data") != data.fingerprint:
             raise ArtifactError(
                 f"paths.mask={mask.folder} was made for the corpus data-{mask.made_of('data')}, this run's is "
@@ -49,7 +49,7 @@ def check_corpus(plan: Plan, corpus: Corpus) -> None:
     How long a text is in another tokenizer is only known once it is written; decoding checks that.
     """
     for generated in plan.named(Generations).values():
-        for role, stage in generated.auxiliaries.items():
+        for role, stage in plan.named(AuxiliaryModel).items():
             start = stage.training.pretrained
             vocabulary = corpus.tokenizer.get_vocab()
             if start is not None and tokenizer_of(start, corpus.tokenizer).get_vocab() != vocabulary:
@@ -57,8 +57,11 @@ def check_corpus(plan: Plan, corpus: Corpus) -> None:
             sizes = corpus.vocabulary, corpus.end_of_text
             config = stage.loading.config(*sizes, pretrained=start)
             room = context_length(generated.loading.config(*sizes))
-            longest = longest_text(generated.task.prompts, corpus, generated.task.max_new_tokens, room)
-            check_context(config, longest, "tasks: prompt + max_new_tokens", f"the {role} model")
+            task = generated.task
+            longest = longest_text(task.prompts, corpus, task.max_new_tokens, room)
+            check_context(
+                config, longest, "tasks: prompt + max_new_tokens", f"the {role.removeprefix(AUXILIARY)} model"
+            )
 
 
 def longest_text(prompts: Sequence[Prompt], corpus: Corpus, new_tokens: int, room: int) -> int:
@@ -103,7 +106,8 @@ def notes(plan: Plan, values: Mapping[str, Any]) -> list[str]:
     others = [role.removeprefix("classifier.") for role in evaluating if role not in same]
     if shared := shared_files(plan, values, others):
         found.append(f"Made with texts that a classifier which evaluates it knows ({', '.join(shared)}).")
-    if plan.named(Utility) and plan.named(AuxiliaryModel):
+    is_steered, has_utilities = bool(plan.named(AuxiliaryModel)), bool(plan.named(Utility))
+    if is_steered and has_utilities:
         found.append("Utilities are those of the model without its decoder.")
     return found
 

@@ -174,4 +174,4 @@ class Workspace:
                         return None
                     made[fingerprint] = read_manifest(folder)
                     wanted.append(made[fingerprint])
-        return round(sum(manifest["seconds"] for manifest in made.values()), 2)
+        return round(sum(float(manifest["seconds"]) for manifest in made.values()), 2)
