@@ -61,7 +61,7 @@ def real_toxicity_prompts(
     """
     _check_thresholds(toxic_at_least, nontoxic_below)
     if part not in ("all", *HALVES):
-        raise ValueError(f"part={part}: known: all, {', '.join(HALVES)}")
+        raise ValueError(f"part={part}; known: all, {', '.join(HALVES)}")
     found: list[tuple[str, Prompt]] = []
     for record, values, place in _records(files, part=1):
         toxicity = get_field(values, f"prompt.{score}", place)

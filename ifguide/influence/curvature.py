@@ -64,7 +64,7 @@ class Curvature:
 
     def __post_init__(self) -> None:
         if self.strategy not in FACTORS:
-            raise ValueError(f"strategy={self.strategy}: known are {', '.join(FACTORS)}")
+            raise ValueError(f"strategy={self.strategy}; known: {', '.join(FACTORS)}")
         if self.blocks < 1:
             raise ValueError(f"blocks={self.blocks}: the factors are fitted on at least one block")
         if self.damping < 0:

@@ -63,7 +63,7 @@ class Algorithm1:
         if self.window < 0:
             raise ValueError(f"window={self.window}: the number of neighbours is 0 or more")
         if self.unit not in UNITS:
-            raise ValueError(f"unit={self.unit}: known are {', '.join(UNITS)}")
+            raise ValueError(f"unit={self.unit}; known: {', '.join(UNITS)}")
 
     def __call__(self, scores_BT: NDArray[np.float32], document_starts: NDArray[np.int64] | None = None) -> Selection:
         return select_tokens(

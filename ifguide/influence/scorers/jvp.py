@@ -51,7 +51,7 @@ class JVP:
 
     def __post_init__(self) -> None:
         if self.form not in FORMS:
-            raise ValueError(f"form={self.form}: known are {', '.join(FORMS)}")
+            raise ValueError(f"form={self.form}; known: {', '.join(FORMS)}")
         if self.rank is not None and (self.rank < 1 or self.form == "reference"):
             raise ValueError(f"rank={self.rank}: a rank is at least 1, and only form=fast takes one")
 

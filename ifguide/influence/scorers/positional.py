@@ -41,7 +41,7 @@ class Positional:
 
     def __post_init__(self) -> None:
         if self.alignment not in ALIGNMENTS:
-            raise ValueError(f"alignment={self.alignment}: known are {', '.join(ALIGNMENTS)}")
+            raise ValueError(f"alignment={self.alignment}; known: {', '.join(ALIGNMENTS)}")
 
     def prepare(self, model: PreTrainedModel, directions: Sequence[Direction], sample_BT: Tensor) -> TokenScorer:
         check_evaluation_mode(model)

@@ -1,0 +1,88 @@
+"""Everything that the configuration makes describes itself, so that artifacts are found by what decides them."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import tiny_model, tiny_tokenizer
+from hydra import compose, initialize_config_dir
+from hydra.errors import InstantiationException
+from hydra.utils import instantiate
+from transformers import AutoConfig, AutoModelForSequenceClassification
+
+from ifguide.workspace import describe, fingerprint_of
+
+CONF = Path(__file__).parents[1] / "conf"
+GROUPS = (
+    "classifier", "curvature", "data", "filter", "judge", "labelled", "objective", "pairs", "pooling", "queries",
+    "scorer", "selection", "task", "evaluation", "utility",
+)  # fmt: skip
+OPTIONS = sorted((path.parent.name, path.stem) for path in CONF.glob("*/*.yaml") if path.parent.name in GROUPS)
+OTHERS = {int: lambda value: value + 1, bool: lambda value: not value, str: lambda value: f"{value} again"}
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    """What options with a mandatory file need: the same file serves all, and folders of two tiny models."""
+    folder = tmp_path_factory.mktemp("files")
+    record = {
+        "text": "one idiot", "input": "a", "prompt": "a", "continuation": " cat", "label": "toxic", "toxicity": 0.5,
+        "chosen": " mat", "rejected": " idiot",
+    }  # fmt: skip
+    (folder / "records.jsonl").write_text(json.dumps(record) + "\n" + json.dumps(record | {"label": "fine"}))
+    tokenizer = tiny_tokenizer([record["text"]])
+    for name in ("judge", "checkpoint"):
+        tokenizer.save_pretrained(folder / name)
+    tiny_model(dtype=torch.float32).save_pretrained(folder / "judge")
+    config = AutoConfig.for_model(
+        "roberta", vocab_size=320, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16,
+        id2label={0: "fine", 1: "toxic"}, label2id={"fine": 0, "toxic": 1},
+    )  # fmt: skip
+    AutoModelForSequenceClassification.from_config(config).save_pretrained(folder / "checkpoint")
+    return folder
+
+
+def make(group, option, files):
+    """An option of a group, made as a run makes it; skipped where it needs what is not here."""
+    place = f"utilities.{option}" if group == "utility" else group
+    local = f"{files}/records.jsonl"
+    given = {
+        ("classifier", "perspective_file"): {"scores.files": local},
+        ("classifier", "sequence_classification"): {
+            "path": f"{files}/checkpoint", "categories": "{toxicity: toxic}",
+        },
+        ("classifier", "toxigen_roberta"): {"path": f"{files}/checkpoint"},
+        ("data", "local"): {"sources.local.files": local},
+        ("evaluation", "attaq"): {"prompts.files": local},
+        ("evaluation", "local"): {"prompts.files": local},
+        ("task", "attaq"): {"prompts.files": local},
+        ("task", "local"): {"prompts.files": local},
+        ("judge", "quality"): {"pretrained": f"{files}/judge"},
+        ("judge", "toxicity"): {"pretrained": f"{files}/judge"},
+        ("utility", "lm_eval"): {"tasks": "[piqa]"},
+    }  # fmt: skip
+    settings = given.get((group, option), {"files": local} if option == "local" else {})
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        chosen = f"+utility@{place}={option}" if group == "utility" else f"{group}={option}"
+        cfg = compose("config", overrides=[chosen, *(f"{place}.{key}={value}" for key, value in settings.items())])
+    try:
+        return instantiate(cfg.utilities[option] if group == "utility" else cfg[group], _convert_="all")
+    except InstantiationException as error:
+        if any(reason in str(error) for reason in ("IFGUIDE_DATASETS", "is not installed")):
+            pytest.skip(str(error))
+        raise
+
+
+@pytest.mark.parametrize("group, option", OPTIONS)
+def test_every_option_describes_itself(group, option, files):
+    made = make(group, option, files)
+    described = describe(made)
+    assert fingerprint_of(described) == fingerprint_of(json.loads(json.dumps(described)))
+    assert describe(make(group, option, files)) == described
+    for name in getattr(made, "NOT_SETTINGS", ()):
+        value = getattr(made, name)
+        other = replace(made, **{name: OTHERS[type(value)](value)})
+        assert describe(other) == described, f"{name} decides nothing"
+    assert str(files) not in json.dumps(described), "the content of a file decides, not where it lies"
