@@ -7,7 +7,6 @@ import sys
 import traceback
 import warnings
 from pathlib import Path
-from typing import Any
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
@@ -16,13 +15,10 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from transformers.utils.logging import disable_progress_bar
 
-from ifguide.stages.commands import COMMANDS, report
-from ifguide.stages.configuration import make_workspace, start_tracking
-from ifguide.stages.plan import make_plan
-from ifguide.stages.row import FAILURE_FILE, METRICS_FILE, write_row, write_run
-from ifguide.stages.run import carry_out
+from ifguide.stages.commands import COMMANDS, build
+from ifguide.stages.row import FAILURE_FILE
 from ifguide.tracking import finish_tracking
-from ifguide.workspace import Artifact, global_rank, write_json
+from ifguide.workspace import global_rank, write_json
 
 failures: list[str] = []
 
@@ -38,7 +34,7 @@ def main(cfg: DictConfig) -> float | None:
     try:
         if not runs_alone(cfg):
             return None
-        metrics = COMMANDS.get(cfg.stage, run_stage)(cfg, folder)
+        metrics = COMMANDS.get(cfg.stage, build)(cfg, folder)
         finish_tracking()
         return metrics and OmegaConf.select(OmegaConf.create(metrics), cfg.objective_metric)
     except Exception as error:
@@ -52,28 +48,6 @@ def main(cfg: DictConfig) -> float | None:
             traceback.print_exc()  # the sweep's other rows, and its report, go on
         print(f"error: {message}", file=sys.stderr)
         return None
-
-
-def run_stage(cfg: DictConfig, folder: Path) -> dict[str, Any]:
-    """Build what `stage` asks for; an evaluation ends in metrics, which are returned, and a report of the row."""
-    plan, workspace, first = make_plan(cfg), make_workspace(cfg), global_rank() == 0
-    for name in (METRICS_FILE, FAILURE_FILE) if first else ():
-        (folder / name).unlink(missing_ok=True)  # of an attempt that is repeated in its folder, perhaps otherwise
-    tracked = start_tracking(cfg)
-    artifacts: dict[str, Artifact] = {}
-    try:
-        carry_out(plan, workspace, artifacts)
-    finally:
-        if first:
-            write_run(plan.row, artifacts, folder)
-    if not first or cfg.stage != "evaluate":
-        return {}
-    metrics = write_row(plan, artifacts, workspace, folder)
-    if tracked is not None:
-        tracked.log_run(folder)
-    if HydraConfig.get().mode != RunMode.MULTIRUN:
-        report(cfg, folder, [str(folder)])
-    return metrics
 
 
 def runs_alone(cfg: DictConfig) -> bool:

@@ -1,5 +1,22 @@
 """Checks of plain arguments that many rooms share; a message begins with the argument's name."""
 
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+BEGINS_WITH_ARGUMENT = re.compile(r"\w+(?=[=.:])")  # that a message begins with
+
+
+@contextmanager
+def argument(name: str) -> Iterator[None]:
+    """What is said of an argument's own arguments, `batch_size=0: …`, becomes `optim.batch_size=0: …`."""
+    try:
+        yield
+    except ValueError as error:
+        if not BEGINS_WITH_ARGUMENT.match(str(error)):
+            raise
+        raise type(error)(f"{name}.{error}") from error
+
 
 def check_whole_number(name: str, value: object, *, least: int) -> None:
     """Raise ValueError unless a value is a whole number, not below the least."""

@@ -48,9 +48,8 @@ class ModelSettings:
             raise ValueError("architecture=None: a model needs one, or a folder or hub name in `pretrained`")
 
     @property
-    def loading(self) -> Loading:
-        """How the model is loaded; its folder does not say."""
-        return Loading(self.attention, self.trust_remote_code)
+    def load_options(self) -> "LoadOptions":
+        return LoadOptions(self.attention, self.trust_remote_code)
 
     def check(self, name: str) -> None:
         """Raise ValueError where the pretrained model is not there; `name` is what the caller calls these settings."""
@@ -93,14 +92,14 @@ class ModelSettings:
             return self.build(vocabulary, end_of_text).config
 
     def load(self, path: str | Path, device: torch.device | str | None = None) -> PreTrainedModel:
-        """A model of this kind from another folder, in float32; in evaluation mode, and on a device where one is given."""
+        """A model of this kind from another folder, in float32; on a device, where one is given, in evaluation mode."""
         model = load_model(path, attention=self.attention, trust_remote_code=self.trust_remote_code)
         return model if device is None else model.to(device).eval()  # type: ignore[arg-type]
 
 
 @dataclass(frozen=True)
-class Loading:
-    """How a model's folder is loaded: nothing here decides any weight.
+class LoadOptions:
+    """How a model is loaded; a model's folder does not say, and none of it decides a weight.
 
     Args:
         attention: attention implementation of transformers.

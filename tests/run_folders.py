@@ -10,8 +10,8 @@ import yaml
 
 from ifguide.corpus.documents import Prompt
 from ifguide.evaluation.generation import GENERATIONS_FILE, save_generations
-from ifguide.evaluation.intervals import mean_interval
 from ifguide.evaluation.toxicity import prompt_metrics
+from ifguide.statistics import mean_interval
 
 WORDS = "the tap drips and a neighbour came by with bread while rain fell on the green garden all morning".split()
 

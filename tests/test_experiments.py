@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 from hydra import compose as compose_config
 from hydra import initialize_config_dir
+from ifguide.pipeline import Pipeline
 from run_folders import write_run
 
-from ifguide.pipeline import Pipeline
 from ifguide.report.gather import gather
 from ifguide.report.rows import compare
 

@@ -11,14 +11,14 @@ import pytest
 import torch
 from conftest import tiny_tokenizer
 from hydra import compose, initialize_config_dir
+from ifguide.pipeline.report import report
 from run_folders import write_sweep
 
 from ifguide.corpus.documents import Prompt
 from ifguide.evaluation.generation import GENERATIONS_FILE, load_generations, save_generations
-from ifguide.evaluation.intervals import hierarchical_interval
 from ifguide.evaluation.judge import Judge
 from ifguide.models import build_model
-from ifguide.pipeline.report import report
+from ifguide.statistics import hierarchical_interval
 from ifguide.workspace import Workspace
 
 CONF = Path(__file__).parents[1] / "conf"

@@ -22,14 +22,13 @@ from transformers import PreTrainedModel
 
 from ifguide.corpus.blocks import Split
 from ifguide.corpus.queries import EncodedQuery, encode_queries
-from ifguide.influence.agreement import spearman
 from ifguide.objectives.language_modeling import token_losses
 from ifguide.pipeline.influence import UNCENSORED
+from ifguide.statistics import spearman, spearman_interval
 from ifguide.training.fit import train
 
 HALVES, SEEDS = 32, (0, 1)
 OTHER = 1000  # seeds that no proxy has
-RESAMPLES = 1000
 VARIANTS = (
     "exact (`jvp`)",
     "exact, diagonal curvature",
@@ -118,8 +117,7 @@ def main() -> None:
         per_block = np.asarray(values, dtype=np.float64).sum(1)
         foretold = -np.array([per_block[half].sum() for half in rows])
         value = spearman(foretold, actual.mean(0))
-        drawn = rng.integers(HALVES, size=(RESAMPLES, HALVES))
-        low, high = np.quantile([spearman(foretold[d], actual.mean(0)[d]) for d in drawn], [0.025, 0.975])
+        low, high = spearman_interval(foretold, actual.mean(0), seed=rng)
         figures[name] = value
         lines.append(f"| {name} | {value:.3f} ({low:.3f}–{high:.3f}) |")
     pairs = [(a, b) for a in range(len(SEEDS)) for b in range(a)]

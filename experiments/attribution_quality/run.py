@@ -20,7 +20,7 @@ from ifguide.corpus.sources import read_records
 from ifguide.corpus.tokenizers import token_texts
 from ifguide.corpus.words import WORD, word_log_odds
 from ifguide.evaluation.attribution import known_tokens
-from ifguide.influence.agreement import jaccard
+from ifguide.corpus.masks import jaccard
 from ifguide.influence.pooling import type_sums
 from ifguide.influence.scoring import sample_rows
 from ifguide.report.attribution import (

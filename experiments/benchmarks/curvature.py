@@ -23,15 +23,16 @@ from pathlib import Path
 import numpy as np
 from hydra import compose, initialize_config_dir
 
+from ifguide.corpus.masks import jaccard
 from ifguide.corpus.queries import encode_queries
-from ifguide.evaluation.attribution import known_tokens, precision_at, roc_auc
-from ifguide.influence.agreement import jaccard, spearman
+from ifguide.evaluation.attribution import known_tokens, precision_at
 from ifguide.influence.curvature import Curvature, CurvatureError, load_factors, save_factors
 from ifguide.influence.direction import precondition_direction, query_gradient
 from ifguide.influence.scorers import FiniteDifference
 from ifguide.influence.scoring import prepare_scorer, sample_rows, score_blocks
 from ifguide.models import tracked_layers
 from ifguide.pipeline import Pipeline
+from ifguide.statistics import roc_auc, spearman
 
 CONF = Path(__file__).parents[2] / "conf"
 BLOCKS = (32, 64, 128, 256, 512, 1024, 2048)

@@ -107,18 +107,18 @@ def encode_within(texts: Sequence[str], tokenizer: PreTrainedTokenizerFast) -> l
     return [found[text] for text in texts]
 
 
-def check_same_tokenizer(pretrained: str | None, tokenizer: PreTrainedTokenizerFast, key: str) -> None:
+def check_same_tokenizer(pretrained: str | None, tokenizer: PreTrainedTokenizerFast) -> None:
     """Raise ValueError where a pretrained model was trained with another tokenizer than the corpus's.
 
     A model folder without a tokenizer is taken at its word; its vocabulary size is checked elsewhere.
     """
     if pretrained is None or (Path(pretrained).is_dir() and not (Path(pretrained) / "tokenizer.json").is_file()):
         return
-    with loading(f"{key}.pretrained={pretrained}: its tokenizer"):
+    with loading(f"pretrained={pretrained}: its tokenizer"):
         theirs = AutoTokenizer.from_pretrained(pretrained, use_fast=True).get_vocab()
     ours = tokenizer.get_vocab()
     if differing := {token for token in theirs.keys() | ours.keys() if theirs.get(token) != ours.get(token)}:
         raise ValueError(
-            f"{key}.pretrained={pretrained} has another tokenizer than the corpus ({len(differing)} tokens differ): "
-            "set data.tokenizer.path to that model"
+            f"pretrained={pretrained}: the model has another tokenizer than the corpus ({len(differing)} tokens "
+            "differ); set data.tokenizer.path to that model"
         )

@@ -11,10 +11,10 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from ifguide.evaluation.intervals import RESAMPLES, hierarchical_interval, paired_difference
 from ifguide.evaluation.toxicity import TOXIC_FROM, prompt_metrics
 from ifguide.report.gather import Group, PromptScores, Run, group_runs
 from ifguide.report.table import COLUMNS, Column, Measurement, measurement
+from ifguide.statistics import hierarchical_interval, interval_over_seeds, paired_difference
 
 HEADLINE = COLUMNS[0]
 TOXICITY_CATEGORY = "toxicity"
@@ -224,13 +224,11 @@ def difference_from(runs: Sequence[Run], reference: Sequence[Run], column: Colum
     return Measurement(float(np.mean(recorded))) if recorded else None
 
 
-def recorded_mean(runs: Sequence[Run], column: Column, *, seed: int = 0) -> Measurement:
+def recorded_mean(runs: Sequence[Run], column: Column) -> Measurement:
     """Mean over seeds of what `metrics.json` says, with an interval where it says one.
 
-    One run keeps its own interval. Of several, seeds are drawn with replacement, and each draw is moved by one normal
-    deviate times the drawn runs' mean standard error: the documents are the same for all seeds, so their part of the
-    uncertainty does not average out over seeds. Without recorded intervals there is none: one over seeds alone would
-    pass for more than it is.
+    One run keeps its own interval, several have `interval_over_seeds`. Without recorded intervals there is none: one
+    over seeds alone would pass for more than it is.
     """
     found = [measurement(run.metrics or {}, column.task, column.subset, column.metric) for run in runs]
     known = [one for one in found if one is not None]
@@ -240,11 +238,7 @@ def recorded_mean(runs: Sequence[Run], column: Column, *, seed: int = 0) -> Meas
         return Measurement(mean, known[0].interval)
     if len(intervals) < len(known):
         return Measurement(mean)
-    rng = np.random.default_rng(seed)
-    chosen = rng.integers(len(known), size=(RESAMPLES, len(known)))
-    errors = np.array([(high - low) / 2 / 1.96 for low, high in intervals])[chosen].mean(1)
-    draws = np.array([one.value for one in known])[chosen].mean(1) + errors * rng.standard_normal(RESAMPLES)
-    return Measurement(mean, as_pair(np.quantile(draws, [0.025, 0.975])))
+    return Measurement(mean, as_pair(interval_over_seeds([one.value for one in known], intervals)))
 
 
 def category_fractions(row: Row, task: str = HEADLINE.task) -> dict[str, Measurement]:

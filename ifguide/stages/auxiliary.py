@@ -6,15 +6,16 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
-from ifguide.methods.dpo import DPO, reference_log_probabilities
-from ifguide.training.context import TrainingSetup, save_trained
 
+from ifguide.checks import argument
 from ifguide.corpus.blocks import Corpus
 from ifguide.corpus.documents import LabelledText, Pair
 from ifguide.corpus.pairs import check_pairs, encode_pairs
-from ifguide.models import ModelSettings, check_context
+from ifguide.methods.dpo import DPO, reference_log_probabilities
+from ifguide.models import ModelSettings, check_context, check_pretrained
 from ifguide.stages.stage import Inputs, Stage, made_from, setting, speed
 from ifguide.training.auxiliary import Auxiliary
+from ifguide.training.context import TrainingSetup, save_trained
 
 REFERENCE_FILE = "reference.npy"  # [pairs, 2]: log-probabilities of the chosen and of the rejected response
 
@@ -47,22 +48,25 @@ class AuxiliaryModel(Stage):
     setup: TrainingSetup = speed()
 
     def check(self) -> None:
-        self.setup.trainer.accumulate(self.training.optim.batch_size, "training.optim.batch_size")
-        self.loading.check_pretrained(self.training.pretrained, "training.pretrained")
-        self.training.check(self.labelled)
+        with argument("training.optim"):
+            self.setup.trainer.accumulate(self.training.optim.batch_size)
+        check_pretrained(self.training.pretrained, "training.pretrained")
+        with argument("training"):
+            self.training.check(self.labelled)
 
     def check_corpus(self, corpus: Corpus) -> None:
-        self.training.check_corpus(self.labelled, corpus.tokenizer, corpus.info["block_length"])
+        with argument("training"):
+            self.training.check_corpus(self.labelled, corpus.tokenizer, corpus.info["block_length"])
 
     def build(self, folder: Path, inputs: Inputs) -> Mapping[str, Any]:
         corpus = inputs.corpus()
         return self.training.train(
             self.training.pretrained or inputs["start"],
             self.labelled,
-            self.setup.within(folder),
             tokenizer=corpus.tokenizer,
             block_length=corpus.info["block_length"],
-            loading=self.loading.loading,
+            context=self.setup.within(folder),
+            options=self.loading.load_options,
         )
 
 
@@ -127,13 +131,15 @@ class PostTrained(Stage):
     setup: TrainingSetup = speed()
 
     def check(self) -> None:
-        self.setup.trainer.accumulate(self.post_training.optim.batch_size, "post_training.optim.batch_size")
+        with argument("post_training.optim"):
+            self.setup.trainer.accumulate(self.post_training.optim.batch_size)
         check_pairs(self.pairs)
 
     def check_corpus(self, corpus: Corpus) -> None:
         longest = self.post_training.max_length
         check_context(self.loading.config(corpus.vocabulary, corpus.end_of_text), longest, "post_training.max_length")
-        self.post_training.check(encode_pairs(self.pairs, corpus.tokenizer, longest))
+        with argument("post_training"):
+            self.post_training.check(encode_pairs(self.pairs, corpus.tokenizer, longest))
 
     def build(self, folder: Path, inputs: Inputs) -> Mapping[str, Any]:
         policy, tokenizer = self.loading.load(inputs["model"]), inputs.corpus().tokenizer

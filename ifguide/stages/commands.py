@@ -1,4 +1,4 @@
-"""What `stage` can ask for beside artifacts: the report of several runs, the plan of one, and what none needs."""
+"""What `stage` asks for, done: a build, the report of several runs, the plan of one, and what none needs any more."""
 
 import logging
 from collections.abc import Sequence
@@ -8,6 +8,7 @@ from typing import Any
 from hydra import compose
 from hydra.core.hydra_config import HydraConfig
 from hydra.experimental.callback import Callback
+from hydra.types import RunMode
 from ifguide.report.compare import compare_rows
 from ifguide.report.win_rates import with_win_rates
 from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict
@@ -19,12 +20,36 @@ from ifguide.stages import listing
 from ifguide.stages.configuration import make, make_workspace, start_tracking
 from ifguide.stages.judging import Judgements, read_judgements
 from ifguide.stages.plan import make_plan
+from ifguide.stages.row import FAILURE_FILE, METRICS_FILE, write_row, write_run
+from ifguide.stages.run import carry_out
 from ifguide.stages.stage import Existing
 from ifguide.tracking import finish_tracking, gather_from_wandb
 from ifguide.workspace import Artifact, global_rank
 
 log = logging.getLogger(__name__)
 WANDB = "wandb:"  # entity/project/group, where a folder could stand
+
+
+def build(cfg: DictConfig, folder: Path) -> dict[str, Any]:
+    """Build what `stage` asks for; an evaluation ends in metrics, which are returned, and a report of the row."""
+    plan, workspace, first = make_plan(cfg), make_workspace(cfg), global_rank() == 0
+    for name in (METRICS_FILE, FAILURE_FILE) if first else ():
+        (folder / name).unlink(missing_ok=True)  # of an attempt that is repeated in its folder, perhaps otherwise
+    tracked = start_tracking(cfg)
+    artifacts: dict[str, Artifact] = {}
+    try:
+        carry_out(plan, workspace, artifacts)
+    finally:
+        if first:
+            write_run(plan.row, artifacts, folder)
+    if not first or cfg.stage != "evaluate":
+        return {}
+    metrics = write_row(plan, artifacts, workspace, folder)
+    if tracked is not None:
+        tracked.log_run(folder)
+    if HydraConfig.get().mode != RunMode.MULTIRUN:
+        report(cfg, folder, [str(folder)])
+    return metrics
 
 
 def report(cfg: DictConfig, folder: Path, places: Sequence[str] | None = None) -> None:

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
-from ifguide.training.trainer import TrainerSettings
 
 from ifguide.classifiers.base import ClassifierSettings
 from ifguide.corpus.documents import Query
@@ -26,6 +25,7 @@ from ifguide.evaluation.toxicity import classify_continuations, toxicity_metrics
 from ifguide.influence.store import open_scores
 from ifguide.models import ModelSettings, check_pretrained, load_model, loading
 from ifguide.stages.stage import Inputs, Stage, late_setting, made_from, setting, speed
+from ifguide.training.trainer import TrainerSettings
 from ifguide.workspace import read_manifest, write_json
 
 METRICS_FILE = "metrics.json"

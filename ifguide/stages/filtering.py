@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
-from ifguide.training.trainer import TrainerSettings
 
 from ifguide.classifiers.base import ClassifierSettings
 from ifguide.corpus.documents import Query
@@ -17,6 +16,7 @@ from ifguide.corpus.queries import check_queries
 from ifguide.corpus.repacking import document_lengths, document_sums, document_texts, write_kept, write_kept_mask
 from ifguide.influence.store import open_scores
 from ifguide.stages.stage import Inputs, Stage, late_setting, made_from, speed
+from ifguide.training.trainer import TrainerSettings
 
 log = logging.getLogger(__name__)
 DOCUMENT_SCORES_FILE = "document_scores.npy"  # [scores a document, documents]

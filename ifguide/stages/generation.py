@@ -5,8 +5,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
-from ifguide.training.trainer import TrainerSettings
-
 from ifguide.corpus.blocks import Corpus
 from ifguide.decoding import Decoding
 from ifguide.evaluation.generation import (
@@ -19,6 +17,7 @@ from ifguide.evaluation.generation import (
 from ifguide.evaluation.task import Continuations
 from ifguide.models import ModelSettings, check_new_tokens, context_length
 from ifguide.stages.stage import Inputs, Stage, made_from, setting, speed
+from ifguide.training.trainer import TrainerSettings
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -55,9 +54,7 @@ class Generations(Stage):
     def build(self, folder: Path, inputs: Inputs) -> None:
         device, tokenizer, task = self.trainer.device, inputs.corpus().tokenizer, self.task
         model = self.loading.load(inputs["model"], device)
-        decoder = self.decoding.load(
-            inputs.each("auxiliaries"), tokenizer, device, loading=self.auxiliary_loading.loading
-        )
+        decoder = self.decoding.load(inputs.each("auxiliaries"), tokenizer, device, self.auxiliary_loading.load_options)
         tokens = sample_continuations(
             model,
             encode_prompts(task.prompts, tokenizer, context_length(model.config) - task.max_new_tokens),

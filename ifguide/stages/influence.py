@@ -8,7 +8,6 @@ from typing import Any, ClassVar
 
 import numpy as np
 import torch
-from ifguide.training.trainer import TrainerSettings
 from numpy.typing import NDArray
 
 from ifguide.corpus.blocks import Split
@@ -27,6 +26,7 @@ from ifguide.influence.selection import Algorithm1
 from ifguide.influence.store import ScoreStore, open_scores
 from ifguide.models import ModelSettings
 from ifguide.stages.stage import Inputs, Stage, late_setting, made_from, setting, speed
+from ifguide.training.trainer import TrainerSettings
 
 log = logging.getLogger(__name__)
 STUDENT_TOKENS = 8192  # that a student reads at a time
@@ -113,7 +113,7 @@ class Direction(Stage):
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Scores(Stage):
-    """Scores of all training tokens, or of those of a random share of the blocks, along the direction of each behaviour.
+    """Scores of all training tokens, or of those of a share of the blocks, along the direction of each behaviour.
 
     Attributes:
         directions: behaviour → direction; their order is that of the columns.

@@ -5,11 +5,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
-from ifguide.training.trainer import TrainerSettings
-
 from ifguide.evaluation.generation import GENERATIONS_FILE, load_generations
 from ifguide.evaluation.judge import Judge
 from ifguide.stages.stage import Inputs, Stage, made_from, setting, speed
+from ifguide.training.trainer import TrainerSettings
 from ifguide.workspace import write_json
 
 JUDGEMENTS_FILE = "judgements.json"

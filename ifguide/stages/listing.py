@@ -16,7 +16,7 @@ MIB = 2**20
 
 
 def plan_table(plan: Plan, defaults: Plan, workspace: Workspace) -> str:
-    """A line for each stage: its role, its artifact, whether it is there, and its settings that are not the defaults."""
+    """A line for each stage: role, artifact, whether it is there, and its settings that are not the defaults."""
     rows = [["role", "artifact", "", "settings that differ from the defaults"]]
     for stage in plan.stages:
         role = plan.role_of(stage)

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
-from ifguide.training.context import TrainingSetup
 from omegaconf import DictConfig, OmegaConf
 
 from ifguide.checks import check_whole_number
@@ -24,6 +23,7 @@ from ifguide.stages.generation import Generations
 from ifguide.stages.influence import Direction, Factors, FittedStudent, Mask, PooledScores, Scores, StudentScores
 from ifguide.stages.stage import Existing, Plan, Stage, closure
 from ifguide.stages.training import Proxy, TrainedModel
+from ifguide.training.context import TrainingSetup
 
 STAGES = (
     "data", "proxy", "factors", "direction", "scores", "pooled", "mask", "filtered", "model", "evaluate",

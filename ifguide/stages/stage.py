@@ -159,7 +159,7 @@ class Existing(Stage):
 
     version: ClassVar[int] = 0
 
-    folder: Path = speed()
+    folder: Path = speed()  # noqa: RUF009 (a dataclass field)
     stage: str = speed()
 
     @property

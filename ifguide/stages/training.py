@@ -7,15 +7,16 @@ from typing import Any, ClassVar
 
 import pytorch_lightning as pl
 import torch
-from ifguide.training.context import TrainingSetup, save_trained
 from torch import nn
 
+from ifguide.checks import argument
 from ifguide.corpus.blocks import Corpus
 from ifguide.corpus.masks import MASK_FILE, TokenMask
 from ifguide.corpus.tokenizers import check_same_tokenizer
 from ifguide.influence.chain import InfluenceSettings
 from ifguide.models import ModelSettings, check_context
 from ifguide.stages.stage import Inputs, Stage, late_setting, made_from, setting, speed
+from ifguide.training.context import TrainingSetup, save_trained
 from ifguide.training.fit import train
 from ifguide.training.optimization import Optimization
 
@@ -52,7 +53,8 @@ class TrainedModel(Stage):
     setup: TrainingSetup = speed()
 
     def check(self) -> None:
-        self.setup.trainer.accumulate(self.optim.batch_size, "optim.batch_size")
+        with argument("optim"):
+            self.setup.trainer.accumulate(self.optim.batch_size)
         self.model.check("model")
         if self.optim.epochs == 0 and self.model.pretrained is None:
             raise ValueError("optim.epochs=0: nothing is trained; name a model to keep as it is in `pretrained`")

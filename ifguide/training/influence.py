@@ -14,10 +14,9 @@ from numpy.typing import NDArray
 from transformers import PreTrainedModel
 
 from ifguide.checks import check_whole_number
-from ifguide.corpus.masks import MASK_FILE, TokenMask
+from ifguide.corpus.masks import MASK_FILE, TokenMask, jaccard
 from ifguide.corpus.queries import Query, check_queries
 from ifguide.corpus.tokenizers import token_texts
-from ifguide.influence.agreement import jaccard, spearman
 from ifguide.influence.chain import InfluenceSettings, find_direction, fit_factors, select_behaviours
 from ifguide.influence.curvature import Curvature, by_layer
 from ifguide.influence.direction import load_direction, save_direction
@@ -26,6 +25,7 @@ from ifguide.influence.scorers import Direction, Scorer
 from ifguide.influence.scoring import prepare_scorer, sample_rows, score_blocks
 from ifguide.influence.selection import Algorithm1
 from ifguide.influence.store import ScoreStore, open_scores
+from ifguide.statistics import spearman
 from ifguide.training.data import BlockDataModule
 from ifguide.workspace import write_json
 
@@ -112,7 +112,8 @@ class InfluenceScoring(pl.Callback):
     def on_train_batch_end(
         self, trainer: pl.Trainer, module: pl.LightningModule, outputs: Any, batch: Any, index: int
     ) -> None:
-        every = self.every_steps or max(1, round((self.every_epochs or 0) * _data(trainer).steps_per_epoch))
+        per_epoch = _data(trainer).steps_per_epoch
+        every = self.every_steps or max(1, round((self.every_epochs or 0) * per_epoch))
         if trainer.global_step % every == 0:
             self._point(trainer, module)
         if trainer.global_step == trainer.max_steps:
@@ -142,7 +143,8 @@ class InfluenceScoring(pl.Callback):
             logged = dict(json.loads((folder / SUMMARY).read_text(encoding="utf-8"))["log"])
             if len(self._points) > 1:
                 before = self._folder(trainer, self._points[-2])
-                logged |= {f"influence/drift/{key}": value for key, value in compare_points(before, folder, mask).items()}
+                drift = compare_points(before, folder, mask)
+                logged |= {f"influence/drift/{key}": value for key, value in drift.items()}
             trainer.logger.log_metrics(logged, step=step)
 
     def _score(self, trainer: pl.Trainer, module: Any, folder: Path, rows: NDArray[np.int64]) -> None:

@@ -6,7 +6,6 @@ from run_folders import beta, write_run, write_sweep
 
 from ifguide.corpus.documents import Prompt
 from ifguide.evaluation.generation import GENERATIONS_FILE, load_generations, save_generations
-from ifguide.evaluation.intervals import hierarchical_interval, paired_difference
 from ifguide.report import rows as rows_module
 from ifguide.report.gather import gather
 from ifguide.report.rows import (
@@ -20,6 +19,7 @@ from ifguide.report.rows import (
     recorded_mean,
 )
 from ifguide.report.table import COLUMNS, Column
+from ifguide.statistics import hierarchical_interval, paired_difference
 
 METHODS = (("none", 0.9, 12.0), ("ifguide", 0.3, 12.5))
 PERPLEXITY = next(column for column in COLUMNS if column.header == "benign perplexity ↓")

@@ -1,25 +1,26 @@
-"""Reward-augmented decoding (RAD; Deng and Raffel, 2023): a reward model steers among the likeliest next tokens."""
+"""Decoding of RAD: the reward model reads every candidate for the next token, and weighs it."""
 
 import inspect
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import ClassVar
 
-import numpy as np
 import torch
 from torch import Tensor
 from transformers import DynamicCache, PreTrainedTokenizerFast
 
-from ifguide.corpus.labelled import encode_texts
-from ifguide.corpus.tokenizers import encode_within, token_texts, vocabulary_size
+from ifguide.methods.rad.model import RewardModel, load_reward_model
+from ifguide.methods.rad.tokens import TokenTranslation
+from ifguide.methods.rad.training import RewardTraining
+from ifguide.models import LoadOptions
 from ifguide.training.auxiliary import Auxiliary, tokenizer_of
-from ifguide.training.data import pad
-from ifguide.training.reward import RewardModel, RewardTraining, load_reward_model
 
 # P prompts, S samples of each, R = P · S rows, L tokens so far, V vocabulary, K candidates a row
 # of the reward model: C cached tokens, N new tokens, M tokens a candidate
 
 
+@dataclass(frozen=True, kw_only=True)
 class RAD:
     """Sample from softmax(z + β·(1 − toxicity)) over the `top_k` likeliest tokens.
 
@@ -33,79 +34,41 @@ class RAD:
         ValueError: an argument out of range.
     """
 
-    def __init__(self, *, reward: RewardTraining, top_k: int = 20, beta: float = 50.0, batch_size: int = 8192) -> None:
-        if top_k < 1 or batch_size < 1:
-            raise ValueError(f"decoding.top_k={top_k}, decoding.batch_size={batch_size}: 1 or more")
-        if beta < 0:
-            raise ValueError(f"decoding.beta={beta}: 0 or more")
-        self.auxiliaries: Mapping[str, Auxiliary] = {"reward": reward}
-        self.top_k, self.beta, self.batch_size = top_k, beta, batch_size
+    NOT_SETTINGS: ClassVar[tuple[str, ...]] = ("batch_size",)
+
+    reward: RewardTraining
+    top_k: int = 20
+    beta: float = 50.0
+    batch_size: int = 8192
+
+    def __post_init__(self) -> None:
+        for name in ("top_k", "batch_size"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}={getattr(self, name)}: must be at least 1")
+        if self.beta < 0:
+            raise ValueError(f"beta={self.beta}: 0 or more")
+
+    @property
+    def auxiliaries(self) -> Mapping[str, Auxiliary]:
+        """See `Decoding`."""
+        return {"reward": self.reward}
 
     def load(
         self,
         folders: Mapping[str, Path],
         tokenizer: PreTrainedTokenizerFast,
         device: torch.device | str,
-        *,
-        attention: str = "sdpa",
-        trust_remote_code: bool = False,
+        options: LoadOptions,
     ) -> "RewardAugmentedDecoder":
-        attention = attention if attention == "eager" else "sdpa"  # no other takes the mask of `CachedRewards`
-        model = load_reward_model(folders["reward"], attention=attention, trust_remote_code=trust_remote_code)
+        """See `Decoding`."""
+        attention = options.attention if options.attention == "eager" else "sdpa"  # those that take such a mask
+        model = load_reward_model(folders["reward"], **asdict(replace(options, attention=attention)))
         model.to(device).eval()
         theirs = tokenizer_of(folders["reward"], tokenizer)
-        spelling = Spelling.same(tokenizer, device)
+        tokens = TokenTranslation.same(tokenizer, device)
         if theirs.get_vocab() != tokenizer.get_vocab():
-            spelling = Spelling.between(tokenizer, theirs, device)
-        return RewardAugmentedDecoder(model, spelling, top_k=self.top_k, beta=self.beta, batch_size=self.batch_size)
-
-
-@dataclass(frozen=True)
-class Spelling:
-    """How the reward model's tokenizer writes what the generating model's tokenizer writes.
-
-    Attributes:
-        ids_VM: its tokens of each token of ours, padded on the right.
-        lengths_V: how many there are, at least one.
-        unknown: our token for ids beyond the tokenizer's, which a model's padded vocabulary may have.
-        tokenizers: ours and the reward model's; None where they are the same.
-    """
-
-    ids_VM: Tensor
-    lengths_V: Tensor
-    unknown: int
-    tokenizers: tuple[PreTrainedTokenizerFast, PreTrainedTokenizerFast] | None = None
-
-    @staticmethod
-    def same(tokenizer: PreTrainedTokenizerFast, device: torch.device | str) -> "Spelling":
-        ids = torch.arange(vocabulary_size(tokenizer), device=device)
-        return Spelling(ids[:, None], torch.ones_like(ids), tokenizer.eos_token_id)
-
-    @staticmethod
-    def between(
-        ours: PreTrainedTokenizerFast, theirs: PreTrainedTokenizerFast, device: torch.device | str
-    ) -> "Spelling":
-        """Each token's text written anew, as within a text; special tokens, and those without text, are its end."""
-        texts = token_texts(ours, skip_special_tokens=True)
-        ids, valid = pad([np.array(ids or [theirs.eos_token_id]) for ids in encode_within(texts, theirs)])
-        return Spelling(ids.to(device), valid.sum(1).to(device), ours.eos_token_id, (ours, theirs))
-
-    def __call__(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
-        """Tokens of any shape [...] → the reward model's, [..., M], and which of them are no padding."""
-        tokens = tokens.where(tokens < len(self.lengths_V), self.unknown)
-        lengths = self.lengths_V[tokens]
-        longest = int(lengths.max()) if lengths.numel() else 1
-        return self.ids_VM[tokens][..., :longest], torch.arange(longest, device=tokens.device) < lengths[..., None]
-
-    def prompts(self, prompts_PL: Tensor) -> tuple[Tensor, Tensor]:
-        """Prompts as the reward model reads them: another tokenizer writes the whole text anew."""
-        if self.tokenizers is None:
-            ids, valid = self(prompts_PL)
-            return ids.flatten(1), valid.flatten(1)
-        ours, theirs = self.tokenizers
-        texts = ours.batch_decode(prompts_PL, skip_special_tokens=True, clean_up_tokenization_spaces=False)
-        ids, valid = pad([row[:-1] for row in encode_texts(texts, theirs)])  # the text does not end here
-        return ids.to(prompts_PL.device), valid.to(prompts_PL.device)
+            tokens = TokenTranslation.between(tokenizer, theirs, device)
+        return RewardAugmentedDecoder(model, tokens, top_k=self.top_k, beta=self.beta, batch_size=self.batch_size)
 
 
 class RewardAugmentedDecoder:
@@ -113,7 +76,7 @@ class RewardAugmentedDecoder:
 
     Args:
         model: on the device that computes.
-        spelling: of its tokenizer.
+        translate: our tokens → its own.
         top_k, beta, batch_size: as in `RAD`.
 
     Raises:
@@ -121,17 +84,20 @@ class RewardAugmentedDecoder:
     """
 
     def __init__(
-        self, model: RewardModel, spelling: Spelling, *, top_k: int, beta: float, batch_size: int = 8192
+        self, model: RewardModel, translate: TokenTranslation, *, top_k: int, beta: float, batch_size: int = 8192
     ) -> None:
         if "position_ids" not in inspect.signature(model.body.forward).parameters:
-            raise ValueError(f"decoding=rad: {type(model.body).__name__} takes no position_ids; use another model")
-        self.model, self.spelling, self.top_k, self.beta, self.batch_size = model, spelling, top_k, beta, batch_size
+            raise ValueError(
+                f"a reward model needs position_ids, which {type(model.body).__name__} does not take; use another model"
+            )
+        self.model, self.translate = model, translate
+        self.top_k, self.beta, self.batch_size = top_k, beta, batch_size
 
-    def start(self, prompts_PL: Tensor, samples: int) -> "RewardSteps":
-        return RewardSteps(self, prompts_PL, samples)
+    def start(self, prompts_PL: Tensor, samples: int) -> "RewardState":
+        return RewardState(self, prompts_PL, samples)
 
 
-class RewardSteps:
+class RewardState:
     """One batch: the reward model's cache of every row so far, some prompts at a time."""
 
     def __init__(self, decoder: RewardAugmentedDecoder, prompts_PL: Tensor, samples: int) -> None:
@@ -140,19 +106,19 @@ class RewardSteps:
         self._parts = [
             CachedRewards(decoder.model, ids, valid, samples)
             for prompts in prompts_PL.split(at_once)
-            for ids, valid in [decoder.spelling.prompts(prompts)]
+            for ids, valid in [decoder.translate.prompts(prompts)]
         ]
 
     def __call__(self, ids_RL: Tensor, logits_RV: Tensor) -> Tensor:
-        spelling = self._decoder.spelling
+        translate = self._decoder.translate
         values_RK, candidates_RK = logits_RV.topk(min(self._decoder.top_k, logits_RV.shape[1]))
         sizes = [part.rows for part in self._parts]
         toxicity = []
         for part, new, candidates in zip(
             self._parts, ids_RL[:, self._width :].split(sizes), candidates_RK.split(sizes), strict=True
         ):
-            new_ids, new_valid = spelling(new)
-            toxicity.append(part(new_ids.flatten(1), new_valid.flatten(1), *spelling(candidates)))
+            new_ids, new_valid = translate(new)
+            toxicity.append(part(new_ids.flatten(1), new_valid.flatten(1), *translate(candidates)))
         self._width = ids_RL.shape[1]
         rewards_RK = 1 - torch.cat(toxicity).clamp(0, 1).to(values_RK.dtype)
         rest = torch.full_like(logits_RV, float("-inf"))
@@ -204,7 +170,7 @@ class CachedRewards:
         if self._model.body.config._attn_implementation == "eager":  # it adds its mask
             dtype = self._model.body.dtype
             mask = torch.zeros_like(mask, dtype=dtype).masked_fill(~mask, torch.finfo(dtype).min)
-        toxicity = self._model(
+        toxicity: Tensor = self._model(
             torch.cat([new_RN, ids_RKM.flatten(1)], 1),
             attention_mask=mask,
             position_ids=places.clamp(min=0),
@@ -219,9 +185,7 @@ class CachedRewards:
     def _check_context(self, length: int) -> None:
         longest = getattr(self._model.body.config, "max_position_embeddings", length)
         if length > longest:
-            raise ValueError(
-                f"decoding=rad: the reward model's context is {longest} tokens, prompt and continuation need {length}"
-            )
+            raise ValueError(f"the reward model's context is {longest} tokens, prompt and continuation need {length}")
 
     def keep(self, alive_R: Tensor) -> None:
         self._cache.batch_select_indices(alive_R)

@@ -1,23 +1,22 @@
-"""Experts: language models fine-tuned on the toxic, or on the other, labelled texts (DExperts; Liu et al., 2021)."""
+"""Training of DExperts: language models fine-tuned on the toxic, or on the other, labelled texts."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
-import pytorch_lightning as pl
-from pytorch_lightning.loggers import Logger
 from transformers import PreTrainedTokenizerFast
 
+from ifguide.checks import argument
 from ifguide.corpus.documents import LabelledText
 from ifguide.corpus.labelled import pack_texts
 from ifguide.corpus.tokenizers import check_same_tokenizer, vocabulary_size
-from ifguide.models import check_vocabulary, load_model
+from ifguide.models import LoadOptions, check_vocabulary, load_model
 from ifguide.objectives import LanguageModeling
 from ifguide.training.auxiliary import Auxiliary
+from ifguide.training.context import TrainingContext, save_trained
 from ifguide.training.data import hold_out
-from ifguide.training.fit import Hardware, remove_checkpoints, train
-from ifguide.workspace import global_rank
+from ifguide.training.fit import train
 
 
 @dataclass(frozen=True)
@@ -30,7 +29,7 @@ class ExpertTraining(Auxiliary):
         toxic_at_least, nontoxic_at_most: thresholds.
     """
 
-    stage: ClassVar[str] = "expert"
+    setting: ClassVar[str] = "experts"
     continues: ClassVar[str] = "uncensored"
 
     toxic: bool = False
@@ -41,7 +40,7 @@ class ExpertTraining(Auxiliary):
         super().__post_init__()
         if not 0 <= self.nontoxic_at_most < self.toxic_at_least <= 1:
             raise ValueError(
-                f"decoding.experts: toxic_at_least={self.toxic_at_least}, nontoxic_at_most={self.nontoxic_at_most}: "
+                f"toxic_at_least={self.toxic_at_least}, nontoxic_at_most={self.nontoxic_at_most}: "
                 "thresholds lie in [0, 1], the first above the second"
             )
 
@@ -62,17 +61,18 @@ class ExpertTraining(Auxiliary):
         ]
         if not kept:
             kind = "toxic_at_least" if self.toxic else "nontoxic_at_most"
-            raise ValueError(f"no labelled text is left for an expert; change decoding.experts.{kind}")
+            raise ValueError(f"{kind}={getattr(self, kind)}: no labelled text is left for an expert")
         return kept
 
     def check_corpus(
         self, texts: Sequence[LabelledText], tokenizer: PreTrainedTokenizerFast, block_length: int
     ) -> None:
         """See `Auxiliary`."""
-        check_same_tokenizer(self.pretrained, tokenizer, "decoding.experts")
+        check_same_tokenizer(self.pretrained, tokenizer)
         learned, _ = self._split(texts)
         blocks = pack_texts(learned, tokenizer, block_length)
-        self.optim.steps(len(blocks), "blocks of labelled texts", "decoding.experts.optim")
+        with argument("optim"):
+            self.optim.steps(len(blocks), "blocks of labelled texts")
 
     def _split(self, texts: Sequence[LabelledText]) -> tuple[list[str], list[str]]:
         """Texts to train on, and to validate on where they fill a block."""
@@ -87,33 +87,23 @@ class ExpertTraining(Auxiliary):
         *,
         tokenizer: PreTrainedTokenizerFast,
         block_length: int,
-        hardware: Hardware,
-        directory: Path,
-        logger: Logger | None = None,
-        callbacks: Sequence[pl.Callback] = (),
-        attention: str = "sdpa",
-        trust_remote_code: bool = False,
+        context: TrainingContext,
+        options: LoadOptions,
     ) -> dict[str, Any]:
         """See `Auxiliary`; leaves a causal language model's folder."""
-        check_same_tokenizer(str(start), tokenizer, "decoding.experts")
-        model = load_model(start, attention=attention, trust_remote_code=trust_remote_code)
+        check_same_tokenizer(str(start), tokenizer)
+        model = load_model(start, **asdict(options))
         check_vocabulary(model, vocabulary_size(tokenizer))
         learned, held = self._split(texts)
         facts = train(
             model,
             LanguageModeling(),
             self.optim,
-            hardware,
+            context,
             blocks=pack_texts(learned, tokenizer, block_length),
             mask=None,
             validation=pack_texts(held, tokenizer, block_length),
             seed=self.seed,
-            directory=directory,
-            logger=logger,
-            callbacks=callbacks,
         )
-        if global_rank() == 0:
-            model.save_pretrained(directory)
-            tokenizer.save_pretrained(directory)
-            remove_checkpoints(directory)
+        save_trained(model, tokenizer, context.directory)
         return {"texts": len(learned), **facts}

@@ -8,14 +8,16 @@ from transformers import AutoModelForCausalLM
 
 from ifguide.corpus.documents import LabelledText
 from ifguide.corpus.labelled import LabelledSource, check_labelled, encode_texts, pack_texts
-from ifguide.models import build_model
+from ifguide.methods.dexperts import ExpertTraining
+from ifguide.methods.rad.model import load_reward_model
+from ifguide.methods.rad.training import RewardTraining, TextExamples
+from ifguide.models import LoadOptions, build_model
 from ifguide.objectives.language_modeling import cross_entropy
-from ifguide.training.experts import ExpertTraining
-from ifguide.training.fit import Hardware
-from ifguide.training.optimization import AdamWCosine
-from ifguide.training.reward import RewardTraining, TextExamples, load_reward_model
+from ifguide.training.context import TrainingContext
+from ifguide.training.optimization import Optimization
+from ifguide.training.trainer import TrainerSettings
 
-CPU = Hardware(micro_batch_size=8, progress=False)
+CPU = TrainerSettings(micro_batch_size=8, progress=False)
 HARMLESS = [word for word in WORDS if word != "idiot"]
 
 
@@ -41,11 +43,12 @@ def start(corpus, tmp_path_factory):
 
 
 def options(corpus, directory, **more):
-    return dict(tokenizer=corpus.tokenizer, block_length=16, hardware=CPU, directory=directory) | more
+    context = TrainingContext(CPU, directory)
+    return dict(tokenizer=corpus.tokenizer, block_length=16, context=context, options=LoadOptions()) | more
 
 
 def test_a_reward_model_learns_where_a_text_turns(corpus, start, tmp_path):
-    training = RewardTraining(optim=AdamWCosine(learning_rate=1e-2, batch_size=8, epochs=5))
+    training = RewardTraining(optim=Optimization(learning_rate=1e-2, batch_size=8, epochs=5))
     facts = training.train(start, labelled(400), **options(corpus, tmp_path))
     assert facts["validation/loss"] < 0.15, "0.25 is knowing nothing"
     model = load_reward_model(tmp_path).eval()
@@ -54,7 +57,7 @@ def test_a_reward_model_learns_where_a_text_turns(corpus, start, tmp_path):
     with torch.no_grad():
         rewards = model(torch.tensor(ids)[None])[0]
     assert rewards[1 : turn - 2].max() < 0.75 < rewards[turn:].min()
-    never = RewardTraining(optim=AdamWCosine(learning_rate=1e-2, batch_size=8, epochs=0))
+    never = RewardTraining(optim=Optimization(learning_rate=1e-2, batch_size=8, epochs=0))
     assert never.train(tmp_path, labelled(), **options(corpus, tmp_path / "kept"))["steps"] == 0
     kept = load_reward_model(tmp_path / "kept").state_dict()
     assert all(torch.equal(value, kept[name]) for name, value in model.state_dict().items()), "head and all"
@@ -67,7 +70,7 @@ def test_scores_leave_out_padding_and_the_first_token():
 
 
 def test_experts_learn_their_own_texts(corpus, start, tmp_path):
-    optim = AdamWCosine(learning_rate=3e-3, batch_size=8, epochs=6)
+    optim = Optimization(learning_rate=3e-3, batch_size=8, epochs=6)
     losses = {}
     texts = labelled()
     for toxic in (False, True):
@@ -107,16 +110,16 @@ def test_local_labels_are_values_or_toxicities(tmp_path):
 
 
 def test_held_out_texts_below_a_block_validate_nothing(corpus, start, tmp_path):
-    training = ExpertTraining(optim=AdamWCosine(learning_rate=3e-3, batch_size=8, epochs=1), validation=0.02)
+    training = ExpertTraining(optim=Optimization(learning_rate=3e-3, batch_size=8, epochs=1), validation=0.02)
     facts = training.train(start, labelled(100), **options(corpus, tmp_path))
     assert facts["texts"] == 49 and facts["steps"] > 0 and "validation/loss" not in facts
 
 
 def test_what_cannot_learn_is_named_with_its_settings(corpus):
-    optim = AdamWCosine(learning_rate=3e-3, batch_size=999, epochs=1)
+    optim = Optimization(learning_rate=3e-3, batch_size=999, epochs=1)
     for training, match in (
-        (RewardTraining(optim=optim), r"152 labelled texts are less .* decoding\.reward\.optim\.batch_size=999"),
-        (ExpertTraining(optim=optim), r"blocks of labelled texts are less .* decoding\.experts\.optim\.batch_size=999"),
+        (RewardTraining(optim=optim), r"^optim\.batch_size=999: .* 152 labelled texts are less"),
+        (ExpertTraining(optim=optim), r"^optim\.batch_size=999: .* blocks of labelled texts are less"),
     ):
         with pytest.raises(ValueError, match=match):
             training.check_corpus(labelled(), corpus.tokenizer, 16)
@@ -124,12 +127,12 @@ def test_what_cannot_learn_is_named_with_its_settings(corpus):
 
 def test_a_reward_model_without_a_head_is_trained(start):
     for pretrained in (None, str(start)):
-        kept = RewardTraining(optim=AdamWCosine(learning_rate=1e-3, batch_size=8, epochs=0), pretrained=pretrained)
-        with pytest.raises(ValueError, match="no trained head"):
+        kept = RewardTraining(optim=Optimization(learning_rate=1e-3, batch_size=8, epochs=0), pretrained=pretrained)
+        with pytest.raises(ValueError, match=r"^optim\.epochs=0 .* no trained head"):
             kept.check(labelled())
 
 
 def test_an_expert_without_texts_is_refused():
-    optim = AdamWCosine(learning_rate=3e-3, batch_size=8, epochs=6)
-    with pytest.raises(ValueError, match="nontoxic_at_most"):
+    optim = Optimization(learning_rate=3e-3, batch_size=8, epochs=6)
+    with pytest.raises(ValueError, match=r"^nontoxic_at_most=0\.0: no labelled"):
         ExpertTraining(optim=optim).check([LabelledText("a", 1.0)])

@@ -8,17 +8,20 @@ import torch
 
 from ifguide.corpus.documents import Pair, Prompt
 from ifguide.corpus.pairs import check_pairs, check_pairs_disjoint, encode_pairs, local_pairs
+from ifguide.methods.dpo import DPO, reference_log_probabilities
+from ifguide.methods.dpo.pairs import PairExamples
+from ifguide.methods.dpo.training import PreferenceModule
+from ifguide.training.context import TrainingContext
 from ifguide.training.data import hold_out
-from ifguide.training.fit import Hardware
-from ifguide.training.optimization import AdamWCosine
-from ifguide.training.preference import DPO, PairExamples, PreferenceModule, reference_log_probabilities
+from ifguide.training.optimization import Optimization
+from ifguide.training.trainer import TrainerSettings
 
-CPU = Hardware(micro_batch_size=4, checkpoint_every=2, precision="64-true", progress=False)
+CPU = TrainerSettings(micro_batch_size=4, checkpoint_every=2, precision="64-true", progress=False)
 PAIRS = [Pair("" if n % 3 == 0 else "the cat sat", f" on {n} old mats", f" idiot ate {n}") for n in range(30)]
 
 
 def optimization(**options):
-    return AdamWCosine(**(dict(learning_rate=3e-3, batch_size=8, epochs=4) | options))
+    return Optimization(**(dict(learning_rate=3e-3, batch_size=8, epochs=4) | options))
 
 
 def wide_model(corpus, dropout=0.0):
@@ -107,7 +110,7 @@ def test_the_loss_is_that_of_texts_read_one_by_one(corpus, pairs):
 def train(corpus, pairs, directory, dpo, model=None):
     model = model or wide_model(corpus)
     reference = reference_log_probabilities(model, pairs, batch_size=8)
-    facts = dpo.train(model, wide_model(corpus), pairs, reference, hardware=CPU, directory=directory)
+    facts = dpo.train(model, wide_model(corpus), pairs, reference, TrainingContext(CPU, directory))
     return model, reference, facts
 
 
@@ -162,7 +165,7 @@ def test_an_interrupted_run_resumes_exactly(corpus, pairs, tmp_path, monkeypatch
 
 def test_mistakes_are_named(tmp_path):
     for options in ({"beta": 0.0}, {"kl": -1.0}, {"patience": 0}, {"validation": 1.0}):
-        with pytest.raises(ValueError, match="post_training"):
+        with pytest.raises(ValueError, match=f"^{next(iter(options))}="):
             DPO(optim=optimization(), **options)
     with pytest.raises(ValueError, match="no pair"):
         check_pairs([])

@@ -1,7 +1,7 @@
-"""DExperts (Liu et al., 2021): an expert and an anti-expert shift the next token's logits."""
+"""Decoding of DExperts: the logits of the nucleus, shifted by what two experts differ in."""
 
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -9,14 +9,15 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerFast
 
-from ifguide.decoding.nucleus import NucleusFilter
-from ifguide.models import load_model
+from ifguide.decoding.nucleus import check_top_p, nucleus_logits
+from ifguide.methods.dexperts.training import ExpertTraining
+from ifguide.models import LoadOptions, load_model
 from ifguide.training.auxiliary import Auxiliary
-from ifguide.training.experts import ExpertTraining
 
 # P prompts, S samples of each, R = P · S rows, L tokens so far, V vocabulary
 
 
+@dataclass(frozen=True, kw_only=True)
 class DExperts:
     """Sample from softmax(z + α(z⁺ − z⁻)), with z the logits of the nucleus, z⁺ the expert's, z⁻ the anti-expert's.
 
@@ -30,36 +31,35 @@ class DExperts:
         ValueError: an argument out of range.
     """
 
-    def __init__(self, *, experts: ExpertTraining, alpha: float = 2.0, top_p: float = 0.9) -> None:
-        if alpha < 0:
-            raise ValueError(f"decoding.alpha={alpha}: 0 or more")
-        if not 0 < top_p <= 1:
-            raise ValueError(f"decoding.top_p={top_p}: a probability in (0, 1]")
-        if experts.optim.epochs == 0:
+    experts: ExpertTraining
+    alpha: float = 2.0
+    top_p: float = 0.9
+
+    def __post_init__(self) -> None:
+        if self.alpha < 0:
+            raise ValueError(f"alpha={self.alpha}: 0 or more")
+        check_top_p(self.top_p)
+        if self.experts.optim.epochs == 0:
             raise ValueError(
-                f"decoding.experts.optim.epochs=0 keeps decoding.experts.pretrained={experts.pretrained} as it is for "
-                "both experts, whose difference is then nothing; train them"
+                f"experts.optim.epochs=0 keeps experts.pretrained={self.experts.pretrained} as it is for both experts, "
+                "whose difference is then nothing; train them"
             )
-        self.auxiliaries: Mapping[str, Auxiliary] = {
-            "expert": replace(experts, toxic=False),
-            "anti-expert": replace(experts, toxic=True),
-        }
-        self.alpha, self.top_p = alpha, top_p
+
+    @property
+    def auxiliaries(self) -> Mapping[str, Auxiliary]:
+        """See `Decoding`."""
+        return {"expert": replace(self.experts, toxic=False), "anti-expert": replace(self.experts, toxic=True)}
 
     def load(
         self,
         folders: Mapping[str, Path],
         tokenizer: PreTrainedTokenizerFast,
         device: torch.device | str,
-        *,
-        attention: str = "sdpa",
-        trust_remote_code: bool = False,
+        options: LoadOptions,
     ) -> "ExpertDecoder":
-        models: list[Any] = [
-            load_model(folders[role], attention=attention, trust_remote_code=trust_remote_code).eval()
-            for role in self.auxiliaries
-        ]
-        expert, anti_expert = (model.to(device) for model in models)
+        """See `Decoding`."""
+        models: list[Any] = [load_model(folders[role], **asdict(options)) for role in self.auxiliaries]
+        expert, anti_expert = (model.to(device).eval() for model in models)
         return ExpertDecoder(expert, anti_expert, alpha=self.alpha, top_p=self.top_p)
 
 
@@ -69,21 +69,20 @@ class ExpertDecoder:
     def __init__(self, expert: PreTrainedModel, anti_expert: PreTrainedModel, *, alpha: float, top_p: float) -> None:
         self.expert, self.anti_expert, self.alpha, self.top_p = expert, anti_expert, alpha, top_p
 
-    def start(self, prompts_PL: Tensor, samples: int) -> "ExpertSteps":
-        return ExpertSteps(self, prompts_PL, samples)
+    def start(self, prompts_PL: Tensor, samples: int) -> "ExpertState":
+        return ExpertState(self, prompts_PL, samples)
 
 
-class ExpertSteps:
+class ExpertState:
     """One batch: the cache of every row so far, of both experts."""
 
     def __init__(self, decoder: ExpertDecoder, prompts_PL: Tensor, samples: int) -> None:
-        self._filter = NucleusFilter(decoder.top_p)
-        self._alpha = decoder.alpha
+        self._top_p, self._alpha = decoder.top_p, decoder.alpha
         self._experts = [CachedLogits(m, prompts_PL, samples) for m in (decoder.expert, decoder.anti_expert)]
 
     def __call__(self, ids_RL: Tensor, logits_RV: Tensor) -> Tensor:
         expert, anti_expert = (cached(ids_RL).to(logits_RV.dtype) for cached in self._experts)
-        shifted = self._filter(ids_RL, logits_RV).clone()  # type: ignore[arg-type]
+        shifted = nucleus_logits(logits_RV, self._top_p)
         width = min(shifted.shape[1], expert.shape[1], anti_expert.shape[1])  # vocabularies may be padded differently
         shifted[:, :width] += self._alpha * (expert[:, :width] - anti_expert[:, :width])
         return shifted
@@ -102,7 +101,8 @@ class CachedLogits:
         self._cache.batch_repeat_interleave(samples)
 
     def _read(self, ids: Tensor) -> Tensor:
-        return self._model(input_ids=ids, past_key_values=self._cache, use_cache=True).logits[:, -1]
+        logits: Tensor = self._model(input_ids=ids, past_key_values=self._cache, use_cache=True).logits
+        return logits[:, -1]
 
     def __call__(self, ids_RL: Tensor) -> Tensor:
         if ids_RL.shape[1] > self._width:

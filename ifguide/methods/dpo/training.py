@@ -1,78 +1,27 @@
-"""Post-training by direct preference optimisation (DPO; Rafailov et al., 2023; against toxicity: Lee et al., 2024)."""
+"""Training of DPO: a policy, and where it began."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import log
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pytorch_lightning as pl
 import torch
 from numpy.typing import NDArray
-from pytorch_lightning.loggers import Logger
 from torch import Tensor, nn
-from tqdm.auto import tqdm
 from transformers import PreTrainedModel
 
+from ifguide.checks import argument
 from ifguide.corpus.pairs import EncodedPair
-from ifguide.objectives.preference import preference_loss, response_divergence, response_log_probabilities
+from ifguide.methods.dpo.loss import preference_loss, response_divergence
+from ifguide.methods.dpo.pairs import PairExamples, pair_log_probabilities
 from ifguide.training.auxiliary import check_validation
-from ifguide.training.data import hold_out, pad
-from ifguide.training.fit import Hardware, Stopping, train_on_examples
+from ifguide.training.context import TrainingContext
+from ifguide.training.data import hold_out
+from ifguide.training.fit import Stopping, train_on_examples
 from ifguide.training.module import OptimizedModule
-from ifguide.training.optimization import AdamWCosine
-
-
-class PairExamples:
-    """Rows → the chosen texts and then the rejected ones, as one batch of 2 · rows.
-
-    `input_ids` and `response` [2 · rows, T], and `reference` [rows, 2], where there are reference log-probabilities.
-    """
-
-    def __init__(self, pairs: Sequence[EncodedPair], reference_N2: NDArray[np.float32] | None = None) -> None:
-        self._pairs, self._reference = pairs, reference_N2
-
-    def __len__(self) -> int:
-        return len(self._pairs)
-
-    def __getitem__(self, rows: NDArray[np.int64]) -> dict[str, Tensor]:
-        pairs = [self._pairs[row] for row in rows]
-        ids, _ = pad([pair.input_ids[half] for half in (0, 1) for pair in pairs])
-        response, _ = pad([pair.response[half] for half in (0, 1) for pair in pairs])
-        batch = {"input_ids": ids, "response": response}
-        if self._reference is not None:
-            batch["reference"] = torch.from_numpy(self._reference[rows])
-        return batch
-
-
-def pair_log_probabilities(logits_BTV: Tensor, batch: Mapping[str, Tensor]) -> Tensor:
-    """log π of the chosen and of the rejected response of each pair of a batch of `PairExamples`, [N, 2]."""
-    return response_log_probabilities(logits_BTV, batch["input_ids"], batch["response"]).view(2, -1).T
-
-
-@torch.no_grad()
-def reference_log_probabilities(
-    model: PreTrainedModel, pairs: Sequence[EncodedPair], *, batch_size: int, precision: str = "32-true"
-) -> NDArray[np.float32]:
-    """log π_ref of both responses of every pair, [N, 2].
-
-    Args:
-        model: the reference, on the device that computes.
-        pairs: in the order of the result.
-        batch_size: pairs at a time.
-        precision: of Lightning; under a mixed one the forward pass is cast as it is in training.
-    """
-    examples, device = PairExamples(pairs), model.device
-    dtype = torch.float16 if precision.startswith("16") else torch.bfloat16
-    parts = []
-    for first in tqdm(range(0, len(pairs), batch_size), desc="Reference", leave=False, disable=None):
-        rows = np.arange(first, min(first + batch_size, len(pairs)))
-        batch = {name: value.to(device) for name, value in examples[rows].items()}
-        with torch.autocast(device.type, dtype, enabled=precision.endswith("mixed")):
-            logits = model.eval()(input_ids=batch["input_ids"], use_cache=False).logits
-        parts.append(pair_log_probabilities(logits, batch).float().cpu().numpy())
-    return np.concatenate(parts)
+from ifguide.training.optimization import Optimization
+from ifguide.training.trainer import check_every
 
 
 class PreferenceModule(OptimizedModule):
@@ -89,7 +38,7 @@ class PreferenceModule(OptimizedModule):
         self,
         model: nn.Module,
         reference: nn.Module | None,
-        optimization: AdamWCosine,
+        optimization: Optimization,
         *,
         beta: float,
         kl: float,
@@ -124,32 +73,38 @@ class DPO:
         kl: γ; 0 needs no second forward pass.
         max_length: tokens of prompt and response together; longer ones are cut, see `encode_pairs`.
         validation: share of the pairs held out.
-        validate_every: optimiser steps between validations; the last step is validated too.
+        validate_every: optimiser steps between validations, or below 1 a share of all steps; the last step is validated
+            too.
         patience: validations without improvement after which training stops.
         seed: of the data order and of what is held out.
     """
 
-    optim: AdamWCosine
+    optim: Optimization
     beta: float = 0.1
     kl: float = 0.0
     max_length: int = 128
     validation: float = 0.1
-    validate_every: int = 5
+    validate_every: float = 5
     patience: int = 3
     seed: int = 0
 
     def __post_init__(self) -> None:
-        check_validation(self.validation, "post_training")
-        if self.beta <= 0 or self.kl < 0:
-            raise ValueError(f"post_training: beta={self.beta} must be above 0, kl={self.kl} 0 or more")
-        for name in ("max_length", "validate_every", "patience"):
-            if getattr(self, name) < (2 if name == "max_length" else 1):
-                raise ValueError(f"post_training.{name}={getattr(self, name)}: too small")
+        check_validation(self.validation)
+        check_every("validate_every", self.validate_every)
+        for name, rule, ok in (
+            ("beta", "above 0", self.beta > 0),
+            ("kl", "0 or more", self.kl >= 0),
+            ("max_length", "at least 2", self.max_length >= 2),
+            ("patience", "at least 1", self.patience >= 1),
+        ):
+            if not ok:
+                raise ValueError(f"{name}={getattr(self, name)}: must be {rule}")
 
     def check(self, pairs: Sequence[EncodedPair]) -> None:
         """Raise ValueError where these are too few to learn from."""
         train, _ = hold_out(len(pairs), self.validation, self.seed)
-        self.optim.steps(len(train), "pairs", "post_training.optim")
+        with argument("optim"):
+            self.optim.steps(len(train), "pairs")
 
     def train(
         self,
@@ -157,20 +112,16 @@ class DPO:
         reference: PreTrainedModel | None,
         pairs: Sequence[EncodedPair],
         reference_N2: NDArray[np.float32],
-        *,
-        hardware: Hardware,
-        directory: Path,
-        logger: Logger | None = None,
-        callbacks: Sequence[pl.Callback] = (),
+        context: TrainingContext,
     ) -> dict[str, Any]:
-        """Train a model in place; the caller saves it and removes the checkpoints.
+        """Train a model in place; the caller saves it (`save_trained`).
 
         Args:
             model: the policy, at the weights of the reference.
             reference: another copy of it, needed where γ > 0.
             pairs: what it learns from.
             reference_N2: of `reference_log_probabilities`.
-            hardware, directory, logger, callbacks: as in `ifguide.training.fit.train`.
+            context: where it is computed, and keeps its checkpoints.
 
         Returns:
             Facts: pairs, steps, the last training loss and the best validation loss.
@@ -191,13 +142,10 @@ class DPO:
                 seed=self.seed,
             ),
             self.optim,
-            hardware,
+            context,
             examples=train,
             validation=held,
             seed=self.seed,
-            directory=directory,
-            logger=logger,
-            callbacks=callbacks,
             stopping=Stopping(self.validate_every, self.patience, start=log(2)) if len(held) else None,
         )
         return {"pairs": len(train), **facts}

@@ -4,8 +4,7 @@ import pytest
 import torch
 from conftest import tiny_model
 
-from ifguide.objectives.preference import preference_loss, response_divergence, response_log_probabilities
-from ifguide.objectives.prefix_reward import cumulative_squared_error
+from ifguide.methods.dpo.loss import preference_loss, response_divergence, response_log_probabilities
 
 IDS = torch.tensor([[0, 5, 9, 3, 2], [0, 7, 4, 0, 0]])
 RESPONSE = torch.tensor([[False, False, True, True, True], [False, True, True, False, False]])
@@ -52,14 +51,3 @@ def test_divergence_follows_its_formula():
     found = response_divergence(policy, reference, RESPONSE)
     assert float(found) == pytest.approx(sum(texts) / 2, abs=1e-9) and found > 0
     assert float(response_divergence(policy, policy, RESPONSE)) == 0
-
-
-def test_cumulative_error_weighs_later_beginnings_more():
-    rewards = torch.tensor([[9.0, 0.2, 0.4, 0.9], [9.0, 0.3, 0.7, 9.0]], dtype=torch.float64)
-    scored = torch.tensor([[False, True, True, True], [False, True, True, False]])
-    expected = [
-        (1 * 0.8**2 + 2 * 0.6**2 + 3 * 0.1**2) / 6,  # y = 1, n = 3
-        (1 * 0.3**2 + 2 * 0.7**2) / 3,  # y = 0, n = 2
-    ]
-    found = cumulative_squared_error(rewards, torch.tensor([1.0, 0.0], dtype=torch.float64), scored)
-    assert float(found) == pytest.approx(sum(expected) / 2, abs=1e-12)
