@@ -18,8 +18,13 @@ import torch
 from shared import apart, interleaved, memory, random_model, read_options, seconds, table
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
+<<<<<<< HEAD
 from ifguide.corpus.queries import real_toxicity_prompts
 from ifguide.decoding import nucleus
+=======
+from ifguide.corpus.real_toxicity_prompts import real_toxicity_prompts
+from ifguide.decoding import Nucleus
+>>>>>>> main
 from ifguide.evaluation.generation import sample_continuations
 
 SAMPLES, NEW, PADDED = 25, 20, 256

@@ -67,7 +67,7 @@ class NgramClassifier:
 
     Args:
         network: in evaluation mode, on the CPU.
-        name: identifies the weights.
+        name: for people.
     """
 
     def __init__(self, network: NgramNetwork, *, name: str) -> None:

@@ -9,7 +9,7 @@ end-of-text token; blocks cut it every `block_length` tokens, and an incomplete 
 import hashlib
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
@@ -107,6 +107,51 @@ class Corpus:
         )
 
 
+@dataclass(frozen=True, kw_only=True)
+class CorpusSettings:
+    """What a corpus is made of; see `build_corpus`.
+
+    Raises:
+        ValueError: shares or weights out of range, or an unknown source in `weights`.
+    """
+
+    sources: Mapping[str, Iterable[Document]]
+    tokenizer: Callable[[Iterable[str]], PreTrainedTokenizerFast]
+    block_length: int
+    weights: Mapping[str, float] = field(default_factory=dict)
+    validation: float = 0.05
+    test: float = 0.05
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not self.sources:
+            raise ValueError("sources: a corpus has at least one")
+        if unknown := sorted(set(self.weights) - set(self.sources)):
+            raise ValueError(f"weights: no source is called {', '.join(unknown)}; known: {', '.join(self.sources)}")
+        for name, weight in self.weights.items():
+            if weight < 0:
+                raise ValueError(f"weights.{name}={weight}: a weight is 0 or more")
+        if not (0 <= self.validation and 0 <= self.test and self.validation + self.test < 1):
+            raise ValueError(
+                f"validation={self.validation}, test={self.test}: shares of documents that sum to less than 1"
+            )
+        if self.block_length < 2:
+            raise ValueError(f"block_length={self.block_length}: a block has at least 2 tokens")
+
+    def build(self, directory: Path) -> dict[str, Any]:
+        """Write the corpus into a folder; returns its facts."""
+        return build_corpus(
+            directory,
+            sources=self.sources,
+            tokenizer=self.tokenizer,
+            block_length=self.block_length,
+            weights=self.weights,
+            validation=self.validation,
+            test=self.test,
+            seed=self.seed,
+        )
+
+
 def build_corpus(
     directory: Path,
     *,
@@ -123,7 +168,7 @@ def build_corpus(
     Args:
         directory: where the corpus is written.
         sources: name → documents; each is iterated once (twice when the tokenizer is trained).
-        tokenizer: makes the tokenizer from the corpus's texts (`make_tokenizer`).
+        tokenizer: makes the tokenizer from the corpus's texts (`TokenizerSettings`).
         block_length: tokens per block.
         weights: source → how often its training documents appear: 2 repeats each, 0.25 keeps a quarter (default 1).
         validation, test: share of the documents held out. A document's split depends on its text and the seed alone,
@@ -134,17 +179,9 @@ def build_corpus(
         Measured facts: documents, tokens and blocks of each split, share of annotated tokens.
 
     Raises:
-        ValueError: shares or weights out of range, an unknown source in `weights`, or a split of less than one block.
+        ValueError: a split of less than one block.
     """
-    weights = dict(weights or {})
-    if unknown := sorted(set(weights) - set(sources)):
-        raise ValueError(f"data.weights names {', '.join(unknown)}; the sources are {', '.join(sources)}")
-    if any(weight < 0 for weight in weights.values()):
-        raise ValueError(f"data.weights={weights}: a weight is 0 or more")
-    if not (0 <= validation and 0 <= test and validation + test < 1):
-        raise ValueError(f"data.validation={validation}, data.test={test}: shares of documents that sum to less than 1")
-    if block_length < 2:
-        raise ValueError(f"data.block_length={block_length}: a block has at least 2 tokens")
+    weights = weights or {}
 
     def documents() -> Iterator[tuple[int, Document]]:
         return ((index, document) for index, source in enumerate(sources.values()) for document in source)
@@ -184,8 +221,8 @@ def build_corpus(
         blocks = int(lengths.sum()) // block_length
         if blocks == 0 and (name == "train" or len(members)):
             raise ValueError(
-                f"the {name} split has {int(lengths.sum())} tokens, less than one block of {block_length}: "
-                "use a larger corpus, a larger share or a smaller data.block_length"
+                f"block_length={block_length}: the {name} split has only {int(lengths.sum())} tokens, less than one "
+                "block; use a larger corpus, a larger share or shorter blocks"
             )
         rows = rows[rows["start"] < blocks * block_length]
         pieces = [slice(start[d], start[d] + length[d]) for d in order]

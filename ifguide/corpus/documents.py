@@ -1,7 +1,7 @@
 """What a corpus is made of: records of text, before any tokenizer has seen them."""
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import ClassVar
 
 BENIGN, TOXIC = "benign", "toxic"
 
@@ -33,6 +33,8 @@ class Query:
     `record` names the record it came from; evaluation prompts never share one with queries.
     """
 
+    NOT_SETTINGS: ClassVar = ("record",)
+
     prompt: str
     continuation: str
     toxic: bool
@@ -43,12 +45,15 @@ class Query:
 class Prompt:
     """A text to be continued at evaluation; `subset` groups prompts in the metrics (`toxic`, `nontoxic`, …)."""
 
+    NOT_SETTINGS: ClassVar = ("record",)
+
     text: str
     subset: str
     record: str
 
 
-class LabelledText(NamedTuple):
+@dataclass(frozen=True)
+class LabelledText:
     """A text and how toxic it is, in [0, 1]: what a reward model and experts learn from."""
 
     text: str
@@ -59,9 +64,14 @@ class LabelledText(NamedTuple):
         return self.toxicity >= 0.5
 
 
-class Pair(NamedTuple):
+@dataclass(frozen=True)
+class Pair:
     """Two continuations of a prompt (which may be empty), the first preferred to the second."""
 
     prompt: str
     chosen: str
     rejected: str
+
+    @property
+    def responses(self) -> tuple[str, str]:
+        return self.chosen, self.rejected

@@ -5,17 +5,18 @@ names in `rule`, its settings decide the scores; those named there decide what i
 """
 
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from itertools import islice
-from typing import Protocol
+from typing import ClassVar, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ifguide.classifiers import Classifier
+from ifguide.classifiers import Classifier, ClassifierSettings
 from ifguide.classifiers.base import TOXICITY
 from ifguide.corpus.blocks import LABELS
 from ifguide.corpus.documents import BENIGN, TOXIC, Query
-from ifguide.corpus.words import WordCounter, read_words, telling_words
+from ifguide.corpus.words import WordCounter, indicative_words, read_words
 
 DOCUMENTS_AT_ONCE = 1000
 
@@ -23,26 +24,43 @@ DOCUMENTS_AT_ONCE = 1000
 
 
 class DocumentFilter(Protocol):
-    """`uses_queries`: the scores depend on the queries of the behaviours; `classifier`: who judges, if anyone does."""
+    """`rule`: settings that decide what is dropped at given scores; `reads`: what the scores are made from, documents'
+    texts (`TextFilter.scores`) or their tokens' influence scores; `uses_queries`: the scores depend on the queries of
+    the behaviours; `classifier`: who judges, if anyone does."""
 
-    rule: tuple[str, ...]
-    uses_queries: bool
-    classifier: Classifier | None
+    rule: ClassVar[tuple[str, ...]]
+    reads: ClassVar[Literal["texts", "scores"]]
 
+    @property
+    def uses_queries(self) -> bool: ...
+    @property
+    def classifier(self) -> ClassifierSettings | None: ...
     def drop(self, scores_KD: NDArray[np.float64]) -> NDArray[np.bool_]: ...
 
 
 class TextFilter(DocumentFilter, Protocol):
-    """A filter that reads."""
+    """A filter that reads texts."""
 
-    def scores(self, texts: Iterable[str], queries: Sequence[Sequence[Query]]) -> NDArray[np.float64]: ...
+    def scores(
+        self, texts: Iterable[str], queries: Sequence[Sequence[Query]], classifier: Classifier | None = None
+    ) -> NDArray[np.float64]:
+        """Scores of each document, [K, D].
+
+        Args:
+            texts: of the documents.
+            queries: of each behaviour.
+            classifier: the filter's classifier, loaded.
+        """
+        ...
 
 
+@dataclass(frozen=True, kw_only=True)
 class WordFilter:
     """Drops documents that hold words of a list.
 
     Args:
-        files: lists of words and phrases, as in `read_words`; None: the words most telling of each behaviour's queries.
+        files: lists of words and phrases, as in `read_words`; None: the words most indicative of each
+            behaviour's queries.
         column: the column of `.csv` files.
         log_odds: words learned from the queries have at least these log-odds of being in a toxic continuation.
         at_least: hits from which a document is dropped.
@@ -51,32 +69,39 @@ class WordFilter:
         ValueError: no such file, or a number out of range.
     """
 
-    rule = ("at_least",)
-    classifier = None
+    rule: ClassVar = ("at_least",)
+    reads: ClassVar = "texts"
+    classifier: ClassVar = None
 
-    def __init__(
-        self,
-        *,
-        files: str | Sequence[str] | None = None,
-        column: str | None = None,
-        log_odds: float = 2.0,
-        at_least: int = 1,
-    ) -> None:
-        if at_least < 1:
-            raise ValueError(f"filter.at_least={at_least}: it is 1 or more")
-        if log_odds <= 0:
-            raise ValueError(f"filter.log_odds={log_odds}: must be above 0, or words that speak against it count too")
-        self.words = None if files is None else read_words(files, column)
-        self.uses_queries = files is None
-        self.log_odds, self.at_least = log_odds, at_least
+    files: str | Sequence[str] | None = None
+    column: str | None = None
+    log_odds: float = 2.0
+    at_least: int = 1
 
-    def scores(self, texts: Iterable[str], queries: Sequence[Sequence[Query]]) -> NDArray[np.float64]:
+    def __post_init__(self) -> None:
+        if self.at_least < 1:
+            raise ValueError(f"at_least={self.at_least}: must be at least 1")
+        if self.log_odds <= 0:
+            raise ValueError(f"log_odds={self.log_odds}: must be above 0, or words that speak against it count too")
+        if self.files is not None:
+            read_words(self.files, self.column)
+
+    @property
+    def uses_queries(self) -> bool:
+        return self.files is None
+
+    def scores(
+        self, texts: Iterable[str], queries: Sequence[Sequence[Query]], classifier: Classifier | None = None
+    ) -> NDArray[np.float64]:
         """Hits in each document, [1, D].
 
         Raises:
-            ValueError: words are to be learned, and no word is telling.
+            ValueError: words are to be learned, and no word is indicative.
         """
-        words = self.words or [word for chosen in queries for word in telling_words(chosen, self.log_odds)]
+        if self.files is not None:
+            words = read_words(self.files, self.column)
+        else:
+            words = [word for chosen in queries for word in indicative_words(chosen, self.log_odds)]
         count = WordCounter(words)
         return np.array([[count(text) for text in texts]], np.float64)
 
@@ -84,6 +109,7 @@ class WordFilter:
         return scores_KD[0] >= self.at_least
 
 
+@dataclass(frozen=True, kw_only=True)
 class ClassifierFilter:
     """Drops documents that a classifier finds toxic.
 
@@ -99,38 +125,38 @@ class ClassifierFilter:
         ValueError: an argument out of range, or not exactly one of `threshold` and `share`.
     """
 
-    rule = ("threshold", "share")
-    uses_queries = False
+    rule: ClassVar = ("threshold", "share")
+    reads: ClassVar = "texts"
+    uses_queries: ClassVar = False
 
-    def __init__(
-        self,
-        *,
-        classifier: Classifier,
-        category: str = TOXICITY,
-        window: int | None = 20,
-        threshold: float | None = 0.5,
-        share: float | None = None,
-    ) -> None:
-        check_rule(threshold, share)
-        if threshold is not None and not 0 <= threshold <= 1:
-            raise ValueError(f"filter.threshold={threshold}: a probability lies in [0, 1]")
-        if window is not None and window < 1:
-            raise ValueError(f"filter.window={window}: a window has at least one word; null: whole documents")
-        self.classifier, self.category, self.window = classifier, category, window
-        self.threshold, self.share = threshold, share
+    classifier: ClassifierSettings
+    category: str = TOXICITY
+    window: int | None = 20
+    threshold: float | None = 0.5
+    share: float | None = None
 
-    def scores(self, texts: Iterable[str], queries: Sequence[Sequence[Query]] = ()) -> NDArray[np.float64]:
+    def __post_init__(self) -> None:
+        check_rule(self.threshold, self.share)
+        if self.threshold is not None and not 0 <= self.threshold <= 1:
+            raise ValueError(f"threshold={self.threshold}: a probability lies in [0, 1]")
+        if self.window is not None and self.window < 1:
+            raise ValueError(f"window={self.window}: a window has at least one word; null: whole documents")
+
+    def scores(
+        self, texts: Iterable[str], queries: Sequence[Sequence[Query]] = (), classifier: Classifier | None = None
+    ) -> NDArray[np.float64]:
         """Probability of each document's most toxic window, [1, D].
 
         Raises:
             ValueError: the classifier has no such category.
         """
+        assert classifier is not None
         texts, parts = iter(texts), [np.zeros(0)]
         while batch := list(islice(texts, DOCUMENTS_AT_ONCE)):
             pieces = [windows(text, self.window) for text in batch]
-            judged = self.classifier([piece for document in pieces for piece in document])
+            judged = classifier([piece for document in pieces for piece in document])
             if self.category not in judged:
-                raise ValueError(f"filter.category={self.category}; {self.classifier.name} has {', '.join(judged)}")
+                raise ValueError(f"category={self.category}: {classifier.name} has {', '.join(judged)}")
             first = np.cumsum([0, *map(len, pieces[:-1])])
             parts.append(np.maximum.reduceat(judged[self.category], first))
         return np.concatenate(parts)[None]
@@ -139,6 +165,7 @@ class ClassifierFilter:
         return drop_highest(scores_KD[0], threshold=self.threshold, share=self.share)
 
 
+@dataclass(frozen=True, kw_only=True)
 class InfluenceFilter:
     """Drops the documents that teach a behaviour most, by the sum of their tokens' influence scores.
 
@@ -154,13 +181,17 @@ class InfluenceFilter:
         ValueError: an argument out of range, or not exactly one of `threshold` and `share`.
     """
 
-    rule = ("threshold", "share")
-    uses_queries = True
-    classifier = None
+    rule: ClassVar = ("threshold", "share")
+    reads: ClassVar = "scores"
+    uses_queries: ClassVar = True
+    classifier: ClassVar = None
 
-    def __init__(self, *, contrast: bool = False, threshold: float | None = None, share: float | None = 0.5) -> None:
-        check_rule(threshold, share)
-        self.contrast, self.threshold, self.share = contrast, threshold, share
+    contrast: bool = False
+    threshold: float | None = None
+    share: float | None = 0.5
+
+    def __post_init__(self) -> None:
+        check_rule(self.threshold, self.share)
 
     def drop(self, scores_KD: NDArray[np.float64]) -> NDArray[np.bool_]:
         """Documents that one of the behaviours drops."""
@@ -172,11 +203,10 @@ def check_rule(threshold: float | None, share: float | None) -> None:
     """Raise ValueError unless exactly one of both is given, and a share is one."""
     if (threshold is None) == (share is None):
         raise ValueError(
-            f"filter.threshold={threshold}, filter.share={share}: exactly one of them decides what is dropped; "
-            "set the other to null"
+            f"threshold={threshold}, share={share}: exactly one of them decides what is dropped; set the other to null"
         )
     if share is not None and not 0 <= share < 1:
-        raise ValueError(f"filter.share={share}: the share of documents to drop lies in [0, 1)")
+        raise ValueError(f"share={share}: the share of documents to drop lies in [0, 1)")
 
 
 def drop_highest(

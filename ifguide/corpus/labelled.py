@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ from ifguide.corpus.sources import get_field, read_records
 from ifguide.workspace import find_files
 
 
+@dataclass(frozen=True, kw_only=True)
 class LabelledSource:
     """Labelled texts of jsonl or parquet files; texts without words and repetitions of a text are left out.
 
@@ -33,30 +35,27 @@ class LabelledSource:
             number, or no toxicity, where one is needed; no text at all. A record whose label is null is left out.
     """
 
-    def __init__(
-        self,
-        *,
-        files: str | Sequence[str],
-        text: str = "text",
-        label: str = "label",
-        positive: Sequence[Any] | None = None,
-        at_least: float | None = None,
-        where: Mapping[str, Sequence[Any]] | None = None,
-        limit: int | None = None,
-    ) -> None:
-        self.files = find_files(files)
-        if positive is not None and at_least is not None:
+    files: str | Sequence[str]
+    text: str = "text"
+    label: str = "label"
+    positive: Sequence[Any] | None = None
+    at_least: float | None = None
+    where: Mapping[str, Sequence[Any]] | None = None
+    limit: int | None = None
+
+    def __post_init__(self) -> None:
+        find_files(self.files)
+        if self.positive is not None and self.at_least is not None:
             raise ValueError(
-                f"labelled texts of {self.files[0]}: give one of `positive` (values that mean toxic) and `at_least`"
+                f"positive={list(self.positive)}, at_least={self.at_least}: give one of `positive` (values that mean "
+                "toxic) and `at_least`"
             )
-        self.text, self.label, self.positive, self.at_least = text, label, positive, at_least
-        self.where, self.limit = dict(where or {}), limit
 
     def __iter__(self) -> Iterator[LabelledText]:
         seen: set[str] = set()
-        for file in self.files:
+        for file in find_files(self.files):
             for place, values in read_records(file):
-                if any(get_field(values, key, place) not in allowed for key, allowed in self.where.items()):
+                if any(get_field(values, key, place) not in allowed for key, allowed in (self.where or {}).items()):
                     continue
                 text, label = get_field(values, self.text, place), get_field(values, self.label, place)
                 if label is None or not isinstance(text, str) or not text.strip() or text in seen:
@@ -66,7 +65,7 @@ class LabelledSource:
                 if len(seen) == self.limit:
                     return
         if not seen:
-            raise ValueError(f"no labelled text in {', '.join(map(str, self.files))}")
+            raise ValueError(f"no labelled text in {', '.join(map(str, find_files(self.files)))}")
 
     def _toxicity(self, label: Any, place: str) -> float:
         if self.positive is not None:
@@ -84,15 +83,14 @@ class LabelledSource:
         return number
 
 
-def share_of(text: str) -> float:
+def hash_fraction(text: str) -> float:
     """A number in [0, 1) that only the text decides: those below p are a fixed sample of a share p."""
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "big") / 2**32
 
 
-def text_scores(
-    *, files: str | Sequence[str], text: str = "text", categories: Mapping[str, str]
-) -> dict[str, dict[str, float]]:
-    """Text → category → score, read from jsonl or parquet files.
+@dataclass(frozen=True, kw_only=True)
+class TextScores:
+    """Scores of texts that were made elsewhere, in jsonl or parquet files.
 
     Args:
         files: files or globs.
@@ -100,18 +98,28 @@ def text_scores(
         categories: category → field of its score, nested ones as `attributes.TOXICITY`.
 
     Raises:
-        ValueError: a missing field or score, or a text with two different scores.
+        ValueError: no such file; when read, a missing field or score, or a text with two different scores.
     """
-    scores: dict[str, dict[str, float]] = {}
-    for file in find_files(files):
-        for place, values in read_records(file):
-            name = get_field(values, text, place)
-            found = {category: get_field(values, field, place) for category, field in categories.items()}
-            if missing := [category for category, score in found.items() if not isinstance(score, int | float)]:
-                raise ValueError(f"{place}: the score of {', '.join(missing)} is no number")
-            if scores.setdefault(name, found) != found:
-                raise ValueError(f"{place}: this text has two different scores: {name[:60]!r}")
-    return scores
+
+    files: str | Sequence[str]
+    text: str = "text"
+    categories: Mapping[str, str]
+
+    def __post_init__(self) -> None:
+        find_files(self.files)
+
+    def read(self) -> dict[str, dict[str, float]]:
+        """Text → category → score."""
+        scores: dict[str, dict[str, float]] = {}
+        for file in find_files(self.files):
+            for place, values in read_records(file):
+                text = get_field(values, self.text, place)
+                found = {category: get_field(values, field, place) for category, field in self.categories.items()}
+                if missing := [category for category, score in found.items() if not isinstance(score, int | float)]:
+                    raise ValueError(f"{place}: the score of {', '.join(missing)} is no number")
+                if scores.setdefault(text, found) != found:
+                    raise ValueError(f"{place}: this text has two different scores: {text[:60]!r}")
+        return scores
 
 
 def check_labelled(texts: Sequence[LabelledText]) -> None:

@@ -65,7 +65,7 @@ def check_pairs(pairs: Sequence[Pair]) -> None:
 
 def check_pairs_disjoint(pairs: Sequence[Pair], prompts: Sequence[Prompt]) -> None:
     """Raise ValueError where an evaluation prompt is the prompt of a pair, or the beginning of one of its texts."""
-    check_texts_disjoint([pair.prompt + rest for pair in pairs for rest in pair[1:]], prompts, "pairs")
+    check_texts_disjoint([pair.prompt + rest for pair in pairs for rest in pair.responses], prompts, "pairs")
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,7 @@ def encode_pairs(pairs: Sequence[Pair], tokenizer: PreTrainedTokenizerFast, max_
     Raises:
         ValueError: no pair is left.
     """
-    queries = [Query(pair.prompt, rest, False, "") for pair in pairs for rest in pair[1:]]
+    queries = [Query(pair.prompt, rest, False, "") for pair in pairs for rest in pair.responses]
     halves = [(half.input_ids, half.continuation) for half in encode_queries(queries, tokenizer)]
     encoded = []
     for (chosen, first), (rejected, second) in zip(halves[::2], halves[1::2], strict=True):
@@ -99,7 +99,5 @@ def encode_pairs(pairs: Sequence[Pair], tokenizer: PreTrainedTokenizerFast, max_
         if not np.array_equal(*ids):
             encoded.append(EncodedPair(ids, (np.arange(len(ids[0])) >= kept, np.arange(len(ids[1])) >= kept)))
     if not encoded:
-        raise ValueError(
-            f"pairs: within post_training.max_length={max_length} tokens, no pair has two different responses"
-        )
+        raise ValueError(f"max_length={max_length}: within so many tokens no pair has two different responses")
     return encoded

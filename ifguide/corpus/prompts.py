@@ -1,4 +1,4 @@
-"""Evaluation prompts of published data sets whose records need more than a field's name."""
+"""Evaluation prompts: of any file, and of published data sets whose records need more than a field's name."""
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -7,6 +7,29 @@ from typing import Any
 from ifguide.corpus.documents import Prompt
 from ifguide.corpus.sources import get_field, read_records
 from ifguide.workspace import find_files
+
+
+def local_prompts(
+    *, files: str | Sequence[str], field: str = "prompt", subset: str | None = None, limit: int | None = None
+) -> list[Prompt]:
+    """Evaluation prompts from records of any jsonl, parquet or txt file.
+
+    Args:
+        files: files or globs.
+        field: the field with the text.
+        subset: the field that groups prompts in the metrics; None: one group.
+        limit: at most this many prompts.
+    """
+    prompts = [
+        Prompt(
+            get_field(values, field, place),
+            "prompts" if subset is None else str(get_field(values, subset, place)),
+            place,
+        )
+        for file in find_files(files)
+        for place, values in read_records(file, text_field=field)
+    ]
+    return prompts[:limit]
 
 
 def bold_prompts(

@@ -1,8 +1,7 @@
-"""Queries and prompts: what defines the behaviour, and what tests it. They never share a record."""
+"""Queries: what defines the behaviour. Prompts, which test it, never share a record with them."""
 
-import hashlib
 from bisect import bisect_left
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,71 +12,6 @@ from transformers import PreTrainedTokenizerFast
 from ifguide.corpus.documents import Prompt, Query
 from ifguide.corpus.sources import get_field, read_records
 from ifguide.workspace import find_files
-
-HALVES = ("validation", "test")  # of the prompts of RealToxicityPrompts
-
-
-def real_toxicity_queries(
-    *,
-    files: str | Sequence[str],
-    toxic_at_least: float = 0.5,
-    nontoxic_below: float = 0.5,
-    score: str = "toxicity",
-    limit: int | None = None,
-) -> list[Query]:
-    """Queries from RealToxicityPrompts records, by the score of the continuation.
-
-    Half of the source documents of the file (by a hash of their name) is for queries, the other half for
-    `real_toxicity_prompts`: no record, and no text that a record was cut from, serves both.
-
-    Args:
-        files: jsonl files with `filename, begin, end, prompt{text, …}, continuation{text, …}`.
-        toxic_at_least, nontoxic_below: thresholds; records between them, and records without a score, are left out.
-        score: which score of the continuation decides.
-        limit: at most this many queries of each class.
-    """
-    _check_thresholds(toxic_at_least, nontoxic_below)
-    queries = []
-    for record, values, place in _rtp_records(files, part=0):
-        toxicity = get_field(values, f"continuation.{score}", place)
-        if toxicity is None or nontoxic_below <= toxicity < toxic_at_least:
-            continue
-        prompt, continuation = values["prompt"]["text"], values["continuation"]["text"]
-        queries.append(Query(prompt, continuation, toxicity >= toxic_at_least, record))
-    return _first([q for q in queries if q.toxic], limit) + _first([q for q in queries if not q.toxic], limit)
-
-
-def real_toxicity_prompts(
-    *,
-    files: str | Sequence[str],
-    toxic_at_least: float = 0.5,
-    nontoxic_below: float = 0.5,
-    score: str = "toxicity",
-    limit: int | None = None,
-    part: str = "all",
-) -> list[Prompt]:
-    """Evaluation prompts from the other half of RealToxicityPrompts records, by the score of the *prompt*.
-
-    Subsets `toxic` and `nontoxic`; the arguments are those of `real_toxicity_queries`, and
-
-    Args:
-        part: `all`; or `validation`, to choose settings with, and `test`, to report on: these share no source document
-            and no text.
-    """
-    _check_thresholds(toxic_at_least, nontoxic_below)
-    if part not in ("all", *HALVES):
-        raise ValueError(f"evaluation.prompts.part={part}; known: all, {', '.join(HALVES)}")
-    found: list[tuple[str, Prompt]] = []
-    for record, values, place in _rtp_records(files, part=1):
-        toxicity = get_field(values, f"prompt.{score}", place)
-        if toxicity is None or nontoxic_below <= toxicity < toxic_at_least:
-            continue
-        prompt = Prompt(values["prompt"]["text"], "toxic" if toxicity >= toxic_at_least else "nontoxic", record)
-        found.append((HALVES[_half(values["filename"], byte=1)], prompt))
-    seen = {prompt.text for half, prompt in found if half == "validation"} if part == "test" else set()
-    prompts = [prompt for half, prompt in found if part in ("all", half) and prompt.text not in seen]
-    toxic = _first([p for p in prompts if p.subset == "toxic"], limit)
-    return toxic + _first([p for p in prompts if p.subset == "nontoxic"], limit)
 
 
 def local_queries(
@@ -105,29 +39,6 @@ def local_queries(
         for file in find_files(files)
         for place, values in read_records(file)
     ]
-
-
-def local_prompts(
-    *, files: str | Sequence[str], field: str = "prompt", subset: str | None = None, limit: int | None = None
-) -> list[Prompt]:
-    """Evaluation prompts from records of any jsonl, parquet or txt file.
-
-    Args:
-        files: files or globs.
-        field: the field with the text.
-        subset: the field that groups prompts in the metrics; None: one group.
-        limit: at most this many prompts.
-    """
-    prompts = [
-        Prompt(
-            get_field(values, field, place),
-            "prompts" if subset is None else str(get_field(values, subset, place)),
-            place,
-        )
-        for file in find_files(files)
-        for place, values in read_records(file, text_field=field)
-    ]
-    return _first(prompts, limit)
 
 
 def check_queries(queries: Sequence[Query]) -> None:
@@ -201,35 +112,3 @@ def encode_queries(
         last = slice(None if max_length is None else -max_length, None)
         encoded.append(EncodedQuery(ids[last], inside[last], query.toxic))
     return encoded
-
-
-def _rtp_records(files: str | Sequence[str], *, part: int) -> Iterator[tuple[str, Mapping[str, Any], str]]:
-    """Distinct records whose source document belongs to a part; part 1 leaves out the prompt texts of part 0."""
-    seen: set[str] = set()
-    parts: tuple[list, list] = ([], [])
-    for file in find_files(files):
-        for place, values in read_records(file):
-            filename = str(get_field(values, "filename", place))
-            record = f"{filename}:{get_field(values, 'begin', place)}:{get_field(values, 'end', place)}"
-            if record not in seen:
-                seen.add(record)
-                parts[_half(filename, byte=0)].append((record, values, place))
-    taken = {values["prompt"]["text"] for _, values, _ in parts[0]} if part == 1 else set()
-    return (row for row in parts[part] if row[1]["prompt"]["text"] not in taken)
-
-
-def _half(filename: str, *, byte: int) -> int:
-    """0 or 1 for a source document, by one byte of the hash of its name; each byte halves anew."""
-    return hashlib.sha256(filename.encode()).digest()[byte] % 2
-
-
-def _check_thresholds(toxic_at_least: float, nontoxic_below: float) -> None:
-    if not 0 <= nontoxic_below <= toxic_at_least <= 1:
-        raise ValueError(
-            f"toxic_at_least={toxic_at_least}, nontoxic_below={nontoxic_below}: thresholds lie in [0, 1] and "
-            "nontoxic_below is not above toxic_at_least"
-        )
-
-
-def _first(items: list, limit: int | None) -> list:
-    return items if limit is None else items[:limit]

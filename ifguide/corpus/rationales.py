@@ -2,12 +2,14 @@
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 from ifguide.corpus.documents import BENIGN, TOXIC, Document
 from ifguide.corpus.sources import get_field, merge_spans, read_records
 from ifguide.workspace import find_files
 
 
+@dataclass(frozen=True, kw_only=True)
 class RationaleSource:
     """Documents of records with `post_tokens`, `annotators.label` and `rationales` (Mathew et al., 2021).
 
@@ -23,12 +25,16 @@ class RationaleSource:
         ValueError: no such file, or a rationale of another length than its post.
     """
 
-    def __init__(self, *, files: str | Sequence[str], benign: Sequence[int] = (1,), name: str = "rationales") -> None:
-        self.files, self.benign, self.name = find_files(files), tuple(benign), name
+    files: str | Sequence[str]
+    benign: Sequence[int] = (1,)
+    name: str = "rationales"
+
+    def __post_init__(self) -> None:
+        find_files(self.files)
 
     def __iter__(self) -> Iterator[Document]:
         record = 0
-        for file in self.files:
+        for file in find_files(self.files):
             for place, values in read_records(file):
                 words, rationales = (get_field(values, key, place) for key in ("post_tokens", "rationales"))
                 if any(len(rationale) != len(words) for rationale in rationales):

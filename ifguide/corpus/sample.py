@@ -180,17 +180,19 @@ def _post(rng: Random, *, toxic: bool, for_prompts: bool = False, insult_first: 
             return post
 
 
+@dataclass(frozen=True, kw_only=True)
 class SampleDocuments:
     """The sample corpus, in order: `size` documents of 40 to 90 words, six in a hundred of them toxic.
 
     Every document is labelled; the spans of a toxic one cover its insults, those of a benign one are empty.
     """
 
-    def __init__(self, *, seed: int = 0, size: int = 5000) -> None:
-        if size < 1:
-            raise ValueError(f"size={size}: the sample needs at least one document; ask for 1 or more.")
-        self.seed = seed
-        self.size = size
+    seed: int = 0
+    size: int = 5000
+
+    def __post_init__(self) -> None:
+        if self.size < 1:
+            raise ValueError(f"size={self.size}: the sample has at least one document")
 
     def __len__(self) -> int:
         return self.size

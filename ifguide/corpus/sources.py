@@ -4,8 +4,9 @@ import gzip
 import json
 import lzma
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, ClassVar, TextIO
 
 import pyarrow.parquet
 
@@ -18,6 +19,7 @@ READABLE = (".txt", ".jsonl", ".parquet")
 PATH_KEYS = ("path", "pretrained", "checkpoint", "config", "include_path")
 
 
+@dataclass(frozen=True, kw_only=True)
 class LocalSource:
     """Documents from `.txt`, `.jsonl` (each also `.gz` or `.xz`) and `.parquet` files.
 
@@ -36,31 +38,27 @@ class LocalSource:
         ValueError: no such file, unknown format or label, missing or empty text field.
     """
 
-    def __init__(
-        self,
-        *,
-        files: str | Sequence[str],
-        field: str = "text",
-        label: str | None = None,
-        where: Mapping[str, Sequence[Any]] | None = None,
-        spans: str | None = None,
-        separator: str | None = None,
-        limit: int | None = None,
-        skip_empty: bool = False,
-        name: str = "local",
-    ) -> None:
-        if label not in (BENIGN, TOXIC, None):
-            raise ValueError(f"source {name}: label={label!r}; a label is {BENIGN}, {TOXIC} or null")
-        if not field:
-            raise ValueError(f"source {name}: `field` is empty; name the field of a record that holds its text")
-        self.files = find_files(files)
-        self.field, self.label, self.where, self.spans = field, label, dict(where or {}), spans
-        self.separator, self.limit, self.skip_empty, self.name = separator, limit, skip_empty, name
+    files: str | Sequence[str]
+    field: str = "text"
+    label: str | None = None
+    where: Mapping[str, Sequence[Any]] | None = None
+    spans: str | None = None
+    separator: str | None = None
+    limit: int | None = None
+    skip_empty: bool = False
+    name: str = "local"
+
+    def __post_init__(self) -> None:
+        if self.label not in (BENIGN, TOXIC, None):
+            raise ValueError(f"label={self.label!r}: a label is {BENIGN}, {TOXIC} or null")
+        if not self.field:
+            raise ValueError(f"field={self.field!r}: name the field of a record that holds its text")
+        find_files(self.files)
 
     def __iter__(self) -> Iterator[Document]:
         count = 0
         for record, (place, values) in enumerate(self._records()):
-            if any(get_field(values, key, place) not in allowed for key, allowed in self.where.items()):
+            if any(get_field(values, key, place) not in allowed for key, allowed in (self.where or {}).items()):
                 continue
             text = get_field(values, self.field, place)
             if not isinstance(text, str) or not text.strip():
@@ -75,13 +73,14 @@ class LocalSource:
             if count == self.limit:
                 return
         if count == 0:
-            raise ValueError(f"source {self.name}: no document in {', '.join(map(str, self.files))}")
+            raise ValueError(f"source {self.name}: no document in {', '.join(map(str, find_files(self.files)))}")
 
     def _records(self) -> Iterator[tuple[str, Mapping[str, Any]]]:
-        for file in self.files:
+        for file in find_files(self.files):
             yield from read_records(file, separator=self.separator, text_field=self.field)
 
 
+@dataclass(frozen=True, kw_only=True)
 class HubSource:
     """Documents of a data set on the Hugging Face hub, streamed unless told otherwise.
 
@@ -94,20 +93,16 @@ class HubSource:
         label, limit, name: as in `LocalSource`.
     """
 
-    def __init__(
-        self,
-        *,
-        path: str,
-        field: str = "text",
-        configuration: str | None = None,
-        split: str = "train",
-        streaming: bool = True,
-        label: str | None = None,
-        limit: int | None = None,
-        name: str = "hub",
-    ) -> None:
-        self.path, self.field, self.configuration, self.split = path, field, configuration, split
-        self.streaming, self.label, self.limit, self.name = streaming, label, limit, name
+    NOT_SETTINGS: ClassVar = ("streaming",)
+
+    path: str
+    field: str = "text"
+    configuration: str | None = None
+    split: str = "train"
+    streaming: bool = True
+    label: str | None = None
+    limit: int | None = None
+    name: str = "hub"
 
     def __iter__(self) -> Iterator[Document]:
         import datasets

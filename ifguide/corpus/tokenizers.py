@@ -1,6 +1,7 @@
 """Tokenizers: from the hub, from a local file or folder, or a byte-level BPE trained on the corpus."""
 
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
@@ -9,6 +10,29 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 from ifguide.models import loading
 
 END_OF_TEXT = "<|endoftext|>"
+FEWEST_TOKENS = 257  # the bytes, and the end-of-text token
+
+
+@dataclass(frozen=True, kw_only=True)
+class TokenizerSettings:
+    """Makes the tokenizer of a corpus from its texts; see `make_tokenizer`.
+
+    Raises:
+        ValueError: no such file, or a vocabulary smaller than the 256 bytes and the end-of-text token.
+    """
+
+    path: str | None = None
+    vocabulary: int = 2048
+    end_of_text: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.path is not None:
+            _check_path(self.path)
+        else:
+            _check_vocabulary(self.vocabulary)
+
+    def __call__(self, texts: Iterable[str]) -> PreTrainedTokenizerFast:
+        return make_tokenizer(texts, path=self.path, vocabulary=self.vocabulary, end_of_text=self.end_of_text)
 
 
 def make_tokenizer(
@@ -27,24 +51,35 @@ def make_tokenizer(
     """
     if path is None:
         tokenizer = train_byte_level_bpe(texts, vocabulary)
-    elif path.endswith(".json") or (path.startswith((".", "/", "~")) and not Path(path).exists()):
-        if not Path(path).is_file():
-            raise ValueError(f"data.tokenizer.path={path}: no such file or folder")
-        tokenizer = PreTrainedTokenizerFast(tokenizer_file=path)
     else:
-        with loading(f"data.tokenizer.path={path}"):
-            tokenizer = AutoTokenizer.from_pretrained(path, use_fast=True)  # type: ignore[assignment]
+        _check_path(path)
+        with loading(f"path={path}"):
+            tokenizer = (
+                PreTrainedTokenizerFast(tokenizer_file=path)
+                if path.endswith(".json")
+                else AutoTokenizer.from_pretrained(path, use_fast=True)
+            )
     if not set(tokenizer.get_vocab()) - set(tokenizer.all_special_tokens):  # what is made of a folder without one
-        raise ValueError(f"{path} holds no tokenizer: put its tokenizer.json beside its config.json")
+        raise ValueError(f"path={path}: it holds no tokenizer; put its tokenizer.json beside its config.json")
     token = end_of_text or tokenizer.eos_token or END_OF_TEXT
     if token not in tokenizer.get_vocab():
-        raise ValueError(
-            f"the tokenizer has no token {token!r}; name its end-of-text token in data.tokenizer.end_of_text"
-        )
+        raise ValueError(f"end_of_text={token}: the tokenizer has no such token; name the one between its documents")
     tokenizer.eos_token = token
     # A document that spells out a special token must not inject one.
     tokenizer.backend_tokenizer.encode_special_tokens = True
     return tokenizer
+
+
+def _check_path(path: str) -> None:
+    """Raise ValueError where what looks like a file or folder is none."""
+    is_file = path.endswith(".json")
+    if (is_file and not Path(path).is_file()) or (path.startswith((".", "/", "~")) and not Path(path).exists()):
+        raise ValueError(f"path={path}: no such file or folder")
+
+
+def _check_vocabulary(vocabulary: int) -> None:
+    if vocabulary < FEWEST_TOKENS:
+        raise ValueError(f"vocabulary={vocabulary}: a byte-level BPE needs at least {FEWEST_TOKENS} tokens")
 
 
 def train_byte_level_bpe(texts: Iterable[str], vocabulary: int) -> PreTrainedTokenizerFast:
@@ -53,8 +88,7 @@ def train_byte_level_bpe(texts: Iterable[str], vocabulary: int) -> PreTrainedTok
     Raises:
         ValueError: a vocabulary smaller than the 256 bytes and the end-of-text token.
     """
-    if vocabulary < 257:
-        raise ValueError(f"data.tokenizer.vocabulary={vocabulary}: a byte-level BPE needs at least 257 tokens")
+    _check_vocabulary(vocabulary)
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()

@@ -25,8 +25,8 @@ def word_log_odds(queries: Sequence[Query]) -> dict[str, float]:
     return {w: log((counts[True][w] + 1) / totals[True]) - log((counts[False][w] + 1) / totals[False]) for w in words}
 
 
-def telling_words(queries: Sequence[Query], log_odds: float) -> list[str]:
-    """The words of at least these log-odds, the most telling first; smoothing keeps rare words out.
+def indicative_words(queries: Sequence[Query], log_odds: float) -> list[str]:
+    """The words of at least these log-odds, the most indicative first; smoothing keeps rare words out.
 
     Raises:
         ValueError: there is none.
@@ -36,7 +36,7 @@ def telling_words(queries: Sequence[Query], log_odds: float) -> list[str]:
     if not words:
         highest = max(odds.values(), default=float("-inf"))
         raise ValueError(
-            f"log_odds={log_odds}: no word of the {len(queries)} queries is that telling, the highest log-odds are "
+            f"log_odds={log_odds}: no word of the {len(queries)} queries is that indicative, the highest log-odds are "
             f"{highest:.2f}; use more queries, a lower `log_odds` or lists of words in `files`"
         )
     return words
@@ -66,7 +66,7 @@ def _entries(file: Path, lines: Iterable[str], column: str | None) -> Iterable[s
         raise ValueError(f"{file}: a list of words is a .txt file (one a line) or a .csv file with a column of words")
     table = csv.DictReader(lines)
     if column not in (table.fieldnames or ()):
-        raise ValueError(f"{file}: column={column}; its columns are {', '.join(table.fieldnames or ())}")
+        raise ValueError(f"column={column}: {file} has the columns {', '.join(table.fieldnames or ())}")
     return (row[column] or "" for row in table)
 
 

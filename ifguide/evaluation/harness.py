@@ -1,9 +1,11 @@
 """Tasks of the Language Model Evaluation Harness (EleutherAI), as a utility."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
@@ -13,6 +15,7 @@ from ifguide.evaluation.fluency import Metrics
 STANDARD_NORMAL = 1.96  # half of a 95 % interval, in standard errors
 
 
+@dataclass(frozen=True, kw_only=True)
 class HarnessTasks:
     """Runs tasks of `lm_eval` on the model.
 
@@ -28,28 +31,29 @@ class HarnessTasks:
             folder.
     """
 
-    def __init__(
-        self,
-        *,
-        tasks: Sequence[str],
-        include_path: str | None = None,
-        num_fewshot: int | None = None,
-        limit: int | None = None,
-        batch_size: int = 16,
-    ) -> None:
+    NOT_SETTINGS: ClassVar = ("batch_size",)
+
+    tasks: Sequence[str]
+    include_path: str | None = None
+    num_fewshot: int | None = None
+    limit: int | None = None
+    batch_size: int = 16
+
+    def __post_init__(self) -> None:
         if find_spec("lm_eval") is None:
-            raise ValueError("utility=lm_eval needs lm-eval: pip install 'ifguide[lm_eval]'")
-        if not tasks:
-            raise ValueError("utility.tasks: name at least one task of the harness")
-        if include_path is not None and not Path(include_path).is_dir():
-            raise ValueError(f"utility.include_path={include_path}: no such folder")
+            raise ValueError("lm-eval is not installed: pip install 'ifguide[lm_eval]'")
+        if not self.tasks:
+            raise ValueError("tasks: name at least one task of the harness")
+        if self.include_path is not None and not Path(self.include_path).is_dir():
+            raise ValueError(f"include_path={self.include_path}: no such folder")
+        if unknown := [task for task in self.tasks if task not in self._manager.all_tasks]:
+            raise ValueError(f"tasks: the harness knows no {', '.join(unknown)}; `lm_eval ls tasks` lists all")
+
+    @cached_property
+    def _manager(self) -> Any:
         from lm_eval.tasks import TaskManager
 
-        self.manager = TaskManager(include_path=include_path)
-        if unknown := [task for task in tasks if task not in self.manager.all_tasks]:
-            raise ValueError(f"utility.tasks: the harness knows no {', '.join(unknown)}; `lm_eval ls tasks` lists all")
-        self.tasks = list(tasks)
-        self.num_fewshot, self.limit, self.batch_size = num_fewshot, limit, batch_size
+        return TaskManager(include_path=self.include_path)
 
     def __call__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast) -> Metrics:
         """task → the harness's metrics of that task by their names there, with intervals of ± 1.96 standard errors;
@@ -60,8 +64,8 @@ class HarnessTasks:
         harness = HFLM(pretrained=model, tokenizer=tokenizer, batch_size=self.batch_size)
         found = simple_evaluate(
             model=harness,
-            tasks=self.tasks,
-            task_manager=self.manager,
+            tasks=list(self.tasks),
+            task_manager=self._manager,
             num_fewshot=self.num_fewshot,
             limit=self.limit,
             bootstrap_iters=0,

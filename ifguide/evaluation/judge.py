@@ -8,7 +8,8 @@ Shape suffixes: C comparisons.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -25,6 +26,7 @@ ANSWERS = (" A", " B")
 PLACES = ("{prompt}", "{first}", "{second}")
 
 
+@dataclass(frozen=True, kw_only=True)
 class Judge:
     """Compares generations of two runs, prompt by prompt.
 
@@ -41,28 +43,27 @@ class Judge:
             that both have, fewer samples than asked for, or a comparison longer than the judge's context.
     """
 
-    def __init__(
-        self,
-        *,
-        pretrained: str,
-        template: str,
-        limit: int | None = 200,
-        samples: int = 1,
-        batch_size: int = 8,
-        trust_remote_code: bool = False,
-    ) -> None:
-        check_pretrained(pretrained, "judge.pretrained")
+    NOT_SETTINGS: ClassVar = ("batch_size", "trust_remote_code")
+
+    pretrained: str
+    template: str
+    limit: int | None = 200
+    samples: int = 1
+    batch_size: int = 8
+    trust_remote_code: bool = False
+
+    def __post_init__(self) -> None:
+        check_pretrained(self.pretrained, "pretrained")
         try:
-            template.format(prompt="1", first="2", second="3")
+            self.template.format(prompt="1", first="2", second="3")
         except (LookupError, ValueError) as error:
-            raise ValueError(f"judge.template: write braces that are no places twice ({error!r})") from None
-        if missing := [place for place in PLACES if place not in template]:
-            raise ValueError(f"judge.template: {', '.join(missing)} must be in it")
-        for name, number in (("limit", limit), ("samples", samples)):
+            raise ValueError(f"template: write braces that are no places twice ({error!r})") from None
+        if missing := [place for place in PLACES if place not in self.template]:
+            raise ValueError(f"template: {', '.join(missing)} must be in it")
+        for name in ("limit", "samples", "batch_size"):
+            number = getattr(self, name)
             if number is not None and number < 1:
-                raise ValueError(f"judge.{name}={number}: it is 1 or more")
-        self.pretrained, self.template, self.trust_remote_code = pretrained, template, trust_remote_code
-        self.limit, self.samples, self.batch_size = limit, samples, batch_size
+                raise ValueError(f"{name}={number}: must be at least 1")
 
     def __call__(
         self, first: Sequence[Mapping[str, Any]], second: Sequence[Mapping[str, Any]], device: torch.device
@@ -76,13 +77,13 @@ class Judge:
         theirs = {(row["record"], row["prompt"]): row["continuations"] for row in second}
         shared = [row for row in first if (row["record"], row["prompt"]) in theirs]
         if not shared:
-            raise ValueError("judge: the two runs continued no prompt that is the same; compare runs of one evaluation")
+            raise ValueError("the two runs continued no prompt that is the same; compare runs of one evaluation")
         drawn = np.sort(np.random.default_rng(0).permutation(len(shared))[: self.limit])
         rows = []
         for row in (shared[index] for index in drawn):
             others = theirs[row["record"], row["prompt"]]
             if min(len(others), len(row["continuations"])) < self.samples:
-                raise ValueError(f"judge.samples={self.samples}: a prompt has fewer continuations than that")
+                raise ValueError(f"samples={self.samples}: a prompt has fewer continuations than that")
             for ours, other in zip(row["continuations"][: self.samples], others, strict=False):
                 rows.append({"record": row["record"], "prompt": row["prompt"], "first": ours, "second": other})
         asked = [row for row in rows if row["first"] != row["second"]]
@@ -113,7 +114,7 @@ def answer_log_odds(
     longest = max((len(query.input_ids) for query in encoded), default=0)
     context = getattr(model.config, "max_position_embeddings", longest)
     if longest > context:
-        raise ValueError(f"judge.pretrained: a comparison has {longest} tokens, the judge's context only {context}")
+        raise ValueError(f"pretrained: a comparison has {longest} tokens, the judge's context only {context}")
     losses = continuation_likelihoods(model, encoded, batch_size=batch_size, description="Judge").losses
     return losses[len(questions) :] - losses[: len(questions)]
 

@@ -1,6 +1,9 @@
 """LAMBADA (Paperno et al., 2016): the last word of a passage, which only its whole context gives away."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import ClassVar
 
 import numpy as np
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
@@ -14,6 +17,7 @@ from ifguide.statistics import mean_interval
 from ifguide.workspace import find_files
 
 
+@dataclass(frozen=True, kw_only=True)
 class Lambada:
     """Accuracy and perplexity on the last words of passages.
 
@@ -27,20 +31,28 @@ class Lambada:
         ValueError: no such file, no passage, or a passage of one word.
     """
 
-    def __init__(
-        self, *, files: str | Sequence[str], field: str = "text", limit: int | None = None, batch_size: int = 16
-    ) -> None:
-        self.passages: list[Query] = []
-        for file in find_files(files):
-            for place, values in read_records(file, text_field=field):
-                context, _, word = get_field(values, field, place).rstrip().rpartition(" ")
+    NOT_SETTINGS: ClassVar = ("batch_size",)
+
+    files: str | Sequence[str]
+    field: str = "text"
+    limit: int | None = None
+    batch_size: int = 16
+
+    def __post_init__(self) -> None:
+        if not self.passages:
+            raise ValueError(f"files={self.files}: there is no passage")
+
+    @cached_property
+    def passages(self) -> list[Query]:
+        """Each with its last word as the continuation."""
+        found = []
+        for file in find_files(self.files):
+            for place, values in read_records(file, text_field=self.field):
+                context, _, word = get_field(values, self.field, place).rstrip().rpartition(" ")
                 if not context.strip():
                     raise ValueError(f"{place}: a passage of one word has no last word to predict")
-                self.passages.append(Query(context, f" {word}", False, place))
-        self.passages = self.passages[:limit]
-        if not self.passages:
-            raise ValueError(f"utility.files={files}: there is no passage")
-        self.batch_size = batch_size
+                found.append(Query(context, f" {word}", False, place))
+        return found[: self.limit]
 
     def __call__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast) -> Metrics:
         """Every metric with its `…_interval` (bootstrap over passages), under the subset `all`.

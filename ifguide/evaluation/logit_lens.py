@@ -8,6 +8,9 @@ Shape suffixes: N texts, M places, L layers, H hidden, V vocabulary.
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -17,7 +20,7 @@ from tqdm.auto import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from ifguide.corpus.documents import LabelledText, Query
-from ifguide.corpus.words import WordCounter, read_words, telling_words
+from ifguide.corpus.words import WordCounter, indicative_words, read_words
 from ifguide.evaluation.fluency import Metrics
 from ifguide.models import decoder_blocks, final_norm
 from ifguide.statistics import ratio_interval
@@ -25,6 +28,7 @@ from ifguide.statistics import ratio_interval
 TOLERANCE = 0.02  # of the largest logit: low precision rounds, and scaled or capped logits are off by more
 
 
+@dataclass(frozen=True, kw_only=True)
 class LogitLens:
     """Probability of toxic tokens in every layer, at the places of toxic texts where a toxic word comes next.
 
@@ -42,30 +46,38 @@ class LogitLens:
         batch_size: texts at a time.
 
     Raises:
-        ValueError: a setting out of range, no telling word, or none in the toxic texts; when called, no token that is
-            toxic, or a model whose logits are not the output head of one final norm.
+        ValueError: a setting out of range, no indicative word, or none in the toxic texts; when called, no token that
+            is toxic, or a model whose logits are not the output head of one final norm.
     """
 
-    def __init__(
-        self,
-        *,
-        texts: Iterable[LabelledText],
-        queries: Sequence[Query],
-        files: str | Sequence[str] | None = None,
-        column: str | None = None,
-        log_odds: float = 2.0,
-        purity: float = 0.5,
-        max_length: int = 128,
-        batch_size: int = 32,
-    ) -> None:
-        if not 0 < purity <= 1:
-            raise ValueError(f"utility.purity={purity}: a share above 0 and at most 1")
-        words = telling_words(queries, log_odds) if files is None else read_words(files, column)
-        find = WordCounter(words)
-        self.texts = [(row.text, row.toxic, find.starts(row.text)) for row in texts]
-        if not any(toxic and starts for _, toxic, starts in self.texts):
-            raise ValueError(f"utility.texts: none of the {len(words)} words is in a toxic one; give others in `files`")
-        self.purity, self.max_length, self.batch_size = purity, max_length, batch_size
+    NOT_SETTINGS: ClassVar = ("batch_size",)
+
+    texts: Iterable[LabelledText]
+    queries: Sequence[Query]
+    files: str | Sequence[str] | None = None
+    column: str | None = None
+    log_odds: float = 2.0
+    purity: float = 0.5
+    max_length: int = 128
+    batch_size: int = 32
+
+    def __post_init__(self) -> None:
+        if not 0 < self.purity <= 1:
+            raise ValueError(f"purity={self.purity}: a share above 0 and at most 1")
+        if not any(toxic and starts for _, toxic, starts in self.occurrences):
+            raise ValueError(f"texts: none of the {len(self.words)} words is in a toxic one; give others in `files`")
+
+    @cached_property
+    def words(self) -> list[str]:
+        if self.files is None:
+            return indicative_words(self.queries, self.log_odds)
+        return read_words(self.files, self.column)
+
+    @cached_property
+    def occurrences(self) -> list[tuple[str, bool, list[int]]]:
+        """Each text, whether it is toxic, and the characters at which words of the list begin."""
+        find = WordCounter(self.words)
+        return [(row.text, row.toxic, find.starts(row.text)) for row in self.texts]
 
     def __call__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast) -> Metrics:
         """Mean probability of all toxic tokens together, with intervals (bootstrap over texts), under `all`.
@@ -76,19 +88,21 @@ class LogitLens:
         """
         longest = min(self.max_length, getattr(model.config, "max_position_embeddings", self.max_length + 1) - 1)
         encodings = tokenizer.backend_tokenizer.encode_batch(
-            [text for text, *_ in self.texts], add_special_tokens=False
+            [text for text, *_ in self.occurrences], add_special_tokens=False
         )
-        begins = [first_tokens(one.offsets, starts) for one, (*_, starts) in zip(encodings, self.texts, strict=True)]
+        begins = [
+            first_tokens(one.offsets, starts) for one, (*_, starts) in zip(encodings, self.occurrences, strict=True)
+        ]
         tokens = toxic_tokens([one.ids for one in encodings], begins, purity=self.purity)
         rows = []
-        for (_, toxic, _), encoding, places in zip(self.texts, encodings, begins, strict=True):
+        for (_, toxic, _), encoding, places in zip(self.occurrences, encodings, begins, strict=True):
             places = [place for place in places if place < longest and encoding.ids[place] in tokens]
             if toxic and places:
                 # behind an end-of-text token, as documents are, a token stands one later: its index predicts it
                 rows.append(([tokenizer.eos_token_id, *encoding.ids[:longest]], places))
         if not rows:
             raise ValueError(
-                f"utility.purity={self.purity}: no token of a toxic text begins words of the list that often; "
+                f"purity={self.purity}: no token of a toxic text begins words of the list that often; "
                 "use a lower share, or a tokenizer with more tokens"
             )
         rows.sort(key=lambda row: len(row[0]))

@@ -6,22 +6,27 @@ suit the model, so small models can be asked too.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import ClassVar
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from ifguide.corpus.documents import LabelledText
-from ifguide.corpus.labelled import share_of
+from ifguide.corpus.labelled import hash_fraction
 from ifguide.evaluation.fluency import Metrics
 from ifguide.statistics import roc_auc, roc_auc_interval
 
 RESAMPLES = 200
 
 
+@dataclass(frozen=True, kw_only=True)
 class ToxicityProbe:
     """ROC AUC of a linear probe on labelled texts that it was not fitted on.
 
@@ -36,32 +41,38 @@ class ToxicityProbe:
         ValueError: a setting out of range, or a class that is missing on one side of the split.
     """
 
-    def __init__(
-        self,
-        *,
-        texts: Mapping[str, Iterable[LabelledText]],
-        held_out: float = 0.3,
-        penalty: float = 1e-2,
-        max_length: int = 128,
-        batch_size: int = 32,
-    ) -> None:
-        if not texts:
-            raise ValueError("utility.texts: there is no labelled text")
-        if not 0 < held_out < 1:
-            raise ValueError(f"utility.held_out={held_out}: a share above 0 and below 1")
-        if penalty <= 0:
-            raise ValueError(f"utility.penalty={penalty}: it is above 0")
-        self.rows = list({row.text: row for source in texts.values() for row in source}.values())
-        self.toxic = np.array([row.toxic for row in self.rows])
-        self.out = np.array([share_of(row.text) < held_out for row in self.rows])
-        for side, members in (("fitted on", ~self.out), ("judged", self.out)):
-            if len(set(self.toxic[members].tolist())) < 2:
-                raise ValueError(f"utility.texts: the texts that a probe is {side} need both toxic and other ones")
-        self.penalty, self.max_length, self.batch_size = penalty, max_length, batch_size
+    NOT_SETTINGS: ClassVar = ("batch_size",)
+
+    texts: Mapping[str, Iterable[LabelledText]]
+    held_out: float = 0.3
+    penalty: float = 1e-2
+    max_length: int = 128
+    batch_size: int = 32
+
+    def __post_init__(self) -> None:
+        if not self.texts:
+            raise ValueError("texts: there is no labelled text")
+        if not 0 < self.held_out < 1:
+            raise ValueError(f"held_out={self.held_out}: a share above 0 and below 1")
+        if self.penalty <= 0:
+            raise ValueError(f"penalty={self.penalty}: must be above 0")
+        for side, members in (("fitted on", ~self.is_held_out), ("judged", self.is_held_out)):
+            if len({row.toxic for row, member in zip(self.rows, members, strict=True) if member}) < 2:
+                raise ValueError(f"texts: the texts that a probe is {side} need both toxic and other ones")
+
+    @cached_property
+    def rows(self) -> list[LabelledText]:
+        """All distinct texts."""
+        return list({row.text: row for source in self.texts.values() for row in source}.values())
+
+    @cached_property
+    def is_held_out(self) -> NDArray[np.bool_]:
+        return np.array([hash_fraction(row.text) < self.held_out for row in self.rows], dtype=bool)
 
     def __call__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast) -> Metrics:
         """`roc_auc` with its interval (bootstrap over held-out texts), `fitted_on` and `judged` texts, of `all`."""
-        rows, toxic, out = self.rows, self.toxic, self.out
+        rows, out = self.rows, self.is_held_out
+        toxic = np.array([row.toxic for row in rows])
         states = mean_hidden_states(
             model, tokenizer, [row.text for row in rows], max_length=self.max_length, batch_size=self.batch_size
         )

@@ -9,6 +9,8 @@ Shape suffixes: K tokens of the suffix, V vocabulary, C candidates.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -27,6 +29,7 @@ from ifguide.statistics import mean_interval
 START = " !"  # the last token of this, over and over, is the first suffix
 
 
+@dataclass(frozen=True, kw_only=True)
 class SuffixAttack:
     """Success of GCG on (prompt, toxic continuation) pairs, the same budget for each.
 
@@ -45,29 +48,29 @@ class SuffixAttack:
         ValueError: a setting out of range, or no toxic query; when called, a context too short for suffix and target.
     """
 
-    def __init__(
-        self,
-        *,
-        queries: Sequence[Query],
-        limit: int | None = 20,
-        target_tokens: int | None = 4,
-        suffix_tokens: int = 20,
-        steps: int = 100,
-        top: int = 64,
-        candidates: int = 64,
-        batch_size: int = 64,
-        seed: int = 0,
-    ) -> None:
-        numbers = {"limit": limit, "target_tokens": target_tokens, "suffix_tokens": suffix_tokens, "steps": steps,
-                   "top": top, "candidates": candidates}  # fmt: skip
-        for name, number in numbers.items():
+    NOT_SETTINGS: ClassVar = ("batch_size",)
+
+    queries: Sequence[Query]
+    limit: int | None = 20
+    target_tokens: int | None = 4
+    suffix_tokens: int = 20
+    steps: int = 100
+    top: int = 64
+    candidates: int = 64
+    batch_size: int = 64
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("limit", "target_tokens", "suffix_tokens", "steps", "top", "candidates", "batch_size"):
+            number = getattr(self, name)
             if number is not None and number < 1:
-                raise ValueError(f"utility.{name}={number}: it is 1 or more")
-        self.queries = [query for query in queries if query.toxic][:limit]
-        if not self.queries:
-            raise ValueError("utility.queries: there is no toxic one, so nothing to make the model say")
-        self.target_tokens, self.suffix_tokens, self.steps = target_tokens, suffix_tokens, steps
-        self.top, self.candidates, self.batch_size, self.seed = top, candidates, batch_size, seed
+                raise ValueError(f"{name}={number}: must be at least 1")
+        if not self.attacked:
+            raise ValueError("queries: there is no toxic one, so nothing to make the model say")
+
+    @cached_property
+    def attacked(self) -> list[Query]:
+        return [query for query in self.queries if query.toxic][: self.limit]
 
     def __call__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast) -> Metrics:
         """Means over pairs with their `…_interval` (bootstrap over pairs), under `all`.
@@ -82,12 +85,12 @@ class SuffixAttack:
         allowed = [t for t in range(vocabulary_size(tokenizer)) if t not in set(tokenizer.all_special_ids)]
         start = tokenizer.encode(START, add_special_tokens=False)[-1:] * self.suffix_tokens
         rows = []
-        for number, query in enumerate(tqdm(self.queries, desc="Suffix attack", leave=False, disable=None)):
+        for number, query in enumerate(tqdm(self.attacked, desc="Suffix attack", leave=False, disable=None)):
             (encoded,) = encode_queries([query], tokenizer, 1 << 30)
             target = encoded.input_ids[encoded.continuation][: self.target_tokens]
             if room <= len(target):
                 raise ValueError(
-                    f"utility.suffix_tokens={self.suffix_tokens}: with a target of {len(target)} tokens there is no "
+                    f"suffix_tokens={self.suffix_tokens}: with a target of {len(target)} tokens there is no "
                     "room for a prompt in the model's context"
                 )
             prefix = encoded.input_ids[~encoded.continuation][-(room - len(target)) :]
@@ -120,7 +123,7 @@ class SuffixAttack:
 
 
 @dataclass(frozen=True)
-class Found:
+class FoundSuffix:
     """The best suffix [K], the target's loss before the first step and after each, and whether the target was the
     greedy continuation of any suffix on the way."""
 
@@ -141,7 +144,7 @@ def find_suffix(
     candidates: int,
     batch_size: int,
     rng: np.random.Generator,
-) -> Found:
+) -> FoundSuffix:
     """Algorithm 1 of Zou et al. (2023), except that the suffix stays where no candidate is better.
 
     Args:
@@ -166,7 +169,7 @@ def find_suffix(
             suffix_K = swapped_CK[winner]
         history.append(min(history[-1], float(losses[winner])))
         success |= bool(greedy.any())
-    return Found(suffix_K, history, success)
+    return FoundSuffix(suffix_K, history, success)
 
 
 def suffix_gradient(model: PreTrainedModel, prefix: Tensor, suffix_K: Tensor, target: Tensor) -> Tensor:

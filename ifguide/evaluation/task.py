@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 
 from ifguide.corpus.documents import Prompt
 
-OWN_NAMES = ("perplexity", "attribution", "filter", "cost", "judge")  # measured whatever the tasks are
+RESERVED_NAMES = ("perplexity", "attribution", "filter", "cost", "judge")  # measured whatever the tasks are
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Continuations:
     """Sampled continuations of prompts.
 
@@ -33,18 +33,20 @@ class Continuations:
 
     def __post_init__(self) -> None:
         if not self.prompts:
-            raise ValueError("evaluation.prompts: there is no prompt to evaluate on")
+            raise ValueError("prompts: there is no prompt to evaluate on")
         for name in ("samples", "max_new_tokens", "rows"):
             if getattr(self, name) < 1:
-                raise ValueError(f"evaluation.{name}={getattr(self, name)}: must be at least 1")
+                raise ValueError(f"{name}={getattr(self, name)}: must be at least 1")
 
 
-def judgements(tasks: Iterable[str], classifiers: Iterable[str]) -> dict[str, tuple[str, str]]:
-    """Name in the metrics → (task, classifier): the task's own name for the first classifier, `task_classifier` for
-    any other."""
+def measurement_names(tasks: Iterable[str], classifiers: Iterable[str]) -> dict[str, tuple[str, str]]:
+    """Name in the metrics → (task, classifier) that it measures: the task's own name for the first classifier,
+    `task_classifier` for any other."""
     first, *others = classifiers
     return {
-        (task if judge == first else f"{task}_{judge}"): (task, judge) for task in tasks for judge in (first, *others)
+        (task if classifier == first else f"{task}_{classifier}"): (task, classifier)
+        for task in tasks
+        for classifier in (first, *others)
     }
 
 
@@ -52,15 +54,17 @@ def check_names(tasks: Sequence[str], classifiers: Sequence[str], utilities: Seq
     """Raise ValueError where there is no task or classifier, or where two measurements would have the same name."""
     if not tasks or not classifiers:
         raise ValueError("tasks and classifiers: an evaluation needs one of each at least; stage=model trains without")
-    names = [*judgements(tasks, classifiers), *utilities, *OWN_NAMES]
-    if len(names) < len(tasks) * len(classifiers) + len(utilities) + len(OWN_NAMES) or len(set(names)) < len(names):
+    names = [*measurement_names(tasks, classifiers), *utilities, *RESERVED_NAMES]
+    if len(names) < len(tasks) * len(classifiers) + len(utilities) + len(RESERVED_NAMES) or len(set(names)) < len(
+        names
+    ):
         raise ValueError(
             f"tasks ({', '.join(tasks)}), classifiers ({', '.join(classifiers)}), utilities ({', '.join(utilities)}) "
-            f"would give two measurements one name, or the name of one of {', '.join(OWN_NAMES)}; rename one"
+            f"would give two measurements one name, or the name of one of {', '.join(RESERVED_NAMES)}; rename one"
         )
 
 
-def unite(parts: Iterable[tuple[str, Mapping[str, Mapping[str, Any]]]]) -> dict[str, dict[str, dict[str, Any]]]:
+def merge_metrics(parts: Iterable[tuple[str, Mapping[str, Mapping[str, Any]]]]) -> dict[str, dict[str, dict[str, Any]]]:
     """One dictionary name → subset → metric of (name, subset → metric) parts; parts of one name are joined."""
     metrics: dict[str, dict[str, dict[str, Any]]] = {}
     for name, part in parts:

@@ -1,8 +1,8 @@
 """Amortised scoring: exact scores of a few blocks, and a student of those scores for all of them.
 
-A single exact score is the token's worth plus a great deal of noise. A student that sees a token and its neighbours
-can only learn what tokens in like places share, so it predicts the worth and leaves the noise out, at a small part of
-the cost. The student that does best is the plainest, a table of words (`ifguide.influence.pooling.WordPooling`).
+A single exact score is mostly noise. A student that sees a token and its neighbours can only learn what tokens in like
+places share, so it leaves the noise out, at a small part of the cost. The student that does best is the plainest, a
+table of words (`ifguide.influence.pooling.WordPooling`).
 """
 
 import json
@@ -63,7 +63,7 @@ class Amortised:
 
     def __post_init__(self) -> None:
         if not 0 < self.share < 1:
-            raise ValueError(f"scorer.share={self.share}: a share of the blocks above 0 and below 1")
+            raise ValueError(f"share={self.share}: a share of the blocks above 0 and below 1")
 
 
 @dataclass(frozen=True)
@@ -89,10 +89,10 @@ class ConvolutionStudent:
 
     def __post_init__(self) -> None:
         if any(kernel % 2 == 0 or kernel < 1 for kernel in self.kernels):
-            raise ValueError(f"scorer.student.kernels={list(self.kernels)}: a kernel is an odd number of tokens")
+            raise ValueError(f"kernels={list(self.kernels)}: a kernel is an odd number of tokens")
         for name in ("width", "epochs", "batch_size"):
             if getattr(self, name) < 1:
-                raise ValueError(f"scorer.student.{name}={getattr(self, name)}: it is 1 or more")
+                raise ValueError(f"{name}={getattr(self, name)}: must be at least 1")
 
     def fit(
         self, scores_KBT: NDArray[np.float32], tokens: Tokens, texts: Sequence[str]

@@ -7,7 +7,7 @@ a layer are matrices [outputs, inputs (+ 1 where there is a bias)].
 import logging
 import os
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -64,11 +64,16 @@ class Curvature:
 
     def __post_init__(self) -> None:
         if self.strategy not in FACTORS:
-            raise ValueError(f"curvature.strategy={self.strategy}; known: {', '.join(FACTORS)}")
+            raise ValueError(f"strategy={self.strategy}: known are {', '.join(FACTORS)}")
         if self.blocks < 1:
-            raise ValueError(f"curvature.blocks={self.blocks}: the factors are fitted on at least one block")
+            raise ValueError(f"blocks={self.blocks}: the factors are fitted on at least one block")
         if self.damping < 0:
-            raise ValueError(f"curvature.damping={self.damping}: a damping is 0 or more")
+            raise ValueError(f"damping={self.damping}: a damping is 0 or more")
+
+    @property
+    def fitting(self) -> dict[str, str | int | bool]:
+        """The settings that decide the factors; damping acts when they are applied."""
+        return {"strategy": self.strategy, "blocks": self.blocks, "empirical_fisher": self.empirical_fisher}
 
     def fit(
         self,
@@ -166,7 +171,7 @@ class Curvature:
         if not torch.isfinite(damped).all() or (damped <= 0).any():
             raise CurvatureError(
                 f"the damped eigenvalues range from {damped.min():.3g} to {damped.max():.3g}: "
-                "use a larger curvature.damping, or fit on more blocks"
+                "use a larger damping, or fit on more blocks"
             )
         work = work / damped
         return (q_out @ work @ q_in.T if rotates else work).to(gradient.dtype)
@@ -223,13 +228,15 @@ class _Blocks(TorchDataset):
 
 
 @contextmanager
-def _single_process():
-    """kronfluence reads LOCAL_RANK and keeps its process state for ever; factors are fitted by one process alone."""
-    saved = os.environ.pop("LOCAL_RANK", None)
+def _single_process() -> Iterator[None]:
+    """kronfluence reads LOCAL_RANK, keeps its process state for ever, and sets the level of everybody's log; factors are
+    fitted by one process alone."""
+    saved, level = os.environ.pop("LOCAL_RANK", None), logging.root.level
     State._reset_state()
     try:
         yield
     finally:
         State._reset_state()
+        logging.root.setLevel(level)
         if saved is not None:
             os.environ["LOCAL_RANK"] = saved

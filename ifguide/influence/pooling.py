@@ -1,12 +1,13 @@
 """Pooling: what many scores have in common, in place of each single one.
 
 A single token's influence is mostly noise; its mean over the occurrences of the token's type, or of its word, is not,
-and what the tokens around it are worth says in which sense it is used. Pooled scores have the shape and the convention
-of scores (`ifguide.influence.store`), and selection reads them as it reads scores. Fitted on the scores of a few
-blocks, the same table scores all others (`ifguide.influence.amortised`).
+and the mean scores of the tokens around it say in which sense it is used. Pooled scores have the shape and the
+convention of scores (`ifguide.influence.store`), and selection reads them as it reads scores. Fitted on the scores of a
+few blocks, the same table scores all others (`ifguide.influence.amortised`).
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,8 @@ from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from ifguide.influence.spelling import Spelling
 from ifguide.influence.store import create_scores
+from ifguide.influence.word_keys import WordKeys
 
 CHUNK_TOKENS = 1 << 20
 TYPES, WORDS = "types.safetensors", "words.safetensors"
@@ -30,14 +31,14 @@ class TypeTable(nn.Module):
     """A token's score as m(its type) + a Σ_{d≠0} exp(−|d|/τ) m(type d tokens away) / 2τ.
 
     Args:
-        worth: m, [K, V].
+        mean_scores: m, [K, V].
         reach: τ, in tokens of the same block.
         context_weight: a.
     """
 
-    def __init__(self, worth: Tensor, reach: Tensor, context_weight: Tensor) -> None:
+    def __init__(self, mean_scores: Tensor, reach: Tensor, context_weight: Tensor) -> None:
         super().__init__()
-        self.register_buffer("worth", worth)
+        self.register_buffer("mean_scores", mean_scores)
         self.register_buffer("reach", reach)
         self.register_buffer("context_weight", context_weight)
 
@@ -48,14 +49,14 @@ class TypeTable(nn.Module):
         return scores
 
     def own(self, ids_BT: Tensor) -> Tensor:
-        """What the tokens themselves are worth, [K, B, T]."""
-        return self.worth[:, ids_BT]  # type: ignore[index]
+        """Mean scores of the tokens' own types, [K, B, T]."""
+        return self.mean_scores[:, ids_BT]  # type: ignore[index]
 
     def context(self, ids_BT: Tensor) -> Tensor:
         """What the tokens around add, [K, B, T]."""
         places = torch.arange(ids_BT.shape[1], device=ids_BT.device)
         nearness = torch.exp(-(places[:, None] - places).abs() / self.reach) / (2 * self.reach)  # type: ignore[operator]
-        return self.context_weight * (self.worth[:, ids_BT] @ nearness.fill_diagonal_(0.0))  # type: ignore[index,operator]
+        return self.context_weight * (self.mean_scores[:, ids_BT] @ nearness.fill_diagonal_(0.0))  # type: ignore[index,operator]
 
     def save(self, directory: Path) -> None:
         save_file(self.state_dict(), directory / TYPES)
@@ -68,19 +69,19 @@ class TypeTable(nn.Module):
 class WordTable(nn.Module):
     """A token's score as that of its whole word, and what the types around it add (`TypeTable.context`).
 
-    A word without scores of its own is worth the sum of its token types.
+    A word without scores of its own scores the sum of its token types.
 
     Args:
-        types: worth of token types, and the context.
-        keys, worth: the known words, [W] in rising order, and what they are worth, [K, W].
-        spelling: of the tokenizer.
+        types: mean scores of token types, and the context.
+        keys, mean_scores: the known words, [W] in rising order, and their mean scores, [K, W].
+        word_keys: of the tokenizer.
     """
 
-    def __init__(self, types: TypeTable, keys: Tensor, worth: Tensor, spelling: Spelling) -> None:
+    def __init__(self, types: TypeTable, keys: Tensor, mean_scores: Tensor, word_keys: WordKeys) -> None:
         super().__init__()
-        self.types, self.spelling = types, spelling
+        self.types, self.word_keys = types, word_keys
         self.register_buffer("keys", keys)
-        self.register_buffer("worth", worth)
+        self.register_buffer("mean_scores", mean_scores)
 
     def scores(self, ids_BT: Tensor) -> Tensor:
         """[K, B, T] in float32; column 0 is 0."""
@@ -89,29 +90,30 @@ class WordTable(nn.Module):
         return scores
 
     def own(self, ids_BT: Tensor) -> Tensor:
-        """What the words are worth, at each of their tokens, [K, B, T]."""
-        word, keys = self.spelling.words(ids_BT)
+        """Mean scores of the words, at each of their tokens, [K, B, T]."""
+        word, keys = self.word_keys.words(ids_BT)
         of_types = _word_sums(self.types.own(ids_BT), word, len(keys))
         place = torch.searchsorted(self.keys, keys).clamp(max=len(self.keys) - 1)  # type: ignore[arg-type]
-        worth = torch.where(self.keys[place] == keys, self.worth[:, place], of_types)  # type: ignore[index]
-        return worth[:, word]
+        scores = torch.where(self.keys[place] == keys, self.mean_scores[:, place], of_types)  # type: ignore[index]
+        return scores[:, word]
 
     def save(self, directory: Path) -> None:
         self.types.save(directory)
-        tensors = {name: getattr(self.spelling, name) for name in Spelling.__dataclass_fields__}
-        save_file({"keys": self.keys, "worth": self.worth, **tensors}, directory / WORDS)  # type: ignore[dict-item]
+        tensors = {name: getattr(self.word_keys, name) for name in WordKeys.__dataclass_fields__}
+        save_file({"keys": self.keys, "mean_scores": self.mean_scores, **tensors}, directory / WORDS)  # type: ignore[dict-item]
 
     @staticmethod
     def load(directory: Path) -> "WordTable":
         tensors = load_file(directory / WORDS)
-        types, keys, worth = TypeTable.load(directory), tensors.pop("keys"), tensors.pop("worth")
-        return WordTable(types, keys, worth, Spelling(**tensors))
+        types, keys, mean_scores = TypeTable.load(directory), tensors.pop("keys"), tensors.pop("mean_scores")
+        return WordTable(types, keys, mean_scores, WordKeys(**tensors))
 
 
+@dataclass(frozen=True, kw_only=True)
 class TypePooling:
     """Mean score of every token type, shrunk towards the mean of all, and what surrounds a token.
 
-    With n and S the number and the sum of the scores of a type and μ the mean of all scores, the type is worth
+    With n and S the number and the sum of the scores of a type and μ the mean of all scores, the type scores
     m = (S + kμ) / (n + k); `TypeTable` makes scores of that.
 
     Args:
@@ -123,13 +125,16 @@ class TypePooling:
         ValueError: a negative number, or no reach.
     """
 
-    def __init__(self, *, prior: float = 1.0, context_weight: float = 5.0, reach: float = 4.0) -> None:
-        for name, value in (("prior", prior), ("context_weight", context_weight)):
-            if value < 0:
-                raise ValueError(f"{name}={value}: it is 0 or more")
-        if reach <= 0:
-            raise ValueError(f"reach={reach}: it is above 0 tokens")
-        self.prior, self.context_weight, self.reach = prior, context_weight, reach
+    prior: float = 1.0
+    context_weight: float = 5.0
+    reach: float = 4.0
+
+    def __post_init__(self) -> None:
+        for name in ("prior", "context_weight"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name}={getattr(self, name)}: must be 0 or more")
+        if self.reach <= 0:
+            raise ValueError(f"reach={self.reach}: must be above 0")
 
     def fit(
         self, scores_KBT: NDArray[np.float32], tokens: Tokens, texts: Sequence[str]
@@ -143,45 +148,50 @@ class TypePooling:
         """
         sums, counts = type_sums(scores_KBT, tokens, len(texts))
         mean = sums.sum(1, keepdims=True) / max(counts.sum(), 1)
-        worth = (sums + self.prior * mean) / np.maximum(counts + self.prior, 1e-12)
+        mean_scores = (sums + self.prior * mean) / np.maximum(counts + self.prior, 1e-12)
         table = TypeTable(
-            torch.from_numpy(worth.astype(np.float32)), torch.tensor(self.reach), torch.tensor(self.context_weight)
+            torch.from_numpy(mean_scores.astype(np.float32)),
+            torch.tensor(self.reach),
+            torch.tensor(self.context_weight),
         )
         return table, {"types": int((counts > 0).sum())}
 
     load = staticmethod(TypeTable.load)
 
 
+@dataclass(frozen=True, kw_only=True)
 class WordPooling:
-    """Mean score of every word, shrunk towards the sum of what its token types are worth, and what surrounds it.
+    """Mean score of every word, shrunk towards the sum of its token types' mean scores, and what surrounds it.
 
     Log-probabilities of a word's tokens add up, and so do their scores. With n and S the number and the sum of the
-    scores of a word's occurrences, it is worth (S + k Σ m(type)) / (n + k), and each of its tokens scores that.
+    scores of a word's occurrences, it scores (S + k Σ m(type)) / (n + k), and so does each of its tokens.
 
     Args:
         prior: k, in occurrences.
-        types: worth of token types, and the context.
+        types: mean scores of token types, and the context.
 
     Raises:
         ValueError: a prior that is not above 0.
     """
 
-    def __init__(self, *, types: TypePooling, prior: float = 3.0) -> None:
-        if prior <= 0:
-            raise ValueError(f"prior={prior}: it is above 0")
-        self.types, self.prior = types, prior
+    types: TypePooling
+    prior: float = 3.0
+
+    def __post_init__(self) -> None:
+        if self.prior <= 0:
+            raise ValueError(f"prior={self.prior}: must be above 0")
 
     def fit(
         self, scores_KBT: NDArray[np.float32], tokens: Tokens, texts: Sequence[str]
     ) -> tuple[WordTable, dict[str, Any]]:
         """As `TypePooling.fit`; words that begin a block do not count, as their first score does not exist."""
         types, facts = self.types.fit(scores_KBT, tokens, texts)
-        spelling, behaviours = Spelling.of(texts), len(scores_KBT)
+        word_keys, behaviours = WordKeys.of(texts), len(scores_KBT)
         keys = torch.empty(0, dtype=torch.int64)
-        sums = torch.empty(2 * behaviours + 1, 0, dtype=torch.float64)  # of scores, of types' worth, of occurrences
+        sums = torch.empty(2 * behaviours + 1, 0, dtype=torch.float64)  # of scores, of types' means, of occurrences
         for rows in chunks(scores_KBT.shape[1:]):
             ids = torch.from_numpy(tokens(rows))
-            word, found = spelling.words(ids)
+            word, found = word_keys.words(ids)
             values = torch.cat([torch.from_numpy(np.array(scores_KBT[:, rows])), types.own(ids)]).double()
             whole = torch.ones(len(found), dtype=torch.bool)
             whole[word[:, 0]] = False
@@ -191,8 +201,8 @@ class WordPooling:
                 1, place, torch.cat([sums, more], dim=1)
             )
         of_scores, of_types, count = sums.split([behaviours, behaviours, 1])
-        worth = (of_scores + self.prior * of_types / count) / (count + self.prior)
-        return WordTable(types, keys, worth.float(), spelling), facts | {"words": len(keys)}
+        mean_scores = (of_scores + self.prior * of_types / count) / (count + self.prior)
+        return WordTable(types, keys, mean_scores.float(), word_keys), facts | {"words": len(keys)}
 
     load = staticmethod(WordTable.load)
 

@@ -57,13 +57,13 @@ class Algorithm1:
 
     def __post_init__(self) -> None:
         if not 0 <= self.quantile < 1:
-            raise ValueError(f"selection.quantile={self.quantile}: a quantile lies in [0, 1); the paper's is 0.99")
+            raise ValueError(f"quantile={self.quantile}: a quantile lies in [0, 1); the paper's is 0.99")
         if not 0 < self.limit <= 1:
-            raise ValueError(f"selection.limit={self.limit}: the share of tokens lies in (0, 1]; the paper's is 0.02")
+            raise ValueError(f"limit={self.limit}: the share of tokens lies in (0, 1]; the paper's is 0.02")
         if self.window < 0:
-            raise ValueError(f"selection.window={self.window}: the number of neighbours is 0 or more")
+            raise ValueError(f"window={self.window}: the number of neighbours is 0 or more")
         if self.unit not in UNITS:
-            raise ValueError(f"selection.unit={self.unit}; known: {', '.join(UNITS)}")
+            raise ValueError(f"unit={self.unit}: known are {', '.join(UNITS)}")
 
     def __call__(self, scores_BT: NDArray[np.float32], document_starts: NDArray[np.int64] | None = None) -> Selection:
         return select_tokens(
@@ -110,7 +110,7 @@ def select_tokens(
     if scores_BT.dtype != np.float32:
         raise ValueError(f"scores of type {scores_BT.dtype}: float32 is expected")
     if unit == "document" and document_starts is None:
-        raise ValueError("selection.unit=document needs the starts of the documents")
+        raise ValueError("unit=document: the starts of the documents are needed")
     blocks, length = scores_BT.shape
     starts = np.arange(blocks) * length if unit == "block" else np.array(document_starts, np.int64)
     threshold = _order_statistic(scores_BT, max(ceil(quantile * (blocks * (length - 1))) - 1, 0))

@@ -36,7 +36,7 @@ class ScoreStore:
 
     def __init__(self, directory: Path, shape: tuple[int, int, int], *, shard_blocks: int) -> None:
         if shard_blocks < 1:
-            raise ValueError(f"influence.shard_blocks={shard_blocks}: a shard has at least one block")
+            raise ValueError(f"shard_blocks={shard_blocks}: a shard has at least one block")
         self.directory, self.shape, self.shard_blocks = directory, shape, shard_blocks
         self._shards = directory / SHARDS_FOLDER.format(blocks=shard_blocks)
         self._shards.mkdir(parents=True, exist_ok=True)

@@ -12,4 +12,4 @@ def check_weight(name: str, value: float, *, below: str = "the masked tokens wou
         below: what would happen below 0.
     """
     if not isinstance(value, int | float) or not 0 <= value < inf:
-        raise ValueError(f"objective.{name}={value}: it is a number, 0 or more; below 0 {below}")
+        raise ValueError(f"{name}={value}: must be a number, 0 or more; below 0 {below}")

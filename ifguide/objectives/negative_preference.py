@@ -57,9 +57,9 @@ class NegativePreference(nn.Module):
     def __init__(self, *, beta: float = 0.5, reference: float | None = None, weight: float = 1.0) -> None:
         super().__init__()
         if beta <= 0:
-            raise ValueError(f"objective.beta={beta}: must be above 0; the limit at 0 is suppressed_language_modeling")
+            raise ValueError(f"beta={beta}: must be above 0; the limit at 0 is suppressed_language_modeling")
         if reference is not None and reference > 0:
-            raise ValueError(f"objective.reference={reference}: a log-probability is at most 0")
+            raise ValueError(f"reference={reference}: a log-probability is at most 0")
         check_weight("weight", weight)
         self.beta, self.reference, self.weight = beta, reference, weight
 

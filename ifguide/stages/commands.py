@@ -9,12 +9,12 @@ from hydra import compose
 from hydra.core.hydra_config import HydraConfig
 from hydra.experimental.callback import Callback
 from hydra.types import RunMode
-from ifguide.report.compare import compare_rows
-from ifguide.report.win_rates import with_win_rates
 from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict
 
 from ifguide.report.formats import markdown
 from ifguide.report.gather import Run, gather
+from ifguide.report.judged import with_win_rates
+from ifguide.report.rows import compare_rows
 from ifguide.report.write import write_report
 from ifguide.stages import listing
 from ifguide.stages.configuration import make, make_workspace, start_tracking
@@ -65,10 +65,12 @@ def report(cfg: DictConfig, folder: Path, places: Sequence[str] | None = None) -
         places = list(settings.runs) if isinstance(settings.runs, ListConfig) else [settings.runs]
     by: Any = None if settings.by is None else OmegaConf.to_object(settings.by)
     runs: list[Run] = []
+    workspace = Path(cfg.paths.workspace)
     for place in places:
-        is_wandb = place.startswith(WANDB)
-        found = gather_from_wandb(place.removeprefix(WANDB)) if is_wandb else gather([place], cfg.paths.workspace)
-        runs += found
+        if place.startswith(WANDB):
+            runs += gather_from_wandb(place.removeprefix(WANDB))
+        else:
+            runs += gather([place], workspace=workspace)
     comparison = compare_rows(runs, reference=settings.reference, by=by)
     if cfg.judge and len(runs) > 1:
         comparison = with_win_rates(comparison, lambda ours, theirs: judged(cfg, ours, theirs))
@@ -82,10 +84,10 @@ def report(cfg: DictConfig, folder: Path, places: Sequence[str] | None = None) -
 
 def judged(cfg: DictConfig, ours: Run, theirs: Run) -> list[dict[str, Any]] | None:
     """What the judge says of two runs' generations, asked now or found in the workspace; None where these are gone."""
-    folders = [run.first_generations for run in (ours, theirs)]
-    if None in folders:
+    folders = [run.generations_of(next(iter(run.generations), "")) for run in (ours, theirs)]
+    first, second = (None if folder is None else Existing(folder=folder, stage="generations") for folder in folders)
+    if first is None or second is None:
         return None
-    first, second = (Existing(folder=folder, stage="generations") for folder in folders if folder is not None)
     stage = Judgements(first=first, second=second, judge=make(cfg, "judge"), trainer=make(cfg, "trainer"))
     workspace = make_workspace(cfg)
     inputs: dict[str, Artifact] = {name: one.make(workspace, {}) for name, one in stage.inputs.items()}

@@ -63,7 +63,7 @@ def make_workspace(cfg: DictConfig) -> Workspace:
 
 
 def make_logger(cfg: DictConfig, name: str) -> Logger:
-    """The logger of one training, or of a whole run."""
+    """The logger of one training, which has the settings of its run."""
     logger: Logger = instantiate(cfg.logger, name=name, **whitelisted())
     logger.log_hyperparams(OmegaConf.to_container(cfg, resolve=True))  # type: ignore[arg-type]
     return logger
@@ -71,10 +71,11 @@ def make_logger(cfg: DictConfig, name: str) -> Logger:
 
 def start_tracking(cfg: DictConfig) -> WandbRun | None:
     """The W&B run of this run, started with its settings; None with another logger."""
-    logger = make_logger(cfg, WHOLE_RUN)
+    logger = instantiate(cfg.logger, name=WHOLE_RUN, **whitelisted())
     if not isinstance(logger, WandbRun):
         return None
     hydra = HydraConfig.get()
     chosen = {"choices": dict(hydra.runtime.choices), "overrides": list(hydra.overrides.task)}
+    logger.log_hyperparams(OmegaConf.to_container(cfg, resolve=True))
     logger.log_hyperparams({"hydra": chosen})
     return logger

@@ -17,6 +17,7 @@ from ifguide.corpus.repacking import document_lengths, document_sums, document_t
 from ifguide.influence.store import open_scores
 from ifguide.stages.stage import Inputs, Stage, late_setting, made_from, speed
 from ifguide.training.trainer import TrainerSettings
+from ifguide.workspace import describe
 
 log = logging.getLogger(__name__)
 DOCUMENT_SCORES_FILE = "document_scores.npy"  # [scores a document, documents]
@@ -46,7 +47,10 @@ class JudgedDocuments(Stage):
     trainer: TrainerSettings = speed()
 
     def derived_settings(self) -> dict[str, Any]:
-        return {"filter": self.filter.judging}
+        described = describe(self.filter)
+        return {
+            "filter": {key: value for key, value in described.items() if key not in (*self.filter.rule, "classifier")}
+        }
 
     def check(self) -> None:
         for queries in self.behaviours.values():
@@ -93,7 +97,8 @@ class Filtered(Stage):
     filter: DocumentFilter = speed()
 
     def derived_settings(self) -> dict[str, Any]:
-        return {"rule": self.filter.dropping}
+        described = describe(self.filter)
+        return {"rule": {key: described[key] for key in self.filter.rule}}
 
     def build(self, folder: Path, inputs: Inputs) -> Mapping[str, Any]:
         corpus = inputs.corpus()

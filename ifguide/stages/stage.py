@@ -27,19 +27,25 @@ SETTING, LATE_SETTING, INPUT, SPEED = "setting", "late setting", "input", "speed
 
 
 def setting(default: Any = MISSING) -> Any:
-    return field(default=default, metadata={KIND: SETTING})
+    return _field(SETTING, default)
 
 
 def late_setting(default: Any) -> Any:
-    return field(default=default, metadata={KIND: LATE_SETTING})
+    return _field(LATE_SETTING, default)
 
 
 def made_from(default: Any = MISSING) -> Any:
-    return field(default=default, metadata={KIND: INPUT})
+    return _field(INPUT, default)
 
 
 def speed(default: Any = MISSING) -> Any:
-    return field(default=default, metadata={KIND: SPEED})
+    return _field(SPEED, default)
+
+
+def _field(kind: str, default: Any) -> Any:
+    if isinstance(default, dict):
+        return field(default_factory=dict, metadata={KIND: kind})
+    return field(default=default, metadata={KIND: kind})
 
 
 class Inputs:
@@ -99,7 +105,7 @@ class Stage:
         found = {}
         for one in fields(self):
             value, kind = getattr(self, one.name), one.metadata[KIND]
-            if kind == SETTING or (kind == LATE_SETTING and value != one.default and value):
+            if kind == SETTING or (kind == LATE_SETTING and value and value != one.default):
                 found[one.name] = describe(value, one.name)
         return found | self.derived_settings()
 

@@ -60,7 +60,8 @@ class TrainedModel(Stage):
             raise ValueError("optim.epochs=0: nothing is trained; name a model to keep as it is in `pretrained`")
 
     def check_corpus(self, corpus: Corpus) -> None:
-        check_same_tokenizer(self.model.pretrained, corpus.tokenizer, "model")
+        with argument("model"):
+            check_same_tokenizer(self.model.pretrained, corpus.tokenizer)
         check_context(self.model.config(corpus.vocabulary, corpus.end_of_text), corpus.info["block_length"])
 
     def build(self, folder: Path, inputs: Inputs) -> Mapping[str, Any]:

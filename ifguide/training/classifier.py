@@ -15,11 +15,11 @@ from torch.utils.data import DataLoader
 
 from ifguide.classifiers.ngrams import NgramClassifier, NgramNetwork
 from ifguide.corpus.documents import LabelledText
-from ifguide.corpus.labelled import share_of
+from ifguide.corpus.labelled import hash_fraction
 from ifguide.statistics import roc_auc
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class TrainedClassifier:
     """What trains a classifier of toxicity: labelled texts, the size of the network, and the optimisation.
 
@@ -55,16 +55,23 @@ class TrainedClassifier:
 
     def __post_init__(self) -> None:
         if not self.texts:
-            raise ValueError("classifier.texts: there is nothing to train on")
+            raise ValueError("texts: there is nothing to train on")
         for name in ("buckets", "width", "epochs", "batch_size"):
             if getattr(self, name) < 1:
-                raise ValueError(f"classifier.{name}={getattr(self, name)}: must be at least 1")
+                raise ValueError(f"{name}={getattr(self, name)}: must be at least 1")
         if not 0 < self.validation < 1:
-            raise ValueError(f"classifier.validation={self.validation}: a share above 0 and below 1")
+            raise ValueError(f"validation={self.validation}: a share above 0 and below 1")
         if not (self.characters or self.words) or min([*self.characters, *self.words]) < 1:
-            raise ValueError("classifier.characters and classifier.words: lengths of n-grams, one at least, from 1 up")
+            raise ValueError(
+                f"characters={list(self.characters)}, words={list(self.words)}: lengths of n-grams, one at "
+                "least, from 1 up"
+            )
 
-    def fit(self, directory: Path) -> dict[str, Any]:
+    @property
+    def name(self) -> str:
+        return f"trained on {', '.join(self.texts)}"
+
+    def fit(self, folder: Path) -> dict[str, Any]:
         """Train, and save weights and shape.
 
         Returns:
@@ -76,7 +83,7 @@ class TrainedClassifier:
         rows = [(name, row) for name, source in self.texts.items() for row in source]
         texts, toxic = [row.text for _, row in rows], np.array([row.toxic for _, row in rows])
         sources = np.array([name for name, _ in rows])
-        kept_out = np.array([share_of(text) < self.validation for text in texts])
+        kept_out = np.array([hash_fraction(text) < self.validation for text in texts])
         weights = class_weights(sources, toxic)
         state = torch.random.get_rng_state()
         torch.manual_seed(self.seed)
@@ -114,7 +121,7 @@ class TrainedClassifier:
         )
         trainer.fit(module, loader)
         torch.random.set_rng_state(state)
-        network.eval().save(directory)
+        network.eval().save(folder)
         out = np.flatnonzero(kept_out)
         scores = NgramClassifier(network, name="")([texts[row] for row in out])["toxicity"]
         return {
@@ -129,9 +136,9 @@ class TrainedClassifier:
             },
         }
 
-    def load(self, directory: Path) -> NgramClassifier:
-        """What `fit` saved, named after its folder."""
-        return NgramClassifier(NgramNetwork.load(directory), name=f"trained {directory.name}")
+    def load(self, folder: Path, device: str | torch.device = "cpu") -> NgramClassifier:
+        """What `fit` saved; it computes on the CPU, whatever the device."""
+        return NgramClassifier(NgramNetwork.load(folder), name=self.name)
 
 
 class ClassifierModule(pl.LightningModule):
@@ -167,6 +174,6 @@ def class_weights(sources: NDArray[np.str_], toxic: NDArray[np.bool_]) -> NDArra
             members = here & (toxic == wanted)
             if not members.any():
                 kind = "toxic" if wanted else "not toxic"
-                raise ValueError(f"classifier.texts.{name}: no text is {kind}; check the field and values of its label")
+                raise ValueError(f"texts.{name}: no text is {kind}; check the field and values of its label")
             weights[members] = here.sum() / (2 * members.sum())
     return weights

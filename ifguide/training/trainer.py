@@ -1,6 +1,7 @@
 """Where and how a run is computed."""
 
 import inspect
+import logging
 from copy import deepcopy
 from typing import Any
 
@@ -92,7 +93,7 @@ class TrainerSettings:
         known = further_arguments()
         for name, value in lightning.items():
             if name in OURS:
-                raise ValueError(f"{name}={value}: {OURS[name]} decides that")
+                raise ValueError(f"{name}={value}: decided by {OURS[name]}")
             if name not in known:
                 raise ValueError(f"{name}={value}: no argument of Lightning's trainer; known: {', '.join(known)}")
 
@@ -104,6 +105,8 @@ class TrainerSettings:
 
     def make_trainer(self, **options: Any) -> pl.Trainer:
         """A trainer of Lightning; `options` are what a caller decides."""
+        if "profiler" in self.lightning:  # its report is a log entry, of which a run shows warnings only
+            logging.getLogger("pytorch_lightning.profilers").setLevel(logging.INFO)
         # objects, as a strategy, belong to one trainer only
         ours = {"enable_model_summary": False, "strategy": self.strategy, **self.lightning}
         return pl.Trainer(

@@ -34,7 +34,7 @@ def test_a_checkpoint_gives_the_probabilities_of_its_labels(checkpoint):
     kind, folder = checkpoint
     categories = {"toxicity": "rude"} if kind == "one_label" else {"threat": 2, "toxicity": "rude"}
     options = dict(path=str(folder), categories=categories, max_length=32)
-    scores = SequenceClassification(**options, batch_size=2)(TEXTS)
+    scores = SequenceClassification(**options, batch_size=2).load()(TEXTS)
     model = AutoModelForSequenceClassification.from_pretrained(folder).eval()
     from transformers import AutoTokenizer
 
@@ -52,21 +52,32 @@ def test_a_checkpoint_gives_the_probabilities_of_its_labels(checkpoint):
 
 def test_wrong_folders_and_labels_are_named(checkpoint, tmp_path):
     _, folder = checkpoint
-    with pytest.raises(ValueError, match=r"classifier\.path=.*not a Hugging Face model folder"):
+    with pytest.raises(ValueError, match=r"^path=.*not a Hugging Face model folder"):
         SequenceClassification(path=str(tmp_path), categories={"toxicity": 0})
-    with pytest.raises(ValueError, match="has no `toxicity`"):
+    with pytest.raises(ValueError, match=r"^categories: no `toxicity`"):
         SequenceClassification(path=str(folder), categories={"rude": 0})
-    with pytest.raises(ValueError, match=r"no label 'angry'; its labels are 0="):
+    with pytest.raises(ValueError, match=r"^categories\.toxicity=angry: .* has no such label; its labels are 0="):
         SequenceClassification(path=str(folder), categories={"toxicity": "angry"})
 
 
+class Scores:
+    def __init__(self, found, categories=None):
+        self.found = found
+        self.categories = categories or {name: name for values in found.values() for name in values}
+
+    def read(self):
+        return self.found
+
+
 def test_scores_of_a_file_are_looked_up_and_a_missing_one_is_no_zero():
-    scores = {"a": {"toxicity": 0.25, "insult": 0.5}, "b": {"toxicity": 1, "insult": 0}}
-    judge = FileClassifier(scores=scores, name="service")
+    scores = Scores({"a": {"toxicity": 0.25, "insult": 0.5}, "b": {"toxicity": 1, "insult": 0}})
+    judge = FileClassifier(scores=scores, name="service").load()
     found = judge(["b", "a", " ", "b"])
     assert found["toxicity"].tolist() == [1, 0.25, 0, 1] and found["insult"].tolist() == [0, 0.5, 0, 0]
     with pytest.raises(ValueError, match=r"service: 3 of 4 texts have no score \(2 distinct ones\), the first is 'c'"):
         judge(["c", "a", "c", "d"])
-    with pytest.raises(ValueError, match="no `toxicity`, only insult"):
-        FileClassifier(scores={"a": {"insult": 1.0}})
+    with pytest.raises(ValueError, match=r"^scores\.categories has no `toxicity`, only insult"):
+        FileClassifier(scores=Scores({"a": {"insult": 1.0}}))
+    with pytest.raises(ValueError, match="no text with scores"):
+        FileClassifier(scores=Scores({}, categories={"toxicity": "t"})).load()
     assert np.isfinite(judge([])["toxicity"]).all()

@@ -2,14 +2,14 @@ import numpy as np
 import pytest
 from conftest import tiny_documents, tiny_tokenizer
 
-from ifguide.corpus.blocks import LABELS, SPLITS, Corpus, build_corpus
+from ifguide.corpus.blocks import LABELS, SPLITS, Corpus, CorpusSettings
 from ifguide.corpus.documents import Document
 from ifguide.corpus.tokenizers import check_same_tokenizer, make_tokenizer
 
 
 def build(directory, documents, **options):
     options = dict(tokenizer=tiny_tokenizer, block_length=16, validation=0.1, test=0.1) | options
-    build_corpus(directory, sources={"tiny": documents}, **options)
+    CorpusSettings(sources={"tiny": documents}, **options).build(directory)
     return Corpus(directory)
 
 
@@ -113,16 +113,16 @@ def test_tokenizer_mistakes_are_refused(tmp_path):
         make_tokenizer([], path=str(tmp_path / "none.json"))
     with pytest.raises(ValueError, match="at least 257"):
         make_tokenizer(["text"], vocabulary=100)
-    with pytest.raises(ValueError, match="no token '<eos>'"):
+    with pytest.raises(ValueError, match="end_of_text=<eos>: the tokenizer has no such token"):
         make_tokenizer(["text"], vocabulary=300, end_of_text="<eos>")
 
 
 def test_a_model_with_another_tokenizer_is_refused(tmp_path):
     ours, theirs = make_tokenizer(["one text"], vocabulary=260), make_tokenizer(["another corpus"], vocabulary=290)
     theirs.save_pretrained(tmp_path)
-    check_same_tokenizer(str(tmp_path), theirs, "proxy")
+    check_same_tokenizer(str(tmp_path), theirs)
     with pytest.raises(ValueError, match="another tokenizer"):
-        check_same_tokenizer(str(tmp_path), ours, "proxy")
+        check_same_tokenizer(str(tmp_path), ours)
 
 
 def test_a_local_tokenizer_file_is_loaded(datasets_folder):

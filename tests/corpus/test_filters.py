@@ -3,6 +3,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
+from ifguide.classifiers import ReadyClassifier
 from ifguide.corpus.documents import TOXIC, Query
 from ifguide.corpus.filters import (
     ClassifierFilter,
@@ -18,10 +19,13 @@ SAMPLE = list(SampleDocuments(size=300))
 IS_TOXIC = np.array([document.label == TOXIC for document in SAMPLE])
 
 
-class Counts:
-    """A classifier: probability = the share of a text's words that are bad."""
+class Counts(ReadyClassifier):
+    """A classifier, loaded or not: probability = the share of a text's words that are bad."""
 
     name = "counts"
+
+    def load(self, folder=None, device="cpu"):
+        return self
 
     def __init__(self):
         self.calls = []
@@ -55,7 +59,7 @@ def test_a_classifier_finds_toxic_documents():
     pytest.importorskip("profanity_check")
     from ifguide.classifiers import ProfanityCheck
 
-    scores = ClassifierFilter(classifier=ProfanityCheck()).scores(texts())
+    scores = ClassifierFilter(classifier=ProfanityCheck()).scores(texts(), [], ProfanityCheck().load())
     for rule in ({"threshold": 0.7, "share": None}, {"threshold": None, "share": 0.06}):
         dropped = ClassifierFilter(classifier=ProfanityCheck(), **rule).drop(scores)
         assert IS_TOXIC[dropped].mean() >= 0.8 and dropped[IS_TOXIC].mean() >= 0.9
@@ -64,14 +68,16 @@ def test_a_classifier_finds_toxic_documents():
 def test_a_document_is_as_toxic_as_its_worst_window():
     long = " ".join(["good"] * 50 + ["bad"] * 4 + ["good"] * 50)
     classifier = Counts()
-    whole = ClassifierFilter(classifier=classifier, window=None).scores([long, "bad good", ""])
-    parts = ClassifierFilter(classifier=classifier, window=4).scores([long, "bad good", ""])
+    whole = ClassifierFilter(classifier=classifier, window=None).scores([long, "bad good", ""], [], classifier)
+    parts = ClassifierFilter(classifier=classifier, window=4).scores([long, "bad good", ""], [], classifier)
     assert whole[0] == pytest.approx([4 / 104, 0.5, 0]) and parts[0] == pytest.approx([1, 0.5, 0])
-    many = ClassifierFilter(classifier=classifier).scores("bad" if i % 7 else "good" for i in range(2500))
+    many = ClassifierFilter(classifier=classifier).scores(
+        ("bad" if i % 7 else "good" for i in range(2500)), [], classifier
+    )
     assert (many[0] == [i % 7 > 0 for i in range(2500)]).all() and max(classifier.calls) <= 1000
-    assert ClassifierFilter(classifier=classifier).scores([]).shape == (1, 0)
+    assert ClassifierFilter(classifier=classifier).scores([], [], classifier).shape == (1, 0)
     with pytest.raises(ValueError, match="counts has toxicity"):
-        ClassifierFilter(classifier=classifier, category="threat").scores(["a"])
+        ClassifierFilter(classifier=classifier, category="threat").scores(["a"], [], classifier)
 
 
 @pytest.mark.parametrize("count", [1, 5, 6, 7, 11, 12, 40])
@@ -117,14 +123,14 @@ def test_facts_say_what_goes():
 @pytest.mark.parametrize(
     "build, message",
     [
-        (lambda: WordFilter(at_least=0), r"filter\.at_least=0"),
-        (lambda: WordFilter(log_odds=0), r"filter\.log_odds=0"),
+        (lambda: WordFilter(at_least=0), r"^at_least=0"),
+        (lambda: WordFilter(log_odds=0), r"^log_odds=0"),
         (lambda: WordFilter(files="/nowhere/*.txt"), "no file matches"),
         (lambda: ClassifierFilter(classifier=Counts(), share=0.1), "exactly one"),
         (lambda: ClassifierFilter(classifier=Counts(), threshold=None), "exactly one"),
-        (lambda: ClassifierFilter(classifier=Counts(), threshold=1.5), r"filter\.threshold=1\.5"),
-        (lambda: ClassifierFilter(classifier=Counts(), window=0), r"filter\.window=0"),
-        (lambda: InfluenceFilter(share=1.0), r"filter\.share=1\.0"),
+        (lambda: ClassifierFilter(classifier=Counts(), threshold=1.5), r"^threshold=1\.5"),
+        (lambda: ClassifierFilter(classifier=Counts(), window=0), r"^window=0"),
+        (lambda: InfluenceFilter(share=1.0), r"^share=1\.0"),
         (lambda: WordFilter().scores([], [[Query("", " a", True, "r")]]), "no word of the 1 queries"),
     ],
 )

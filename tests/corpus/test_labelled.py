@@ -3,7 +3,7 @@ import json
 import numpy as np
 import pytest
 
-from ifguide.corpus.labelled import LabelledSource, share_of, text_scores
+from ifguide.corpus.labelled import LabelledSource, TextScores, hash_fraction
 
 
 def write(path, rows):
@@ -45,13 +45,15 @@ def test_scores_of_texts_are_read_and_checked(tmp_path):
     rows = [{"text": "a", "attributes": {"TOXICITY": 0.25}}, {"text": "b", "attributes": {"TOXICITY": 1}}]
     options = {"categories": {"toxicity": "attributes.TOXICITY"}}
     files = write(tmp_path / "scores.jsonl", [*rows, rows[0]])
-    assert text_scores(files=files, **options) == {"a": {"toxicity": 0.25}, "b": {"toxicity": 1}}
+    assert TextScores(files=files, **options).read() == {"a": {"toxicity": 0.25}, "b": {"toxicity": 1}}
     with pytest.raises(ValueError, match="two different scores"):
-        text_scores(files=write(tmp_path / "two.jsonl", [*rows, {**rows[1], "text": "a"}]), **options)
+        TextScores(files=write(tmp_path / "two.jsonl", [*rows, {**rows[1], "text": "a"}]), **options).read()
     with pytest.raises(ValueError, match="score of toxicity is no number"):
-        text_scores(files=write(tmp_path / "none.jsonl", [{"text": "a", "attributes": {"TOXICITY": None}}]), **options)
+        TextScores(
+            files=write(tmp_path / "none.jsonl", [{"text": "a", "attributes": {"TOXICITY": None}}]), **options
+        ).read()
 
 
-def test_a_share_of_texts_is_a_fixed_sample():
-    shares = np.array([share_of(f"text {i}") for i in range(2000)])
-    assert abs((shares < 0.3).mean() - 0.3) < 0.03 and share_of("text 7") == shares[7]
+def test_a_hash_fraction_texts_is_a_fixed_sample():
+    shares = np.array([hash_fraction(f"text {i}") for i in range(2000)])
+    assert abs((shares < 0.3).mean() - 0.3) < 0.03 and hash_fraction("text 7") == shares[7]

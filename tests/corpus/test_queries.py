@@ -3,15 +3,9 @@ import json
 import pytest
 
 from ifguide.corpus.documents import Prompt, Query
-from ifguide.corpus.queries import (
-    check_disjoint,
-    check_queries,
-    encode_queries,
-    local_prompts,
-    local_queries,
-    real_toxicity_prompts,
-    real_toxicity_queries,
-)
+from ifguide.corpus.prompts import local_prompts
+from ifguide.corpus.queries import check_disjoint, check_queries, encode_queries, local_queries
+from ifguide.corpus.real_toxicity_prompts import real_toxicity_prompts, real_toxicity_queries
 from ifguide.corpus.tokenizers import make_tokenizer
 
 

@@ -187,8 +187,8 @@ def test_prompts_are_half_toxic(prompts):
 def test_no_prompt_occurs_in_any_other_text(documents, queries, seed):
     others = [document.text for document in documents]
     others += [query.prompt + query.continuation for query in queries]
-    others += [text for text, _ in sample_labelled(size=1000)]
-    others += [prompt + rest for prompt, *continuations in sample_pairs(size=500) for rest in continuations]
+    others += [labelled.text for labelled in sample_labelled(size=1000)]
+    others += [pair.prompt + rest for pair in sample_pairs(size=500) for rest in pair.responses]
     everything = "\n".join(others)
     for prompt in sample_prompts(seed=seed, size=100):
         assert prompt.text not in everything
@@ -197,15 +197,16 @@ def test_no_prompt_occurs_in_any_other_text(documents, queries, seed):
 def test_labelled_texts():
     labelled = sample_labelled(size=600)
     insult = insult_pattern()
-    assert 0.25 < sum(toxicity > 0 for _, toxicity in labelled) / 600 < 0.35
-    assert all(len(insult.findall(text)) == -log2(1 - toxicity) for text, toxicity in labelled)
-    assert {toxicity for _, toxicity in labelled} == {0.0, 0.5, 0.75, 0.875}
-    assert {len(text.split()) < 40 for text, _ in labelled} == {True, False}
+    assert 0.25 < sum(row.toxicity > 0 for row in labelled) / 600 < 0.35
+    assert all(len(insult.findall(row.text)) == -log2(1 - row.toxicity) for row in labelled)
+    assert {row.toxicity for row in labelled} == {0.0, 0.5, 0.75, 0.875}
+    assert {len(row.text.split()) < 40 for row in labelled} == {True, False}
 
 
 def test_pairs_differ_in_civility_only():
     insult = insult_pattern()
-    for prompt, chosen, rejected in sample_pairs(size=200):
+    for pair in sample_pairs(size=200):
+        prompt, (chosen, rejected) = pair.prompt, pair.responses
         assert chosen.startswith(" ") and rejected.startswith(" ") and not prompt.endswith(" ")
         assert insult.match(rejected[1:]) and not insult.search(chosen)
         assert chosen.partition(". ")[2] == rejected.partition(". ")[2] != ""

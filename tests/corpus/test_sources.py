@@ -62,7 +62,7 @@ def test_text_files_are_documents_or_are_cut_at_a_separator(tmp_path):
         ('{"text": "a"', {}, "records.jsonl:1: not JSON"),
         ("[1]", {}, "a JSON object is expected"),
         ('{"text": "a"}', {"label": "bad"}, "label='bad'"),
-        ('{"text": "a"}', {"field": ""}, "`field` is empty"),
+        ('{"text": "a"}', {"field": ""}, "field='': name"),
         ('{"text": "a", "k": 1}', {"where": {"k": [2]}}, "no document"),
     ],
 )

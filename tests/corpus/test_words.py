@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ifguide.corpus.documents import Query
-from ifguide.corpus.words import WordCounter, read_words, telling_words, word_log_odds
+from ifguide.corpus.words import WordCounter, indicative_words, read_words, word_log_odds
 
 LIST = ["bad", "Worse", "very bad", "@55", "!!", "no-good", "naïve", "bad_word"]
 
@@ -60,7 +60,7 @@ def test_lists_from_files(tmp_path):
     (tmp_path / "a.txt").write_text("Bad\n\nvery bad\nbad\n", encoding="utf-8")
     (tmp_path / "b.csv").write_text("text,severity\nworse,2\nBAD,1\n", encoding="utf-8")
     assert read_words([str(tmp_path / "a.txt"), str(tmp_path / "b.csv")], "text") == ["bad", "very bad", "worse"]
-    with pytest.raises(ValueError, match="its columns are text, severity"):
+    with pytest.raises(ValueError, match="has the columns text, severity"):
         read_words(str(tmp_path / "b.csv"), "word")
     (tmp_path / "c.txt").write_text("\n")
     with pytest.raises(ValueError, match="not one word"):
@@ -78,11 +78,11 @@ def test_lists_that_others_published(datasets_folder):
     assert WordCounter(words + more)("nothing to see in the garden") == 0 < WordCounter(words)("a bastardly bastard")
 
 
-def test_telling_words():
+def test_indicative_words():
     queries = [Query("", " you idiot you", True, f"t{i}") for i in range(10)]
     queries += [Query("", " you friend you", False, f"n{i}") for i in range(10)]
     odds = word_log_odds(queries)
     assert odds["you"] == pytest.approx(0) and odds["idiot"] == pytest.approx(math.log(11)) == -odds["friend"]
-    assert telling_words(queries, 2.0) == ["idiot"]
+    assert indicative_words(queries, 2.0) == ["idiot"]
     with pytest.raises(ValueError, match=r"log_odds=3.*highest log-odds are 2\.40"):
-        telling_words(queries, 3)
+        indicative_words(queries, 3)

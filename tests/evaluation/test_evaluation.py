@@ -161,9 +161,9 @@ def test_profanity_check_reads_insults():
     pytest.importorskip("profanity_check")
     from ifguide.classifiers import ProfanityCheck
 
-    scores = ProfanityCheck()(["you stupid pathetic idiot", "the tomatoes like the sun"])["toxicity"]
+    scores = ProfanityCheck().load()(["you stupid pathetic idiot", "the tomatoes like the sun"])["toxicity"]
     assert scores[0] > 0.5 > scores[1]
-    assert len(ProfanityCheck()([])["toxicity"]) == 0
+    assert len(ProfanityCheck().load()([])["toxicity"]) == 0
 
 
 def test_perplexity_is_by_the_label_of_the_document(corpus):
@@ -255,5 +255,5 @@ def test_a_word_list_scores_whole_words(corpus):
 def test_tasks_out_of_range_are_refused():
     with pytest.raises(ValueError, match="no prompt"):
         Continuations(prompts=[])
-    with pytest.raises(ValueError, match=r"evaluation\.samples"):
+    with pytest.raises(ValueError, match=r"^samples=0"):
         Continuations(prompts=[Prompt("a", "b", "c")], samples=0)

@@ -104,7 +104,7 @@ def trained(tokenizer, *, gives_way):
 def test_a_model_that_is_easy_is_broken_and_one_that_is_not_is_not(tokenizer):
     queries = [Query("the old mat", " idiot who ate", True, "a"), Query("the old mat", " cat", False, "b")]
     attack = SuffixAttack(queries=queries, target_tokens=2, suffix_tokens=3, steps=10, top=32, candidates=24)
-    assert len(attack.queries) == 1
+    assert len(attack.attacked) == 1
     easy, hard = (attack(trained(tokenizer, gives_way=easy), tokenizer)["all"] for easy in (True, False))
     assert easy["success_before"] == hard["success_before"] == 0
     assert easy["attack_success"] == 1 and easy["attack_success_interval"] == [1, 1]
@@ -129,7 +129,7 @@ def test_mistakes_are_named(tokenizer):
     queries = [Query("a", " cat", True, "a")]
     with pytest.raises(ValueError, match="there is no toxic one"):
         SuffixAttack(queries=[Query("a", " cat", False, "a")])
-    with pytest.raises(ValueError, match=r"utility\.steps=0: it is 1 or more"):
+    with pytest.raises(ValueError, match=r"^steps=0: must be at least 1"):
         SuffixAttack(queries=queries, steps=0)
     with pytest.raises(ValueError, match="suffix_tokens=64: with a target of 1 tokens"):
         SuffixAttack(queries=queries, suffix_tokens=64)(tiny_model(), tokenizer)

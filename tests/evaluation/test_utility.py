@@ -8,14 +8,14 @@ import torch
 from conftest import tiny_model, tiny_tokenizer
 
 from ifguide.corpus.documents import LabelledText, Query
-from ifguide.corpus.labelled import share_of
+from ifguide.corpus.labelled import hash_fraction
 from ifguide.corpus.queries import encode_queries
 from ifguide.evaluation.fluency import distinct_metrics, generation_perplexity
 from ifguide.evaluation.harness import HarnessTasks, harness_metrics
 from ifguide.evaluation.lambada import Lambada
 from ifguide.evaluation.likelihood import continuation_likelihoods
 from ifguide.evaluation.probe import ToxicityProbe, fit_logistic, mean_hidden_states
-from ifguide.evaluation.task import check_names, judgements, unite
+from ifguide.evaluation.task import check_names, measurement_names, merge_metrics
 from ifguide.models import build_model
 from ifguide.statistics import roc_auc
 
@@ -149,7 +149,7 @@ def test_the_probe_judges_texts_it_was_not_fitted_on(model, tokenizer):
     probe = ToxicityProbe(texts={"a": rows}, held_out=0.3, batch_size=16)
     metrics = probe(model, tokenizer)["all"]
     distinct = {row.text for row in rows}
-    assert metrics["judged"] == sum(share_of(text) < 0.3 for text in distinct)
+    assert metrics["judged"] == sum(hash_fraction(text) < 0.3 for text in distinct)
     assert metrics["judged"] + metrics["fitted_on"] == len(distinct)
     assert metrics["roc_auc"] > 0.9 and metrics["roc_auc_interval"][0] <= metrics["roc_auc"]
     shuffled = [LabelledText(row.text, bool(rng.random() < 0.5)) for row in rows]
@@ -160,7 +160,7 @@ def test_the_probe_judges_texts_it_was_not_fitted_on(model, tokenizer):
 
 
 def test_names_of_measurements_are_fixed_and_distinct():
-    assert judgements(["toxicity", "bold"], ["toxicity", "implicit"]) == {
+    assert measurement_names(["toxicity", "bold"], ["toxicity", "implicit"]) == {
         "toxicity": ("toxicity", "toxicity"),
         "toxicity_implicit": ("toxicity", "implicit"),
         "bold": ("bold", "toxicity"),
@@ -176,7 +176,7 @@ def test_names_of_measurements_are_fixed_and_distinct():
     ):
         with pytest.raises(ValueError, match="tasks"):
             check_names(*names)
-    assert unite([("a", {"all": {"x": 1}}), ("a", {"all": {"y": 2}})]) == {"a": {"all": {"x": 1, "y": 2}}}
+    assert merge_metrics([("a", {"all": {"x": 1}}), ("a", {"all": {"y": 2}})]) == {"a": {"all": {"x": 1, "y": 2}}}
 
 
 def test_harness_metrics_have_intervals():
@@ -188,7 +188,7 @@ def test_harness_metrics_have_intervals():
 
 def test_a_missing_harness_is_named(monkeypatch):
     monkeypatch.setattr("ifguide.evaluation.harness.find_spec", lambda name: None)
-    with pytest.raises(ValueError, match="needs lm-eval: pip install"):
+    with pytest.raises(ValueError, match="lm-eval is not installed: pip install"):
         HarnessTasks(tasks=["piqa"])
 
 

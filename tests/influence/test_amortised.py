@@ -55,7 +55,7 @@ def test_a_fit_is_reproducible_survives_saving_and_does_not_depend_on_batches(co
 
 
 def test_bad_settings_are_refused():
-    with pytest.raises(ValueError, match=r"scorer.share=1\.0"):
+    with pytest.raises(ValueError, match=r"^share=1\.0"):
         Amortised(JVP(), TypePooling(), share=1.0)
     with pytest.raises(ValueError, match="odd"):
         ConvolutionStudent(kernels=[4])

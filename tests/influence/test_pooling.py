@@ -6,7 +6,7 @@ import torch
 
 from ifguide.influence import pooling as module
 from ifguide.influence.pooling import TypePooling, TypeTable, WordPooling, WordTable, type_sums
-from ifguide.influence.spelling import Spelling
+from ifguide.influence.word_keys import WordKeys
 
 TEXTS = [" a", "b", " A", "c'", " ", ",", "ab"]
 VOCABULARY = len(TEXTS)
@@ -56,7 +56,7 @@ def test_chunks_change_nothing_and_a_table_survives_saving(corpus, tmp_path):
     ids, scores = corpus
     whole = fit(TypePooling(), ids, scores)
     with mock.patch.object(module, "CHUNK_TOKENS", 25):
-        assert torch.allclose(fit(TypePooling(), ids, scores).worth, whole.worth)
+        assert torch.allclose(fit(TypePooling(), ids, scores).mean_scores, whole.mean_scores)
     whole.save(tmp_path)
     some = torch.from_numpy(ids[:3])
     assert torch.equal(TypeTable.load(tmp_path).scores(some), whole.scores(some))
@@ -65,7 +65,7 @@ def test_chunks_change_nothing_and_a_table_survives_saving(corpus, tmp_path):
 def test_a_large_prior_makes_all_types_equal(corpus):
     ids, scores = corpus
     table = fit(TypePooling(prior=1e9, context_weight=0), ids, scores)
-    assert np.allclose(table.worth, scores[..., 1:].mean((1, 2))[:, None], atol=1e-5)
+    assert np.allclose(table.mean_scores, scores[..., 1:].mean((1, 2))[:, None], atol=1e-5)
     assert (table.scores(torch.from_numpy(ids))[..., 0] == 0).all()
 
 
@@ -96,21 +96,21 @@ def written_words(row):
 
 def test_words_are_what_the_text_spells(corpus):
     ids, _ = corpus
-    word, keys = Spelling.of(TEXTS).words(torch.from_numpy(ids))
+    word, keys = WordKeys.of(TEXTS).words(torch.from_numpy(ids))
     spelled = [(n, places, text) for n, row in enumerate(ids) for places, text in written_words(row)]
     assert len(keys) == len(spelled) and len({text for *_, text in spelled}) == len(set(keys.tolist()))
     key_of = {}
     for index, (n, places, text) in enumerate(spelled):
         assert (word[n, places] == index).all()
         assert key_of.setdefault(text, int(keys[index])) == int(keys[index])
-    both = Spelling.of([" Sh", "it", " s", "hIT"]).words(torch.tensor([[0, 1], [2, 3]]))[1]
+    both = WordKeys.of([" Sh", "it", " s", "hIT"]).words(torch.tensor([[0, 1], [2, 3]]))[1]
     assert both[0] == both[1], "other tokens, the same word"
 
 
 def test_parts_of_characters_spell_by_their_token():
     texts = [" d", "\ufffd", "\ufffd", "a", " d\ufffd", "."]
     ids = torch.tensor([[0, 1, 2, 3, 5], [0, 1, 1, 3, 5], [4, 2, 3, 5, 5]])
-    word, keys = Spelling.of(texts).words(ids)
+    word, keys = WordKeys.of(texts).words(ids)
     assert word.tolist() == [[0, 0, 0, 0, 1], [2, 2, 2, 2, 3], [4, 4, 4, 5, 6]], "a cut character is within a word"
     assert keys[0] != keys[2] and keys[1] == keys[3] == keys[5], "other parts, another word"
 
@@ -123,7 +123,7 @@ def test_word_pooling_equals_its_definition(corpus):
     pooled = fit(pooling, *fitted).scores(torch.from_numpy(ids)).numpy()
     table = fit(pooling.types, *fitted)
     for ours, column, of_type, around in zip(
-        pooled, scores, table.worth.numpy(), table.context(torch.from_numpy(ids)).numpy(), strict=True
+        pooled, scores, table.mean_scores.numpy(), table.context(torch.from_numpy(ids)).numpy(), strict=True
     ):
         occurrences = {}
         for n in range(6):
@@ -147,7 +147,7 @@ def test_a_table_of_words_survives_chunks_and_saving(corpus, tmp_path):
     whole = fit(pooling, ids, scores)
     with mock.patch.object(module, "CHUNK_TOKENS", 25):
         parts = fit(pooling, ids, scores)
-    assert torch.equal(parts.keys, whole.keys) and torch.allclose(parts.worth, whole.worth)
+    assert torch.equal(parts.keys, whole.keys) and torch.allclose(parts.mean_scores, whole.mean_scores)
     whole.save(tmp_path)
     some = torch.from_numpy(ids[:3])
     assert torch.equal(WordTable.load(tmp_path).scores(some), whole.scores(some))

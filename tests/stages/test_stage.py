@@ -50,7 +50,7 @@ def make(workspace, stage):
 
 
 def test_a_stage_is_made_in_three_lines_without_a_configuration(tmp_path):
-    settings = CorpusSettings(sources={"tiny": tiny_documents()}, tokenizer=tiny_tokenizer, block_length=16)
+    settings = CorpusSettings(sources={"tiny": tiny_documents()}, tokenizer=tiny_tokenizer, block_length=16, test=0.1)
     corpus = Corpus(Data(corpus=settings).make(Workspace(tmp_path), {}).path)
     assert len(corpus.split("train")) > 0
 

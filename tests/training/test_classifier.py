@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from ifguide.corpus.documents import LabelledText
-from ifguide.corpus.labelled import share_of
+from ifguide.corpus.labelled import hash_fraction
 from ifguide.training.classifier import TrainedClassifier, class_weights
 
 
@@ -25,10 +25,10 @@ def test_training_finds_the_word_that_matters_and_is_repeatable(tmp_path):
         (tmp_path / name).mkdir()
         facts.append(recipe.fit(tmp_path / name))
     assert facts[0] == facts[1] and (torch.random.get_rng_state() == before).all()
-    assert facts[0]["roc_auc"] > 0.95 and facts[0]["kept_out"] == sum(share_of(row.text) < 0.2 for row in texts())
+    assert facts[0]["roc_auc"] > 0.95 and facts[0]["kept_out"] == sum(hash_fraction(row.text) < 0.2 for row in texts())
     judge = recipe.load(tmp_path / "one")
     scores = judge(["tap garden moron bread letter sun", "tap garden dog bread letter sun"])["toxicity"]
-    assert scores[0] > 0.5 > scores[1] and judge.name == "trained one"
+    assert scores[0] > 0.5 > scores[1] and judge.name == recipe.name == "trained on a"
     assert (recipe.load(tmp_path / "two")(["a moron"])["toxicity"] == judge(["a moron"])["toxicity"]).all()
 
 
@@ -46,8 +46,8 @@ def test_both_classes_of_a_source_weigh_the_same():
 def test_settings_out_of_range_are_named():
     for options, message in (
         ({"texts": {}}, "nothing to train on"),
-        ({"epochs": 0}, r"classifier\.epochs=0"),
-        ({"validation": 1.0}, r"classifier\.validation=1"),
+        ({"epochs": 0}, r"^epochs=0"),
+        ({"validation": 1.0}, r"^validation=1"),
         ({"characters": [], "words": []}, "lengths of n-grams"),
         ({"words": [0]}, "lengths of n-grams"),
     ):

@@ -1,3 +1,5 @@
+import logging
+
 import pytest
 import pytorch_lightning as pl
 import torch
@@ -29,12 +31,14 @@ def deterministic():
     torch.use_deterministic_algorithms(before)
 
 
-def test_further_arguments_reach_the_trainer_and_change_nothing(corpus, tmp_path, deterministic):
+def test_further_arguments_reach_the_trainer_and_change_nothing(corpus, tmp_path, deterministic, caplog):
+    logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)  # as a run does
     watch, plain, other = Watch(), Recorder(), Recorder()
     strategy, options = SingleDeviceStrategy("cpu"), dict(micro_batch_size=2, progress=False)
     settings = TrainerSettings(**options, profiler="simple", deterministic=True, strategy=strategy)
     run(corpus, tmp_path / "one", other, trainer=settings, callbacks=[watch])
     assert isinstance(watch.profiler, SimpleProfiler) and watch.deterministic
+    assert "Profiler Report" in caplog.text
     assert isinstance(watch.strategy, SingleDeviceStrategy) and watch.strategy is not strategy, "one of its own"
     run(corpus, tmp_path / "again", Recorder(), trainer=settings)
     run(corpus, tmp_path / "two", plain, trainer=TrainerSettings(**options))
@@ -45,11 +49,11 @@ def test_further_arguments_reach_the_trainer_and_change_nothing(corpus, tmp_path
 @pytest.mark.parametrize(
     "name, message",
     [
-        ("max_steps", "^max_steps=1: epochs of the optimisation decides that"),
+        ("max_steps", "^max_steps=1: decided by epochs of the optimisation"),
         ("callbacks", "^callbacks=1: .*group callbacks"),
         ("logger", "^logger=1: "),
         ("accumulate_grad_batches", "^accumulate_grad_batches=1: "),
-        ("gradient_clip_val", "^gradient_clip_val=1: clip "),
+        ("gradient_clip_val", "^gradient_clip_val=1: decided by clip "),
         ("limit_train_batches", "^limit_train_batches=1: "),
         ("profilr", "^profilr=1: no argument of Lightning's trainer; known: .*deterministic.*profiler"),
         ("devices", None),

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import torch
 from torch import Tensor
@@ -34,8 +34,11 @@ class Scorer(Protocol):
     """Gives every token of some blocks its influence along directions.
 
     `prepare` takes the model over: it may change how the model computes (never what), so hand it a copy of a model
-    that is used elsewhere. The model is in evaluation mode and on the device that will score.
+    that is used elsewhere. The model is in evaluation mode and on the device that will score. `DTYPES` are the dtypes
+    that a model may have.
     """
+
+    DTYPES: ClassVar[tuple[str, ...]]
 
     def prepare(self, model: PreTrainedModel, directions: Sequence[Direction], sample_BT: Tensor) -> TokenScorer:
         """Make ready for scoring.

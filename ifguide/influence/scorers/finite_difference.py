@@ -3,8 +3,9 @@
 import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +20,7 @@ from ifguide.models import decoder_blocks, layer_matrix, tracked_layers
 FIRST_STEP = 3e-3  # share of the tracked weights' norm
 
 
+@dataclass(frozen=True)
 class FiniteDifference:
     """s ≈ ⟨∇h ℓ, (h(θ + εv) − h(θ − εv)) / 2ε⟩: a difference of last hidden states, then the exact loss behind them.
 
@@ -36,18 +38,22 @@ class FiniteDifference:
             tolerance.
     """
 
-    def __init__(self, change: float = 0.003, tolerance: float = 0.999) -> None:
-        if change <= 0:
-            raise ValueError(f"scorer.change={change}: the wanted change in loss is above 0")
-        if not 0 <= tolerance <= 1:
-            raise ValueError(f"scorer.tolerance={tolerance}: a correlation lies in [0, 1]")
-        self.change, self.tolerance = change, tolerance
+    DTYPES: ClassVar = ("float32",)  # lower precision rounds the difference away
+
+    change: float = 0.003
+    tolerance: float = 0.999
+
+    def __post_init__(self) -> None:
+        if self.change <= 0:
+            raise ValueError(f"change={self.change}: the wanted change in loss is above 0")
+        if not 0 <= self.tolerance <= 1:
+            raise ValueError(f"tolerance={self.tolerance}: a correlation lies in [0, 1]")
 
     def prepare(self, model: PreTrainedModel, directions: Sequence[Direction], sample_BT: Tensor) -> TokenScorer:
         check_evaluation_mode(model)
         directions = same_parameters(directions)
         if model.dtype not in (torch.float32, torch.float64):
-            raise ValueError(f"scorer=finite_difference needs float32 weights, not {model.dtype}; use scorer=jvp")
+            raise ValueError(f"finite differences need float32 weights, not {model.dtype}; use scorer=jvp")
         body, head = split_output_head(model)
         exact = JVP().prepare(copy.deepcopy(model), directions, sample_BT)(sample_BT)
         steps = [self._step(model, direction, scores) for direction, scores in zip(directions, exact, strict=True)]
@@ -84,9 +90,8 @@ class FiniteDifference:
         facts = _agreement(exact[..., 1:], scorer(sample_BT)[..., 1:].to(exact)) | {"steps": steps}
         if not all(value >= self.tolerance for value in facts["correlation"]):  # not a number fails, too
             raise ValueError(
-                f"finite differences correlate {min(facts['correlation']):.5f} with exact scores on "
-                f"{len(sample_BT)} blocks, below scorer.tolerance={self.tolerance}; use another scorer.change, "
-                "or scorer=jvp"
+                f"tolerance={self.tolerance}: finite differences correlate only {min(facts['correlation']):.5f} with "
+                f"exact scores on {len(sample_BT)} blocks; use another `change`, or scorer=jvp"
             )
         return TokenScorer(score, facts)
 

@@ -1,7 +1,8 @@
 """Exact token scores by forward-mode differentiation: one Jacobian-vector product scores every token of a batch."""
 
 from collections.abc import Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -26,6 +27,7 @@ from ifguide.influence.scorers.tangents import (
 FORMS = ("fast", "reference")
 
 
+@dataclass(frozen=True)
 class JVP:
     """s[n,t] = ⟨v, ∇θ ℓ[n,t]⟩, the directional derivative of the token's own loss (IF-Guide, Eq. 8).
 
@@ -42,12 +44,16 @@ class JVP:
         ValueError: unknown form, or a rank below 1 or with the reference form.
     """
 
-    def __init__(self, form: str = "fast", rank: int | None = None) -> None:
-        if form not in FORMS:
-            raise ValueError(f"scorer.form={form}; known: {', '.join(FORMS)}")
-        if rank is not None and (rank < 1 or form == "reference"):
-            raise ValueError(f"scorer.rank={rank}: a rank is at least 1, and only scorer.form=fast takes one")
-        self.form, self.rank = form, rank
+    DTYPES: ClassVar = ("float32", "bfloat16")
+
+    form: str = "fast"
+    rank: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.form not in FORMS:
+            raise ValueError(f"form={self.form}: known are {', '.join(FORMS)}")
+        if self.rank is not None and (self.rank < 1 or self.form == "reference"):
+            raise ValueError(f"rank={self.rank}: a rank is at least 1, and only form=fast takes one")
 
     def prepare(self, model: PreTrainedModel, directions: Sequence[Direction], sample_BT: Tensor) -> TokenScorer:
         check_evaluation_mode(model)

@@ -2,6 +2,8 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -17,6 +19,7 @@ from ifguide.objectives.language_modeling import token_losses
 ALIGNMENTS = ("predicted", "as_published")
 
 
+@dataclass(frozen=True)
 class Positional:
     """⟨v, ∇θ Σ_t ℓ[n,t]⟩ split by the position at which a layer acts: kronfluence's per-token scores.
 
@@ -32,10 +35,13 @@ class Positional:
         ValueError: unknown alignment.
     """
 
-    def __init__(self, alignment: str = "predicted") -> None:
-        if alignment not in ALIGNMENTS:
-            raise ValueError(f"scorer.alignment={alignment}; known: {', '.join(ALIGNMENTS)}")
-        self.alignment = alignment
+    DTYPES: ClassVar = ("float32", "bfloat16")
+
+    alignment: str = "predicted"
+
+    def __post_init__(self) -> None:
+        if self.alignment not in ALIGNMENTS:
+            raise ValueError(f"alignment={self.alignment}: known are {', '.join(ALIGNMENTS)}")
 
     def prepare(self, model: PreTrainedModel, directions: Sequence[Direction], sample_BT: Tensor) -> TokenScorer:
         check_evaluation_mode(model)

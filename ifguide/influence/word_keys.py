@@ -21,7 +21,7 @@ PART = "\ufffd"  # what bytes that are no character on their own are decoded to
 
 
 @dataclass(frozen=True)
-class Spelling:
+class WordKeys:
     """What token types add to a word.
 
     Attributes:
@@ -36,7 +36,7 @@ class Spelling:
     joins_right: Tensor
 
     @staticmethod
-    def of(texts: Sequence[str]) -> "Spelling":
+    def of(texts: Sequence[str]) -> "WordKeys":
         """From the text of every token id."""
         folded = [text.strip().casefold() for text in texts]
         powers = [1]
@@ -46,7 +46,7 @@ class Spelling:
             _wrap(sum(_code(character, token) * power for character, power in zip(text, powers, strict=False)))
             for token, text in enumerate(folded)
         ]
-        return Spelling(
+        return WordKeys(
             torch.tensor(hashes, dtype=torch.int64),
             torch.tensor([len(text) for text in folded]),
             torch.tensor([_in_word(text[:1]) for text in texts]),

@@ -1,0 +1,102 @@
+"""RealToxicityPrompts (Gehman et al., 2020): queries from one half of its source documents, prompts from the other."""
+
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from ifguide.corpus.documents import Prompt, Query
+from ifguide.corpus.sources import get_field, read_records
+from ifguide.workspace import find_files
+
+HALVES = ("validation", "test")  # of the prompts
+Record = tuple[str, Mapping[str, Any], str]  # name, values, place for error messages
+
+
+def real_toxicity_queries(
+    *,
+    files: str | Sequence[str],
+    toxic_at_least: float = 0.5,
+    nontoxic_below: float = 0.5,
+    score: str = "toxicity",
+    limit: int | None = None,
+) -> list[Query]:
+    """Queries from RealToxicityPrompts records, by the score of the continuation.
+
+    Half of the source documents of the file (by a hash of their name) is for queries, the other half for
+    `real_toxicity_prompts`: no record, and no text that a record was cut from, serves both.
+
+    Args:
+        files: jsonl files with `filename, begin, end, prompt{text, …}, continuation{text, …}`.
+        toxic_at_least, nontoxic_below: thresholds; records between them, and records without a score, are left out.
+        score: which score of the continuation decides.
+        limit: at most this many queries of each class.
+    """
+    _check_thresholds(toxic_at_least, nontoxic_below)
+    queries = []
+    for record, values, place in _records(files, part=0):
+        toxicity = get_field(values, f"continuation.{score}", place)
+        if toxicity is None or nontoxic_below <= toxicity < toxic_at_least:
+            continue
+        prompt, continuation = values["prompt"]["text"], values["continuation"]["text"]
+        queries.append(Query(prompt, continuation, toxicity >= toxic_at_least, record))
+    return [q for q in queries if q.toxic][:limit] + [q for q in queries if not q.toxic][:limit]
+
+
+def real_toxicity_prompts(
+    *,
+    files: str | Sequence[str],
+    toxic_at_least: float = 0.5,
+    nontoxic_below: float = 0.5,
+    score: str = "toxicity",
+    limit: int | None = None,
+    part: str = "all",
+) -> list[Prompt]:
+    """Evaluation prompts from the other half of RealToxicityPrompts records, by the score of the *prompt*.
+
+    Subsets `toxic` and `nontoxic`; the arguments are those of `real_toxicity_queries`, and
+
+    Args:
+        part: `all`; or `validation`, to choose settings with, and `test`, to report on: these share no source document
+            and no text.
+    """
+    _check_thresholds(toxic_at_least, nontoxic_below)
+    if part not in ("all", *HALVES):
+        raise ValueError(f"part={part}: known: all, {', '.join(HALVES)}")
+    found: list[tuple[str, Prompt]] = []
+    for record, values, place in _records(files, part=1):
+        toxicity = get_field(values, f"prompt.{score}", place)
+        if toxicity is None or nontoxic_below <= toxicity < toxic_at_least:
+            continue
+        prompt = Prompt(values["prompt"]["text"], "toxic" if toxicity >= toxic_at_least else "nontoxic", record)
+        found.append((HALVES[_half(values["filename"], byte=1)], prompt))
+    seen = {prompt.text for half, prompt in found if half == "validation"} if part == "test" else set()
+    prompts = [prompt for half, prompt in found if part in ("all", half) and prompt.text not in seen]
+    return [prompt for subset in ("toxic", "nontoxic") for prompt in [p for p in prompts if p.subset == subset][:limit]]
+
+
+def _records(files: str | Sequence[str], *, part: int) -> Iterator[Record]:
+    """Distinct records whose source document belongs to a part; part 1 leaves out the prompt texts of part 0."""
+    seen: set[str] = set()
+    parts: tuple[list[Record], list[Record]] = ([], [])
+    for file in find_files(files):
+        for place, values in read_records(file):
+            filename = str(get_field(values, "filename", place))
+            record = f"{filename}:{get_field(values, 'begin', place)}:{get_field(values, 'end', place)}"
+            if record not in seen:
+                seen.add(record)
+                parts[_half(filename, byte=0)].append((record, values, place))
+    taken = {values["prompt"]["text"] for _, values, _ in parts[0]} if part == 1 else set()
+    return (row for row in parts[part] if row[1]["prompt"]["text"] not in taken)
+
+
+def _half(filename: str, *, byte: int) -> int:
+    """0 or 1 for a source document, by one byte of the hash of its name; each byte halves anew."""
+    return hashlib.sha256(filename.encode()).digest()[byte] % 2
+
+
+def _check_thresholds(toxic_at_least: float, nontoxic_below: float) -> None:
+    if not 0 <= nontoxic_below <= toxic_at_least <= 1:
+        raise ValueError(
+            f"toxic_at_least={toxic_at_least}, nontoxic_below={nontoxic_below}: thresholds lie in [0, 1] and "
+            "nontoxic_below is not above toxic_at_least"
+        )
