@@ -15,7 +15,7 @@ from study import VARIANTS, Scores, Study
 from ifguide.corpus.words import word_log_odds
 from ifguide.evaluation.attribution import word_list_scores
 <<<<<<< HEAD
-from ifguide.report.attribution import plot_frontier
+from ifguide.report.attribution import plot_trade_off
 from ifguide.report.experiment import Experiment, publish
 from ifguide.report.gather import Run
 from ifguide.stages.influence import Mask
@@ -93,7 +93,7 @@ def measure(experiment: Experiment) -> dict[str, Any]:
         rows[name] = cells([experiment.run(name, TUNED, start, *chosen)])
     x, y = "benign perplexity", "toxic fraction, toxic prompts"
     experiment.output.mkdir(parents=True, exist_ok=True)
-    plot_frontier(
+    plot_trade_off(
         {name: [(f"{limit:.1%}", cell[x], cell[y]) for limit, cell in points.items()]
          for name, points in curves.items()},
         experiment.output / "frontier.png", labels=(x, y),
