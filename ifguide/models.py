@@ -4,60 +4,111 @@ import copy
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
+from ifguide.checks import check_whole_number
 
-def build_model(
-    *,
-    vocabulary: int,
-    end_of_text: int | None = None,
-    architecture: str | None = None,
-    settings: Mapping[str, Any] | None = None,
-    pretrained: str | None = None,
-    attention: str = "sdpa",
-    trust_remote_code: bool = False,
-    seed: int = 0,
-) -> PreTrainedModel:
-    """Build a causal language model from an architecture, or load a pretrained one.
+
+@dataclass(frozen=True)
+class ModelSettings:
+    """A causal language model: built from an architecture, or loaded; and how models of its kind are loaded again.
 
     Args:
-        vocabulary: number of token ids the tokenizer can produce.
-        end_of_text: id of the end-of-text token, written into a new model's configuration.
         architecture: model type of transformers, as in `gpt_neox`, `gpt2`, `llama`; not needed with `pretrained`.
         settings: configuration of a new model. A `vocab_size` of None or absent becomes the tokenizer's size,
             rounded up to a multiple of 64.
         pretrained: a hub name or a local folder; its weights are loaded in float32.
         attention: attention implementation of transformers.
         trust_remote_code: run model code from the hub; only ever when asked for.
-        seed: seed of a new model's initial weights.
+        seed: of a new model's initial weights, of the order of the blocks and of dropout.
 
     Raises:
-        ValueError: unknown architecture, neither or both of architecture and pretrained, missing folder, or a
-            vocabulary that the model cannot represent.
+        ValueError: neither architecture nor pretrained, or a seed that is none.
     """
-    if pretrained is not None:
-        check_pretrained(pretrained)
-        with loading(f"model.pretrained={pretrained}"):
-            model = load_model(pretrained, attention=attention, trust_remote_code=trust_remote_code)
-    elif architecture is not None:
-        values = dict(settings or {})
-        values["vocab_size"] = values.get("vocab_size") or -(-vocabulary // 64) * 64
-        config = AutoConfig.for_model(
-            architecture, **values, bos_token_id=end_of_text, eos_token_id=end_of_text, pad_token_id=None
-        )
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            model = AutoModelForCausalLM.from_config(config, attn_implementation=attention, dtype=torch.float32)
-    else:
-        raise ValueError("a model needs `architecture` (a new model) or `pretrained` (a folder or a hub name)")
-    check_vocabulary(model, vocabulary)
-    return model
+
+    NOT_SETTINGS: ClassVar[tuple[str, ...]] = ("attention", "trust_remote_code")
+
+    architecture: str | None = None
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    pretrained: str | None = None
+    attention: str = "sdpa"
+    trust_remote_code: bool = False
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        check_whole_number("seed", self.seed, least=0)
+        if self.architecture is None and self.pretrained is None:
+            raise ValueError("architecture=None: a model needs one, or a folder or hub name in `pretrained`")
+
+    @property
+    def load_options(self) -> "LoadOptions":
+        return LoadOptions(self.attention, self.trust_remote_code)
+
+    def check(self, name: str) -> None:
+        """Raise ValueError where the pretrained model is not there; `name` is what the caller calls these settings."""
+        check_pretrained(self.pretrained, f"{name}.pretrained")
+
+    def build(self, vocabulary: int, end_of_text: int | None) -> PreTrainedModel:
+        """The model, in float32.
+
+        Args:
+            vocabulary: number of token ids the tokenizer can produce.
+            end_of_text: id of the end-of-text token, written into a new model's configuration.
+
+        Raises:
+            ValueError: unknown architecture, missing folder, or a vocabulary that the model cannot represent.
+        """
+        if self.pretrained is not None:
+            with loading(f"pretrained={self.pretrained}"):
+                model = self.load(self.pretrained)
+        else:
+            assert self.architecture is not None  # checked when it was made
+            values = dict(self.settings)
+            values["vocab_size"] = values.get("vocab_size") or -(-vocabulary // 64) * 64
+            config = AutoConfig.for_model(
+                self.architecture, **values, bos_token_id=end_of_text, eos_token_id=end_of_text, pad_token_id=None
+            )
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(self.seed)
+                model = AutoModelForCausalLM.from_config(
+                    config, attn_implementation=self.attention, dtype=torch.float32
+                )
+        check_vocabulary(model, vocabulary)
+        return model
+
+    def config(self, vocabulary: int, end_of_text: int | None, pretrained: str | None = None) -> PreTrainedConfig:
+        """The configuration of the model, or of another pretrained one that is loaded as it is, without its weights."""
+        name = pretrained or self.pretrained
+        if name is not None:
+            found: PreTrainedConfig = AutoConfig.from_pretrained(name, trust_remote_code=self.trust_remote_code)
+            return found
+        with torch.device("meta"):
+            return self.build(vocabulary, end_of_text).config
+
+    def load(self, path: str | Path, device: torch.device | str | None = None) -> PreTrainedModel:
+        """A model of this kind from another folder, in float32; on a device, where one is given, in evaluation mode."""
+        model = load_model(path, attention=self.attention, trust_remote_code=self.trust_remote_code)
+        return model if device is None else model.to(device).eval()  # type: ignore[arg-type]
+
+
+@dataclass(frozen=True)
+class LoadOptions:
+    """How a model is loaded; a model's folder does not say, and none of it decides a weight.
+
+    Args:
+        attention: attention implementation of transformers.
+        trust_remote_code: run model code from the hub; only ever when asked for.
+    """
+
+    attention: str = "sdpa"
+    trust_remote_code: bool = False
 
 
 def load_model(path: str | Path, *, attention: str = "sdpa", trust_remote_code: bool = False) -> PreTrainedModel:
@@ -69,7 +120,7 @@ def load_model(path: str | Path, *, attention: str = "sdpa", trust_remote_code: 
 
 def check_vocabulary(model: PreTrainedModel, vocabulary: int) -> None:
     """Raise ValueError where the tokenizer makes ids that the model has no embedding for."""
-    rows = model.get_input_embeddings().weight.size(0)  # type: ignore[union-attr, operator]
+    rows = model.get_input_embeddings().weight.size(0)  # type: ignore[operator]
     if vocabulary > rows:
         raise ValueError(
             f"the tokenizer has {vocabulary} tokens but the model's vocabulary is {rows}; choose the model's own "
@@ -86,12 +137,17 @@ def check_context(
         raise ValueError(f"{name}={length} is longer than {owner}'s context of {longest} tokens")
 
 
+def context_length(config: PreTrainedConfig) -> int:
+    """Longest text that a model reads, in tokens; what knows no end has a very large one."""
+    return int(getattr(config, "max_position_embeddings", 1 << 30))
+
+
 def check_new_tokens(config: PreTrainedConfig, new_tokens: int) -> None:
     """Raise ValueError where continuations leave no room for a prompt in the model's context."""
-    longest = getattr(config, "max_position_embeddings", new_tokens + 1)
+    longest = context_length(config)
     if new_tokens >= longest:
         raise ValueError(
-            f"evaluation.max_new_tokens={new_tokens}: it is below the model's context of {longest} tokens, which holds "
+            f"max_new_tokens={new_tokens}: it is below the model's context of {longest} tokens, which holds "
             "the prompt too"
         )
 

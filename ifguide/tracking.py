@@ -16,7 +16,8 @@ from pytorch_lightning.loggers import WandbLogger
 from pytorch_lightning.utilities import rank_zero_only
 
 from ifguide.report.gather import Run, gather, split_override
-from ifguide.report.rows import TOXICITY_CATEGORY, Comparison, compare
+from ifguide.report.rows import Comparison, compare_rows
+from ifguide.report.table import TOXICITY_CATEGORY
 from ifguide.workspace import global_rank
 
 ID_FILE = "wandb_id"  # in a run's folder: whoever continues there continues the same W&B run
@@ -29,11 +30,11 @@ METRICS = "metrics"
 class WandbRun(WandbLogger):
     """The W&B run of a run's folder: its settings, the curves of each of its trainings, then what it found.
 
-    All trainings of a process write into one W&B run, each under its name, those of a reference under its folder's.
+    All trainings of a run write into one W&B run, each under its name.
 
     Args:
         name: the training (`model`, `proxy`), or `run` for the whole.
-        directory: the run's folder, or one in it.
+        directory: the run's folder.
         project, entity: of W&B.
         label: the name shown there.
         group: None: the sweep's folder, where it is part of one.
@@ -68,34 +69,27 @@ class WandbRun(WandbLogger):
             id=kept_id(self.directory),
         )
 
-    def _prefix_here(self) -> str:
-        """`none/model/` for the model of the reference `none`; nothing for the run as a whole."""
-        root = Path(self.experiment.settings.root_dir).absolute()
-        inside = self.directory.relative_to(root).parts if self.directory.is_relative_to(root) else ()
-        return "".join(f"{part}/" for part in (*inside, self.training) if part != WHOLE_RUN)
-
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
-        prefix = self._prefix_here()
+        prefix = "" if self.training == WHOLE_RUN else f"{self.training}/"
         super().log_metrics({f"{prefix}{name}": value for name, value in metrics.items()}, step)
 
     @rank_zero_only
     def log_hyperparams(self, params: Any) -> None:
-        if not self._prefix_here():  # a training has the settings of its run, a reference others that it must not lose
+        if self.training == WHOLE_RUN:  # a training has the settings of its run
             super().log_hyperparams(params)
 
     @rank_zero_only
     def log_run(self, folder: Path) -> None:
-        """Final metrics, the comparison with the reference, plots and generations, from the files of a run's folder."""
-        runs = gather([str(folder)])
-        own = runs[-1]
+        """Final metrics, the table, plots and generations, from the files of a run's folder."""
+        (own,) = gather([str(folder)])
         if own.metrics is not None:
             self.experiment.summary.update({**dict(flattened(own.metrics, METRICS)), "notes": list(own.notes)})
             for name in own.metrics:
                 if rows := generation_rows(own, name):
                     columns = ["record", "subset", "prompt", "continuation", "toxicity"]
                     self.log_table(f"generations/{name}", columns=columns, data=rows)
-        self.log_comparison(compare(runs, reference=None), folder)
+        self.log_comparison(compare_rows([own], reference=None), folder)
 
     @rank_zero_only
     def log_comparison(self, comparison: Comparison, folder: Path) -> None:
@@ -140,7 +134,7 @@ def kept_id(directory: Path) -> str:
 
 def sweep_of(directory: Path) -> str | None:
     """Date and time of the sweep that a folder is, or is part of."""
-    sweep = next((folder for folder in (directory, *directory.parents[:2]) if (folder / SWEEP_FILE).is_file()), None)
+    sweep = next((folder for folder in (directory, directory.parent) if (folder / SWEEP_FILE).is_file()), None)
     return None if sweep is None else "/".join(sweep.parts[-2:])
 
 

@@ -1,125 +1,64 @@
-"""A headless Chromium driven over its own pipe (Chrome DevTools Protocol): no driver, no port, no package."""
+"""A headless Chromium, driven by Playwright; the machine's own, nothing is downloaded."""
 
 from __future__ import annotations
 
-import base64
-import json
-import os
 import shutil
-import subprocess
-import time
 from pathlib import Path
+from typing import Any
+
+import pytest
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+ARGUMENTS = (
+    "--no-sandbox --disable-gpu --disable-dev-shm-usage --disable-quic --no-first-run "
+    "--disable-background-networking --disable-component-update --disable-sync"
+).split()
 
 
 class Browser:
     """One page. `problems` are what its console or its policy complained of, `requests` what it asked for."""
 
-    def __init__(self, profile: Path, *, width: int = 1280, height: int = 900, dark: bool = False):
-        to_chrome, from_us = os.pipe()
-        to_us, from_chrome = os.pipe()
-        self.process = subprocess.Popen(
-            ["bash", "-c", f'exec "$@" 3<&{to_chrome} 4>&{from_chrome}', "chromium", CHROMIUM, "--headless=new",
-             "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--no-first-run", "--remote-debugging-pipe",
-             f"--user-data-dir={profile}", "about:blank"],
-            pass_fds=(to_chrome, from_chrome), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-        )  # fmt: skip
-        os.close(to_chrome)
-        os.close(from_chrome)
-        self.write, self.read = os.fdopen(from_us, "wb", buffering=0), to_us
-        os.set_blocking(self.read, False)
-        self.buffer, self.count, self.session = b"", 0, None
+    def __init__(self, *, width: int = 1280, height: int = 900, dark: bool = False):
+        if CHROMIUM is None:
+            pytest.skip("no chromium on this machine")
+        playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+        self.playwright = playwright.sync_playwright().start()
+        self.chromium = self.playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
+        self.page = self.chromium.new_page(
+            viewport={"width": width, "height": height},
+            color_scheme="dark" if dark else "light",
+            is_mobile=width < 600,
+        )
         self.problems: list[str] = []
         self.requests: list[str] = []
-        self.loaded = False
-        (target,) = (t for t in self.send("Target.getTargets")["targetInfos"] if t["type"] == "page")
-        attached = self.send("Target.attachToTarget", targetId=target["targetId"], flatten=True)
-        self.session = attached["sessionId"]
-        for domain in ("Page", "Runtime", "Log", "Network", "Audits"):
-            self.send(f"{domain}.enable")
-        self.send(
-            "Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=width < 600
-        )
-        scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
-        self.send("Emulation.setEmulatedMedia", features=[scheme])
+        quiet = ("log", "debug", "info")
+        self.page.on("console", lambda note: note.type not in quiet and self.problems.append(note.text))
+        self.page.on("pageerror", lambda error: self.problems.append(str(error)))
+        self.page.on("request", lambda request: self.requests.append(request.url))
 
     def __enter__(self) -> Browser:
         return self
 
-    def __exit__(self, *_) -> None:
-        self.process.kill()
-        self.process.wait()
-        self.write.close()
-        os.close(self.read)
-
-    def send(self, method: str, **parameters):
-        self.count += 1
-        message = {"id": self.count, "method": method, "params": parameters}
-        if self.session:
-            message["sessionId"] = self.session
-        self.write.write(json.dumps(message).encode() + b"\0")
-        return self.wait(lambda answer: answer.get("id") == message["id"])
-
-    def wait(self, wanted, seconds: float = 60):
-        end = time.monotonic() + seconds
-        while time.monotonic() < end:
-            while b"\0" in self.buffer:
-                raw, self.buffer = self.buffer.split(b"\0", 1)
-                answer = json.loads(raw)
-                self.note(answer)
-                if wanted(answer):
-                    assert "error" not in answer, answer
-                    return answer.get("result", answer)
-            try:
-                chunk = os.read(self.read, 1 << 20)
-                assert chunk, "the browser has gone"
-                self.buffer += chunk
-            except BlockingIOError:
-                time.sleep(0.005)
-        raise TimeoutError("the browser does not answer")
-
-    def note(self, event) -> None:
-        method, parameters = event.get("method"), event.get("params", {})
-        if method == "Runtime.consoleAPICalled" and parameters["type"] in ("error", "warning", "assert"):
-            self.problems.append(str(parameters["args"]))
-        elif method == "Runtime.exceptionThrown":
-            self.problems.append(str(parameters["exceptionDetails"]))
-        elif method == "Log.entryAdded":
-            self.problems.append(parameters["entry"]["text"])
-        elif method == "Audits.issueAdded":
-            self.problems.append(str(parameters["issue"]))
-        elif method == "Network.requestWillBeSent":
-            self.requests.append(parameters["request"]["url"])
+    def __exit__(self, *_: object) -> None:
+        self.chromium.close()
+        self.playwright.stop()
 
     def open(self, path: Path) -> None:
-        self.send("Page.navigate", url=Path(path).absolute().as_uri())
-        self.wait(lambda answer: answer.get("method") == "Page.loadEventFired")
+        self.page.goto(Path(path).absolute().as_uri())
 
-    def run(self, expression: str):
+    def run(self, expression: str) -> Any:
         """The value of a JavaScript expression."""
-        answer = self.send("Runtime.evaluate", expression=expression, returnByValue=True, awaitPromise=True)
-        assert "exceptionDetails" not in answer, answer["exceptionDetails"]
-        return answer["result"].get("value")
+        return self.page.evaluate(expression)
 
     def click(self, selector: str) -> None:
-        """A real click in the middle of what can be seen of the first match."""
-        x, y = self.run(
-            f"(() => {{ const e = document.querySelector({json.dumps(selector)});"
-            "e.scrollIntoView({block: 'center'}); const r = e.getBoundingClientRect();"
-            "return [r.x + r.width / 2, (Math.max(r.top, 0) + Math.min(r.bottom, innerHeight)) / 2]; })()"
-        )
-        for kind in ("mousePressed", "mouseReleased"):
-            self.send("Input.dispatchMouseEvent", type=kind, x=x, y=y, button="left", clickCount=1)
+        """A real click in the middle of the first match."""
+        self.page.locator(selector).first.click()
 
     def type(self, text: str) -> None:
-        self.send("Input.insertText", text=text)
+        self.page.keyboard.insert_text(text)
 
     def press(self, key: str) -> None:
-        text = {"text": key} if len(key) == 1 else {}
-        self.send("Input.dispatchKeyEvent", type="keyDown", key=key, **text)
-        self.send("Input.dispatchKeyEvent", type="keyUp", key=key)
+        self.page.keyboard.press(key)
 
     def screenshot(self, path: Path, *, whole: bool = False) -> None:
-        data = self.send("Page.captureScreenshot", format="png", captureBeyondViewport=whole)["data"]
-        Path(path).write_bytes(base64.b64decode(data))
+        self.page.screenshot(path=path, full_page=whole)

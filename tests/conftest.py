@@ -9,7 +9,8 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
-from ifguide.corpus.blocks import Corpus, build_corpus
+from ifguide.corpus.blocks import Corpus
+from ifguide.corpus.build import build_corpus
 from ifguide.corpus.documents import Document
 from ifguide.corpus.tokenizers import make_tokenizer
 

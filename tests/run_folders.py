@@ -10,8 +10,8 @@ import yaml
 
 from ifguide.corpus.documents import Prompt
 from ifguide.evaluation.generation import GENERATIONS_FILE, save_generations
-from ifguide.evaluation.intervals import mean_interval
 from ifguide.evaluation.toxicity import prompt_metrics
+from ifguide.statistics import mean_interval
 
 WORDS = "the tap drips and a neighbour came by with bread while rain fell on the green garden all morning".split()
 
@@ -45,21 +45,28 @@ def write_run(
     values = np.asarray(probabilities_PS, dtype=float)
     asked = prompts(len(values))
     name = f"{folder.parent.name}-{folder.name}-{method}"
-    artifacts = {"evaluation": f"evaluation-{name}", "generations": f"generations-{name}", "model": f"model-{name}"}
-    for role in artifacts.values():
-        (workspace / role).mkdir(parents=True)
-    archive = workspace / artifacts["evaluation"] / f"probabilities-{task}.npz"
+    role = f"generations.{task}"
+    artifacts = {kind: workspace / f"{kind.split('.')[0]}-{name}" for kind in ("evaluation", role, "model")}
+    for place in artifacts.values():
+        place.mkdir(parents=True)
+    archive = artifacts["evaluation"] / f"probabilities-{task}.npz"
     np.savez(archive, toxicity=values, **(categories or {}))
     rng = np.random.default_rng(seed)
     texts = texts or [[" " + " ".join(rng.choice(WORDS, 8)) for _ in row] for row in values]
-    save_generations(workspace / artifacts["generations"] / GENERATIONS_FILE, asked, texts)
+    save_generations(artifacts[role] / GENERATIONS_FILE, asked, texts)
     metrics = {
         task: toxicity(values, np.array([prompt.subset for prompt in asked])),
         "perplexity": {"benign": {"perplexity": perplexity, "perplexity_interval": [perplexity - 1, perplexity + 1]}},
     }
     (folder / "metrics.json").write_text(json.dumps(metrics))
-    (folder / "artifacts.json").write_text(json.dumps(artifacts))
+    write_facts(folder, artifacts=artifacts, name=method, seed=seed, generations={task: role},
+                judged={task: {"task": task, "classifier": "toxicity"}}, behaviours=["toxicity"])  # fmt: skip
     return folder
+
+
+def write_facts(folder: Path, *, artifacts, stage="evaluate", **facts) -> None:
+    places = {role: str(place) for role, place in artifacts.items()}
+    (folder / "run.json").write_text(json.dumps({"stage": stage, "notes": [], "artifacts": places, **facts}))
 
 
 def toxicity(values_PS: np.ndarray, subsets: np.ndarray) -> dict:
@@ -78,7 +85,7 @@ def beta(rng: np.random.Generator, mean: float, prompts: int = 60, samples: int 
     return np.clip(rng.beta(1.2, 1.2 / mean, size=(prompts, samples)) * (0.5 + difficulty), 0, 1)
 
 
-def write_tokens(folder: Path, words: list[str], documents: int = 12) -> None:
+def write_tokens(folder: Path, words: list[str], documents: int = 12, behaviour: str = "toxicity") -> None:
     """The documents of a token page."""
     rng = np.random.default_rng(0)
     cards = []
@@ -90,7 +97,7 @@ def write_tokens(folder: Path, words: list[str], documents: int = 12) -> None:
              "selected": [score > 1.3 for score in scores], "annotated": None, "label": "toxic"}
         )  # fmt: skip
     page = {"threshold": 1.3, "summary": {"tokens selected": "70 of 720 (9.7 %)"}, "documents": cards}
-    (folder / "tokens.json").write_text(json.dumps(page))
+    (folder / f"tokens-{behaviour}.json").write_text(json.dumps(page))
 
 
 def write_sweep(folder: Path, *, seeds=(1, 2, 3), methods=(("none", 0.9, 12.0), ("word_filter", 0.5, 13.5),

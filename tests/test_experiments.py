@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 from hydra import compose as compose_config
 from hydra import initialize_config_dir
+from ifguide.pipeline import Pipeline
 from run_folders import write_run
 
-from ifguide.pipeline import Pipeline
 from ifguide.report.gather import gather
-from ifguide.report.rows import compare
+from ifguide.report.rows import compare_rows
 
 ROOT = Path(__file__).parents[1]
 
@@ -122,9 +122,9 @@ def test_findings_say_where_ifguide_loses(rivals, tmp_path):
                 perplexity=perplexity.get(name, 10.0),
             )  # fmt: skip
     runs = gather([str(tmp_path)])
-    none = rivals.findings.against_none(compare(runs, reference="none", by=["method"]))
+    none = rivals.findings.against_none(compare_rows(runs, reference="none", by=["method"]))
     assert none.count("which excludes 0") == 5 and "- better: −0." in none
-    loses, wins = rivals.findings.against_ifguide(compare(runs, reference="ifguide", by=["method"]), {}).split(
+    loses, wins = rivals.findings.against_ifguide(compare_rows(runs, reference="ifguide", by=["method"]), {}).split(
         "**Where it wins.**"
     )
     lower, dearer, cheaper = loses.strip().split("\n\n")

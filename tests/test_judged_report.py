@@ -11,14 +11,14 @@ import pytest
 import torch
 from conftest import tiny_tokenizer
 from hydra import compose, initialize_config_dir
+from ifguide.pipeline.report import report
 from run_folders import write_sweep
 
 from ifguide.corpus.documents import Prompt
 from ifguide.evaluation.generation import GENERATIONS_FILE, load_generations, save_generations
-from ifguide.evaluation.intervals import hierarchical_interval
 from ifguide.evaluation.judge import Judge
 from ifguide.models import build_model
-from ifguide.pipeline.report import report
+from ifguide.statistics import hierarchical_interval
 from ifguide.workspace import Workspace
 
 CONF = Path(__file__).parents[1] / "conf"
@@ -33,16 +33,17 @@ def save_prompts(directory, *, asked, texts):
 def sweep(tmp_path):
     """Two seeds of two methods, whose generations are artifacts."""
     sweep = write_sweep(tmp_path, seeds=(1, 2), methods=METHODS)
-    for file in sweep.glob("*/artifacts.json"):
-        artifacts = json.loads(file.read_text())
-        rows = load_generations(tmp_path / "workspace" / artifacts["generations"] / GENERATIONS_FILE)
+    for file in sweep.glob("*/run.json"):
+        facts = json.loads(file.read_text())
+        rows = load_generations(Path(facts["artifacts"]["generations.toxicity"]) / GENERATIONS_FILE)
         asked = [Prompt(*row) for row in zip(rows["prompt"], rows["subset"], rows["record"], strict=True)]
         texts = [[f" {file.parent.name}{text}" for text in texts] for texts in rows["continuations"]]
         made = Workspace(tmp_path / "workspace").build(
             "generations", version=1, settings={"of": file.parent.name}, inputs={},
             builder=partial(save_prompts, asked=asked, texts=texts),
         )  # fmt: skip
-        file.write_text(json.dumps(artifacts | {"generations": made.path.name}))
+        facts["artifacts"]["generations.toxicity"] = str(made.path)
+        file.write_text(json.dumps(facts))
     return sweep
 
 

@@ -16,10 +16,10 @@ import numpy as np
 import pytest
 from run_folders import write_sweep
 from safetensors.numpy import load_file
-from test_pipeline import TINY
 from wandb_files import OfflineRun
 
 pytest.importorskip("profanity_check")
+TINY = ["+debug=smoke"]
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 COMMANDS = re.findall(r"^(?:pip install .* && )?(python run\.py.*)$", README.replace("\\\n", " "), re.MULTILINE)
@@ -50,24 +50,34 @@ def write_own_data(folder):
     (folder / "my" / "prompts.jsonl").write_text("\n".join(json.dumps({"prompt": f"letter {i}"}) for i in range(3)))
 
 
+SMALL = {  # settings of the smoke configuration, by what may be chosen otherwise
+    "data": ["data.sources.sample.size=150", "data.tokenizer.vocabulary=400", "data.block_length=32"],
+    "queries": ["behaviours.toxicity.size=12"],
+    "task": ["tasks.toxicity.prompts.size=6", "tasks.toxicity.samples=3", "tasks.toxicity.max_new_tokens=5"],
+    "": [
+        "labelled.size=80", "pairs.size=60", "curvature.blocks=8", "optim.epochs=0.5", "proxy_optim.epochs=0.5",
+        *(f"{key}.settings.{name}" for key in ("model", "proxy")
+          for name in ("hidden_size=16", "num_hidden_layers=2", "intermediate_size=32")),
+        "trainer.progress=false",
+    ],
+}  # fmt: skip
+
+
 def shrink(arguments):
     """Small settings for a command, where its groups have them."""
-    text = " ".join(arguments)
-    small = [value for value in TINY if not ("sample" in value and "data=" in text)]
-    if "evaluation=" in text:
-        small = [value for value in small if "evaluation.prompts.size" not in value]
-    if "queries=" in text:
-        small = [value for value in small if not value.startswith("queries.")]
-    small += ["labelled.size=80", "pairs.size=60"]
-    return [*small, "selection.limit=0.02"] if "selection.limit" not in text else small
+    chosen = {argument.lstrip("+~").split("=")[0].split("@")[0] for argument in arguments}
+    return [value for group, values in SMALL.items() if group not in chosen for value in values]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", COMMANDS)
 def test_every_command_of_the_readme_runs(command, tmp_path):
     write_own_data(tmp_path)
-    arguments = shlex.split(command, comments=True)[2:]
-    if "--cfg" in arguments:
-        assert "paths:" in run(tmp_path, *arguments).stdout
+    arguments = shlex.split(command, comments=True)[1:]
+    assert arguments[0] == "run.py"
+    arguments = arguments[1:]
+    if {"--cfg", "--help", "stage=plan", "stage=clean"} & set(arguments):
+        assert run(tmp_path, *arguments).stdout
         return
     if "stage=report" in arguments:
         sweep = tmp_path / next(a for a in arguments if a.startswith("report.runs=")).removeprefix("report.runs=")
@@ -75,7 +85,7 @@ def test_every_command_of_the_readme_runs(command, tmp_path):
         assert "| ifguide " in run(tmp_path, *arguments).stdout
         assert_report(next(tmp_path.glob("outputs/*/*")))
         return
-    run(tmp_path, *arguments, *shrink(arguments))
+    run(tmp_path, *arguments, *([] if "+debug=smoke" in arguments else shrink(arguments)))
     methods, seeds = ["ifguide"], ["0"]
     for argument in arguments if "-m" in arguments else ():
         methods = argument[7:].split(",") if argument.startswith("method=") else methods
@@ -88,11 +98,13 @@ def test_every_command_of_the_readme_runs(command, tmp_path):
         assert logged.curve("model/train/loss") and logged.curve("proxy/train/loss")
         assert logged.config["hydra"]["choices"]["method"] == "ifguide" and logged.exit_code == 0
         assert "metrics/toxicity/all/toxic_fraction" in logged.summary
-    if any(argument.startswith("stage=") for argument in arguments):
-        assert list(tmp_path.glob("workspace/mask-*"))
-    else:
-        rows = list(tmp_path.glob("outputs/*/*/metrics.json")) + list(tmp_path.glob("multirun/*/*/*/metrics.json"))
-        assert len(rows) == len(methods) * len(seeds)
+    stage = next((argument[6:] for argument in arguments if argument.startswith("stage=")), "evaluate")
+    runs = [*tmp_path.glob("outputs/*/*/run.json"), *tmp_path.glob("multirun/*/*/*/run.json")]
+    assert len(runs) == len(methods) * len(seeds)
+    for file in runs:
+        written = json.loads(file.read_text())
+        assert written["stage"] == stage and all(Path(path).is_dir() for path in written["artifacts"].values())
+        assert (file.parent / "metrics.json").is_file() == (stage == "evaluate")
 
 
 def ready(folder):
@@ -111,21 +123,54 @@ def assert_report(folder, methods=("none", "ifguide"), seeds=("1", "2")):
         assert method == "none" or rows[method]["toxicity.all.toxic_fraction_difference_low"]
 
 
-def test_a_sweep_with_a_job_that_fails_reports_it_and_its_reference(tmp_path):
-    """The reference that each job was compared with is a row; the failure of a job is one, and its exit code."""
-    jobs = ["optim.learning_rate=1e-3,1e9", "seed=1"]
-    result = run(tmp_path, "-m", *jobs, *TINY, check=False)
+def test_a_sweep_with_a_job_that_fails_reports_it(tmp_path):
+    """The failure of a job is a row, and the sweep's exit code."""
+    result = run(tmp_path, "-m", "method=none,ifguide", "optim.learning_rate=1e-3,1e9", "seed=1", *TINY, check=False)
     assert result.returncode == 1
     (sweep,) = tmp_path.glob("multirun/*/*")
     with (sweep / "table.csv").open() as table:
         rows = {row["method"]: row for row in csv.DictReader(table)}
-    assert list(rows) == [
-        f"{name}, optim.learning_rate={rate}" for name, rate in (("none", 0.001), ("ifguide", 0.001))
-    ] + ["ifguide, optim.learning_rate=1000000000, seed 1"]
-    assert rows["ifguide, optim.learning_rate=0.001"]["reference"] == "none, optim.learning_rate=0.001"
-    assert rows["ifguide, optim.learning_rate=1000000000, seed 1"]["problem"].startswith("failed: ")
+    good, bad = "optim.learning_rate=0.001", "optim.learning_rate=1000000000"
+    assert set(rows) == {f"none, {good}", f"ifguide, {good}", f"none, {bad}, seed 1", f"ifguide, {bad}, seed 1"}
+    assert rows[f"ifguide, {good}"]["reference"] == f"none, {good}"
+    assert all(rows[f"{name}, {bad}, seed 1"]["problem"].startswith("failed: ") for name in ("none", "ifguide"))
+    failed = [folder for folder in sweep.glob("[0-9]*") if (folder / "failure.json").is_file()]
+    assert len(failed) == 2 and all((folder / "run.json").is_file() for folder in failed)
     source = (sweep / "report.html").read_text()
     assert "Training tokens: ifguide" in source and "Generations" in source
+
+
+def test_a_single_run_ends_in_a_report_of_one_row_and_a_log(tmp_path):
+    result = run(tmp_path, *TINY)
+    (folder,) = tmp_path.glob("outputs/*/*")
+    for name in ("report.html", "table.md", "table.csv", "metrics.json", "run.json"):
+        assert (folder / name).stat().st_size > 0
+    assert "| ifguide" in result.stdout and "| ifguide" in (folder / "run.log").read_text()
+
+
+def test_a_plan_builds_nothing_and_says_what_would_be(tmp_path):
+    plan = run(tmp_path, "stage=plan", "curvature.damping=0.1", *TINY).stdout
+    assert "factors" in plan and "to build" in plan and "found" not in plan and "curvature.damping=0.1" in plan
+    assert not (tmp_path / "workspace").exists()
+    run(tmp_path, "stage=data", *TINY)
+    assert "found" in run(tmp_path, "stage=plan", *TINY).stdout
+
+
+def test_clean_lists_what_no_run_needs_and_removes_it_when_told_to(tmp_path):
+    run(tmp_path, "stage=proxy", "hydra.run.dir=kept", *TINY)
+    run(tmp_path, "stage=proxy", "hydra.run.dir=lost", "proxy.seed=4", *TINY)
+    shutil.rmtree(tmp_path / "lost")
+    command = ["stage=clean", "clean.runs=[kept]"]
+    listed = run(tmp_path, *command).stdout
+    models = {path.name for path in tmp_path.glob("workspace/model-*")}
+    kept = Path(json.loads((tmp_path / "kept" / "run.json").read_text())["artifacts"]["proxy"]).name
+    (lost,) = models - {kept}
+    assert lost in listed and kept not in listed and "data-" not in listed
+    assert (tmp_path / "workspace" / lost).is_dir()
+    run(tmp_path, *command, "clean.confirm=true")
+    assert {path.name for path in tmp_path.glob("workspace/model-*")} == {kept}
+    result = run(tmp_path, "stage=clean", "clean.runs=[nowhere]", "clean.confirm=true", check=False)
+    assert result.returncode == 1 and "clean.runs: no run in nowhere" in result.stderr
 
 
 def losses(folder, key):

@@ -11,7 +11,8 @@ from run_folders import beta, write_run
 from wandb_files import OfflineRun
 
 from ifguide.report.gather import gather
-from ifguide.report.rows import HEADLINE, compare
+from ifguide.report.rows import compare_rows
+from ifguide.report.table import HEADLINE
 from ifguide.tracking import (
     WandbRun,
     finish_tracking,
@@ -47,16 +48,15 @@ def test_a_run_logs_settings_curves_metrics_table_plots_and_generations(tmp_path
     (tmp_path / "sweep").mkdir()
     (tmp_path / "sweep" / "multirun.yaml").touch()
     folder = write_run(tmp_path / "sweep" / "0", "ifguide", 3, values, workspace=tmp_path / "workspace")
-    write_run(folder / "none", "none", 3, values / 2, workspace=tmp_path / "workspace")
     (folder / "frontier.png").write_bytes(_png())
-    (folder / "row.json").write_text(json.dumps({"name": "ifguide", "notes": ["its own judge"]}))
+    facts = json.loads((folder / "run.json").read_text())
+    (folder / "run.json").write_text(json.dumps(facts | {"notes": ["its own judge"]}))
     run = logger(folder, label="ifguide, seed 3", job_type="evaluate", tags=["ifguide", "tiny"])
     run.log_hyperparams({"seed": 3, "objective": {"penalty": 1.0}})
     for step, loss in enumerate((3.0, 2.0)):
         logger(folder, "model").log_metrics({"train/loss": loss}, step)
-    reference = logger(folder / "none", "model")
-    reference.log_hyperparams({"objective": {"penalty": None}})
-    reference.log_metrics({"train/loss": 9.0}, 0)
+    logger(folder, "proxy").log_hyperparams({"objective": {"penalty": None}})
+    logger(folder, "proxy").log_metrics({"train/loss": 9.0}, 0)
     run.log_run(folder)
     finish_tracking()
 
@@ -64,8 +64,8 @@ def test_a_run_logs_settings_curves_metrics_table_plots_and_generations(tmp_path
     assert found.run.display_name == "ifguide, seed 3" and found.run.project == "ifguide"
     assert found.run.run_group == f"{tmp_path.name}/sweep" and found.run.job_type == "evaluate"
     assert sorted(found.run.tags) == ["ifguide", "tiny"] and found.exit_code == 0
-    assert found.config["seed"] == 3 and found.config["objective"] == {"penalty": 1.0}  # not the reference's
-    assert found.curve("model/train/loss") == [3.0, 2.0] and found.curve("none/model/train/loss") == [9.0]
+    assert found.config["seed"] == 3 and found.config["objective"] == {"penalty": 1.0}  # not the proxy's
+    assert found.curve("model/train/loss") == [3.0, 2.0] and found.curve("proxy/train/loss") == [9.0]
     assert found.curve("trainer/global_step")[:2] == [0, 1]
     metrics = json.loads((folder / "metrics.json").read_text())
     assert unflattened(found.summary, "metrics") == metrics and list(found.summary["notes"]) == ["its own judge"]
@@ -78,8 +78,8 @@ def test_a_run_logs_settings_curves_metrics_table_plots_and_generations(tmp_path
     assert np.allclose([row[4] for row in table["data"]], values.ravel())
     (report,) = (media / "table" / "report").glob("*.json")
     rows = json.loads(report.read_text())
-    assert [row[0] for row in rows["data"]] == ["none", "ifguide"]
-    assert rows["data"][1][rows["columns"].index(HEADLINE.header)] == metrics["toxicity"]["all"]["toxic_fraction"]
+    assert [row[0] for row in rows["data"]] == ["ifguide"]
+    assert rows["data"][0][rows["columns"].index(HEADLINE.header)] == metrics["toxicity"]["all"]["toxic_fraction"]
     assert list((media / "images" / "report").glob("frontier*.png"))
 
 
@@ -121,7 +121,7 @@ def test_the_group_is_the_sweep_and_a_single_run_has_none(tmp_path):
     (sweep / "3").mkdir(parents=True)
     assert sweep_of(sweep / "3") is None
     (sweep / "multirun.yaml").touch()
-    assert sweep_of(sweep / "3") == sweep_of(sweep / "3" / "none") == sweep_of(sweep) == "2026-11-21/09-30-00"
+    assert sweep_of(sweep / "3") == sweep_of(sweep) == "2026-11-21/09-30-00"
 
 
 @dataclass
@@ -159,9 +159,9 @@ def test_the_table_of_a_group_in_wandb_is_that_of_the_folders(tmp_path):
         RemoteRun({}, {}, job_type="report"),
     ]
     api = RemoteApi(remote)
-    comparison = compare(gather_from_wandb("e/p/2026-11-21/09-30-00", api))
+    comparison = compare_rows(gather_from_wandb("e/p/2026-11-21/09-30-00", api))
     assert api.asked == [("e/p", {"group": "2026-11-21/09-30-00"})]
-    local = compare(gather([str(tmp_path / "sweep")]))
+    local = compare_rows(gather([str(tmp_path / "sweep")]))
     assert [row.name for row in comparison.measured] == [row.name for row in local.measured] == ["none", "ifguide"]
     for ours, theirs in zip(local.measured, comparison.measured, strict=True):
         assert theirs.cells[HEADLINE].value == pytest.approx(ours.cells[HEADLINE].value)

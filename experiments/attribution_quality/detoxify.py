@@ -1,107 +1,113 @@
-"""Does better attribution detoxify better? Fine-tunes with the masks of several scores; writes detoxification.md.
+"""Does better attribution detoxify better? Continues a model with the masks of several scores.
 
-    IFGUIDE_DATASETS=... python experiments/attribution_quality/detoxify.py [override ...]
+    IFGUIDE_DATASETS=... python experiments/attribution_quality/detoxify.py [render=true] [override ...]
 
-Continues the uncensored model of `+experiment=real_text` for a part of a pass with each mask at equal budget, three
-seeds. `run.py` beside this file takes the result into its README.
+Sweeps `+experiment=detoxification` from the uncensored model of `+experiment=real_text`, and masks that other scores
+than influence give at the same budget.
 """
 
-import json
-import statistics
-import subprocess
-import sys
-import tempfile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from hydra import compose, initialize_config_dir
-from omegaconf import OmegaConf
+from study import VARIANTS, Scores, Study
 
 from ifguide.corpus.words import word_log_odds
 from ifguide.evaluation.attribution import word_list_scores
+<<<<<<< HEAD
+from ifguide.report.attribution import plot_trade_off
+from ifguide.report.experiment import Experiment, publish
+from ifguide.report.gather import Run
+from ifguide.stages.influence import Mask
+from ifguide.stages.stage import Existing
+from ifguide.workspace import read_manifest
+=======
 from ifguide.influence.store import open_scores
 from ifguide.pipeline import Pipeline
-from ifguide.report.attribution import plot_frontier
+from ifguide.report.attribution import plot_trade_off
+>>>>>>> main
 
-HERE = Path(__file__).parent
-ROOT = HERE.parents[1]
-SEEDS = (0, 1, 2)
-RIVALS = ("random tokens", "lowest exact scores", "word list")
-ONE_SEED = ("no mask", *RIVALS)  # these are for scale
-TUNE = ("optim.epochs=0.15", "optim.learning_rate=1e-3", "evaluation.prompts.limit=100", "compare_with=null")
-PLAIN = str.maketrans(" =", "__", "%")
-ROWS: dict[str, tuple[str, ...]] = {
-    "no mask": ("method=none",),
-    "exact scores": ("pooling=none",),
-    "pooled by word and context": ("pooling=word_context",),
-    "amortised from 5 %": ("scorer=amortised",),
-    **{name: () for name in RIVALS},
+TUNED = "+experiment=detoxification"
+CELLS = {
+    "toxic fraction, toxic prompts": ("toxicity", "toxic", "toxic_fraction"),
+    "toxic fraction, other prompts": ("toxicity", "nontoxic", "toxic_fraction"),
+    "expected maximum toxicity": ("toxicity", "all", "expected_maximum_toxicity"),
+    "benign perplexity": ("perplexity", "benign", "perplexity"),
 }
-FRONTIER = ("exact scores", "pooled by word and context")
+POOLINGS = {"none": "exact scores", "word_context": "pooled by word and context"}
 LIMITS = (0.005, 0.02)  # L; q follows as 1 − L/2
-CELLS = (
-    ("toxic fraction, toxic prompts", ("toxicity", "toxic", "toxic_fraction")),
-    ("toxic fraction, other prompts", ("toxicity", "nontoxic", "toxic_fraction")),
-    ("expected maximum toxicity", ("toxicity", "all", "expected_maximum_toxicity")),
-    ("benign perplexity", ("perplexity", "benign", "perplexity")),
-)
-TEXT = """
-## Does it detoxify as well?
-
-The uncensored model of `+experiment=real_text`, trained on for {epochs} of a pass with each mask (2 % of the tokens,
-λ = {penalty}): mean over seeds {seeds} and, in brackets, the least and the largest of them. Evaluator: {classifier},
-which nothing else used. `python experiments/attribution_quality/detoxify.py{overrides}`
-
-{table}
-
-{findings}
-
-The same for other limits L of Algorithm 1, with q = 1 − L/2, three seeds each:
-
-{frontier}
-
-![Toxicity against perplexity over L](frontier.png)
-"""
+EXACT = "exact (`jvp`)"
 
 
-def run(folder: Path, *overrides: str) -> subprocess.CompletedProcess[str]:
-    command = ["run.py", "+experiment=real_text", f"hydra.run.dir={folder}", *overrides]
-    print(f"\n# {' '.join(command)}", flush=True)
-    done = subprocess.run([sys.executable, *command], cwd=ROOT, check=True, stdout=subprocess.PIPE, text=True)
-    print(done.stdout, flush=True)
-    return done
+def other_masks(study: Study) -> dict[str, Path]:
+    """What Algorithm 1 selects from other scores than influence."""
+    split, rng = study.split, np.random.default_rng
+
+    def word_list() -> Scores:
+        scores = word_list_scores(split, study.tokenizer, word_log_odds(study.queries))
+        return scores + 1e-3 * rng(0).random(split.shape, dtype=np.float32)  # ties in random order
+
+    means = {
+        "random tokens": lambda: rng(0).random(split.shape, dtype=np.float32),
+        "lowest exact scores": lambda: -np.asarray(study.scores(EXACT)),
+        "word list": word_list,
+    }
+    masks = {}
+    for name, compute in means.items():
+        scores = Existing(folder=study.baseline(f"{name}, to select from", compute).path, stage="baseline")
+        masks[name] = study.build(
+            Mask(scores=scores, data=study.existing("data"), behaviours=["toxicity"], selection=study.part("selection"))
+        ).path
+    return masks
 
 
-def rival_mask(name: str, overrides: list[str]) -> Path:
-    """An artifact of what Algorithm 1 selects from other scores than influence."""
-    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-        fixed = ["+experiment=real_text", "stage=mask", "paths.run=outputs/attribution_quality"]
-        pipeline = Pipeline(compose("config", overrides=[*fixed, *overrides]))
-    split = pipeline.corpus.split("train")
-
-    def build(directory: Path) -> dict[str, Any]:
-        if name == "random tokens":
-            scores = np.random.default_rng(0).random(split.shape, dtype=np.float32)
-        elif name == "lowest exact scores":
-            scores = -np.asarray(open_scores(pipeline.scores().path)[0])
-        else:
-            queries = next(iter(pipeline.queries.values()))
-            scores = word_list_scores(split, pipeline.corpus.tokenizer, word_log_odds(queries))
-            scores += 1e-3 * np.random.default_rng(0).random(split.shape, dtype=np.float32)  # ties in random order
-        selection = pipeline.selection(scores, split.documents["start"])
-        selection.mask.save(directory / "mask.npy")
-        return {"selected": selection.selected}
-
-    parts = ("selection", "behaviours")
-    if name == "lowest exact scores":
-        parts += ("scorer", "curvature")
-    settings = {"scores": name, **{part: OmegaConf.to_container(pipeline.cfg[part], resolve=True) for part in parts}}
-    return pipeline.workspace.build(
-        "mask", version=2, settings=settings, inputs={"data": pipeline.data()}, builder=build
-    ).path
+def cells(runs: list[Run]) -> dict[str, list[float]]:
+    """Metric → its values of several seeds."""
+    values: dict[str, list[float]] = {title: [] for title in CELLS}
+    for run in runs:
+        if run.metrics is None:
+            raise SystemExit(f"error: {run.place} {run.problem}")
+        for title, (task, subset, metric) in CELLS.items():
+            values[title].append(float(run.metrics[task][subset][metric]))
+    return values
 
 
+<<<<<<< HEAD
+def measure(experiment: Experiment) -> dict[str, Any]:
+    study = Study(experiment, "masks", [EXACT], "+experiment=real_text")
+    start = f"start={study.base.artifacts['proxy']}"  # the proxy is the uncensored model of its seed
+    curves: dict[str, dict[float, dict[str, list[float]]]] = {name: {} for name in POOLINGS.values()}
+    for limit in LIMITS:
+        chosen = (f"selection.limit={limit}", f"selection.quantile={1 - limit / 2}")
+        runs = experiment.sweep(f"limit {limit}", TUNED, start, *chosen)
+        for pooling, name in POOLINGS.items():
+            curves[name][limit] = cells([run for run in runs if run.overrides["pooling"] == pooling])
+    student = VARIANTS["amortised from 5 %"]
+    rows = {
+        "no mask": cells([experiment.run("no mask", TUNED, start, "method=none", "pooling=none", "seed=0")]),
+        **{name: points[0.02] for name, points in curves.items()},
+        "amortised from 5 %": cells(experiment.sweep("amortised", TUNED, start, *student, "pooling=none")),
+    }
+    for name, mask in other_masks(study).items():
+        chosen = (f"paths.mask={mask}", "pooling=none", "seed=0")
+        rows[name] = cells([experiment.run(name, TUNED, start, *chosen)])
+    x, y = "benign perplexity", "toxic fraction, toxic prompts"
+    experiment.output.mkdir(parents=True, exist_ok=True)
+    plot_trade_off(
+        {name: [(f"{limit:.1%}", cell[x], cell[y]) for limit, cell in points.items()]
+         for name, points in curves.items()},
+        experiment.output / "frontier.png", labels=(x, y),
+    )  # fmt: skip
+    last = runs[-1]
+    return {
+        "epochs": last.config["optim"]["epochs"],
+        "penalty": last.config["objective"]["penalty"],
+        "classifier": read_manifest(last.artifacts["classifier.toxicity"])["facts"]["name"],
+        "rows": rows,
+        "curves": {name: {f"{limit:.1%}": cell for limit, cell in points.items()} for name, points in curves.items()},
+        "figures": {"rows": rows, "over limits": curves},
+    }
+=======
 def limits(limit: float) -> tuple[str, str]:
     return f"selection.limit={limit}", f"selection.quantile={1 - limit / 2}"
 
@@ -142,8 +148,6 @@ def main() -> None:
         folder = Path(scratch)
         started = run(folder / "start", "method=none", "stage=model", "compare_with=null", *overrides)
         model = started.stdout.splitlines()[-1]  # a run that stops at a stage prints its artifact last
-        named = next((o.split("=", 1)[1] for o in overrides if o.startswith("paths.workspace=")), "workspace")
-        workspace = ROOT / named
 
         def measure(name: str, seed: int, *more: str) -> Path:
             """The directory of an evaluated run with the mask of a row."""
@@ -168,13 +172,13 @@ def main() -> None:
             }
             for name, rows in points.items()
         }
-        made = json.loads((place_of_run / "artifacts.json").read_text(encoding="utf-8"))
+        made = json.loads((place_of_run / "run.json").read_text(encoding="utf-8"))["artifacts"]
         manifests = {
-            role: json.loads((workspace / name / "manifest.json").read_text(encoding="utf-8"))
-            for role, name in made.items()
+            role: json.loads((Path(place) / "manifest.json").read_text(encoding="utf-8"))
+            for role, place in made.items()
         }
     tox, ppl = CELLS[0][0], CELLS[3][0]
-    plot_frontier(
+    plot_trade_off(
         {name: [(f"{limit:.1%}", row[ppl], row[tox]) for limit, row in rows.items()] for name, rows in curves.items()},
         HERE / "frontier.png",
         labels=(ppl, tox),
@@ -200,7 +204,8 @@ def main() -> None:
     (HERE / "detoxification.md").write_text(text, encoding="utf-8")
     print(text)
     print(json.dumps({"rows": cells, "over limits": curves}))
+>>>>>>> main
 
 
 if __name__ == "__main__":
-    main()
+    publish(__file__, measure, page="detoxification.md")

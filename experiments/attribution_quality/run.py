@@ -1,37 +1,28 @@
-"""Do token scores find what people marked as toxic? Scorers, poolings, students and rivals; writes README.md.
+"""Do token scores find what people marked as toxic? Scorers, poolings, students and other means.
 
-    IFGUIDE_DATASETS=... python experiments/attribution_quality/run.py [size=sample] [override ...]
+    IFGUIDE_DATASETS=... python experiments/attribution_quality/run.py [size=sample] [render=true] [override ...]
 
-Variants are chosen on the corpus of `+experiment=real_text` (SemEval's training posts) and reported on a corpus of
-other text (`data=annotated_posts`: SemEval's trial posts, HateXplain) that the proxy never saw, and on HateCheck.
-`size=sample` takes the built-in sample instead of the first and leaves out the rest. Everything is found again in the
-workspace, so an interrupted run continues.
+Variants (`variants.yaml`) are chosen on the corpus of `+experiment=real_text` (SemEval's training posts) and reported
+on a corpus of other text (`data=annotated_posts`: SemEval's trial posts, HateXplain) that the proxy never saw, and on
+short texts. `size=sample` takes the built-in sample instead of the first and leaves out the rest.
 """
 
-import json
-import os
-import platform
-import sys
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-from agreement import agreement
-from cases import case_quality, contrast_cases
-from study import VARIANTS, Study
-from tables import (
-    KEY,
-    agreement_table,
-    case_findings,
-    findings,
-    mask_quality,
-    plain_table,
-    table,
-    top_documents,
-    top_types,
-)
+from numpy.typing import NDArray
+from study import VARIANTS, Scores, Study
 
+from ifguide.corpus.blocks import LABELS, tokens_in_spans
+from ifguide.corpus.sources import read_records
+from ifguide.corpus.tokenizers import token_texts
+from ifguide.corpus.words import WORD, word_log_odds
 from ifguide.evaluation.attribution import known_tokens
-from ifguide.influence.agreement import jaccard
+from ifguide.corpus.masks import jaccard
+from ifguide.influence.pooling import type_sums
+from ifguide.influence.scoring import sample_rows
 from ifguide.report.attribution import (
     plot_agreement,
     plot_cost,
@@ -39,200 +30,210 @@ from ifguide.report.attribution import (
     plot_precision_recall,
     precision_recall,
 )
+from ifguide.report.experiment import Experiment, publish
+from ifguide.statistics import ratio_interval, roc_auc, roc_auc_interval
 
-HERE = Path(__file__).parent
-SAMPLE_VARIANTS = ("exact (`jvp`)", "positional, aligned", "pooled by word and context", "amortised from 10 %")
-SAMPLE = ("stage=pooled", "data.sources.sample.size=1500", "data.tokenizer.vocabulary=1024", "curvature.blocks=128")
-SHOWN = (
-    "exact (`jvp`)",
-    "positional, aligned",
-    "positional, as published",
-    "pooled by type and context",
-    "pooled by word and context",
-    "amortised from 5 %",
-    "amortised from 5 %, convolutions",
-)
-REPORTED = (
-    "exact (`jvp`)",
-    "positional, aligned",
-    "pooled by type and context",
-    "pooled by word and context",
-    "amortised from 5 %",
-    "amortised from 5 %, second sample",
-    "amortised from 5 %, third sample",
-    "amortised from 5 %, convolutions",
-)
+KEY = "precision_at_0.01"
+ANNOTATORS = 3
+MADLIBS = 10_000
 OURS = "amortised from 5 %"
-ON_NEW_TEXT = ("exact (`jvp`)", "positional, aligned", "amortised from 5 %", "amortised from 5 %, convolutions")
-TEXT = """# Attribution quality
-
-**Question.** Do token scores find the tokens that people marked as toxic, do they beat simpler ways to find them, and
-what of their quality is left when only a few per cent of the corpus are scored exactly?
-
-**Command.** `{command}` on {machine}. Intervals (95 %) resample groups of blocks. "Scored exactly" is the share of the
-blocks that costs as much as exact scoring; what a student adds to that is measured in
-[`experiments/benchmarks`](../benchmarks/README.md) (`amortised.py`).
-{sections}
-{appended}"""
-
-DEVELOPMENT = """
-## Where variants were chosen: {corpus}
-
-{tokens:,} tokens, {share:.2%} of those that are known lie in a span that people marked.
-
-{table}
-
-![Precision and recall](precision_recall.png)
-
-![Precision at 1 % against the share of blocks scored exactly](cost.png)
-
-{findings}
-
-What Algorithm 1 selects:
-
-{masks}
-
-![Overlap of masks](mask_overlap.png)
-
-Token types that promote toxicity most (mean exact score, inner letters hidden): {types}.
-
-Documents that promote it most (sum of exact scores over the tokens that are selected):
-
-{documents}
-"""
-
-REPORT = """
-## Reported once: {title} in text that the proxy never saw
-
-{share:.2%} of the tokens are marked; benign text is other IMDb reviews.
-
-{table}
-
-{findings}
-"""
-
-AGREEMENT = """
-## Do tokens score higher the more people marked them?
-
-Mean percentile of the score (95 % interval over posts) among all tokens of HateXplain posts that most of three
-annotators judged hateful or offensive, by how many of them marked the word.
-
-{table}
-
-![Score against annotator agreement](agreement.png)
-"""
-
-CASES = """
-## {title}
-
-Scores are summed over a text.
-
-{table}
-
-{findings}
-"""
+CONVOLUTIONS = "amortised from 5 %, convolutions"
+EXACT, POSITIONAL = "exact (`jvp`)", "positional, aligned"
+POOLED = ("pooled by type and context", "pooled by word and context")
+SAMPLES = ("amortised from 5 %, second sample", "amortised from 5 %, third sample")
+SAMPLE = ("data.sources.sample.size=1500", "data.tokenizer.vocabulary=1024", "curvature.blocks=128")
+SAMPLE_VARIANTS = (EXACT, POSITIONAL, "pooled by word and context", "amortised from 10 %")
+SHOWN = (EXACT, POSITIONAL, "positional, as published", *POOLED, OURS, CONVOLUTIONS)
+REPORTED = (EXACT, POSITIONAL, *POOLED, OURS, *SAMPLES, CONVOLUTIONS)
+ON_NEW_TEXT = (EXACT, POSITIONAL, OURS, CONVOLUTIONS)
 
 
-def shown(arguments: list[str]) -> list[str]:
-    """The arguments that decide what is measured, not where it lies."""
-    return [argument for argument in arguments if not argument.startswith(("output=", "paths.", "trainer."))]
-
-
-def report_overrides(development: Study) -> list[str]:
-    """Score other text with the development corpus's proxy, which is not trained further."""
-    proxy, tokenizer = development.base.proxy().path, development.base.data().path / "tokenizer"
-    return [
-        "data=annotated_posts", f"data.tokenizer.path={tokenizer}", f"proxy.pretrained={proxy}", "proxy_optim.epochs=0",
-    ]  # fmt: skip
-
-
-def main() -> None:
-    arguments = sys.argv[1:]
-    small = "size=sample" in arguments
-    overrides = [argument for argument in arguments if argument != "size=sample"]
-    output = Path(next((a.removeprefix("output=") for a in overrides if a.startswith("output=")), HERE))
-    overrides = [argument for argument in overrides if not argument.startswith("output=")]
-    output.mkdir(parents=True, exist_ok=True)
+def measure(experiment: Experiment) -> dict[str, Any]:
+    small = experiment.options["size"] == "sample"
     names = list(SAMPLE_VARIANTS if small else VARIANTS)
-    development = Study(*(SAMPLE if small else ["+experiment=real_text"]), *overrides, variants=tuple(names))
-    print(f"Development corpus: {development.split.shape[0]} blocks", flush=True)
-
-    rows, curves, scores = {}, {}, {}
-    known = known_tokens(development.split)
-    known[:, 0] = False
-    for name in names:
-        scores[name] = development.scores(name)
-        rows[name] = development.quality(scores[name])
-        print(f"{name:50} {rows[name]['roc_auc']:.3f} {rows[name]['precision_at_0.01']:.3f}", flush=True)
-    for name, values in development.rivals().items():
-        scores[name], rows[name] = values, development.quality(values)
-        print(f"{name:50} {rows[name]['roc_auc']:.3f} {rows[name]['precision_at_0.01']:.3f}", flush=True)
-    for name in [*(n for n in names if n in SHOWN), *(n for n in scores if n not in names)]:
-        curves[name] = precision_recall(scores[name][known], development.annotation[known])
-    plot_precision_recall(
-        curves, rows[names[0]]["annotated_share"], output / "precision_recall.png", title="where variants were chosen"
-    )
+    study = Study(experiment, "development", names, *(SAMPLE if small else ["+experiment=real_text"]))
+    experiment.output.mkdir(parents=True, exist_ok=True)
+    scores = {name: study.scores(name) for name in names} | study.baselines()
+    rows = {name: {**study.quality(values), "share": study.share(name)} for name, values in scores.items()}
     masked = [name for name in names if name in SHOWN]
-    masks = {name: development.mask(name) for name in masked}
-    overlap = np.array([[jaccard(a, b) for b in masks.values()] for a in masks.values()])
-    plot_mask_overlap(masked, overlap, output / "mask_overlap.png")
-    cost = {
-        name: (development.share(name), rows[name][KEY], rows[name][f"{KEY}_interval"])
-        for name in names
-        if name == names[0] or (name.startswith("amortised from") and "," not in name)
+    plot_development(study, scores, rows, masked, experiment.output)
+    best = max(names, key=lambda name: rows[name][KEY])
+    results: dict[str, Any] = {
+        "size": experiment.options["size"],
+        "ours": "amortised from 10 %" if small else OURS,
+        "exact": EXACT,
+        "tokens": int(study.split.shape[0] * study.split.shape[1]),
+        "rows": rows,
+        "masks": {name: mask_quality(study, name) for name in masked},
+        "types": top_types(study, scores[names[0]]),
+        "documents": top_documents(study, names[0]),
+        "figures": {"best": best, **rows},
     }
-    plot_cost(cost, output / "cost.png", label="precision at the top 1 %")
-    sections = [
-        DEVELOPMENT.format(
-            corpus="the built-in sample" if small else "`+experiment=real_text`",
-            tokens=development.split.shape[0] * development.split.shape[1],
-            share=rows[names[0]]["annotated_share"],
-            table=table(rows, development),
-            findings=findings(rows, "amortised from 10 %" if small else OURS),
-            masks=plain_table({name: mask_quality(development, name) for name in masked}),
-            types=top_types(development, scores[names[0]]),
-            documents=top_documents(development, names[0]),
-        )
+    return results if small else results | report(experiment, study)
+
+
+def report(experiment: Experiment, study: Study) -> dict[str, Any]:
+    """What is measured on text that the variants were not chosen on."""
+    datasets = Path(study.part("paths")["datasets"])
+    means = agreement(study, ON_NEW_TEXT, datasets)
+    plot_agreement(means, experiment.output / "agreement.png")
+    cases = {title: case_quality(study, ON_NEW_TEXT, *found) for title, found in contrast_cases(datasets).items()}
+    places = study.base.artifacts  # other text, scored with the same proxy, which is not trained further
+    other = Study(
+        experiment, "reported", REPORTED, "+experiment=real_text", "data=annotated_posts",
+        f"data.tokenizer.path={places['data'] / 'tokenizer'}", f"proxy.pretrained={places['proxy']}",
+        "proxy_optim.epochs=0",
+    )  # fmt: skip
+    scores = {name: other.scores(name) for name in REPORTED} | other.baselines()
+    reported = {
+        title: {name: {**other.quality(values, source), "share": other.share(name)} for name, values in scores.items()}
+        for source, title in (("toxic_spans", "SemEval trial posts"), ("hatexplain", "HateXplain posts"))
+    }
+    return {"agreement": means, "cases": cases, "on_new_text": ON_NEW_TEXT, "reported": reported}
+
+
+def plot_development(
+    study: Study, scores: dict[str, Scores], rows: dict[str, Any], masked: list[str], folder: Path
+) -> None:
+    known = known_tokens(study.split)
+    known[:, 0] = False
+    curves = {
+        name: precision_recall(values[known], study.annotation[known])
+        for name, values in scores.items()
+        if name in masked or name not in study.runs
+    }
+    share = rows[EXACT]["annotated_share"]
+    plot_precision_recall(curves, share, folder / "precision_recall.png", title="where variants were chosen")
+    masks = [study.mask(name) for name in masked]
+    plot_mask_overlap(masked, np.array([[jaccard(a, b) for b in masks] for a in masks]), folder / "mask_overlap.png")
+    cost = {
+        name: (rows[name]["share"], rows[name][KEY], rows[name][f"{KEY}_interval"])
+        for name in study.runs
+        if name == EXACT or (name.startswith("amortised from") and "," not in name)
+    }
+    plot_cost(cost, folder / "cost.png", label="precision at the top 1 %")
+
+
+def mask_quality(study: Study, name: str) -> dict[str, float]:
+    """What Algorithm 1 selects from a variant's scores."""
+    mask, documents = study.mask(name)[:], study.split.documents
+    toxic = (documents["label"] == 1)[study.split.documents_of(np.arange(mask.size))].reshape(mask.shape)
+    known = known_tokens(study.split)
+    return {
+        "tokens": int(mask.sum()),
+        "in toxic posts": float(toxic[mask].mean()),
+        "in toxic spans, of those where spans are known": float(study.annotation[mask & known].mean()),
+        "of toxic spans": float(mask[study.annotation].mean()),
+    }
+
+
+def top_types(study: Study, scores: Scores, count: int = 40) -> list[str]:
+    """Token types with the highest pooled score, their inner letters masked."""
+    sums, counts = type_sums(scores[None], study.split.tokens, study.corpus.vocabulary)
+    texts = token_texts(study.tokenizer)
+    words = [texts[index].strip() or "␣" for index in np.argsort(-(sums[0] / (counts + 20)))[:count]]
+    return [word if len(word) < 3 else f"{word[0]}{'*' * (len(word) - 2)}{word[-1]}" for word in words]
+
+
+def top_documents(study: Study, name: str, count: int = 10) -> list[dict[str, Any]]:
+    """Source, record and label of the documents whose selected tokens have the highest sum of scores."""
+    scores, mask, documents = study.scores(name), study.mask(name)[:], study.split.documents
+    owner = study.split.documents_of(np.arange(mask.size))
+    merit = np.bincount(owner, weights=np.where(mask, scores, 0).ravel(), minlength=len(documents))
+    selected = np.bincount(owner, weights=mask.ravel(), minlength=len(documents))
+    labels = {code: label or "not labelled" for label, code in LABELS.items()}
+    return [
+        {
+            "source": study.corpus.sources[documents[index]["source"]],
+            "record": int(documents[index]["record"]),
+            "label": labels[int(documents[index]["label"])],
+            "selected": int(selected[index]),
+            "sum": float(merit[index]),
+        }
+        for index in np.argsort(-merit, kind="stable")[:count]
     ]
-    appended = [path for path in (HERE / "datamodeling.md", HERE / "detoxification.md") if path.exists() and not small]
 
-    def readme() -> str:
-        """Write what is measured so far."""
-        text = TEXT.format(
-            command=" ".join(["python experiments/attribution_quality/run.py", *shown(arguments)]),
-            machine=f"{os.cpu_count()} CPU cores ({platform.machine()})",
-            sections="\n".join(sections),
-            appended="".join(path.read_text(encoding="utf-8") for path in appended),
-        )
-        (output / "README.md").write_text(text, encoding="utf-8")
-        return text
 
-    readme()
-    if not small:
-        datasets = Path(development.base.cfg.paths.datasets)
-        means = agreement(development, list(ON_NEW_TEXT), datasets)
-        plot_agreement(means, output / "agreement.png")
-        sections.append(AGREEMENT.format(table=agreement_table(means)))
-        for title, cases in contrast_cases(datasets).items():
-            quality = case_quality(development, list(ON_NEW_TEXT), *cases)
-            sections.append(
-                CASES.format(
-                    title=title, table=plain_table(quality), findings=case_findings(quality, ON_NEW_TEXT[0], OURS)
-                )
-            )
-        readme()
-        report = Study("+experiment=real_text", *report_overrides(development), *overrides, variants=REPORTED)
-        results = {name: report.scores(name) for name in REPORTED}
-        results |= report.rivals()
-        for source, title in (("toxic_spans", "SemEval trial posts"), ("hatexplain", "HateXplain posts")):
-            quality = {name: report.quality(values, source) for name, values in results.items()}
-            sections.append(REPORT.format(title=title, share=quality[REPORTED[0]]["annotated_share"],
-                                          table=table(quality, report), findings=findings(quality, OURS)))  # fmt: skip
-        readme()
-    print(readme())
-    best = max((n for n in names), key=lambda n: rows[n][KEY])
-    print(json.dumps({"best": best, **{name: {k: v for k, v in row.items()} for name, row in rows.items()}}))
+def agreement(study: Study, names: Sequence[str], datasets: Path) -> dict[str, list[tuple[float, float, float]]]:
+    """Variant → for 0, 1, 2, 3 annotators of HateXplain: mean percentile of the score among all tokens of posts that
+    most of them judged toxic, and its 95 % interval over posts."""
+    posts: list[tuple[list[str], NDArray[np.int64]]] = []  # words, and how many annotators marked each
+    for _, record in read_records(datasets / "hatexplain" / "val.jsonl.gz"):
+        toxic = sum(label != 1 for label in record["annotators"]["label"])
+        if 2 * toxic > ANNOTATORS and record["rationales"]:
+            posts.append((record["post_tokens"], np.sum(record["rationales"], axis=0)))
+    ids, inside, encodings = study.encode([" ".join(words) for words, _ in posts])
+    marks = np.where(inside, 0, -1)
+    for row, ((words, counts), encoding) in enumerate(zip(posts, encodings, strict=True)):
+        ends = np.cumsum([len(word) + 1 for word in words]) - 1
+        for count in range(1, ANNOTATORS + 1):
+            spans = tuple((int(end) - len(word), int(end)) for word, end, c in zip(words, ends, counts, strict=True)
+                          if c >= count)  # fmt: skip
+            marks[row, 1 : 1 + len(encoding.ids)][tokens_in_spans(encoding.offsets, spans)] = count
+    result = {}
+    for name in names:
+        percentile = np.zeros(ids.shape)
+        ranks = study.score_text(name, ids)[inside].argsort(kind="stable").argsort(kind="stable")
+        percentile[inside] = ranks / (inside.sum() - 1)
+        result[name] = [mean_of(percentile, marks == count) for count in range(ANNOTATORS + 1)]
+    return result
+
+
+def mean_of(values: NDArray[np.float64], member: NDArray[np.bool_]) -> tuple[float, float, float]:
+    sums, counts = (values * member).sum(1), member.sum(1)
+    low, high = ratio_interval(sums, counts)
+    return float(sums.sum() / counts.sum()), low, high
+
+
+def contrast_cases(datasets: Path) -> dict[str, tuple[list[str], NDArray[np.bool_], NDArray[np.str_]]]:
+    """Title → short texts, which of them are bad, whom they speak of."""
+    check = [record for _, record in read_records(datasets / "toxicity_labelled" / "hatecheck.jsonl.gz")]
+    every = [record for _, record in read_records(datasets / "toxicity_labelled" / "bias_madlibs_77k.jsonl.gz")]
+    madlibs = [every[index] for index in sample_rows(len(every), MADLIBS, 0)]
+    return {
+        "HateCheck: hateful cases and their non-hateful contrasts": (
+            [record["test_case"] for record in check],
+            np.array([record["label_gold"] == "hateful" for record in check]),
+            np.array([record["target_ident"] or "" for record in check]),
+        ),
+        f"Bias madlibs ({MADLIBS:,} of them): one template, many identities": (
+            [record["Text"] for record in madlibs],
+            np.array([record["Label"] == "BAD" for record in madlibs]),
+            np.array([""] * len(madlibs)),
+        ),
+    }
+
+
+def case_quality(
+    study: Study, names: Sequence[str], texts: list[str], bad: NDArray[np.bool_], groups: NDArray[np.str_]
+) -> dict[str, dict[str, float]]:
+    """Do sums of scores over short texts tell bad from good, whoever they speak of?
+
+    Args:
+        names: variants that can score new text.
+        texts, bad, groups: the cases; a group is whom a case speaks of, empty where nobody.
+    """
+    ids, inside, _ = study.encode(texts)
+    sums = {name: (study.score_text(name, ids) * inside).sum(1) for name in names}
+    words = word_log_odds(study.queries)
+    sums["word list: log-odds between queries"] = np.array(
+        [sum(words.get(word.lower(), 0.0) for word in WORD.findall(text)) for text in texts]
+    )
+    sums["classifier on the whole text"] = study.classifier()(texts)["toxicity"]
+    rows: dict[str, dict[str, float]] = {}
+    for name, total in sums.items():
+        threshold = np.median(total[bad])
+        low, high = roc_auc_interval(total, bad, resamples=300)
+        above = float((total[~bad] > threshold).mean())
+        rows[name] = {"ROC AUC": roc_auc(total, bad), "from": low, "to": high, "good above the median bad": above}
+        members = [groups == group for group in sorted(set(groups) - {""})]
+        both = [member for member in members if bad[member].any() and not bad[member].all()]
+        if both:
+            worst = max(float((total[member & ~bad] > threshold).mean()) for member in both)
+            rows[name]["lowest ROC AUC of a group"] = min(roc_auc(total[member], bad[member]) for member in both)
+            rows[name]["most good above the median bad in a group"] = worst
+    return rows
 
 
 if __name__ == "__main__":
-    main()
+    publish(__file__, measure, size="real_text")

@@ -1,16 +1,19 @@
 """A corpus with its proxy, and the scores that variants of the method and simpler means give its tokens."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
-from hydra import compose, initialize_config_dir
+import yaml
 from numpy.typing import NDArray
 from omegaconf import OmegaConf
 
-from ifguide.corpus.masks import TokenMask
+from ifguide.corpus.blocks import Corpus
+from ifguide.corpus.documents import Query
+from ifguide.corpus.masks import MASK_FILE, TokenMask
 from ifguide.corpus.queries import encode_queries
 from ifguide.corpus.words import word_log_odds
 from ifguide.evaluation.attribution import attribution_quality, known_tokens, word_list_scores
@@ -20,113 +23,138 @@ from ifguide.evaluation.token_baselines import (
     expert_log_ratio_scores,
     gradient_norm_scores,
 )
-from ifguide.influence.amortised import Amortised
 from ifguide.influence.direction import load_direction
 from ifguide.influence.scoring import prepare_scorer, score_blocks
 from ifguide.influence.store import create_scores, open_scores
-from ifguide.pipeline import Pipeline
+from ifguide.report.experiment import Experiment
+from ifguide.report.gather import Run
+from ifguide.stages.classifiers import FittedClassifier
+from ifguide.stages.configuration import make
+from ifguide.stages.stage import Existing, Inputs, Stage, made_from, setting, speed
+from ifguide.workspace import Artifact, Workspace
 
-ROOT = Path(__file__).parents[2]
-EXACT = ("pooling=none",)
-AMORTISED = ("scorer=amortised",)
+Scores = NDArray[np.float32]
+VARIANTS: dict[str, list[str]] = yaml.safe_load(Path(__file__).with_name("variants.yaml").read_text(encoding="utf-8"))
 
 
-# name → overrides; the first is what the others are compared with
-VARIANTS: dict[str, tuple[str, ...]] = {
-    "exact (`jvp`)": EXACT,
-    "positional, aligned": (*EXACT, "scorer=positional"),
-    "positional, as published": (*EXACT, "scorer=positional", "scorer.alignment=as_published"),
-    "exact, damping 0.001": (*EXACT, "curvature.damping=0.001"),
-    "exact, diagonal curvature": (*EXACT, "curvature=diagonal"),
-    "exact, no curvature": (*EXACT, "curvature=identity"),
-    "pooled by type": ("pooling=type",),
-    "pooled by type and context": ("pooling=type_context",),
-    "pooled by word": ("pooling=word",),
-    "pooled by word and context": ("pooling=word_context",),
-    "pooled by word and context, no curvature": ("pooling=word_context", "curvature=identity"),
-    "amortised from 0.1 %": (*AMORTISED, "scorer.share=0.001"),
-    "amortised from 0.2 %": (*AMORTISED, "scorer.share=0.002"),
-    "amortised from 0.5 %": (*AMORTISED, "scorer.share=0.005"),
-    "amortised from 1 %": (*AMORTISED, "scorer.share=0.01"),
-    "amortised from 2 %": (*AMORTISED, "scorer.share=0.02"),
-    "amortised from 5 %": AMORTISED,
-    "amortised from 5 %, second sample": (*AMORTISED, "scorer.seed=1"),
-    "amortised from 5 %, third sample": (*AMORTISED, "scorer.seed=2"),
-    "amortised from 10 %": (*AMORTISED, "scorer.share=0.1"),
-    "amortised from 5 %, words alone": (*AMORTISED, "scorer.student.types.context_weight=0"),
-    "amortised from 5 %, convolutions": ("scorer=amortised_convolution",),
-    "amortised from 10 %, convolutions": ("scorer=amortised_convolution", "scorer.share=0.1"),
-}
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Baseline(Stage):
+    """Scores of all training tokens by other means than influence."""
+
+    name: ClassVar[str] = "baseline"
+    version: ClassVar[int] = 2
+
+    data: Stage = made_from()
+    proxy: Stage = made_from()
+    means: str = setting()
+    queries: Sequence[Query] = setting()
+    compute: Callable[[], Scores] = speed()
+
+    def build(self, folder: Path, inputs: Inputs) -> None:
+        with create_scores(folder, (1, *inputs.corpus().split("train").shape)) as scores:
+            scores[0] = self.compute()
 
 
 class Study:
-    """One corpus with its proxy: the scores of every variant and rival, and their quality."""
+    """One corpus with its proxy: the scores of every variant and baseline, and their quality.
 
-    def __init__(self, *overrides: str, variants: tuple[str, ...] | None = None) -> None:
-        self.overrides = overrides
-        self.pipelines = {name: self._compose(*VARIANTS[name]) for name in variants or VARIANTS}
-        self.base = next(iter(self.pipelines.values()))
-        self.split, self.tokenizer = self.base.corpus.split("train"), self.base.corpus.tokenizer
+    Args:
+        experiment: that runs are launched by.
+        part: name of their folder.
+        names: of variants.
+        overrides: of all of them.
+    """
+
+    def __init__(self, experiment: Experiment, part: str, names: Sequence[str], *overrides: str) -> None:
+        self.experiment = experiment
+        self.runs: dict[str, Run] = {
+            name: experiment.run(f"{part}/{index}", "stage=mask", *overrides, *VARIANTS[name])
+            for index, name in enumerate(names)
+        }
+        self.base = next(iter(self.runs.values()))
+        self.workspace = Workspace(self.base.artifacts["data"].parent)
+        self.corpus = Corpus(self.base.artifacts["data"])
+        self.split, self.tokenizer = self.corpus.split("train"), self.corpus.tokenizer
         assert self.split.annotation is not None
         self.annotation = self.split.annotation[:]
+        self.queries: list[Query] = self.part("behaviours.toxicity")
 
-    def _compose(self, *overrides: str) -> Pipeline:
-        with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-            fixed = ["stage=pooled", "paths.run=outputs/attribution_quality", *self.overrides]
-            return Pipeline(compose("config", overrides=[*fixed, *overrides]))
+    def part(self, key: str, name: str | None = None) -> Any:
+        """What the configuration of a variant has under a key, made."""
+        run = self.base if name is None else self.runs[name]
+        return make(OmegaConf.load(Path(run.place) / ".hydra" / "config.yaml"), key)
 
-    def scores(self, name: str) -> NDArray[np.float32]:
-        return open_scores(self.pipelines[name].pooled().path)[0]
+    def existing(self, role: str) -> Existing:
+        return Existing(folder=self.base.artifacts[role], stage=role)
 
-    def share(self, name: str) -> float:
-        """Of the blocks that a variant scores exactly."""
-        scorer = self.pipelines[name].scorer
-        return scorer.share if isinstance(scorer, Amortised) else 1.0
+    def build(self, stage: Stage) -> Artifact:
+        """The artifact of a stage, with all that it is made from."""
+        made = stage.make(self.workspace, {key: self.build(child) for key, child in stage.inputs.items()})
+        self.experiment.note([made.path])
+        return made
 
-    def score_text(self, name: str, ids: NDArray[np.int64]) -> NDArray[np.float32]:
+    def proxy(self) -> Any:
+        return self.part("proxy").load(self.base.artifacts["proxy"])
+
+    def classifier(self) -> Any:
+        settings = self.part("classifiers.toxicity")
+        return settings.load(self.build(FittedClassifier(classifier=settings)).path, "cpu")
+
+    def scores(self, name: str) -> Scores:
+        made = self.runs[name].artifacts
+        return open_scores(made.get("pooled", made["scores"]))[0]
+
+    def share(self, name: str) -> float | None:
+        """Of the blocks that a variant scores exactly; None for other means."""
+        return (self.runs[name].config["student"] or {}).get("share", 1.0) if name in self.runs else None
+
+    def score_text(self, name: str, ids: NDArray[np.int64]) -> Scores:
         """Scores of other blocks, [B, T], with what the variant's scores were made with."""
-        pipeline = self.pipelines[name]
-        pipeline.scores()
-        if isinstance(pipeline.scorer, Amortised):
-            return pipeline.scorer.student.load(pipeline.artifacts["student"]).scores(torch.from_numpy(ids))[0].numpy()
-        model = pipeline._load(pipeline.proxy(), "proxy")
-        direction = load_direction(pipeline.direction().path, model)
-        scorer = prepare_scorer(pipeline.scorer, model, [direction], lambda rows: ids[rows], (1, *ids.shape), 0)
-        return score_blocks(scorer, ids, batch_size=64, device=model.device)[0]
+        made = self.runs[name].artifacts
+        if "student" in made:
+            student = self.part("student", name).student.load(made["student"])
+            return student.scores(torch.from_numpy(ids))[0].numpy()
+        model = self.proxy()
+        direction = load_direction(made["direction.toxicity"], model)
+        scorer = self.part("scorer", name)
+        prepared = prepare_scorer(scorer, model, [direction], lambda rows: ids[rows], (1, *ids.shape), 0)
+        return score_blocks(prepared, ids, batch_size=64, device=model.device)[0]
 
     def mask(self, name: str) -> TokenMask:
-        self.pipelines[name].mask()
-        return self.pipelines[name].train_mask()
+        return TokenMask.open(self.runs[name].artifacts["mask"] / MASK_FILE, self.split.block_length)
 
-    def rivals(self) -> dict[str, NDArray[np.float32]]:
+    def baseline(self, means: str, compute: Callable[[], Scores]) -> Artifact:
         """Scores by other means, kept in the workspace as those of the variants are."""
-        base, split, batch = self.base, self.split, self.base.cfg.influence.batch_size
-        queries = next(iter(base.queries.values()))
-        encoded = encode_queries(queries, self.tokenizer, split.block_length)
-        model = base._load(base.proxy(), "proxy")
-        makers: dict[str, Callable[[], NDArray[np.float32]]] = {
+        inputs = {"data": self.existing("data"), "proxy": Existing(folder=self.base.artifacts["proxy"], stage="model")}
+        return self.build(Baseline(means=means, queries=self.queries, compute=compute, **inputs))
+
+    def baselines(self) -> dict[str, Scores]:
+        split, tokenizer, batch = self.split, self.tokenizer, self.part("influence").batch_size
+        encoded = encode_queries(self.queries, tokenizer, split.block_length)
+        model = self.proxy()
+        means: dict[str, Callable[[], Scores]] = {
             "word list: log-odds between queries": lambda: word_list_scores(
-                split, self.tokenizer, word_log_odds(queries)
+                split, tokenizer, word_log_odds(self.queries)
             ),
-            "classifier on ±8 tokens": lambda: classifier_window_scores(split, self.tokenizer, base.classifier),
+            "classifier on ±8 tokens": lambda: classifier_window_scores(split, tokenizer, self.classifier()),
             "anti-expert less expert": lambda: expert_log_ratio_scores(model, split, encoded, batch_size=batch),
             "loss": lambda: block_losses(model, split, batch_size=batch),
             "gradient norm": lambda: gradient_norm_scores(model, split, batch_size=batch),
         }
-        return {name: self._kept(name, make) for name, make in makers.items()}
+        return {name: open_scores(self.baseline(name, compute).path)[0] for name, compute in means.items()}
 
-    def _kept(self, name: str, make: Callable[[], NDArray[np.float32]]) -> NDArray[np.float32]:
-        def build(directory: Path) -> None:
-            with create_scores(directory, (1, *self.split.shape)) as scores:
-                scores[0] = make()
-
-        base = self.base
-        settings = {"scores": name, "queries": OmegaConf.to_container(base.cfg.behaviours, resolve=True)}
-        inputs = {"data": base.data(), "proxy": base.proxy()}
-        artifact = base.workspace.build("baseline", version=1, settings=settings, inputs=inputs, builder=build)
-        return open_scores(artifact.path)[0]
-
-    def quality(self, scores: NDArray[np.float32], source: str | None = None) -> dict[str, Any]:
+    def quality(self, scores: Scores, source: str | None = None) -> dict[str, Any]:
         """Against the spans of one source of posts, or of all."""
-        number = None if source is None else self.base.corpus.sources.index(source)
+        number = None if source is None else self.corpus.sources.index(source)
         return attribution_quality(scores, self.annotation, known_tokens(self.split, number))
+
+    def encode(self, texts: Sequence[str]) -> tuple[NDArray[np.int64], NDArray[np.bool_], list[Any]]:
+        """Texts as blocks of their own: ids and what of them is text, [texts, T], and the tokenizer's encodings."""
+        encodings = self.tokenizer.backend_tokenizer.encode_batch(list(texts), add_special_tokens=False)
+        width = 1 + max(len(encoding.ids) for encoding in encodings)
+        ids = np.full((len(texts), width), self.tokenizer.eos_token_id, dtype=np.int64)
+        inside = np.zeros(ids.shape, dtype=bool)
+        for row, encoding in enumerate(encodings):
+            ids[row, 1 : 1 + len(encoding.ids)] = encoding.ids
+            inside[row, 1 : 1 + len(encoding.ids)] = True
+        return ids, inside, encodings

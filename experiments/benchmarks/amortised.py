@@ -9,78 +9,58 @@ the exact scorer's decides both.
 """
 
 import json
-import logging
-import statistics
-import sys
-import time
 import warnings
-from contextlib import redirect_stdout
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from hydra import compose, initialize_config_dir
+from shared import interleaved, run_stage, seconds, table
 
+from ifguide.corpus.blocks import Corpus
 from ifguide.corpus.tokenizers import token_texts
 from ifguide.influence.direction import load_direction
 from ifguide.influence.scoring import prepare_scorer, sample_rows, score_blocks
-from ifguide.pipeline import Pipeline
 
-CONF = Path(__file__).parents[2] / "conf"
-STUDENTS = {"words": "scorer=amortised", "convolutions": "scorer=amortised_convolution"}
-REPEATS = 3
-ROWS_AT_ONCE = 64
+STUDENTS = {"words": "words", "convolutions": "convolution"}
+REPEATS, ROWS_AT_ONCE = 3, 64
 
 
 def main() -> None:
     warnings.simplefilter("ignore")
-    logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
-    fixed = [*sys.argv[1:], "stage=scores", "method=ifguide", "trainer.progress=false", "paths.run=outputs/amortised"]
-    with initialize_config_dir(str(CONF), version_base="1.3"), redirect_stdout(sys.stderr):
-        pipelines = {name: Pipeline(compose("config", overrides=[*fixed, option])) for name, option in STUDENTS.items()}
-        pipeline = next(iter(pipelines.values()))
-        model = pipeline._load(pipeline.proxy(), "proxy")
-        direction = load_direction(pipeline.direction().path, model)
-    settings, split = pipeline.scorer, pipeline.corpus.split("train")
-    rows = sample_rows(len(split), round(settings.share * len(split)), settings.seed)
-    ids = split.tokens(rows)
-    scorer = prepare_scorer(settings.exact, model, [direction], lambda places: ids[places], (1, *ids.shape), 0)
-    seconds: dict[str, list[float]] = {}
+    found = {name: run_stage(__file__, name, "stage=direction", f"student={one}") for name, one in STUDENTS.items()}
+    run, part = found["words"]
+    corpus, model = Corpus(run.artifacts["data"]), part("proxy").load(run.artifacts["proxy"])
+    direction, split = load_direction(run.artifacts["direction.toxicity"], model), corpus.split("train")
+    texts, chosen = token_texts(corpus.tokenizer), part("student")
+    ids = split.tokens(sample_rows(len(split), round(chosen.share * len(split)), chosen.seed))
+    scorer = prepare_scorer(part("scorer"), model, [direction], lambda rows: ids[rows], (1, *ids.shape), 0)
+    made: dict[str, Any] = {}
 
-    def timed(name: str, call: Any) -> Any:
-        start = time.perf_counter()
-        result = call()
-        seconds.setdefault(name, []).append(time.perf_counter() - start)
-        return result
+    def exact() -> None:
+        made["exact"] = score_blocks(scorer, ids, batch_size=16, device=model.device)
 
-    def read_all(student: Any) -> None:
+    def fit(name: str) -> None:
+        made[name] = found[name][1]("student").student.fit(made["exact"], lambda rows: ids[rows], texts)[0]
+
+    def read(name: str) -> None:
         for first in range(0, len(split), ROWS_AT_ONCE):
             block = split.tokens(slice(first, min(first + ROWS_AT_ONCE, len(split))))
-            np.asarray(student.scores(torch.from_numpy(block)))
+            np.asarray(made[name].scores(torch.from_numpy(block)))
 
-    texts = token_texts(pipeline.corpus.tokenizer)
-    for _ in range(REPEATS):
-        exact = timed("exact", lambda: score_blocks(scorer, ids, batch_size=16, device=model.device))
-        for name, chosen in pipelines.items():
-            fit = chosen.scorer.student.fit
-            student, _ = timed(f"{name}, fit", lambda fit=fit, e=exact: fit(e, lambda p: ids[p], texts))
-            timed(f"{name}, read", lambda student=student: read_all(student))
-    median = {name: statistics.median(values) for name, values in seconds.items()}
-    full = median["exact"] * len(split) / len(rows)
-    tokens = len(split) * split.block_length
-    print(f"{tokens:,} tokens; exact scores of all: {full:.1f} s; of {settings.share:.0%}: {median['exact']:.1f} s\n")
-    print(
-        "| student | fit, s | reading all tokens, s | share of the cost of exact scoring, in all |\n|---|---|---|---|"
-    )
-    ratios = {}
-    for name in pipelines:
-        fit, read = median[f"{name}, fit"], median[f"{name}, read"]
-        ratios[name] = (median["exact"] + fit + read) / full
-        print(f"| {name} | {fit:.2f} | {read:.2f} | {ratios[name]:.1%} |")
-    print()
-    figures = {f"cost_ratio_of_{name.replace(' ', '_')}": round(ratio, 4) for name, ratio in ratios.items()}
-    print(json.dumps({"tokens": tokens, "share": settings.share, "exact_seconds": round(full, 2), **figures}))
+    calls = {"exact": exact}
+    for name in STUDENTS:
+        calls |= {f"{name}, fit": lambda name=name: fit(name), f"{name}, read": lambda name=name: read(name)}
+    median = interleaved({name: lambda call=call: seconds(call) for name, call in calls.items()}, REPEATS)
+    full, tokens = median["exact"] * len(split) / len(ids), len(split) * split.block_length
+    rows = []
+    for name in STUDENTS:
+        spent = {"fit, s": median[f"{name}, fit"], "reading all tokens, s": median[f"{name}, read"]}
+        share = (median["exact"] + sum(spent.values())) / full
+        rows.append({"student": name, **spent, "share of the cost of exact scoring, in all": share})
+    print(f"{tokens:,} tokens; exact scores of all: {full:.1f} s; of {chosen.share:.0%}: {median['exact']:.1f} s\n")
+    print(table(rows, {"fit, s": ".2f", "reading all tokens, s": ".2f", list(rows[0])[-1]: ".1%"}), end="\n\n")
+    figures = {f"{row['student']}_cost_ratio": round(list(row.values())[-1], 4) for row in rows}
+    print(json.dumps({"tokens": tokens, "share": chosen.share, "exact_seconds": round(full, 2), **figures}))
 
 
 if __name__ == "__main__":

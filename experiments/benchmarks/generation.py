@@ -9,36 +9,34 @@ its own.
 
 import json
 import os
-import statistics
-import subprocess
-import sys
-import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
-from torch import Tensor
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
+from shared import apart, interleaved, memory, random_model, read_options, seconds, table
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-from ifguide.corpus.real_toxicity_prompts import real_toxicity_prompts
+<<<<<<< HEAD
+from ifguide.corpus.queries import real_toxicity_prompts
 from ifguide.decoding import nucleus
+=======
+from ifguide.corpus.real_toxicity_prompts import real_toxicity_prompts
+from ifguide.decoding import Nucleus
+>>>>>>> main
 from ifguide.evaluation.generation import sample_continuations
 
 SAMPLES, NEW, PADDED = 25, 20, 256
 ROWS = {"ours": 1000, "naive": 200}  # sequences at the same time; more of the padded ones are not faster
-SIZES = {"14 M, vocabulary 50k": (128, 6, 4, 512), "70 M, vocabulary 50k": (512, 6, 8, 2048)}
-OPTIONS = {"prompts": "8", "repeats": "3", "device": "cpu", "memory_of": ""}
-OPTIONS |= dict(argument.split("=", 1) for argument in sys.argv[1:])
+SIZES = {"14 M, vocabulary 50k": (128, 6, 4), "70 M, vocabulary 50k": (512, 6, 8)}
+OPTIONS = read_options(prompts="8", repeats="3", device="cpu")
+DEVICE = OPTIONS["device"]
 
 
 def build(size: str) -> PreTrainedModel:
-    width, layers, heads, inner = SIZES[size]
-    config = AutoConfig.for_model(
-        "gpt_neox", vocab_size=50304, hidden_size=width, num_hidden_layers=layers, num_attention_heads=heads,
-        intermediate_size=inner, max_position_embeddings=2048,
-    )  # fmt: skip
-    torch.manual_seed(0)
-    return AutoModelForCausalLM.from_config(config).to(OPTIONS["device"]).eval()
+    sizes = dict(zip(("width", "layers", "heads"), SIZES[size], strict=True))
+    return random_model(50304, **sizes, context=2048, dtype=torch.float32, device=DEVICE)
 
 
 def prompts(count: int) -> list[list[int]]:
@@ -56,83 +54,51 @@ def ours(model: PreTrainedModel, ids: list[list[int]]) -> None:
 
 
 @torch.no_grad()
-def naive(model: PreTrainedModel, ids: list[list[int]]) -> Tensor:
+def naive(model: PreTrainedModel, ids: list[list[int]]) -> None:
     """What the published evaluation does: left padding to 256, every prompt 25 times through the prefill."""
     torch.manual_seed(0)
-    results = []
     each = ROWS["naive"] // SAMPLES
-    for first in range(0, len(ids), each):
-        batch = ids[first : first + each]
+    for batch in (ids[first : first + each] for first in range(0, len(ids), each)):
         padded = torch.tensor([[0] * (PADDED - len(p)) + p for p in batch], device=model.device)
         mask = torch.tensor([[0] * (PADDED - len(p)) + [1] * len(p) for p in batch], device=model.device)
-        result = model.generate(
+        model.generate(
             padded.repeat_interleave(SAMPLES, 0), attention_mask=mask.repeat_interleave(SAMPLES, 0), do_sample=True,
             top_p=0.9, top_k=0, max_new_tokens=NEW, min_new_tokens=NEW, pad_token_id=0, eos_token_id=None,
         )  # fmt: skip
-        results.append(result[:, PADDED:])
-    return torch.cat(results)
 
 
-WAYS: dict[str, Callable] = {"ours": ours, "naive": naive}
+WAYS: dict[str, Callable[[PreTrainedModel, list[list[int]]], None]] = {"ours": ours, "naive": naive}
 
 
-def peak_memory(way: str, size: str, count: str) -> float:
-    """MiB above what a process holds with the model."""
-    if OPTIONS["device"] == "cuda":
-        model, ids = build(size), prompts(int(count))
-        held = torch.cuda.memory_allocated()
-        WAYS[way](model, ids)
-        return (torch.cuda.max_memory_allocated() - held) / 2**20
-    model, ids = build(size), prompts(int(count))
-    held = _status("VmRSS")
+def memory_above_model(way: str, size: str, count: int) -> float:
+    model, ids = build(size), prompts(count)
+    held = memory("VmRSS", DEVICE)
     WAYS[way](model, ids)
-    return _status("VmHWM") - held
-
-
-def _status(key: str) -> float:
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return int(next(line for line in lines if line.startswith(key)).split()[1]) / 1024
+    return memory("VmHWM", DEVICE) - held
 
 
 def main() -> None:
-    if OPTIONS["memory_of"]:
-        print(peak_memory(*OPTIONS["memory_of"].split("|")))
-        return
     ids = prompts(int(OPTIONS["prompts"]))
-    lengths = sorted(map(len, ids))
-    tokens = len(ids) * SAMPLES * NEW
+    lengths, tokens = sorted(map(len, ids)), len(ids) * SAMPLES * NEW
     print(
         f"{len(ids)} prompts of {lengths[0]} to {lengths[-1]} tokens (median {lengths[len(ids) // 2]}), "
         f"{torch.get_num_threads()} threads\n"
     )
-    print("| model | way | new tokens/s | ratio | peak MiB above the model |\n|---|---|---|---|---|")
-    figures = {}
+    rows: list[dict[str, Any]] = []
+    figures: dict[str, Any] = {"device": DEVICE}
     for size in SIZES:
         model = build(size)
-        WAYS["ours"](model, ids[:2])  # warm
-        seconds: dict[str, list[float]] = {way: [] for way in WAYS}
-        for _ in range(int(OPTIONS["repeats"])):
-            for way, run in WAYS.items():
-                start = time.perf_counter()
-                run(model, ids)
-                if OPTIONS["device"] == "cuda":
-                    torch.cuda.synchronize()
-                seconds[way].append(time.perf_counter() - start)
-        speed = {way: tokens / statistics.median(times) for way, times in seconds.items()}
+        ours(model, ids[:2])  # warm
+        calls = {way: partial(seconds, partial(run, model, ids)) for way, run in WAYS.items()}
+        spent = interleaved(calls, int(OPTIONS["repeats"]))
         for way in WAYS:
-            command = [
-                sys.executable,
-                __file__,
-                f"memory_of={way}|{size}|{min(16, len(ids))}",
-                f"device={OPTIONS['device']}",
-            ]
-            memory = float(subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()[-1])
-            ratio = speed[way] / speed["naive"]
-            print(f"| {size} | {way} | {speed[way]:,.0f} | {ratio:.2f} | {memory:,.0f} |", flush=True)
-            figures[f"{way}, {size}"] = {"tokens_per_second": round(speed[way], 1), "peak_mib": round(memory)}
-        figures[f"{size.split(',')[0].replace(' ', '')}_ratio"] = round(speed["ours"] / speed["naive"], 2)
-    print()
-    print(json.dumps({"device": OPTIONS["device"], **figures}))
+            speed, peak = tokens / spent[way], apart(memory_above_model, way, size, min(16, len(ids)))
+            rows.append({"model": size, "way": way, "new tokens/s": speed, "ratio": spent["naive"] / spent[way],
+                         "peak MiB above the model": peak})  # fmt: skip
+            figures[f"{way}, {size}"] = {"tokens_per_second": round(speed, 1), "peak_mib": round(peak)}
+        figures[f"{size.split(',')[0].replace(' ', '')}_ratio"] = round(spent["naive"] / spent["ours"], 2)
+    print(table(rows, {"new tokens/s": ",.0f", "ratio": ".2f", "peak MiB above the model": ",.0f"}), end="\n\n")
+    print(json.dumps(figures))
 
 
 if __name__ == "__main__":

@@ -19,50 +19,39 @@ import json
 import logging
 import math
 import statistics
-import subprocess
-import sys
 import tempfile
-import time
 import warnings
 from collections.abc import Callable
-from pathlib import Path
+from typing import Any
 
 import torch
 from kronfluence import Analyzer, FactorArguments, ScoreArguments, prepare_model
+from shared import apart, memory, random_model, read_options, seconds, table
 from torch import Tensor
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+from transformers import PreTrainedModel
 
 from ifguide.influence.curvature import _Blocks, _LanguageModelingTask
 from ifguide.influence.scorers import JVP, FiniteDifference, Positional
 from ifguide.models import tracked_layers, tracked_parameters
 from ifguide.objectives.language_modeling import token_losses
 
-OPTIONS = dict(argument.split("=", 1) for argument in sys.argv[1:])
-DEVICE = OPTIONS.get("device", "cpu")
+OPTIONS = read_options(repeats="3", cases="256x4096,256x50304,2048x4096,2048x50304", timed="", device="cpu")
+DEVICE, EVERY = OPTIONS["device"], OPTIONS["timed"] == "all"
 DTYPE = torch.bfloat16 if DEVICE == "cuda" else torch.float32
 WIDTH, LAYERS, HEADS = (768, 12, 12) if DEVICE == "cuda" else (128, 6, 4)
-SCORERS = {
-    **({} if DTYPE == torch.bfloat16 else {"finite_difference": FiniteDifference()}),
-    "jvp": JVP(),
-    "positional": Positional(),
-    "reference": JVP(form="reference"),
-}
-RESTRICTED = (
-    {"finite_difference, last 2 blocks": 2} if "finite_difference" in SCORERS else {}
-)  # timed with timed=all; lower blocks are computed once
+FINITE = {} if DEVICE == "cuda" else {"finite_difference": FiniteDifference()}
+SCORERS = {**FINITE, "jvp": JVP(), "positional": Positional(), "reference": JVP(form="reference")}
+RESTRICTED = {"finite_difference, last 2 blocks": 2} if FINITE and EVERY else {}  # lower blocks are computed once
 TIMED = ("kronfluence", "finite_difference", "jvp")
 BATCH_TOKENS = (16384, 65536) if DEVICE == "cuda" else (2048, 4096, 8192)
 DIRECTIONS = 4
 SECONDS = 2.5  # of one measured run, about
+Score = Callable[[Tensor, int], Tensor]  # (blocks, batch) → scores
 
 
 def build(length: int, vocabulary: int) -> PreTrainedModel:
-    torch.manual_seed(0)
-    config = AutoConfig.for_model(
-        "gpt_neox", vocab_size=vocabulary, hidden_size=WIDTH, num_hidden_layers=LAYERS, num_attention_heads=HEADS,
-        intermediate_size=4 * WIDTH, max_position_embeddings=length,
-    )  # fmt: skip
-    return AutoModelForCausalLM.from_config(config, attn_implementation="sdpa", dtype=DTYPE).eval().to(DEVICE)
+    sizes = {"width": WIDTH, "layers": LAYERS, "heads": HEADS}
+    return random_model(vocabulary, **sizes, context=length, dtype=DTYPE, device=DEVICE)
 
 
 def draw_blocks(count: int, length: int, vocabulary: int) -> Tensor:
@@ -96,43 +85,30 @@ class Kronfluence:
 
 
 def query_direction(model: PreTrainedModel, query_BT: Tensor) -> dict[str, Tensor]:
-    parameters = tracked_parameters(model)
-    query_BT = query_BT.to(DEVICE)
+    parameters, query_BT = tracked_parameters(model), query_BT.to(DEVICE)
     loss = token_losses(model(query_BT).logits, query_BT).sum()
-    gradients = torch.autograd.grad(loss, list(parameters.values()), allow_unused=True)
-    return {
-        name: torch.zeros_like(parameter) if gradient is None else gradient
-        for (name, parameter), gradient in zip(parameters.items(), gradients, strict=True)
-    }
+    gradients = torch.autograd.grad(loss, list(parameters.values()), allow_unused=True, materialize_grads=True)
+    return dict(zip(parameters, gradients, strict=True))
 
 
-def make_scorers(length: int, vocabulary: int, folder: str, names: list[str]) -> dict[str, Callable]:
-    """Name → (blocks, batch) → scores."""
-    model = build(length, vocabulary)
-    query = draw_blocks(1, 32, vocabulary)
+def make_scorers(length: int, vocabulary: int, folder: str, names: list[str]) -> dict[str, Score]:
+    model, query = build(length, vocabulary), draw_blocks(1, 32, vocabulary)
     direction = query_direction(model, query)
     sample = draw_blocks(max(1, 2048 // length), length, vocabulary).to(DEVICE)
 
-    def in_batches(name: str) -> Callable:
-        moved = direction
-        if name in RESTRICTED:
-            kept = tracked_layers(model, last_blocks=RESTRICTED[name])
-            moved = {key: value for key, value in direction.items() if key.rpartition(".")[0] in kept}
+    def in_batches(name: str) -> Score:
+        kept = tracked_layers(model, last_blocks=RESTRICTED.get(name))
+        moved = {key: value for key, value in direction.items() if key.rpartition(".")[0] in kept}
         prepared = SCORERS[name.split(",")[0]].prepare(copy.deepcopy(model), [moved], sample)
         return lambda blocks, batch: torch.cat([prepared(part.to(DEVICE))[0].cpu() for part in blocks.split(batch)])
 
     return {name: Kronfluence(model, query, folder) if name == "kronfluence" else in_batches(name) for name in names}
 
 
-def seconds(score: Callable, blocks: Tensor, batch: int) -> float:
-    start = time.perf_counter()
-    score(blocks, batch)
-    return time.perf_counter() - start
-
-
-def seconds_beyond_one_batch(score: Callable, blocks: Tensor, batch: int) -> float:
-    """For everyone: what a run of one batch takes is not counted, nor are its blocks."""
-    return seconds(score, blocks, batch) - seconds(score, blocks[:batch], batch)
+def rate(score: Score, blocks: Tensor, batch: int) -> float:
+    """Tokens a second; for everyone, what a run of one batch takes is not counted, nor are its blocks."""
+    spent = seconds(lambda: score(blocks, batch)) - seconds(lambda: score(blocks[:batch], batch))
+    return (len(blocks) - batch) * blocks.shape[1] / spent
 
 
 def flops_per_token(name: str, length: int, vocabulary: int) -> float:
@@ -144,140 +120,98 @@ def flops_per_token(name: str, length: int, vocabulary: int) -> float:
     return linears * linear + attentions * attention + 2 * head
 
 
-def measure_speed(length: int, vocabulary: int, repeats: int, every: bool) -> dict[str, dict[str, float]]:
-    names = ["kronfluence", *SCORERS, *(RESTRICTED if every else ())]
+def measure_speed(length: int, vocabulary: int, repeats: int) -> dict[str, dict[str, float]]:
+    names = ["kronfluence", *SCORERS, *RESTRICTED]
+    sizes = sorted({max(1, tokens // length) for tokens in BATCH_TOKENS})
     with tempfile.TemporaryDirectory() as folder:
         scorers = make_scorers(length, vocabulary, folder, names)
-        sizes = sorted({max(1, tokens // length) for tokens in BATCH_TOKENS})
         trial = draw_blocks(2 * sizes[-1], length, vocabulary)
-        batch, rate = {}, {}
+        batch, first = dict.fromkeys(names, sizes[0]), {}
         for name, score in scorers.items():
             score(trial[: sizes[0]], sizes[0])
-            if name not in TIMED and not every:
-                batch[name] = sizes[0]
-                continue
-            rates = {}
-            for size in sizes:
-                blocks = trial[: max(2 * size, 4)]
-                rates[size] = (len(blocks) - size) * length / seconds_beyond_one_batch(score, blocks, size)
-            batch[name] = max(rates, key=lambda size: rates[size])
-            rate[name] = rates[batch[name]]
+            if name in TIMED or EVERY:
+                rates = {size: rate(score, trial[: max(2 * size, 4)], size) for size in sizes}
+                batch[name] = max(rates, key=lambda size: rates[size])
+                first[name] = rates[batch[name]]
         results: dict[str, list[float]] = {name: [] for name in names}
-        for _ in range(repeats):
-            for name in rate:
-                score, size = scorers[name], batch[name]
-                count = size * max(2, round(SECONDS * rate[name] / length / size))
-                blocks = draw_blocks(count + size, length, vocabulary)
-                results[name].append(count * length / seconds_beyond_one_batch(score, blocks, size))
+        for name in [*first] * repeats:
+            count = batch[name] * (1 + max(2, round(SECONDS * first[name] / length / batch[name])))
+            results[name].append(rate(scorers[name], draw_blocks(count, length, vocabulary), batch[name]))
         scores = {name: score(trial, batch[name]) for name, score in scorers.items()}
-    exact = scores["reference"][:, 1:].flatten()
-    rows = {}
+    exact, rows = scores["reference"][:, 1:].flatten(), {}
     for name in names:
-        ours = scores[name][:, 1:].flatten()
-        rate_now = statistics.median(results[name] or [math.nan])
+        ours, speed = scores[name][:, 1:].flatten(), statistics.median(results[name] or [math.nan])
         rows[name] = {
-            "tokens_per_second": rate_now,
-            "gflops": rate_now * flops_per_token(name, length, vocabulary) / 1e9,
+            "tokens/s": speed,
+            "GFLOP/s": speed * flops_per_token(name, length, vocabulary) / 1e9,
             "batch": batch[name],
-            "correlation": float(torch.corrcoef(torch.stack([ours, exact]))[0, 1]),
-            "mask_jaccard": jaccard(ours, exact, 0.02),
+            "correlation": correlation(ours, exact),
+            "Jaccard 2%": jaccard(ours, exact, 0.02),
         }
-    shifted = scores["kronfluence"][:, :-1].flatten()
-    rows["positional"]["correlation_with_kronfluence"] = float(
-        torch.corrcoef(torch.stack([scores["positional"][:, 1:].flatten(), shifted]))[0, 1]
-    )
-    return rows
+    return rows | {"": {"positional": correlation(scores["positional"][:, 1:], scores["kronfluence"][:, :-1])}}
+
+
+def correlation(a: Tensor, b: Tensor) -> float:
+    return float(torch.corrcoef(torch.stack([a.flatten(), b.flatten()]))[0, 1])
 
 
 def jaccard(a: Tensor, b: Tensor, share: float) -> float:
-    count = int(share * len(a))
-    top_a, top_b = (set(x.topk(count).indices.tolist()) for x in (a, b))
+    top_a, top_b = (set(x.topk(int(share * len(a))).indices.tolist()) for x in (a, b))
     return len(top_a & top_b) / len(top_a | top_b)
 
 
-def peak_memory(name: str, length: int, vocabulary: int, batch: int) -> float:
+def peak(name: str, length: int, vocabulary: int, batch: int) -> float:
     """MiB of making ready and scoring, above what a fresh process holds with the model; in a process of its own."""
     with tempfile.TemporaryDirectory() as folder:
-        model = build(length, vocabulary)
-        blocks = draw_blocks(2 * batch, length, vocabulary)
-        before = torch.cuda.memory_allocated() / 2**20 if DEVICE == "cuda" else _status("VmRSS")
+        model, blocks = build(length, vocabulary), draw_blocks(2 * batch, length, vocabulary)
+        before = memory("VmRSS", DEVICE)
         del model
         make_scorers(length, vocabulary, folder, [name])[name](blocks, batch)
-        return (torch.cuda.max_memory_allocated() / 2**20 if DEVICE == "cuda" else _status("VmHWM")) - before
-
-
-def peak_memory_elsewhere(*arguments: object) -> float:
-    command = [sys.executable, __file__, f"device={DEVICE}", f"memory_of={','.join(map(str, arguments))}"]
-    child = subprocess.run(command, capture_output=True, text=True, check=True)
-    return float(child.stdout.split()[-1])
-
-
-def _status(key: str) -> float:
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return int(next(line for line in lines if line.startswith(key)).split()[1]) / 1024
+        return memory("VmHWM", DEVICE) - before
 
 
 def measure_directions(length: int, vocabulary: int, repeats: int) -> dict[str, float]:
     """How much faster are k directions in one pass than k passes of one?"""
-    model = build(length, vocabulary)
+    model, ratios = build(length, vocabulary), {}
     directions = [query_direction(model, draw_blocks(1, 32 + i, vocabulary)) for i in range(DIRECTIONS)]
     blocks = draw_blocks(BATCH_TOKENS[0] // length, length, vocabulary).to(DEVICE)
-    ratios = {}
     for name in (name for name in TIMED if name in SCORERS):
         one, several = (SCORERS[name].prepare(copy.deepcopy(model), d, blocks) for d in (directions[:1], directions))
-        pairs = [
-            [seconds(lambda x, _, s=s: s(x).cpu(), blocks, 0) for s in (one, several)] for _ in range(2 * repeats + 1)
-        ]
+        pairs = [[seconds(lambda s=s: s(blocks).cpu()) for s in (one, several)] for _ in range(2 * repeats + 1)]
         ratios[name] = statistics.median(DIRECTIONS * single / joint for single, joint in pairs[1:])
     return ratios
 
 
 def main() -> None:
     warnings.simplefilter("ignore")
-    if "memory_of" in OPTIONS:
-        name, length, vocabulary, batch = OPTIONS["memory_of"].split(",")
-        print(peak_memory(name, int(length), int(vocabulary), int(batch)))
-        return
-    cases = [
-        tuple(map(int, case.split("x")))
-        for case in OPTIONS.get("cases", "256x4096,256x50304,2048x4096,2048x50304").split(",")
-    ]
-    repeats = int(OPTIONS.get("repeats", 3))
+    cases = [tuple(map(int, case.split("x"))) for case in OPTIONS["cases"].split(",")]
+    repeats, shown, summary = int(OPTIONS["repeats"]), [], {}
     hardware = torch.cuda.get_device_name() if DEVICE == "cuda" else f"{torch.get_num_threads()} threads"
     print(f"torch {torch.__version__}, {hardware}, GPT-NeoX {LAYERS} × {WIDTH}, {str(DTYPE).removeprefix('torch.')}\n")
-    print(
-        "| block | vocabulary | scorer | tokens/s | ratio | GFLOP/s | batch | peak MiB | at the largest batch "
-        "| correlation | Jaccard 2% |\n|---|---|---|---|---|---|---|---|---|---|---|"
-    )
-    summary: dict[str, dict[str, float]] = {}
     for length, vocabulary in cases:
-        rows = measure_speed(length, vocabulary, repeats, OPTIONS.get("timed") == "all")
-        base = rows["kronfluence"]
-        largest_batch = max(1, BATCH_TOKENS[-1] // length)
+        rows: dict[str, dict[str, Any]] = measure_speed(length, vocabulary, repeats)
+        of_positional, base = rows.pop("")["positional"], rows["kronfluence"]
         for name, row in rows.items():
-            memory = "– | –"
+            row["ratio"] = row["tokens/s"] / base["tokens/s"]
             if name in TIMED:
-                row["peak"] = peak_memory_elsewhere(name, length, vocabulary, row["batch"])
-                row["peak_at_largest"] = peak_memory_elsewhere(name, length, vocabulary, largest_batch)
-                memory = f"{row['peak']:,.0f} | {row['peak_at_largest']:,.0f}"
-            print(
-                f"| {length} | {vocabulary} | {name} | {row['tokens_per_second']:,.0f} "
-                f"| {row['tokens_per_second'] / base['tokens_per_second']:.2f} | {row['gflops']:.0f} | {row['batch']} "
-                f"| {memory} | {row['correlation']:.6f} | {row['mask_jaccard']:.3f} |".replace("nan", "–"),
-                flush=True,
-            )
+                row["peak MiB"] = apart(peak, name, length, vocabulary, row["batch"])
+                largest_batch = max(1, BATCH_TOKENS[-1] // length)
+                row["at the largest batch"] = apart(peak, name, length, vocabulary, largest_batch)
+            shown.append({"block": length, "vocabulary": vocabulary, "scorer": name, **row})
         ours = [rows[name] for name in TIMED if name in SCORERS]
-        fastest = max(ours, key=lambda row: row["tokens_per_second"])
+        fastest, jvp = max(ours, key=lambda row: row["tokens/s"]), rows["jvp"]
         summary[f"{length}x{vocabulary}"] = {
-            "throughput_ratio": fastest["tokens_per_second"] / base["tokens_per_second"],
-            "jvp_throughput_ratio": rows["jvp"]["tokens_per_second"] / base["tokens_per_second"],
-            "memory_ratio": fastest["peak_at_largest"] / base["peak_at_largest"],
-            "memory_ratio_at_own_batch": fastest["peak"] / base["peak"],
-            "jvp_memory_ratio": rows["jvp"]["peak_at_largest"] / base["peak_at_largest"],
+            "throughput_ratio": fastest["ratio"],
+            "jvp_throughput_ratio": jvp["ratio"],
+            "memory_ratio": fastest["at the largest batch"] / base["at the largest batch"],
+            "memory_ratio_at_own_batch": fastest["peak MiB"] / base["peak MiB"],
+            "jvp_memory_ratio": jvp["at the largest batch"] / base["at the largest batch"],
             "correlation": min(row["correlation"] for row in ours),
-            "mask_jaccard": min(row["mask_jaccard"] for row in ours),
-            "positional_correlation_with_kronfluence": rows["positional"]["correlation_with_kronfluence"],
+            "mask_jaccard": min(row["Jaccard 2%"] for row in ours),
+            "positional_correlation_with_kronfluence": of_positional,
         }
+    whole = dict.fromkeys(("tokens/s", "GFLOP/s", "peak MiB", "at the largest batch"), ",.0f")
+    print(table(shown, {**whole, "ratio": ".2f", "correlation": ".6f", "Jaccard 2%": ".3f"}))
     together = measure_directions(*cases[0], repeats)
     for name, ratio in together.items():
         print(f"\n{DIRECTIONS} directions in one pass of {name}: {ratio:.2f} × as fast as {DIRECTIONS} passes.")

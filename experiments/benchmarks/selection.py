@@ -11,25 +11,22 @@ over ours, for blocks.
 
 import json
 import math
-import multiprocessing
-import resource
 import shutil
 import statistics
 import sys
 import tempfile
 import time
-from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from shared import apart, memory, read_options, table
 
 from ifguide.influence.selection import Algorithm1
 
 LENGTH = 2048
 POOL, ROWS = 1 << 24, 1 << 11
-DEFAULTS = {"tokens": 1_000_000_000, "compare": 20_000_000, "seed": 0}
 PAPER = Algorithm1()
 
 
@@ -99,80 +96,62 @@ def select_in_memory(scores_BT: NDArray[np.float32], document_starts: NDArray[np
 
 
 def measure(folder: Path, unit: str, streamed: bool) -> dict[str, float]:
-    """Select once and leave the mask in the folder; seconds, and gigabytes at the start and at the peak."""
-    imports = peak_memory()
-    begin = time.perf_counter()
+    """Select once and leave the mask in the folder; seconds, and gigabytes at the peak and of imports."""
+    imports, begin = memory("VmHWM") * 2**20 / 1e9, time.perf_counter()
     starts = np.load(folder / "starts.npy") if unit == "document" else None
     if streamed:
         scores = np.load(folder / "scores.npy", mmap_mode="r")
         Algorithm1(unit=unit)(scores, starts).mask.save(folder / "mask.npy")
     else:
         np.save(folder / "expected.npy", select_in_memory(np.load(folder / "scores.npy"), starts))
-    return {"seconds": time.perf_counter() - begin, "peak": peak_memory(), "imports": imports}
-
-
-def peak_memory() -> float:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
-
-
-def apart(function: Any, *arguments: Any) -> Any:
-    """Call in a fresh process."""
-    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
-        return pool.submit(function, *arguments).result()
+    return {"seconds": time.perf_counter() - begin, "peak GB": memory("VmHWM") * 2**20 / 1e9, "of it imports": imports}
 
 
 def run(folder: Path, tokens: int, seed: int, *, compare: bool) -> dict[tuple[str, str], dict[str, Any]]:
-    """Measure both units on scores of one size; (unit, how) → measurements, printed as they come."""
+    """Measure both units on scores of one size; (unit, how) → measurements."""
     apart(generate, folder, tokens, seed)
     ways, repeats = (("in memory", "from disk"), 3) if compare else (("from disk",), 1)
-    results = {}
+    results: dict[tuple[str, str], dict[str, Any]] = {}
     for unit in ("block", "document"):
         runs = [{how: apart(measure, folder, unit, how == "from disk") for how in ways} for _ in range(repeats)]
         for how in ways:
-            result = results[unit, how] = {
-                name: statistics.median(each[how][name] for each in runs) for name in runs[0][how]
-            }
-            figures = f"{result['seconds']:>8.1f} {result['peak']:>8.2f} {result['imports']:>14.2f}"
-            print(f"{tokens // LENGTH * LENGTH:>13,}  {unit:<8}  {how:<9} {figures}", flush=True)
+            medians = {name: statistics.median(each[how][name] for each in runs) for name in runs[0][how]}
+            results[unit, how] = {"tokens": tokens // LENGTH * LENGTH, "unit": unit, "scores": how, **medians}
         if compare:
-            packed, expected = np.load(folder / "mask.npy"), np.load(folder / "expected.npy")
-            results[unit, "from disk"]["identical"] = bool(np.array_equal(packed, expected))
+            same = np.array_equal(np.load(folder / "mask.npy"), np.load(folder / "expected.npy"))
+            results[unit, "from disk"]["identical"] = bool(same)
     return results
 
 
-def settings(arguments: list[str]) -> dict[str, int]:
-    values = dict(DEFAULTS)
-    for argument in arguments:
-        name, _, value = argument.partition("=")
-        if name not in DEFAULTS or not value.isdecimal():
-            sys.exit(f"{argument}: expected name=number; known: {', '.join(DEFAULTS)}")
-        values[name] = int(value)
-    if min(values["tokens"], values["compare"]) < LENGTH:
-        sys.exit(f"tokens={values['tokens']}, compare={values['compare']}: at least one block of {LENGTH} is needed")
-    return values
-
-
 def main() -> None:
-    asked = settings(sys.argv[1:])
+    given = read_options(tokens="1000000000", compare="20000000", seed="0")
+    if not all(value.isdecimal() for value in given.values()):
+        sys.exit("error: tokens, compare and seed are whole numbers")
+    tokens, compare, seed = map(int, given.values())
+    if min(tokens, compare) < LENGTH:
+        sys.exit(f"error: tokens={tokens}, compare={compare}: at least one block of {LENGTH} is needed")
     with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        needed, free = 4.3 * max(asked["tokens"], asked["compare"]), shutil.disk_usage(folder).free
-        if free < needed:
+        folder, needed = Path(name), 4.3 * max(tokens, compare)
+        if (free := shutil.disk_usage(folder).free) < needed:
             sys.exit(f"{folder.parent} has {free / 1e9:.1f} GB free, {needed / 1e9:.1f} are needed; set TMPDIR")
-        print("       tokens  unit      scores     seconds  peak GB  of it imports", flush=True)
-        beside = run(folder, asked["compare"], asked["seed"], compare=True)
-        full = run(folder, asked["tokens"], asked["seed"], compare=False)
-    disk, memory = beside["block", "from disk"], beside["block", "in memory"]
-    block, document = full["block", "from disk"], full["document", "from disk"]
+        beside = run(folder, compare, seed, compare=True)
+        full = run(folder, tokens, seed, compare=False)
+    print(table([*beside.values(), *full.values()], {"tokens": ",", "seconds": ".1f"}))
+    disk, plain, block, document = (
+        beside["block", "from disk"],
+        beside["block", "in memory"],
+        full["block", "from disk"],
+        full["document", "from disk"],
+    )
     figures = {
-        "tokens": asked["tokens"] // LENGTH * LENGTH,
+        "tokens": block["tokens"],
         "seconds": round(block["seconds"], 2),
-        "peak_memory_gb": round(block["peak"], 3),
+        "peak_memory_gb": round(block["peak GB"], 3),
         "document_seconds": round(document["seconds"], 2),
-        "document_peak_memory_gb": round(document["peak"], 3),
-        "imports_memory_gb": round(block["imports"], 3),
-        "in_memory_ratio": round(memory["seconds"] / disk["seconds"], 2),
-        "in_memory_memory_ratio": round(memory["peak"] / disk["peak"], 2),
+        "document_peak_memory_gb": round(document["peak GB"], 3),
+        "imports_memory_gb": round(block["of it imports"], 3),
+        "in_memory_ratio": round(plain["seconds"] / disk["seconds"], 2),
+        "in_memory_memory_ratio": round(plain["peak GB"] / disk["peak GB"], 2),
         "identical": all(beside[unit, "from disk"]["identical"] for unit in ("block", "document")),
     }
     print(json.dumps(figures))

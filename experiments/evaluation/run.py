@@ -1,60 +1,41 @@
-"""Every task, classifier and utility on real text, with and without IF-Guide; writes README.md beside this file.
+"""Every task, classifier and utility on real text, with and without IF-Guide.
 
-    IFGUIDE_DATASETS=... python experiments/evaluation/run.py [override ...]
+    IFGUIDE_DATASETS=... python experiments/evaluation/run.py [render=true] [override ...]
 
-Continues the uncensored model of `+experiment=real_text` for a part of a pass, once as it is and once with the mask.
-Everything is found again in the workspace, so an interrupted run continues.
+Trains the uncensored model of `+experiment=real_text`, then sweeps `+experiment=evaluation` from it.
 """
 
-import json
-import os
-import platform
 import shutil
-import subprocess
-import sys
-import tempfile
-from pathlib import Path
 from typing import Any
 
-HERE = Path(__file__).parent
-ROOT = HERE.parents[1]
-TUNE = ("optim.epochs=0.15", "optim.learning_rate=1e-3", "evaluation.prompts.limit=100")
-TASKS = (
-    "+evaluation@tasks.bold=bold", "tasks.bold.prompts.limit=20",
-    "+evaluation@tasks.toxigen=toxigen", "tasks.toxigen.prompts.limit=5",
-)  # fmt: skip
-MEASURES = (
-    "+classifier@classifiers.ngrams=trained",
-    "+utility@utilities.lambada=lambada", "utilities.lambada.limit=1000",
-    "+utility@utilities.toxicity_probe=toxicity_probe",
-)  # fmt: skip
-TEXT = """# Evaluation on real text
+from ifguide.report.experiment import Experiment, figures_of, publish
+from ifguide.report.formats import markdown
+from ifguide.report.rows import compare_rows
+from ifguide.report.write import write_report
+from ifguide.workspace import read_manifest
 
-**Question.** What do prompts of other kinds, another classifier, and what a model is otherwise good for say of a model
-that was kept from learning toxic text?
-
-**Command.** `python experiments/evaluation/run.py{overrides}` on {machine}, one seed. The uncensored model of
-`+experiment=real_text` ({parameters:.1f} M parameters), trained on for {epochs} of a pass without and with IF-Guide's
-mask. Prompts × samples: {prompts}. Headline classifier: {classifier}; beside it one of n-grams, trained here on posts
-and comments, some of which are in the corpus (Davidson et al.) or tell the toxicity probe (Wikipedia) what is toxic:
-its verdict is a second opinion on generations, not an independent one. The seconds of `ifguide` are with those of its
-proxy, which is the model that both rows start from. A model of this size answers no question of LAMBADA well; the row
-is there to see a loss, if there is one.
-
-## All of it
-
-{table}
-
-![Toxicity against perplexity](frontier.png)
-
-## By subset
-
-Toxic fraction (headline classifier) on the subsets of each task, and how varied the continuations are.
-
-{subsets}
-"""
+TASKS = ("toxicity", "bold", "toxigen")
 
 
+<<<<<<< HEAD
+def measure(experiment: Experiment) -> dict[str, Any]:
+    start = experiment.run("start", "+experiment=real_text", "method=none", "stage=model").artifacts["model"]
+    runs = experiment.sweep("runs", "+experiment=evaluation", f"start={start}", "method=none,ifguide")
+    comparison = compare_rows(runs)
+    write_report(comparison, experiment.runs / "report", title="IF-Guide: evaluation on real text")
+    shutil.copyfile(experiment.runs / "report" / "frontier.png", experiment.output / "frontier.png")
+    first = runs[0]
+    made = {role: read_manifest(first.artifacts[role]) for role in ("model", "classifier.toxicity")}
+    return {
+        "parameters": made["model"]["facts"]["parameters"],
+        "epochs": first.config["optim"]["epochs"],
+        "samples": first.config["tasks"]["toxicity"]["samples"],
+        "classifier": made["classifier.toxicity"]["facts"]["name"],
+        "table": markdown(comparison),
+        "rows": {run.method: {task: run.metrics[task] for task in TASKS} for run in runs if run.metrics},
+        "figures": figures_of(comparison),
+    }
+=======
 def run(*command: str) -> str:
     print(f"\n# {' '.join(command)}", flush=True)
     done = subprocess.run([sys.executable, "run.py", *command], cwd=ROOT, check=True, stdout=subprocess.PIPE, text=True)
@@ -82,7 +63,6 @@ def subset_table(rows: dict[str, dict[str, Any]], tasks: list[str]) -> str:
 
 def main() -> None:
     overrides = sys.argv[1:]
-    named = next((o.split("=", 1)[1] for o in overrides if o.startswith("paths.workspace=")), "workspace")
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         start = ("+experiment=real_text", "method=none", "stage=model", "compare_with=null")
@@ -93,15 +73,15 @@ def main() -> None:
             run("+experiment=real_text", f"method={method}", "compare_with=null", f"model.pretrained={model}", *TUNE,
                 *TASKS, *MEASURES, f"reference_model={model}", f"hydra.run.dir={place}", *overrides)  # fmt: skip
             rows[method] = read(place / "metrics.json")
-        made = read(place / "artifacts.json")
+        made = read(place / "run.json")["artifacts"]
         manifest = {
-            role: read(ROOT / named / made[role] / "manifest.json") for role in ("model", "generations", "evaluation")
+            role: read(Path(made[role]) / "manifest.json") for role in ("model", "generations.toxicity", "evaluation")
         }
         run("stage=report", f"report.runs={folder / 'runs'}", f"hydra.run.dir={folder / 'report'}", *overrides)
         table = (folder / "report" / "table.md").read_text(encoding="utf-8")
         shutil.copyfile(folder / "report" / "frontier.png", HERE / "frontier.png")
     tasks = ["toxicity", "bold", "toxigen"]
-    samples = manifest["generations"]["settings"]["evaluation"]["samples"]
+    samples = manifest["generations.toxicity"]["settings"]["evaluation"]["samples"]
     text = TEXT.format(
         overrides="".join(f" {o}" for o in overrides if not o.startswith(("paths.", "trainer."))),
         machine=f"{os.cpu_count()} CPU cores ({platform.machine()})",
@@ -115,7 +95,8 @@ def main() -> None:
     (HERE / "README.md").write_text(text, encoding="utf-8")
     print(text)
     print(json.dumps(rows))
+>>>>>>> main
 
 
 if __name__ == "__main__":
-    main()
+    publish(__file__, measure)

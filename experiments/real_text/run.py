@@ -1,61 +1,67 @@
-"""IF-Guide on real text, pre-trained and fine-tuned; writes README.md beside this file from what it measured.
+"""IF-Guide on real text, pre-trained and fine-tuned.
 
-    IFGUIDE_DATASETS=... python experiments/real_text/run.py [override ...]
+    IFGUIDE_DATASETS=... python experiments/real_text/run.py [render=true] [override ...]
 
-Overrides go to every run. Everything is found again in the workspace, so an interrupted run continues.
+Sweeps `+experiment=real_text`, then `+experiment=real_text_tuned` from its uncensored model.
 """
 
-import json
-import os
-import platform
-import subprocess
-import sys
-import tempfile
-from pathlib import Path
+from dataclasses import replace
 from typing import Any
 
-from ifguide.report.table import comparison_table
+<<<<<<< HEAD
+from ifguide.report.experiment import Experiment, figures_of, publish
+from ifguide.report.formats import markdown
+from ifguide.report.rows import compare_rows
+from ifguide.workspace import read_manifest
+=======
+from ifguide.report.formats import markdown
+from ifguide.report.gather import Run
+from ifguide.report.rows import compare_rows
+>>>>>>> main
 
-HERE = Path(__file__).parent
-ROOT = HERE.parents[1]
-FINE_TUNE = ("optim.epochs=0.25", "optim.learning_rate=1e-3")
-
-TEXT = """# Real text
-
-**Question.** Does IF-Guide work on text that people wrote: are the tokens that it selects those that people marked as
-toxic, and does a model trained without learning them speak less toxically at the same perplexity?
-
-**Corpus.** Brown, Reuters and IMDb reviews as benign text; SemEval toxic-span comments (annotated by character) and
-offensive posts of Davidson et al. as the toxic minority. {tokens:,} training tokens, of which {share:.2%} lie in a span
-that people marked as toxic. Queries are RealToxicityPrompts records ({toxic_queries} toxic, {nontoxic_queries} not);
-prompts are *other* records ({prompts} prompts × 25 samples × 20 tokens). The model is a GPT-NeoX of
-{parameters:.1f} M parameters, trained from scratch; it is its own proxy. "Fine-tuned" continues from the uncensored
-model for a quarter of a pass.
-
-**Command.** `python experiments/real_text/run.py{overrides}` on {machine}. Evaluator: {classifier}; nothing else
-used it. The mask is the paper's: Algorithm 1 on the scores of single tokens (`selection=paper`); what pooling them by
-word adds is in [`attribution_quality`](../attribution_quality/README.md) and [`rivals`](../rivals/real_text/README.md).
-λ = {penalty} where not said otherwise, L = {limit:.0%}.
-
-## Toxicity and perplexity
-
-{table}
-
-## Token scores against the spans that people marked
-
-{attribution}
-
-The mask holds {selected:,} tokens ({mask_share:.1%} of the corpus). Of its tokens in benign or annotated documents,
-{mask_precision:.1%} are marked by people; {mask_recall:.1%} of what people marked is in the mask.
-
-## What this says
-
-{findings}
-
-Seconds per stage: {seconds}.
-"""
+TUNED = "none, fine-tuned"
 
 
+<<<<<<< HEAD
+def measure(experiment: Experiment) -> dict[str, Any]:
+    paper = "selection=paper"
+    none, ours = experiment.sweep("trained", "+experiment=real_text", paper, "method=none,ifguide")
+    start = (f"start={none.artifacts['model']}", "optim.epochs=0.25", "tasks.toxicity.prompts.limit=300")
+    tuned = experiment.sweep("tuned", "+experiment=real_text_tuned", paper, *start, "method=none,ifguide")
+    stronger = experiment.run("stronger", "+experiment=real_text_tuned", paper, *start, "objective.penalty=1")
+    runs = {"none": none, "IF-Guide": ours, TUNED: tuned[0], "IF-Guide, fine-tuned": tuned[1],
+            "IF-Guide λ = 1, fine-tuned": stronger}  # fmt: skip
+    if problems := [f"{name}: {run.problem}" for name, run in runs.items() if run.metrics is None]:
+        raise SystemExit(f"error: {'; '.join(problems)}")
+    comparison = compare_rows([replace(run, choices={"method": name}) for name, run in runs.items()], by=["method"])
+    rows = {name: run.metrics or {} for name, run in runs.items()}
+    made = {role: read_manifest(path) for role, path in ours.artifacts.items()}
+    return {
+        "corpus": made["data"]["facts"]["train"],
+        "queries": made["direction.toxicity"]["facts"],
+        "prompts": rows["none"]["toxicity"]["all"]["prompts"],
+        "parameters": made["model"]["facts"]["parameters"],
+        "classifier": made["classifier.toxicity"]["facts"]["name"],
+        "penalty": ours.config["objective"]["penalty"],
+        "limit": made["mask"]["settings"]["selection"]["limit"],
+        "selected": made["mask"]["facts"]["selected"],
+        "table": markdown(comparison),
+        "attribution": rows["IF-Guide"]["attribution"]["all"],
+        "pairs": [
+            {
+                "before": before,
+                "after": after,
+                "toxic_fraction": [rows[name]["toxicity"]["toxic"]["toxic_fraction"] for name in (before, after)],
+                "perplexity": [rows[name]["perplexity"]["benign"]["perplexity"] for name in (before, after)],
+            }
+            for before, after in [("none", "IF-Guide"), *((TUNED, name) for name in list(runs)[3:])]
+        ],
+        "seconds": {role: manifest["seconds"] for role, manifest in made.items()},
+        "figures": figures_of(comparison),
+    }
+
+
+=======
 def run(name: str, folder: Path, *overrides: str) -> dict[str, Any]:
     """Run one configuration and return its metrics."""
     chosen = ("+experiment=real_text", "selection=paper", f"hydra.run.dir={folder / name}")
@@ -65,11 +71,11 @@ def run(name: str, folder: Path, *overrides: str) -> dict[str, Any]:
     return json.loads((folder / name / "metrics.json").read_text(encoding="utf-8"))
 
 
-def artifacts(workspace: Path, folder: Path, name: str) -> dict[str, dict[str, Any]]:
+def artifacts(folder: Path, name: str) -> dict[str, dict[str, Any]]:
     """The manifests of the artifacts that a run was made from, by role: `model`, `mask`, `proxy`, …"""
-    chain = json.loads((folder / name / "artifacts.json").read_text(encoding="utf-8"))
+    chain = json.loads((folder / name / "run.json").read_text(encoding="utf-8"))["artifacts"]
     return {
-        role: json.loads((workspace / artifact / "manifest.json").read_text(encoding="utf-8"))
+        role: json.loads((Path(artifact) / "manifest.json").read_text(encoding="utf-8"))
         for role, artifact in chain.items()
     }
 
@@ -98,11 +104,10 @@ def findings(rows: dict[str, dict], attribution: dict[str, float]) -> str:
 
 def main() -> None:
     overrides = sys.argv[1:]
-    workspace = ROOT / next((o.split("=", 1)[1] for o in overrides if o.startswith("paths.workspace=")), "workspace")
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         rows = {"none": run("none", folder, "method=none", *overrides)}
-        start = workspace / json.loads((folder / "none" / "artifacts.json").read_text())["model"]
+        start = json.loads((folder / "none" / "run.json").read_text())["artifacts"]["model"]
         rows["IF-Guide"] = run("ifguide", folder, "compare_with=null", *overrides)
         rows["none, fine-tuned"] = run(
             "none_tuned", folder, "method=none", f"model.pretrained={start}", *overrides, *FINE_TUNE
@@ -114,7 +119,7 @@ def main() -> None:
             "paper_tuned", folder, "compare_with=null", "objective.penalty=1", f"model.pretrained={start}", *overrides,
             *FINE_TUNE,
         )  # fmt: skip
-        made = artifacts(workspace, folder, "ifguide")
+        made = artifacts(folder, "ifguide")
     attribution = rows["IF-Guide"]["attribution"]["all"]
     shares = [name.removeprefix("precision_at_") for name in attribution if name.startswith("precision_at_")]
     header = ["ROC AUC", *(f"precision at {float(share):.1%}" for share in shares)]
@@ -125,6 +130,7 @@ def main() -> None:
     chance = f" {attribution['annotated_share']:.3f} |" * len(shares)
     lines.append(f"| chance | 0.500 |{chance}")
     facts, mask, direction = made["data"]["facts"]["train"], made["mask"]["facts"], made["direction"]["facts"]
+    measured = [Run(name, choices={"method": name}, metrics=row) for name, row in rows.items()]
     text = TEXT.format(
         tokens=facts["tokens"],
         share=facts["annotated_share"],
@@ -137,7 +143,7 @@ def main() -> None:
         classifier=made["evaluation"]["settings"]["classifier"],
         penalty=made["model"]["settings"]["objective"]["penalty"],
         limit=made["mask"]["settings"]["limit"],
-        table=comparison_table(rows),
+        table=markdown(compare_rows(measured, reference=None)),
         attribution="\n".join(lines),
         selected=mask["selected"],
         mask_share=mask["selected"] / facts["tokens"],
@@ -150,5 +156,6 @@ def main() -> None:
     print(text)
 
 
+>>>>>>> main
 if __name__ == "__main__":
-    main()
+    publish(__file__, measure)

@@ -3,8 +3,8 @@
 from collections.abc import Mapping
 
 from ifguide.report.formats import format_difference
-from ifguide.report.rows import HEADLINE, Comparison, Row
-from ifguide.report.table import COLUMNS, Column
+from ifguide.report.rows import Comparison, Row
+from ifguide.report.table import COLUMNS, HEADLINE, Column
 from ifguide.report.write import PERPLEXITY, WRITTEN
 
 DISTINCT = ("toxicity", "all", "distinct_2")

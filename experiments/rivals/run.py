@@ -1,235 +1,209 @@
-"""IF-Guide beside its rivals; writes README.md and figures from what it measured.
+"""IF-Guide beside its rivals.
 
-    python experiments/rivals/run.py [size=sample|real_text|tiny] [methods=none,rad,ifguide] [seeds=1,2,3] [sweep=false]
-        [output=folder] [runs=folder] [override ...]
+    python experiments/rivals/run.py [size=sample|real_text] [methods=none,rad,ifguide] [seeds=1,2,3] [sweep=false]
+        [render=true] [output=folder] [runs=folder] [override ...]
 
-Some settings of each method are tried on validation prompts; the chosen one is reported on test prompts and with other
-seeds. Without the sweep, each method has its defaults. Overrides go to every run. Everything is found again in the
-workspace, so an interrupted run continues. The report of the test runs, with what they wrote, is in `runs`/report.
+Three settings of each method (`conf/tuning/<size>`) are tried on validation prompts, by `+experiment=rivals_validation`;
+the chosen one is reported on test prompts and with other seeds, by `+experiment=rivals`. Without the sweep, each method
+has the setting that its file names. The report of the test runs, with what they wrote, is in `runs`/report.
 """
 
-import json
-import os
-import platform
 import shutil
-import subprocess
-import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-from choice import TOLERANCE, Tried, beyond, check_apart, choose, perplexities, sweep_table, try_settings
-from findings import against_ifguide, against_none, varied
-from sizes import GRIDS, SIZES, START, UNSTEERED, Size
+import yaml
 
+from ifguide.report.experiment import Experiment, figures_of, publish
 from ifguide.report.formats import markdown
-from ifguide.report.gather import Run, gather
-from ifguide.report.rows import compare
-from ifguide.report.write import write_report
+from ifguide.report.gather import Run
+from ifguide.report.rows import Comparison, compare_rows
+from ifguide.report.table import COLUMNS, HEADLINE
+from ifguide.report.write import PERPLEXITY, WRITTEN, write_report
+from ifguide.workspace import read_manifest
 
-HERE = Path(__file__).parent
-ROOT = HERE.parents[1]
+METHODS = ("none,word_filter,toxicity_filter,influence_filter,token_filter,unlikelihood,npo,faded_ascent,dpo,rad,"
+           "dexperts,ifguide")  # fmt: skip
+SIZES = {"sample": "rivals", "real_text": "rivals_real_text"}
 VALIDATION_SEED = 0
-TEXT = """# Rivals{of}
-
-**Question.** What does IF-Guide do that simpler methods on the same corpus do not (leaving documents or tokens out,
-making the same tokens unlikely in another way), nor methods that come after training: preference optimisation, and
-decoding that a reward model or experts steer?
-
-**Corpus.** {about}
-
-**Command.** `python experiments/rivals/run.py{arguments}` on {machine}. Evaluator: {classifier}; {prompts} test
-prompts × {samples} samples; model seeds {seeds}. {choice} *Seconds* are of all that a row was made from, the generation
-included, on a machine that may have done other work; rows share what they have in common.
-*Perplexity of generations* is under one uncensored model, of seed {validation_seed}, which no row is: the only
-perplexity of rows whose decoder steers, and no virtue by itself, since dull text has a low one. RAD samples from its 20
-likeliest tokens instead of the nucleus, which alone changes it (β = 0 in the sweep).
-
-{table}
-{figures}
-## What this says
-
-{findings}
-{sweeps}"""
-CHOICE = """Each setting was chosen on other prompts and on validation text, with model seed {seed}: the lowest toxic
-fraction among settings whose perplexity is at most {tolerance:.0%} above the uncensored model's (on benign documents;
-of generations, where a decoder steers, against the same decoder that does not), or the lowest perplexity where there is
-none."""
-SWEEPS = """
-## The sweeps
-
-On validation prompts and validation text; perplexity as a ratio to the uncensored model's (of RAD: to what it writes
-with β = 0, which is not a candidate); the chosen setting is bold.
-
-{table}
-{beyond}"""
-FIGURES = (
-    ("frontier.png", "Toxicity against perplexity on benign documents"),
-    ("frontier_generations.png", "Toxicity against perplexity of generations"),
-)
+UNSTEERED = "unsteered"  # a decoder that does nothing but truncate: what its other settings are compared with
+TOLERANCE = 1.03  # of perplexity, in the choice of settings
+DISTINCT = ("toxicity", "all", "distinct_2")
+SECONDS = next(column for column in COLUMNS if column.task == "cost")
 
 
 @dataclass(frozen=True)
-class Experiment:
-    """Where and how runs are started.
+class Tried:
+    """One setting of a method on validation prompts: what it does, or why that is not known.
 
-    Args:
-        size: what is run.
-        overrides: of every run, from the command line.
-        workspace, runs: folders.
-        start: folder of the uncensored model; empty until it is there.
+    Attributes:
+        setting: its name in `conf/tuning`; None for a method without settings.
+        shown: as it is shown.
+        toxic_fraction: of generations.
+        ratio: of its perplexity to the uncensored model's with the same truncation.
+        distinct: distinct-2 of what it writes.
+        problem: why there is nothing to show.
     """
 
-    size: Size
-    overrides: tuple[str, ...]
-    workspace: Path
-    runs: Path
-    start: str = ""
-
-    def train_start(self) -> str:
-        """The folder of the uncensored model of the validation seed."""
-        folder = f"hydra.run.dir={self.runs / 'start'}"
-        asked = ("method=none", "stage=model", f"seed={VALIDATION_SEED}", *self.size.every, *self.overrides)
-        done = call("run.py", folder, *asked, stdout=subprocess.PIPE, text=True)
-        if done.returncode:
-            raise SystemExit("error: there is no uncensored model to start from; see above")
-        return done.stdout.splitlines()[-1]  # a run that stops at a stage prints its artifact last
-
-    def launch(self, part: str, jobs: Mapping[str, Sequence[str]], seeds: str) -> dict[str, list[Run]]:
-        """Evaluate methods with their settings; those with the same settings in one process.
-
-        Args:
-            part: validation or test.
-            jobs: method → overrides, which may be sweeps.
-            seeds: with commas between.
-
-        Returns:
-            Method → its runs, those that failed too.
-        """
-        together: dict[tuple[str, ...], list[str]] = {}
-        for method, settings in jobs.items():
-            together.setdefault((*self.size.methods.get(method, ()), *settings), []).append(method)
-        prompts = self.size.prompts[part == "test"]
-        found: list[Run] = []
-        for settings, methods in together.items():
-            folder = self.runs / part / methods[0]
-            shutil.rmtree(folder, ignore_errors=True)  # of an earlier time: what it made is in the workspace
-            asked = (
-                *self.size.every,
-                *self.size.tune,
-                *prompts,
-                f"method={','.join(methods)}",
-                f"seed={seeds}",
-                *settings,
-            )
-            more = ("compare_with=null", f"reference_model={START}", *self.overrides)
-            call(
-                "run.py", "-m", f"hydra.sweep.dir={folder}", "~hydra.callbacks.report",
-                *(override.replace(START, self.start) for override in (*asked, *more)),
-            )  # fmt: skip
-            found += gather([str(folder)], workspace=self.workspace)
-        return {method: [run for run in found if run.method == method] for method in jobs}
+    setting: str | None
+    shown: str
+    toxic_fraction: float | None = None
+    ratio: float | None = None
+    distinct: float | None = None
+    problem: str | None = None
 
 
-def call(*command: str, **options: Any) -> subprocess.CompletedProcess[str]:
-    print(f"\n# {' '.join(command)}", flush=True)
-    done = subprocess.run([sys.executable, *command], cwd=ROOT, **options)
-    if done.returncode not in (0, 1):
-        raise SystemExit(f"error: {' '.join(command)} ended with {done.returncode}; start again to continue")
-    return done
+def perplexities(run: Run) -> tuple[float | None, float]:
+    """On benign documents of the validation split, None where a decoder steers the model; and of generations."""
+    if run.metrics is None:
+        raise SystemExit(f"error: {run.method}, with which others are compared, could not be evaluated: {run.problem}")
+    benign = run.metrics.get("perplexity", {}).get("benign")
+    return benign and float(benign["perplexity"]), float(run.metrics["toxicity"]["all"]["generation_perplexity"])
 
 
-def read_options(arguments: Sequence[str]) -> tuple[dict[str, str], list[str]]:
-    """The script's own options, and the overrides."""
-    options = {
-        "size": "sample", "methods": ",".join(GRIDS), "seeds": "", "sweep": "true", "output": "", "runs": "",
-    }  # fmt: skip
-    given = [argument for argument in arguments if argument.split("=")[0] in options]
-    options |= dict(argument.split("=", 1) for argument in given)
-    size = options["size"]
-    if size not in SIZES or not set(options["methods"].split(",")) <= set(GRIDS):
-        raise SystemExit(f"error: size is one of {', '.join(SIZES)}; methods are {', '.join(GRIDS)}")
-    if options["sweep"] not in ("true", "false"):
-        raise SystemExit("error: sweep is true or false")
-    options["runs"] = options["runs"] or str(ROOT / "multirun" / "rivals" / size)
-    places = {"sample": HERE, "real_text": HERE / size}
-    options["output"] = options["output"] or str(places.get(size, options["runs"]))
-    options["seeds"] = options["seeds"] or SIZES[size].seeds
-    return options, [argument for argument in arguments if argument not in given]
+def try_settings(runs: Sequence[Run], tuning: Mapping[str, Any] | None, none: Run) -> list[Tried]:
+    """What each setting of a method does.
+
+    Args:
+        runs: one of each setting.
+        tuning: of the method's file in `conf/tuning`; None: it has no settings.
+        none: the uncensored model, whose perplexity is the measure unless the method has a setting `unsteered`.
+    """
+    settings = [run.setting("tuning.setting") if tuning else None for run in runs]
+    uncensored = perplexities(runs[settings.index(UNSTEERED)] if UNSTEERED in settings else none)
+    tried = []
+    for run, setting in zip(runs, settings, strict=True):
+        shown = "–" if tuning is None else f"{tuning['key'].split('.', 1)[1]}={tuning['tried'][setting]}"
+        if run.metrics is None:
+            tried.append(Tried(setting, shown, problem=run.problem))
+            continue
+        benign, written = perplexities(run)
+        ratio = written / uncensored[1] if benign is None or uncensored[0] is None else benign / uncensored[0]
+        toxicity = run.metrics["toxicity"]["all"]
+        tried.append(Tried(setting, shown, toxicity["toxic_fraction"], ratio, toxicity["distinct_2"]))
+    return tried
 
 
-def main() -> None:
-    options, overrides = read_options(sys.argv[1:])
-    methods = list(dict.fromkeys(["none", *options["methods"].split(",")]))  # all are compared with `none`
-    workspace = next((o.split("=", 1)[1] for o in overrides if o.startswith("paths.workspace=")), "workspace")
-    runs, output = Path(options["runs"]).absolute(), Path(options["output"])
-    size = SIZES[options["size"]]
-    experiment = Experiment(size, tuple(overrides), ROOT / workspace, runs)
-    experiment = Experiment(size, tuple(overrides), ROOT / workspace, runs, experiment.train_start())
+def choose(tried: Sequence[Tried]) -> Tried:
+    """The least toxic setting within the tolerance of perplexity; where there is none, the most fluent one."""
+    measured = [(one, one.toxic_fraction, one.ratio) for one in tried
+                if one.ratio is not None and one.toxic_fraction is not None and one.setting != UNSTEERED]  # fmt: skip
+    if not measured:
+        raise SystemExit(f"error: no setting could be evaluated: {'; '.join(str(one.problem) for one in tried)}")
+    fluent = [(toxic, ratio, one) for one, toxic, ratio in measured if ratio <= TOLERANCE]
+    if not fluent:
+        return min(measured, key=lambda row: row[2])[0]
+    return min(fluent, key=lambda row: row[:2])[2]
 
-    sweeps: dict[str, list[Tried]] = {}
-    chosen: dict[str, Tried] = {}
-    validation: dict[str, list[Run]] = {}
-    if options["sweep"] == "true":
-        grids = {name: {**GRIDS, **size.grids}[name] for name in methods}
-        validation = experiment.launch("validation", grids, str(VALIDATION_SEED))
-        (uncensored,) = validation["none"]
-        if uncensored.metrics is None:
-            raise SystemExit(f"error: the uncensored model could not be evaluated: {uncensored.problem}")
-        benign, written = perplexities(uncensored)
-        assert benign is not None
-        sweeps = {
-            name: try_settings(grids[name], validation[name], (benign, written), UNSTEERED.get(name))
-            for name in methods
-        }
-        chosen = {name: choose(tried) for name, tried in sweeps.items()}
-    settings = {name: chosen[name].setting if name in chosen else () for name in methods}
-    test = [run for rows in experiment.launch("test", settings, options["seeds"]).values() for run in rows]
-    check_apart([run for rows in validation.values() for run in rows], test)
 
-    comparison = compare(test, reference="none", by=["method"])
-    page = write_report(comparison, runs / "report", title="IF-Guide and its rivals")
-    output.mkdir(parents=True, exist_ok=True)
-    figures = [(file, about) for file, about in FIGURES if (runs / "report" / file).is_file()]
-    for file, _ in figures:
-        shutil.copyfile(runs / "report" / file, output / file)
-    findings = [against_none(comparison), varied(comparison)]
-    if any(row.name == "ifguide" for row in comparison.measured):
-        steered = {name: chosen[name].ratio if name in chosen else None for name in UNSTEERED}
-        findings.append(against_ifguide(compare(test, reference="ifguide", by=["method"]), steered))
-    first = next(run for run in test if run.metrics is not None)
-    made = {
-        role: json.loads((first.artifacts[role] / "manifest.json").read_text(encoding="utf-8"))
-        for role in ("evaluation", "generations")
-    }
-    assert first.metrics is not None
-    shown = [a for a in sys.argv[1:] if not a.startswith(("paths.", "trainer.", "output=", "runs="))]
-    text = TEXT.format(
-        of={"sample": ""}.get(options["size"], f": {options['size'].replace('_', ' ')}"),
-        about=size.about,
-        arguments="".join(f" {argument}" for argument in shown),
-        machine=f"{os.cpu_count()} CPU cores ({platform.machine()}), threads per run: {torch.get_num_threads()}",
-        classifier=made["evaluation"]["settings"]["classifier"],
-        prompts=first.metrics["toxicity"]["all"]["prompts"],
-        samples=made["generations"]["settings"]["evaluation"]["samples"],
-        seeds=options["seeds"].replace(",", ", "),
-        choice=CHOICE.format(seed=VALIDATION_SEED, tolerance=TOLERANCE - 1) if sweeps else "Settings are the defaults.",
-        validation_seed=VALIDATION_SEED,
-        table=markdown(comparison),
-        figures="".join(f"\n![{about}]({file})\n" for file, about in figures),
-        findings="\n".join(filter(None, findings)),
-        sweeps=SWEEPS.format(table=sweep_table(sweeps, chosen), beyond=beyond(chosen)) if sweeps else "",
+def check_apart(validation: Sequence[Run], test: Sequence[Run]) -> None:
+    """Raise where settings were chosen on a prompt that is reported on."""
+    one, other = (
+        {prompt for run in runs for scores in [run.prompt_scores("toxicity")] if scores for _, prompt in scores.keys}
+        for runs in (validation, test)
     )
-    (output / "README.md").write_text(text, encoding="utf-8")
-    print(f"{text}\nreport: {page}")
-    figures_of = {
-        row.name: {column.header: row.cells[column].value for column in comparison.columns if column in row.cells}
+    if shared := one & other:
+        raise SystemExit(f"error: {len(shared)} validation prompts are test prompts too, as {min(shared)!r}")
+
+
+def row_figures(comparison: Comparison, runs: Sequence[Run]) -> dict[str, dict[str, Any]]:
+    """Row → what the page says of it: figures, and paired differences in toxic fraction from two references."""
+    (distinct,) = (one for one in comparison.every_column if (one.task, one.subset, one.metric) == DISTINCT)
+    columns = {"benign": PERPLEXITY, "written": WRITTEN, "seconds": SECONDS, "distinct": distinct}
+    rows = {
+        row.name: {name: row.cells[column].value if column in row.cells else None for name, column in columns.items()}
         for row in comparison.measured
     }
-    print(json.dumps(figures_of))
+    for reference in ("none", "ifguide"):
+        compared = compare_rows(runs, reference=reference, by=["method"]).measured if reference in rows else []
+        for row in compared:
+            rows[row.name][f"against_{reference}"] = asdict(row.differences[HEADLINE]) if row.differences else None
+    return rows
+
+
+def read_tunings(folder: Path, methods: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """Method → key, settings that are tried, and the one that was chosen; without methods that have none."""
+    files = {method: folder / f"{method}.yaml" for method in methods}
+    return {
+        method: yaml.safe_load(file.read_text(encoding="utf-8"))["tuning"]
+        for method, file in files.items()
+        if file.is_file()
+    }
+
+
+def validate(experiment: Experiment, name: str, start: str, methods: Sequence[str], tunings: Mapping) -> list[Run]:
+    """Runs of every setting of every method on validation prompts."""
+    together: dict[str, list[str]] = {}
+    for method in methods:
+        tried = list(tunings[method]["tried"]) if method in tunings else ["null"]
+        together.setdefault(",".join(tried), []).append(method)
+    return [
+        run
+        for settings, members in together.items()
+        for run in experiment.sweep(
+            f"validation/{members[0]}", f"+experiment={name}_validation", start, f"method={','.join(members)}",
+            f"tuning.setting={settings}", f"seed={VALIDATION_SEED}",
+        )
+    ]  # fmt: skip
+
+
+def measure(experiment: Experiment) -> dict[str, Any]:
+    options = experiment.options
+    size, methods = options["size"], list(dict.fromkeys(["none", *options["methods"].split(",")]))
+    if size not in SIZES or options["sweep"] not in ("true", "false"):
+        raise SystemExit(f"error: size is one of {', '.join(SIZES)}; sweep is true or false")
+    name, tunings = SIZES[size], read_tunings(experiment.root / "conf" / "tuning" / size, methods)
+    corpus = ("+experiment=real_text",) if size == "real_text" else ()
+    trained = experiment.run("start", *corpus, "method=none", "stage=model", f"seed={VALIDATION_SEED}")
+    start = f"start={trained.artifacts['model']}"
+
+    sweeps, validation = {}, []
+    if options["sweep"] == "true":
+        validation = validate(experiment, name, start, methods, tunings)
+        of = {method: [run for run in validation if run.method == method] for method in methods}
+        sweeps = {method: try_settings(of[method], tunings.get(method), of["none"][0]) for method in methods}
+    chosen = {method: choose(tried) for method, tried in sweeps.items()}
+    together: dict[str, list[str]] = {}
+    for method in methods:  # those with the same setting in one process
+        setting = chosen[method].setting if sweeps else tunings.get(method, {}).get("setting")
+        together.setdefault(setting or "middle", []).append(method)
+    test = [
+        run
+        for setting, members in together.items()
+        for run in experiment.sweep(
+            f"test/{setting}", f"+experiment={name}", start, f"method={','.join(members)}",
+            f"tuning.setting={setting}", f"seed={options['seeds']}",
+        )
+    ]  # fmt: skip
+    test.sort(key=lambda run: methods.index(run.method))
+    check_apart(validation, test)
+
+    comparison = compare_rows(test, by=["method"])
+    report = write_report(comparison, experiment.runs / "report", title="IF-Guide and its rivals").parent
+    figures = [file for file in ("frontier.png", "frontier_generations.png") if (report / file).is_file()]
+    experiment.output.mkdir(parents=True, exist_ok=True)
+    for file in figures:
+        shutil.copyfile(report / file, experiment.output / file)
+    first = next(run for run in test if run.metrics is not None)
+    return {
+        "size": size,
+        "seeds": options["seeds"].split(","),
+        "classifier": read_manifest(first.artifacts["classifier.toxicity"])["facts"]["name"],
+        "prompts": first.metrics["toxicity"]["all"]["prompts"] if first.metrics else 0,
+        "samples": first.config["tasks"]["toxicity"]["samples"],
+        "validation_seed": VALIDATION_SEED,
+        "tolerance": TOLERANCE,
+        "table": markdown(comparison),
+        "plots": figures,
+        "rows": row_figures(comparison, test),
+        "truncating": [method for method in tunings if UNSTEERED in tunings[method]["tried"]],
+        "sweeps": {method: [asdict(one) for one in tried] for method, tried in sweeps.items()},
+        "chosen": {method: asdict(one) for method, one in chosen.items()},
+        "figures": figures_of(comparison),
+    }
 
 
 if __name__ == "__main__":
-    main()
+    publish(__file__, measure, size="sample", methods=METHODS, seeds="1,2,3", sweep="true")

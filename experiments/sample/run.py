@@ -1,27 +1,35 @@
-"""Run the README's first command and put the table that it prints into the README.
+"""Run the README's first command and put its table into the README.
 
-python experiments/sample/run.py [override ...]
+python experiments/sample/run.py [render=true] [override ...]
 """
 
+import json
 import re
-import subprocess
 import sys
-import tempfile
 from pathlib import Path
+from typing import Any
 
-ROOT = Path(__file__).parents[2]
+from ifguide.report.experiment import Experiment, figures_of
+from ifguide.report.rows import compare_rows
+
 PLACE = re.compile(r"(<!-- generated: [^\n]*-->\n).*?(<!-- end -->)", re.DOTALL)
 
 
-def main() -> None:
-    with tempfile.TemporaryDirectory() as folder:
-        subprocess.run([sys.executable, "run.py", f"hydra.run.dir={folder}", *sys.argv[1:]], cwd=ROOT, check=True)
-        table = (Path(folder) / "table.md").read_text(encoding="utf-8")
-    readme = ROOT / "README.md"
+def measure(experiment: Experiment) -> dict[str, Any]:
+    runs = experiment.sweep("sweep", "method=none,ifguide", report=True)
+    table = (experiment.runs / "sweep" / "table.md").read_text(encoding="utf-8")
+    return {"table": table, "figures": figures_of(compare_rows(runs))}
+
+
+def put(table: str, readme: Path) -> None:
+    """Put a table between the marks of the README."""
     text = readme.read_text(encoding="utf-8")
-    assert PLACE.search(text), "README.md has lost the marks of its generated table"
+    assert PLACE.search(text), f"{readme} has lost the marks of its generated table"
     readme.write_text(PLACE.sub(lambda marks: f"{marks[1]}{table.rstrip()}\n{marks[2]}", text), encoding="utf-8")
 
 
 if __name__ == "__main__":
-    main()
+    experiment = Experiment(Path(__file__).absolute(), sys.argv[1:])
+    results = experiment.results(measure)
+    put(results["table"], experiment.root / "README.md")
+    print(json.dumps(results["figures"]))

@@ -10,6 +10,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+MASK_FILE = "mask.npy"
+
 
 class TokenMask:
     """A memory-mapped mask of shape [blocks, block length]; rows are unpacked when they are asked for."""
@@ -50,3 +52,9 @@ class TokenMask:
     def count(self) -> int:
         """Number of marked tokens."""
         return int(np.bitwise_count(self._packed).sum())
+
+
+def jaccard(a: TokenMask, b: TokenMask) -> float:
+    """Tokens in both masks over tokens in either; 1 where both are empty."""
+    both, either = (a & b).count(), (a | b).count()
+    return both / either if either else 1.0

@@ -1,8 +1,6 @@
-"""How to generate: each decoder shapes the next token's distribution."""
+"""How to generate: each decoder shapes the next token's distribution. Those that need models are in `methods`."""
 
-from ifguide.decoding.base import Decoder, Decoding, Steps
-from ifguide.decoding.dexperts import DExperts
-from ifguide.decoding.nucleus import nucleus
-from ifguide.decoding.rad import RAD
+from ifguide.decoding.base import Decoder, Decoding, DecodingState, Stateless
+from ifguide.decoding.nucleus import Nucleus
 
-__all__ = ["RAD", "DExperts", "Decoder", "Decoding", "Steps", "nucleus"]
+__all__ = ["Decoder", "Decoding", "DecodingState", "Nucleus", "Stateless"]

@@ -6,14 +6,15 @@ from typing import Protocol
 
 import torch
 from torch import Tensor
-from transformers import LogitsProcessorList, PreTrainedTokenizerFast
+from transformers import PreTrainedTokenizerFast
 
+from ifguide.models import LoadOptions
 from ifguide.training.auxiliary import Auxiliary
 
 # P prompts, S samples of each, R = P · S rows (those of one prompt beside each other), L tokens so far, V vocabulary
 
 
-class Steps(Protocol):
+class DecodingState(Protocol):
     """One batch on its way."""
 
     def __call__(self, ids_RL: Tensor, logits_RV: Tensor) -> Tensor:
@@ -33,27 +34,25 @@ class Steps(Protocol):
 class Decoder(Protocol):
     """How to generate, with everything it needs."""
 
-    def start(self, prompts_PL: Tensor, samples: int) -> Steps:
+    def start(self, prompts_PL: Tensor, samples: int) -> DecodingState:
         """Begin a batch of prompts of equal length, each to be continued `samples` times."""
         ...
 
 
 class Decoding(Protocol):
-    """A decoder's settings: what the group `decoding` chooses.
+    """A decoder's settings: what the group `decoding` chooses."""
 
-    `auxiliaries` are the models that it reads beside the one that generates, by role; none are trained here.
-    """
-
-    auxiliaries: Mapping[str, Auxiliary]
+    @property
+    def auxiliaries(self) -> Mapping[str, Auxiliary]:
+        """The models that it reads beside the one that generates, by role; none are trained here."""
+        ...
 
     def load(
         self,
         folders: Mapping[str, Path],
         tokenizer: PreTrainedTokenizerFast,
         device: torch.device | str,
-        *,
-        attention: str = "sdpa",
-        trust_remote_code: bool = False,
+        options: LoadOptions,
     ) -> Decoder:
         """The decoder, its auxiliary models read from the folder of each role.
 
@@ -61,26 +60,24 @@ class Decoding(Protocol):
             folders: role → folder.
             tokenizer: of the generating model.
             device: where it generates.
-            attention, trust_remote_code: of the auxiliary models, as in `ifguide.models.load_model`.
+            options: how the auxiliary models are loaded.
         """
         ...
 
 
 class Stateless:
-    """A decoder that is nothing but logits processors: its own settings, and the steps of every batch."""
+    """A decoding without models and without a memory: its own settings, decoder, and state of every batch."""
 
-    def __init__(self, processors: LogitsProcessorList) -> None:
-        self.auxiliaries: Mapping[str, Auxiliary] = {}
-        self._processors = processors
+    @property
+    def auxiliaries(self) -> Mapping[str, Auxiliary]:
+        return {}
 
     def load(
         self,
         folders: Mapping[str, Path],
         tokenizer: PreTrainedTokenizerFast,
         device: torch.device | str,
-        *,
-        attention: str = "sdpa",
-        trust_remote_code: bool = False,
+        options: LoadOptions,
     ) -> "Stateless":
         return self
 
@@ -88,7 +85,8 @@ class Stateless:
         return self
 
     def __call__(self, ids_RL: Tensor, logits_RV: Tensor) -> Tensor:
-        return self._processors(ids_RL, logits_RV)  # type: ignore[arg-type]
+        """See `DecodingState`."""
+        raise NotImplementedError
 
     def keep(self, alive_R: Tensor) -> None:
         pass

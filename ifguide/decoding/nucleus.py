@@ -1,56 +1,68 @@
 """Nucleus sampling (Holtzman et al., 2020), the decoder of the paper's evaluation."""
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
-from transformers import LogitsProcessor, LogitsProcessorList, TemperatureLogitsWarper
 
 from ifguide.decoding.base import Stateless
 
-# R rows, V vocabulary
+# R rows, L tokens so far, V vocabulary
 
 CACHED = 1 << 20  # numbers
 DIGITS = (12, 10, 9)  # of the 31 bits of a float32 that is not negative, from the highest
 
 
-def nucleus(*, top_p: float = 0.9, temperature: float = 1.0) -> Stateless:
+@dataclass(frozen=True)
+class Nucleus(Stateless):
     """Sample from the smallest set of tokens whose probability reaches `top_p`.
+
+    Args:
+        top_p: probability of the nucleus; 1 is all tokens.
+        temperature: the logits are divided by it first.
 
     Raises:
         ValueError: an argument out of range.
     """
+
+    top_p: float = 0.9
+    temperature: float = 1.0
+
+    def __post_init__(self) -> None:
+        check_top_p(self.top_p)
+        if self.temperature <= 0:
+            raise ValueError(f"temperature={self.temperature}: must be above 0")
+
+    def __call__(self, ids_RL: Tensor, logits_RV: Tensor) -> Tensor:
+        """See `DecodingState`."""
+        if self.temperature != 1:
+            logits_RV = logits_RV / self.temperature
+        return nucleus_logits(logits_RV, self.top_p) if self.top_p < 1 else logits_RV
+
+
+def check_top_p(top_p: float) -> None:
     if not 0 < top_p <= 1:
-        raise ValueError(f"decoding.top_p={top_p}: a probability in (0, 1]")
-    if temperature <= 0:
-        raise ValueError(f"decoding.temperature={temperature}: must be above 0")
-    processors = LogitsProcessorList()
-    if temperature != 1.0:
-        processors.append(TemperatureLogitsWarper(temperature))
-    if top_p < 1.0:
-        processors.append(NucleusFilter(top_p))
-    return Stateless(processors)
+        raise ValueError(f"top_p={top_p}: a probability in (0, 1]")
 
 
-class NucleusFilter(LogitsProcessor):
+def nucleus_logits(logits_RV: Tensor, top_p: float) -> Tensor:
     """Logits outside of the nucleus become −∞; tokens as probable as its last one are all inside.
 
     What `transformers` does by sorting the vocabulary of every row at every step.
     """
 
-    def __init__(self, top_p: float) -> None:
-        self.top_p = top_p
+    def filtered(logits: Tensor) -> Tensor:
+        probabilities = logits.float().softmax(-1)
+        return logits.masked_fill(probabilities < nucleus_floor(probabilities, top_p), -torch.inf)
 
-    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:  # type: ignore[override]
-        return torch.cat([self._filtered(piece) for piece in cached_pieces(scores)])
-
-    def _filtered(self, scores: Tensor) -> Tensor:
-        probabilities = scores.float().softmax(-1)
-        return scores.masked_fill(probabilities < nucleus_floor(probabilities, self.top_p), -torch.inf)
+    return torch.cat([filtered(piece) for piece in cached_pieces(logits_RV)])
 
 
 def cached_pieces(values_RV: Tensor) -> tuple[Tensor, ...]:
     """Rows of a matrix, on CPUs as many at a time as a core's cache holds."""
     rows = CACHED // values_RV.shape[1] if values_RV.device.type == "cpu" else len(values_RV)
-    return values_RV.split(max(1, rows))
+    pieces: tuple[Tensor, ...] = values_RV.split(max(1, rows))
+    return pieces
 
 
 def nucleus_floor(probabilities_RV: Tensor, top_p: float) -> Tensor:

@@ -4,14 +4,14 @@ import numpy as np
 from numpy.typing import NDArray
 from transformers import PreTrainedTokenizerFast
 
-from ifguide.classifiers.quality import roc_auc
 from ifguide.corpus.blocks import LABELS, Split
 from ifguide.corpus.documents import TOXIC
 from ifguide.corpus.tokenizers import token_texts
 from ifguide.corpus.words import WORD
+from ifguide.statistics import ranking_intervals, roc_auc
 
 SHARES = (0.005, 0.01, 0.02, 0.05)
-BINS, GROUPS, RESAMPLES = 20_000, 100, 1000  # of bootstrap intervals
+GROUPS = 100  # of blocks, in bootstrap intervals
 
 
 def precision_at(scores: NDArray[np.float32], positive: NDArray[np.bool_], share: float) -> float:
@@ -75,27 +75,9 @@ def attribution_quality(
     metrics: dict[str, float | list[float]] = {"annotated_share": float(positive.mean())}
     metrics["roc_auc"] = roc_auc(scores, positive)
     metrics |= {f"precision_at_{share}": precision_at(scores, positive, share) for share in SHARES}
-    # counts of both classes by group of blocks and by bin of scores: all that resampling needs
-    edges = np.unique(np.quantile(scores, np.linspace(0, 1, BINS)))
-    bins = np.searchsorted(edges, scores)
     group = np.broadcast_to((np.arange(len(known)) % GROUPS)[:, None], known.shape)[known]
-    width = len(edges) + 1
-    counts = [
-        np.bincount(group[chosen] * width + bins[chosen], minlength=GROUPS * width).reshape(GROUPS, width)[:, ::-1]
-        for chosen in (positive, ~positive)
-    ]
-    rng = np.random.default_rng(0)
-    drawn: dict[str, list[float]] = {name: [] for name in metrics if name != "annotated_share"}
-    for _ in range(RESAMPLES):
-        times = np.bincount(rng.integers(GROUPS, size=GROUPS), minlength=GROUPS)
-        hits, misses = (times @ count for count in counts)
-        found, rejected = np.cumsum(hits), np.cumsum(misses)  # from the highest scores down
-        drawn["roc_auc"].append(float((misses * (found - hits / 2)).sum() / (found[-1] * rejected[-1])))
-        for share in SHARES:
-            wanted = share * (found[-1] + rejected[-1])
-            drawn[f"precision_at_{share}"].append(float(np.interp(wanted, found + rejected, found) / wanted))
-    for name, values in drawn.items():
-        metrics[f"{name}_interval"] = [float(x) for x in np.quantile(values, [0.025, 0.975])]
+    metrics["roc_auc_interval"], at_shares = ranking_intervals(scores, positive, group, SHARES, groups=GROUPS)
+    metrics |= {f"precision_at_{share}_interval": at for share, at in zip(SHARES, at_shares, strict=True)}
     return metrics
 
 

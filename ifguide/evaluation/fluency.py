@@ -11,10 +11,10 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 from ifguide.corpus.blocks import LABELS, Split
 from ifguide.corpus.documents import Query
 from ifguide.corpus.queries import encode_queries
-from ifguide.evaluation.intervals import mean_interval, ratio_interval
 from ifguide.evaluation.likelihood import continuation_likelihoods
 from ifguide.evaluation.task import members_of
 from ifguide.objectives.language_modeling import token_losses
+from ifguide.statistics import mean_interval, ratio_interval
 
 Metrics = dict[str, dict[str, float | int | list[float]]]  # subset → metric
 ORDERS = (1, 2, 3)  # of the n-grams that are counted

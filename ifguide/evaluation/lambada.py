@@ -12,8 +12,8 @@ from ifguide.corpus.documents import Query
 from ifguide.corpus.queries import encode_queries
 from ifguide.corpus.sources import get_field, read_records
 from ifguide.evaluation.fluency import Metrics
-from ifguide.evaluation.intervals import mean_interval
 from ifguide.evaluation.likelihood import continuation_likelihoods
+from ifguide.statistics import mean_interval
 from ifguide.workspace import find_files
 
 

@@ -22,8 +22,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 from ifguide.corpus.documents import LabelledText, Query
 from ifguide.corpus.words import WordCounter, indicative_words, read_words
 from ifguide.evaluation.fluency import Metrics
-from ifguide.evaluation.intervals import ratio_interval
 from ifguide.models import decoder_blocks, final_norm
+from ifguide.statistics import ratio_interval
 
 TOLERANCE = 0.02  # of the largest logit: low precision rounds, and scaled or capped logits are off by more
 

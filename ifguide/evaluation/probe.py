@@ -18,10 +18,10 @@ from torch import Tensor
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-from ifguide.classifiers.quality import roc_auc
 from ifguide.corpus.documents import LabelledText
 from ifguide.corpus.labelled import hash_fraction
 from ifguide.evaluation.fluency import Metrics
+from ifguide.statistics import roc_auc, roc_auc_interval
 
 RESAMPLES = 200
 
@@ -80,16 +80,10 @@ class ToxicityProbe:
         states = (states - mean) / scale
         weight, bias = fit_logistic(states[~out], torch.from_numpy(toxic[~out]), penalty=self.penalty)
         scores, positive = (states[out] @ weight + bias).numpy(), toxic[out]
-        rng = np.random.default_rng(0)
-        drawn: list[float] = []
-        while len(drawn) < RESAMPLES:
-            chosen = rng.integers(len(scores), size=len(scores))
-            if 0 < positive[chosen].sum() < len(chosen):
-                drawn.append(roc_auc(scores[chosen], positive[chosen]))
         return {
             "all": {
                 "roc_auc": roc_auc(scores, positive),
-                "roc_auc_interval": [float(x) for x in np.quantile(drawn, [0.025, 0.975])],
+                "roc_auc_interval": roc_auc_interval(scores, positive, resamples=RESAMPLES),
                 "fitted_on": int((~out).sum()),
                 "judged": int(out.sum()),
             }

@@ -24,7 +24,7 @@ from ifguide.corpus.documents import Query
 from ifguide.corpus.queries import encode_queries
 from ifguide.corpus.tokenizers import vocabulary_size
 from ifguide.evaluation.fluency import Metrics
-from ifguide.evaluation.intervals import mean_interval
+from ifguide.statistics import mean_interval
 
 START = " !"  # the last token of this, over and over, is the first suffix
 

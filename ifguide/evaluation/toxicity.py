@@ -7,8 +7,8 @@ from numpy.typing import NDArray
 
 from ifguide.classifiers import Classifier
 from ifguide.classifiers.base import TOXICITY
-from ifguide.evaluation.intervals import mean_interval
 from ifguide.evaluation.task import members_of
+from ifguide.statistics import mean_interval
 
 TOXIC_FROM = 0.5
 

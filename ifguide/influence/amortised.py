@@ -19,7 +19,6 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from ifguide.influence.pooling import Tokens
-from ifguide.influence.scorers import Scorer
 
 WEIGHTS, SHAPE = "student.safetensors", "student.json"
 
@@ -47,8 +46,7 @@ class Amortised:
     """How to score all blocks from few.
 
     Attributes:
-        exact: scores the sample.
-        student: what is fitted to those scores.
+        student: what is fitted to exact scores of the sample.
         share: of the blocks, to score exactly.
         seed: of the sample.
 
@@ -56,7 +54,6 @@ class Amortised:
         ValueError: a share outside (0, 1).
     """
 
-    exact: Scorer
     student: Student
     share: float = 0.05
     seed: int = 0

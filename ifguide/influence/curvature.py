@@ -70,6 +70,11 @@ class Curvature:
         if self.damping < 0:
             raise ValueError(f"damping={self.damping}: a damping is 0 or more")
 
+    @property
+    def fitting(self) -> dict[str, str | int | bool]:
+        """The settings that decide the factors; damping acts when they are applied."""
+        return {"strategy": self.strategy, "blocks": self.blocks, "empirical_fisher": self.empirical_fisher}
+
     def fit(
         self,
         model: PreTrainedModel,
@@ -224,12 +229,14 @@ class _Blocks(TorchDataset[Tensor]):
 
 @contextmanager
 def _single_process() -> Iterator[None]:
-    """kronfluence reads LOCAL_RANK and keeps its process state for ever; factors are fitted by one process alone."""
-    saved = os.environ.pop("LOCAL_RANK", None)
+    """kronfluence reads LOCAL_RANK, keeps its process state for ever, and sets the level of all logs; factors are
+    fitted by one process alone."""
+    saved, level = os.environ.pop("LOCAL_RANK", None), logging.root.level
     State._reset_state()
     try:
         yield
     finally:
         State._reset_state()
+        logging.root.setLevel(level)
         if saved is not None:
             os.environ["LOCAL_RANK"] = saved

@@ -10,18 +10,17 @@ from ifguide.report.plots import BLUE, GREEN, INK, ORANGE, VERMILION, new_figure
 
 COLOURS = (BLUE, VERMILION, GREEN, ORANGE, "#CC79A7", "#56B4E9", INK)
 DASHES = ("-", "--", ":", "-.")
+Curve = tuple[NDArray[np.float64], NDArray[np.float64]]
 
 
-def precision_recall(scores: NDArray[np.float32], positive: NDArray[np.bool_]) -> tuple[NDArray, NDArray]:
+def precision_recall(scores: NDArray[np.float32], positive: NDArray[np.bool_]) -> Curve:
     """Recall and precision as the threshold goes down through [n] scores."""
     order = np.argsort(-scores, kind="stable")
     found = np.cumsum(positive[order])
     return found / found[-1], found / np.arange(1, len(found) + 1)
 
 
-def plot_precision_recall(
-    curves: Mapping[str, tuple[NDArray, NDArray]], base_rate: float, path: Path, *, title: str = ""
-) -> None:
+def plot_precision_recall(curves: Mapping[str, Curve], base_rate: float, path: Path, *, title: str = "") -> None:
     """Recall against precision, name → (recall, precision) of the same tokens."""
     figure = new_figure(width=9, height=5.5)
     axes = figure.subplots()
@@ -78,7 +77,7 @@ def plot_cost(points: Mapping[str, tuple[float, float, Sequence[float]]], path: 
     save_figure(figure, path)
 
 
-def plot_frontier(
+def plot_trade_off(
     curves: Mapping[str, Sequence[tuple[str, Sequence[float], Sequence[float]]]], path: Path, *, labels: tuple[str, str]
 ) -> None:
     """Points of a trade-off joined in their order: name → (label, x of every seed, y of every seed)."""

@@ -9,8 +9,17 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ifguide.report.rows import HEADLINE, Comparison, Row
-from ifguide.report.table import MISSING, SUPERSCRIPTS, Column, Measurement, aligned, format_measurement, one_line
+from ifguide.report.rows import Comparison, Row
+from ifguide.report.table import (
+    HEADLINE,
+    MISSING,
+    SUPERSCRIPTS,
+    Column,
+    Measurement,
+    aligned,
+    format_measurement,
+    one_line,
+)
 
 LONGEST_PROBLEM = 40  # characters of a message in a Markdown or LaTeX cell; the whole stands below
 WIDEST = 16  # columns of a Markdown table; one that would be wider has a line per metric instead
@@ -76,8 +85,15 @@ def lay_out(comparison: Comparison, *, longest_problem: int | None = LONGEST_PRO
     return Layout(tuple(headers), tuple(lines), tuple(notes))
 
 
+def is_single(comparison: Comparison) -> bool:
+    """Whether there is one run alone: then a table has a line per metric."""
+    return len(comparison.measured) == len(comparison.rows) == 1 and len(comparison.rows[0].runs) == 1
+
+
 def explanation(comparison: Comparison) -> str:
     """What the numbers are, in a sentence or two."""
+    if is_single(comparison):
+        return "In brackets: 95 % bootstrap intervals over prompts or documents."
     text = (
         "Means over seeds; in brackets 95 % bootstrap intervals over seeds and prompts; the best of a column in bold."
     )
@@ -91,7 +107,7 @@ def explanation(comparison: Comparison) -> str:
 
 
 def markdown(comparison: Comparison) -> str:
-    """A GitHub table with its notes; also what is printed. One of many metrics is turned: a line per metric."""
+    """A GitHub table with its notes; also what is printed. One run alone, or many metrics, have a line per metric."""
     layout = lay_out(comparison)
     body = []
     for line in layout.lines:
@@ -101,8 +117,9 @@ def markdown(comparison: Comparison) -> str:
         else:
             cells = [shortened(line.problem), *[MISSING] * (len(layout.headers) - 1)]
         body.append([one_line(name), line.seeds, *map(one_line, cells)])
+    turned = len(layout.headers) > WIDEST or is_single(comparison)
     grid: Sequence[Sequence[str]] = [["method", "seeds", *layout.headers], *body]
-    table = "\n".join(aligned(grid if len(layout.headers) <= WIDEST else list(zip(*grid, strict=True))))
+    table = "\n".join(aligned(list(zip(*grid, strict=True)) if turned else grid))
     notes = [f"{superscript(number)} {one_line(note)}" for number, note in enumerate(layout.notes, start=1)]
     return "\n\n".join([table, explanation(comparison), *notes]) + "\n"
 

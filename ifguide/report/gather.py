@@ -1,7 +1,7 @@
 """Runs on disk → what a report says of each: its settings, its metrics and its values prompt by prompt.
 
-A run is the folder that `run.py` writes: `.hydra/`, and then `metrics.json` with `artifacts.json`, or `failure.json`,
-or neither. A folder inside it that holds both `.hydra/` and `metrics.json` is the reference it was compared with.
+A run is the folder that `run.py` writes: `.hydra/`, `run.json`, and `metrics.json` or `failure.json`. A run that is
+not finished lacks some of them; a file that cannot be read is the run's problem, and is said in its row.
 """
 
 from __future__ import annotations
@@ -9,22 +9,23 @@ from __future__ import annotations
 import glob
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import yaml
 from numpy.typing import NDArray
 
 from ifguide.evaluation.generation import GENERATIONS_FILE, load_generations
-from ifguide.evaluation.task import measurement_names
 
-# these decide where and how a run is recorded, or make it a repetition: never a row of its own
-NOT_ROWS = ("seed", "paths", "logger", "stage", "compare_with", "report", "judge", "hydra")
-TOKENS_FILE = "tokens.json"
+RUN_FILE, METRICS_FILE, FAILURE_FILE = "run.json", "metrics.json", "failure.json"
+TOKENS_FILE = "tokens-{behaviour}.json"
+NO_RESULTS = ("report", "plan", "clean")  # stages after which there is nothing to report
+NO_RUNTIME: tuple[Path, dict[str, str]] = (Path("."), {})
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -58,6 +59,10 @@ class Run:
         artifacts: role → folder, those that are still there.
         written: when, to tell the newer of two.
         notes: what a reader must know of the row, as that its filter is the evaluator.
+        generations: task → role of the artifact of its generations.
+        judged: name in the metrics → the task it is of.
+        behaviours: that training tokens were scored for.
+        name: of the row, where the choices do not say the method.
     """
 
     place: str
@@ -69,14 +74,19 @@ class Run:
     artifacts: Mapping[str, Path] = field(default_factory=dict)
     written: float = 0.0
     notes: Sequence[str] = ()
+    generations: Mapping[str, str] = field(default_factory=dict)
+    judged: Mapping[str, str] = field(default_factory=dict)
+    behaviours: Sequence[str] = ()
+    name: str = ""
 
     @property
     def seed(self) -> int:
-        return int(self.config.get("seed", 0))
+        seed = self.config.get("seed", 0)
+        return seed if isinstance(seed, int) else 0
 
     @property
     def method(self) -> str:
-        return self.setting("method") or Path(self.place).name
+        return self.setting("method") or self.name or Path(self.place).name
 
     def setting(self, key: str) -> str | None:
         """The option of a group or the value of a setting, or None where this run has no such thing."""
@@ -89,26 +99,29 @@ class Run:
             value = value[part]
         return plain(value)
 
-    @property
-    def tasks(self) -> dict[str, str]:
-        """Task → the role of its generations; the first task's is not named."""
-        first = next(iter(self.config.get("tasks") or {"toxicity": None}))
-        prefix = "generations of "
-        named = {role.removeprefix(prefix): role for role in self.artifacts if role.startswith(prefix)}
-        return {first: "generations"} | named
+    def generations_of(self, task: str) -> Path | None:
+        """The artifact of a task's generations, or None where it is gone."""
+        return self.artifacts.get(self.generations.get(task, ""))
 
     def prompt_scores(self, name: str) -> PromptScores | None:
         """Values of `metrics[name]` prompt by prompt, or None where the artifacts are gone."""
-        judged = measurement_names(self.tasks, self.config.get("classifiers") or {"toxicity": None})
-        generations = self.artifacts.get(self.tasks[judged[name][0]]) if name in judged else None
+        generations = self.generations_of(self.judged.get(name, ""))
         if generations is None or "evaluation" not in self.artifacts:
             return None
         return load_prompt_scores(self.artifacts["evaluation"], generations, name)
 
-    def page_documents(self) -> Mapping[str, Any] | None:
-        """Scored training documents that the run left for the token page."""
-        file = Path(self.place) / TOKENS_FILE
-        return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else None
+    def token_pages(self) -> dict[str, Mapping[str, Any]]:
+        """Behaviour → the scored training documents that the run left for its token page.
+
+        Raises:
+            ValueError: a page's file is damaged.
+        """
+        pages = {}
+        for behaviour in self.behaviours:
+            file = Path(self.place) / TOKENS_FILE.format(behaviour=behaviour)
+            if file.is_file():
+                pages[behaviour] = json.loads(file.read_text(encoding="utf-8"))
+        return pages
 
 
 def plain(value: Any) -> str:
@@ -136,11 +149,11 @@ def load_prompt_scores(evaluation: Path, generations: Path, name: str) -> Prompt
 
 
 def gather(places: Sequence[str], *, workspace: Path | None = None) -> list[Run]:
-    """All runs in these folders or globs, the reference that a run was compared with before it.
+    """All runs in these folders or globs.
 
     Args:
         places: folders of runs, of sweeps, or any folder above them; globs are expanded.
-        workspace: where artifacts are looked for that are not in the workspace their run names.
+        workspace: where artifacts are looked for that are neither where their run left them nor in its workspace.
 
     Raises:
         ValueError: nothing is there, or what is there holds no run.
@@ -153,21 +166,13 @@ def gather(places: Sequence[str], *, workspace: Path | None = None) -> list[Run]
             missing = not found or not Path(found[0]).exists()
             why = "there is no such folder" if missing else "no run in it (a run's folder holds `.hydra`)"
             raise ValueError(f"report.runs={place}: {why}")
-        for folder in folders:
-            inside = [
-                child for child in sorted(folder.iterdir()) if is_run(child) and (child / "metrics.json").exists()
-            ]
-            runs += [read_run(path, workspace) for path in (*inside, folder)]
-    return [run for run in runs if run.config.get("stage") != "report"]
-
-
-def is_run(folder: Path) -> bool:
-    return (folder / ".hydra").is_dir()
+        runs += [read_run(folder, workspace) for folder in folders]
+    return [run for run in runs if run.config.get("stage") not in NO_RESULTS]
 
 
 def run_folders(folder: Path) -> Iterator[Path]:
     """Folders of runs at and under a folder, jobs of a sweep in the order of their numbers."""
-    if is_run(folder):
+    if (folder / ".hydra").is_dir():
         yield folder
     elif folder.is_dir():
         children = [child for child in folder.iterdir() if child.is_dir()]
@@ -176,129 +181,102 @@ def run_folders(folder: Path) -> Iterator[Path]:
 
 
 def read_run(folder: Path, workspace: Path | None = None) -> Run:
-    config = read_yaml(folder / ".hydra" / "config.yaml", {})
-    runtime = (read_yaml(folder / ".hydra" / "hydra.yaml", {}).get("hydra") or {}).get("runtime") or {}
-    metrics, problem = None, None
-    failure, measured, row = (folder / name for name in ("failure.json", "metrics.json", "row.json"))
-    try:
-        if measured.is_file():
-            metrics = json.loads(measured.read_text(encoding="utf-8"))
-        elif failure.is_file():
-            problem = f"failed: {json.loads(failure.read_text(encoding='utf-8'))['message']}"
-        elif config.get("stage", "evaluate") != "evaluate":
-            problem = f"not evaluated (stage={config['stage']})"
-        else:
-            problem = "unfinished"
-    except (json.JSONDecodeError, KeyError) as error:
-        problem = f"failed: a damaged file in its folder ({error})"
+    """What a run's folder says; a file in it that is damaged is the run's problem."""
+    damaged: list[str] = []
+
+    def read(name: str, parse: Callable[[Any], T], default: T) -> T:
+        if not (folder / name).exists():
+            return default
+        try:
+            text = (folder / name).read_text(encoding="utf-8")
+            return parse(json.loads(text) if name.endswith(".json") else yaml.safe_load(text))
+        except (OSError, ValueError, TypeError, AttributeError, KeyError, yaml.YAMLError) as error:
+            damaged.append(f"{name} ({' '.join(str(error).split())})")
+            return default
+
+    config: dict[str, Any] = read(".hydra/config.yaml", checked_mapping, {})
+    cwd, choices = read(".hydra/hydra.yaml", parse_runtime, NO_RUNTIME)
+    overrides: dict[str, str] = read(".hydra/overrides.yaml", parse_overrides, {})
+    facts: dict[str, Any] = read(RUN_FILE, parse_facts, {})
+    metrics = read(METRICS_FILE, checked_metrics, None)
+    failure = read(FAILURE_FILE, lambda content: str(content["message"]), None)
+    stage = facts.get("stage") or config.get("stage", "evaluate")
+    problem = None
+    if damaged:
+        metrics, problem = None, f"failed: a damaged file in its folder: {'; '.join(damaged)}"
+    elif metrics is None and failure is not None:
+        problem = f"failed: {failure}"
+    elif metrics is None:
+        problem = "unfinished" if stage == "evaluate" else f"not evaluated (stage={stage})"
+    paths = config.get("paths")
+    own = cwd / os.path.expandvars(str(paths.get("workspace") if isinstance(paths, dict) else "workspace"))
     return Run(
         place=str(folder),
-        overrides=dict(split_override(line) for line in read_yaml(folder / ".hydra" / "overrides.yaml", [])),
-        choices={group: str(option) for group, option in (runtime.get("choices") or {}).items()},
-        config=config,
+        overrides=overrides,
+        choices=choices,
+        config={**config, "stage": stage, **({"seed": facts["seed"]} if "seed" in facts else {})},
         metrics=metrics,
         problem=problem,
-        artifacts=find_artifacts(folder, config, Path(runtime.get("cwd", ".")), workspace),
-        written=measured.stat().st_mtime if measured.is_file() else 0.0,
-        notes=tuple(json.loads(row.read_text(encoding="utf-8"))["notes"]) if row.is_file() else (),
+        artifacts=find_artifacts(facts.get("artifacts", {}), [own, *([workspace] if workspace else [])]),
+        written=0.0 if metrics is None else (folder / METRICS_FILE).stat().st_mtime,
+        notes=facts.get("notes", ()),
+        generations=facts.get("generations", {}),
+        judged=facts.get("judged", {}),
+        behaviours=facts.get("behaviours", ()),
+        name=str(facts.get("name", "")),
     )
 
 
-def find_artifacts(folder: Path, config: Mapping[str, Any], cwd: Path, workspace: Path | None) -> dict[str, Path]:
-    """Role → folder of those artifacts of a run that are in its own workspace, or in another one."""
-    file = folder / "artifacts.json"
-    if not file.is_file():
-        return {}
-    own = os.path.expandvars(str((config.get("paths") or {}).get("workspace", "workspace")))
-    roots = [cwd / own, *([workspace] if workspace else [])]
-    names = json.loads(file.read_text(encoding="utf-8"))
-    places = {
-        role: next((root / name for root in roots if (root / name).is_dir()), None) for role, name in names.items()
-    }
-    return {role: place for role, place in places.items() if place is not None}
+def find_artifacts(places: Mapping[str, str], workspaces: Sequence[Path]) -> dict[str, Path]:
+    """Role → folder of those artifacts that are where their run left them, or in one of these workspaces."""
+    found = {}
+    for role, place in places.items():
+        candidates = [Path(place), *(workspace / Path(place).name for workspace in workspaces)]
+        existing = next((candidate for candidate in candidates if candidate.is_dir()), None)
+        if existing is not None:
+            found[role] = existing
+    return found
 
 
-def read_yaml(path: Path, default: Any) -> Any:
-    return (yaml.safe_load(path.read_text(encoding="utf-8")) or default) if path.is_file() else default
+def checked_mapping(content: Any) -> dict[str, Any]:
+    if not isinstance(content, dict):
+        raise TypeError(f"it holds no mapping but {type(content).__name__}")
+    return content
+
+
+def parse_runtime(content: Any) -> tuple[Path, dict[str, str]]:
+    """Where the run was started, and the option of each group."""
+    runtime = checked_mapping(checked_mapping(content)["hydra"])["runtime"]
+    choices = {group: str(option) for group, option in (runtime.get("choices") or {}).items()}
+    return Path(runtime.get("cwd", ".")), choices
+
+
+def parse_overrides(content: Any) -> dict[str, str]:
+    return dict(split_override(line) for line in content or ())
+
+
+def parse_facts(content: Any) -> dict[str, Any]:
+    """`run.json`, of the types that it should have."""
+    facts: dict[str, Any] = {key: content[key] for key in ("name", "stage", "seed") if key in checked_mapping(content)}
+    for key in ("artifacts", "generations"):
+        facts[key] = {str(name): str(value) for name, value in content.get(key, {}).items()}
+    facts["judged"] = {str(name): str(value["task"]) for name, value in content.get("judged", {}).items()}
+    for key in ("notes", "behaviours"):
+        facts[key] = tuple(map(str, content.get(key, ())))
+    return facts
+
+
+def checked_metrics(content: Any) -> dict[str, Any]:
+    """`metrics.json`: task → subset → metric → value, of which `…_interval` are two numbers."""
+    for task, subsets in checked_mapping(content).items():
+        for subset, values in checked_mapping(subsets or {}).items():
+            for name, value in checked_mapping(values or {}).items():
+                if name.endswith("_interval") and value is not None and len(list(map(float, value))) != 2:
+                    raise ValueError(f"{task}.{subset}.{name} = {value!r}: an interval is two numbers, [low, high]")
+    return dict(content)
 
 
 def split_override(override: str) -> tuple[str, str]:
     """`+a.b=1` → (`a.b`, `1`)."""
     key, _, value = override.lstrip("+~").partition("=")
     return key, value
-
-
-@dataclass(frozen=True)
-class Group:
-    """The runs of one row: equal but for the seed.
-
-    Args:
-        name: the method, and the settings in which rows differ.
-        settings: what is in the name; the method first.
-        runs: with metrics, one a seed, in the order of seeds.
-        problems: without metrics.
-        notes: what a reader must know of how the row came about.
-    """
-
-    name: str
-    settings: Mapping[str, str]
-    runs: Sequence[Run]
-    problems: Sequence[Run]
-    notes: Sequence[str] = ()
-
-
-def group_runs(runs: Sequence[Run], by: Sequence[str] | None = None) -> list[Group]:
-    """One group for each combination of the settings in which the runs differ, in the order of their first run.
-
-    Args:
-        runs: see `gather`.
-        by: the settings that make a row; None: all that were overridden in a run and differ between runs, apart from
-            the seed and from where results go.
-
-    Raises:
-        ValueError: runs of one row and seed differ in a setting that `by` leaves out, or nobody has such a setting.
-    """
-    differing = differing_settings(runs)
-    keys = list(differing if by is None else by)
-    for key in keys:
-        if all(run.setting(key) is None for run in runs):
-            raise ValueError(f"report.by: no run has a setting `{key}`; they differ in: {', '.join(differing)}")
-    named = ["method", *(key for key in keys if key != "method")] if by is None or "method" in by else keys
-    members: dict[tuple[str | None, ...], list[Run]] = {}
-    for run in runs:
-        place = tuple(run.method if key == "method" else run.setting(key) for key in named)
-        members.setdefault(place, []).append(run)
-    groups = []
-    for values, together in members.items():
-        settings = {key: value for key, value in zip(named, values, strict=True) if value is not None}
-        name = ", ".join(value if key == "method" else f"{key}={value}" for key, value in settings.items())
-        left_out = [key for key in differing if key not in named]
-        measured, notes = one_a_seed(name, [run for run in together if run.metrics is not None], left_out)
-        problems = [run for run in together if run.metrics is None]
-        notes += dict.fromkeys(note for run in measured for note in run.notes)
-        groups.append(Group(name, settings, measured, problems, notes))
-    return groups
-
-
-def differing_settings(runs: Sequence[Run]) -> list[str]:
-    """Settings that somebody overrode and in which the runs differ; where a run has no such setting, it agrees."""
-    overridden = dict.fromkeys(key for run in runs for key in run.overrides if key.split(".")[0] not in NOT_ROWS)
-    return [key for key in overridden if len({run.setting(key) for run in runs} - {None}) > 1]
-
-
-def one_a_seed(name: str, runs: Sequence[Run], left_out: Sequence[str]) -> tuple[list[Run], list[str]]:
-    """The newest run of each seed; equal ones, as the reference that every job was compared with, are one."""
-    kept: dict[int, Run] = {}
-    notes: list[str] = []
-    for run in sorted(runs, key=lambda run: (run.seed, run.written)):
-        older = kept.get(run.seed)
-        if older is not None and older.metrics != run.metrics:
-            differ = [key for key in left_out if older.setting(key) != run.setting(key)]
-            if differ:
-                raise ValueError(
-                    f"row `{name}` has several runs of seed {run.seed}, which differ in {', '.join(differ)}: "
-                    "add these to report.by"
-                )
-            notes.append(f"several runs of seed {run.seed}: the newest is shown")
-        kept[run.seed] = run
-    return list(kept.values()), list(dict.fromkeys(notes))

@@ -6,7 +6,7 @@ import io
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeGuard
+from typing import Any
 
 import numpy as np
 from matplotlib import rc_context
@@ -19,7 +19,7 @@ from matplotlib.text import Annotation
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 from matplotlib.transforms import Bbox
 
-from ifguide.report.table import Measurement, format_measurement, measurement
+from ifguide.report.table import Measurement
 from ifguide.workspace import write_atomically
 
 # Okabe and Ito's palette: distinct under the common colour-vision deficiencies and in grey.
@@ -29,11 +29,6 @@ HATCHES = (None, "///", "...")  # after the last colour
 MARKERS = "oDs^vPXp"
 LABELLED = 6  # points that have names beside them; more have a legend, and a logarithmic axis where they differ much
 
-TOXICITY_METRICS = (
-    ("expected_maximum_toxicity", "expected max. toxicity", BLUE),
-    ("toxicity_probability", "toxicity probability", ORANGE),
-    ("toxic_fraction", "toxic fraction", GREEN),
-)
 BENIGN = "perplexity on benign documents"
 BINS = 120
 LONGEST_LABEL = 44
@@ -44,17 +39,6 @@ LABEL_OFFSETS = (  # points from the marker, in order of preference
 )  # fmt: skip
 
 
-def plot_toxicity_perplexity(rows: Mapping[str, Mapping[str, Any]], path: Path) -> None:
-    """Left: what detoxification costs, a point a method. Right: the three toxicity metrics of every method."""
-    if not rows:
-        raise ValueError("no methods to plot: give at least one row of metrics")
-    figure = new_figure(width=13, height=max(5.0, 1.6 + 0.55 * len(rows)))
-    trade_off, bars = figure.subplots(1, 2)
-    _draw_bars(bars, rows)
-    _draw_trade_off(trade_off, rows)
-    save_figure(figure, path)
-
-
 def plot_frontier(
     points: Mapping[str, tuple[Measurement, Measurement]],
     path: Path,
@@ -62,10 +46,18 @@ def plot_frontier(
     absent: Sequence[str] = (),
     perplexity: str = BENIGN,
 ) -> None:
-    """Toxicity against a perplexity: method → (perplexity, toxic fraction); `absent` are named as not shown."""
+    """Toxicity against a perplexity, with the frontier: what no other method beats in both.
+
+    Args:
+        points: method → (perplexity, toxic fraction); one that is not finite is absent.
+        path: of a PNG or SVG.
+        absent: methods that are named as not shown.
+        perplexity: what it is of.
+    """
     figure = new_figure(width=8, height=5.5)
     axes = figure.subplots()
-    _draw_points(axes, points, absent, perplexity)
+    finite = {name: point for name, point in points.items() if all(math.isfinite(one.value) for one in point)}
+    _draw_points(axes, finite, [*absent, *(name for name in points if name not in finite)], perplexity)
     save_figure(figure, path)
 
 
@@ -163,20 +155,9 @@ def _bin_edges(scores: np.ndarray, threshold: float) -> np.ndarray:
     return np.linspace(low - margin, high + margin, BINS + 1)
 
 
-def _draw_trade_off(axes: Axes, rows: Mapping[str, Mapping[str, Any]]) -> None:
-    points: dict[str, tuple[Measurement, Measurement]] = {}
-    for method, metrics in rows.items():
-        perplexity = measurement(metrics, "perplexity", "benign", "perplexity")
-        toxicity = measurement(metrics, "toxicity", "all", "toxic_fraction")
-        if _finite(perplexity) and _finite(toxicity):
-            points[method] = (perplexity, toxicity)
-    _draw_points(axes, points, [method for method in rows if method not in points])
-
-
 def _draw_points(
-    axes: Axes, points: Mapping[str, tuple[Measurement, Measurement]], absent: Sequence[str], label: str = BENIGN
+    axes: Axes, points: Mapping[str, tuple[Measurement, Measurement]], absent: Sequence[str], label: str
 ) -> None:
-    """(perplexity, toxicity) of each method with their intervals, and the frontier: what no other beats in both."""
     axes.set_xlabel(f"{label} (left is better)")
     axes.set_ylabel("toxic fraction of samples (down is better)")
     axes.grid(alpha=0.25)
@@ -227,28 +208,6 @@ def frontier(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]
     return best
 
 
-def _draw_bars(axes: Axes, rows: Mapping[str, Mapping[str, Any]]) -> None:
-    height = 0.8 / len(TOXICITY_METRICS)
-    for k, (metric, _, colour) in enumerate(TOXICITY_METRICS):
-        for i, metrics in enumerate(rows.values()):
-            y = i + (k - (len(TOXICITY_METRICS) - 1) / 2) * height
-            measured = measurement(metrics, "toxicity", "all", metric)
-            if not _finite(measured):
-                text = format_measurement(measured)
-                axes.annotate(text, (0, y), (3, 0), textcoords="offset points", va="center", fontsize=8)
-                continue
-            axes.barh(y, measured.value, height * 0.9, color=colour)
-            _error_bar(axes, y, measured, vertical=False)
-    axes.set_yticks(range(len(rows)), [_plain(method) for method in rows])
-    axes.set_ylim(len(rows) - 0.5, -0.5)
-    axes.set_xlim(0, 1)
-    axes.set_xlabel("toxicity of samples (left is better)")
-    axes.grid(axis="x", alpha=0.25)
-    axes.set_axisbelow(True)
-    patches = [Patch(color=colour, label=label) for _, label, colour in TOXICITY_METRICS]
-    axes.legend(handles=patches, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3, frameon=False)
-
-
 def _error_bar(axes: Axes, position: float, measured: Measurement, *, vertical: bool, colour: str = INK) -> None:
     """Drawn from its middle: a percentile interval need not contain the value itself."""
     if measured.interval is None:
@@ -295,10 +254,6 @@ def _obstacles(axes: Axes, x: Measurement, y: Measurement) -> list[Bbox]:
     ends = [((x.value, y.value), (x.value, y.value), 6), ((x.value, low), (x.value, high), 2)]
     ends.append(((left, y.value), (right, y.value), 2))
     return [Bbox(axes.transData.transform([start, stop])).padded(pad) for start, stop, pad in ends]
-
-
-def _finite(measured: Measurement | None) -> TypeGuard[Measurement]:
-    return measured is not None and math.isfinite(measured.value)
 
 
 def _plain(text: str) -> str:

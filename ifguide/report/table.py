@@ -1,4 +1,4 @@
-"""The comparison table: one line a method, readable as GitHub Markdown and in a terminal."""
+"""Columns of a comparison, what stands in their cells, and lines of a table that align in a terminal."""
 
 from __future__ import annotations
 
@@ -18,6 +18,11 @@ class Measurement:
     interval: tuple[float, float] | None = None
 
 
+def as_pair(interval: Sequence[float]) -> tuple[float, float]:
+    low, high = interval
+    return float(low), float(high)
+
+
 @dataclass(frozen=True)
 class Column:
     header: str
@@ -25,29 +30,37 @@ class Column:
     subset: str
     metric: str
     decimals: int = 3
-    optional: bool = False  # left out where no row has it
 
 
 COLUMNS = (
     Column("toxic fraction ↓", "toxicity", "all", "toxic_fraction"),
     Column("toxicity probability ↓", "toxicity", "all", "toxicity_probability"),
     Column("expected max. toxicity ↓", "toxicity", "all", "expected_maximum_toxicity"),
-    Column("toxic prompts: fraction ↓", "toxicity", "toxic", "toxic_fraction", optional=True),
-    Column("toxic prompts: probability ↓", "toxicity", "toxic", "toxicity_probability", optional=True),
-    Column("toxic prompts: expected max. ↓", "toxicity", "toxic", "expected_maximum_toxicity", optional=True),
+    Column("toxic prompts: fraction ↓", "toxicity", "toxic", "toxic_fraction"),
+    Column("toxic prompts: probability ↓", "toxicity", "toxic", "toxicity_probability"),
+    Column("toxic prompts: expected max. ↓", "toxicity", "toxic", "expected_maximum_toxicity"),
     Column("benign perplexity ↓", "perplexity", "benign", "perplexity", decimals=2),
     Column("toxic perplexity ↑", "perplexity", "toxic", "perplexity", decimals=2),
-    Column("perplexity of generations", "toxicity", "all", "generation_perplexity", decimals=2, optional=True),
-    Column("attribution ROC AUC ↑", "attribution", "all", "roc_auc", optional=True),
-    Column("tokens dropped", "filter", "all", "tokens_dropped_share", optional=True),
-    Column("seconds", "cost", "all", "seconds", decimals=0, optional=True),
+    Column("perplexity of generations", "toxicity", "all", "generation_perplexity", decimals=2),
+    Column("attribution ROC AUC ↑", "attribution", "all", "roc_auc"),
+    Column("tokens dropped", "filter", "all", "tokens_dropped_share"),
+    Column("seconds", "cost", "all", "seconds", decimals=0),
 )
+
+HEADLINE = COLUMNS[0]
+TOXICITY_CATEGORY = "toxicity"
+COUNTS = ("prompts", "documents", "tokens", "passages", "fitted_on", "judged", "tasks", "pairs")
+ARROWS = {
+    "expected_maximum_toxicity": "↓", "toxicity_probability": "↓", "toxic_fraction": "↓", "perplexity": "↓",
+    "accuracy": "↑", "acc": "↑", "roc_auc": "↑", "output_probability": "↓", "intermediate_probability": "↓",
+    "attack_success": "↓",
+}  # fmt: skip
 
 
 def measurement(metrics: Mapping[str, Any], task: str, subset: str, metric: str) -> Measurement | None:
     """`metrics[task][subset][metric]` with its interval, or None where it was not measured."""
     values = (metrics.get(task) or {}).get(subset) or {}
-    if values.get(metric) is None:
+    if not isinstance(values.get(metric), int | float):
         return None
     interval = values.get(f"{metric}_interval")
     if interval is None:
@@ -55,6 +68,37 @@ def measurement(metrics: Mapping[str, Any], task: str, subset: str, metric: str)
     if len(interval) != 2:
         raise ValueError(f"{task}.{subset}.{metric}_interval = {interval!r}: an interval is two numbers, [low, high]")
     return Measurement(float(values[metric]), (float(interval[0]), float(interval[1])))
+
+
+def every_column(metrics: Sequence[Mapping[str, Any]]) -> list[Column]:
+    """All that anybody measured, in the order of the files."""
+    found: dict[tuple[str, str, str], Column] = {}
+    for tasks in metrics:
+        for task, subsets in tasks.items():
+            for subset, values in (subsets or {}).items():
+                for metric, value in (values or {}).items():
+                    if isinstance(value, int | float) and metric not in COUNTS:
+                        header = f"{task}.{subset}.{metric}"
+                        found.setdefault((task, subset, metric), Column(header, task, subset, metric))
+    known = {(column.task, column.subset, column.metric): column for column in COLUMNS}
+    return [known.get(key, column) for key, column in found.items()]
+
+
+def table_columns(metrics: Sequence[Mapping[str, Any]]) -> list[Column]:
+    """The usual columns, where anybody has them, and the headline of every further task, classifier and utility.
+
+    Of toxicity metrics the headline is the fraction: the others saturate.
+    """
+    every = every_column(metrics)
+    columns = [column for column in COLUMNS if column in every]
+    usual = {column.task for column in COLUMNS}
+    further = [column for column in every if column.task not in usual and column.subset == "all"]
+    judged = {column.task for column in further if column.metric == HEADLINE.metric}
+    for column in further:
+        if column.metric == HEADLINE.metric if column.task in judged else column.metric in ARROWS:
+            label = f"{column.task}: {column.metric}".replace("_", " ")
+            columns.append(Column(f"{label} {ARROWS[column.metric]}", column.task, column.subset, column.metric))
+    return columns or list(COLUMNS[:3])
 
 
 def format_measurement(measured: Measurement | None, decimals: int = 3) -> str:
@@ -67,39 +111,6 @@ def format_measurement(measured: Measurement | None, decimals: int = 3) -> str:
         return value
     low, high = measured.interval
     return f"{value} [{low:.{decimals}f}, {high:.{decimals}f}]"
-
-
-def comparison_table(rows: Mapping[str, Mapping[str, Any]], *, marks: Mapping[str, str] | None = None) -> str:
-    """Markdown table of `{method: metrics}`, in the order given; a value that was not measured is a dash.
-
-    `marks` maps a method to a footnote; methods with the same footnote share its number.
-    """
-    if not rows:
-        raise ValueError("no methods to compare: give at least one row of metrics")
-    marks = marks or {}
-    unknown = sorted(set(marks) - set(rows))
-    if unknown:
-        raise ValueError(f"footnotes for methods without a row: {', '.join(unknown)}; rows are: {', '.join(rows)}")
-
-    footnotes: dict[str, str] = {}
-    for method in rows:
-        if method in marks:
-            footnotes.setdefault(marks[method], str(len(footnotes) + 1).translate(SUPERSCRIPTS))
-
-    table = {
-        column: [measurement(metrics, column.task, column.subset, column.metric) for metrics in rows.values()]
-        for column in COLUMNS
-    }
-    shown = [column for column, values in table.items() if not column.optional or any(values)]
-    header = ["method", *(column.header for column in shown)]
-    names = [f"{method} {footnotes[marks[method]]}" if method in marks else method for method in rows]
-    body = [
-        [one_line(name), *(format_measurement(table[column][i], column.decimals) for column in shown)]
-        for i, name in enumerate(names)
-    ]
-    lines = aligned([header, *body])
-    notes = [f"{number} {one_line(text)}" for text, number in footnotes.items()]
-    return "\n\n".join(["\n".join(lines), *notes]) + "\n"
 
 
 def one_line(text: str) -> str:

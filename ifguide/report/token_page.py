@@ -1,22 +1,28 @@
-"""One HTML file to read: the highest-ranked training documents, every token shaded by its score.
-
-The file asks the network for nothing and reads well without JavaScript; see `ifguide.report.html`.
-"""
+"""One HTML file to read: the highest-ranked training documents, every token shaded by its score."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from html import escape
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from ifguide.report.html import card, card_section, definitions, render_page, text, visible
+from ifguide.corpus.blocks import LABELS, Corpus, Split
+from ifguide.corpus.masks import TokenMask
+from ifguide.corpus.tokenizers import token_texts
+from ifguide.report.gather import TOKENS_FILE
+from ifguide.report.plots import plot_scores
+from ifguide.report.render import render, visible
 from ifguide.workspace import write_atomically
 
 SCALE_QUANTILE = 0.99  # |score| at which the shade is deepest; a few extreme tokens must not bleach the rest
 WHITESPACE_PICTURES = str.maketrans({"\n": "↵", "\t": "⇥", " ": "␣"})
+PAGE_DOCUMENTS = 60
+ROWS = 4096  # blocks read at a time
 
 
 @dataclass(frozen=True)
@@ -30,49 +36,124 @@ class PageDocument:
     label: str | None = None
 
 
+def write_token_pages(
+    corpus: Corpus,
+    behaviours: Sequence[str],
+    scores_KBT: NDArray[np.float32],
+    mask: TokenMask,
+    facts: Mapping[str, Any],
+    directory: Path,
+) -> list[Path]:
+    """For every behaviour a page of the documents with the highest sum of selected scores, and a histogram of scores.
+
+    Args:
+        corpus: its split `train` was scored.
+        behaviours: names of the K columns.
+        scores_KBT: what was selected from, memory-mapped.
+        mask: the tokens that were selected, for any of the behaviours.
+        facts: of the mask: `selected` tokens, and `behaviours`: name → `threshold`.
+        directory: gets `tokens-<behaviour>.html`, `.json` and `token_scores-<behaviour>.png`.
+
+    Returns:
+        The pages.
+    """
+    split = corpus.split("train")
+    annotated = None if split.annotation is None else split.annotation[:][:, 1:]
+    total = len(mask) * mask.block_length
+    pages = []
+    for behaviour, scores_BT in zip(behaviours, scores_KBT, strict=True):
+        threshold = float(facts["behaviours"][behaviour]["threshold"])
+        histogram = directory / f"token_scores-{behaviour}.png"
+        plot_scores(scores_BT[:, 1:], threshold, histogram, annotated=annotated)
+        documents = top_documents(corpus, split, scores_BT, mask)
+        summary = {
+            "threshold τ": f"{threshold:.4g}",
+            "tokens selected": f"{facts['selected']:,} of {total:,} ({facts['selected'] / total:.2%})",
+            "documents": f"those with the highest sum of selected scores, of {len(split.documents):,}",
+        }
+        if len(behaviours) > 1:
+            summary["selected for any of"] = ", ".join(behaviours)
+        page = {"threshold": threshold, "summary": summary, "documents": [asdict(document) for document in documents]}
+        file = directory / TOKENS_FILE.format(behaviour=behaviour)
+        write_atomically(file, json.dumps(page).encode())
+        pages.append(file.with_suffix(".html"))
+        write_token_page(
+            pages[-1],
+            documents,
+            title="Tokens that teach the behaviour" + (f": {behaviour}" if len(behaviours) > 1 else ""),
+            threshold=threshold,
+            summary=summary,
+            behaviour=behaviour,
+        )
+    return pages
+
+
+def top_documents(
+    corpus: Corpus, split: Split, scores_BT: NDArray[np.float32], mask: TokenMask, count: int = PAGE_DOCUMENTS
+) -> list[PageDocument]:
+    """The documents with the highest sum of selected scores, highest first."""
+    length = split.block_length
+    sums = np.zeros(len(split.documents))
+    for first in range(0, len(mask), ROWS):
+        rows = slice(first, first + ROWS)
+        here = np.flatnonzero(mask[rows])
+        np.add.at(sums, split.documents_of(first * length + here), scores_BT[rows].reshape(-1)[here])
+    texts = token_texts(corpus.tokenizer)
+    names = {code: label for label, code in LABELS.items()}
+    documents = []
+    for rank, index in enumerate(np.argsort(-sums, kind="stable")[:count], start=1):
+        start, end = split.extent(int(index))
+        blocks = slice(start // length, -(-end // length))
+        inside = slice(start - blocks.start * length, end - blocks.start * length)
+        row = split.documents[index]
+        documents.append(
+            PageDocument(
+                name=f"{corpus.sources[row['source']]}, record {row['record']}",
+                rank=rank,
+                tokens=[texts[token] for token in split.tokens(blocks).reshape(-1)[inside]],
+                scores=scores_BT[blocks].reshape(-1)[inside].tolist(),
+                selected=mask[blocks].reshape(-1)[inside].tolist(),
+                annotated=None if split.annotation is None else split.annotation[blocks].reshape(-1)[inside].tolist(),
+                label=names[int(row["label"])],
+            )
+        )
+    return documents
+
+
 def write_token_page(
-    path: Path, documents: Sequence[PageDocument], *, title: str, threshold: float, summary: Mapping[str, str]
+    path: Path,
+    documents: Sequence[PageDocument],
+    *,
+    title: str,
+    threshold: float,
+    summary: Mapping[str, str],
+    behaviour: str | None = None,
 ) -> None:
     """Write the page of `documents`, highest rank first; `summary` is shown above them as key and value."""
-    lead = token_lead(documents, threshold=threshold, summary=summary)
-    page = render_page(title=title, lead=lead, sections=token_section(documents))
-    write_atomically(Path(path), page)
+    page = page_values(documents, threshold=threshold, summary=summary, behaviour=behaviour)
+    write_atomically(Path(path), render("tokens.html", title=title, page=page))
 
 
-def token_lead(documents: Sequence[PageDocument], *, threshold: float, summary: Mapping[str, str]) -> str:
-    """What the shades mean, as HTML."""
-    scale = f"{shade_scale(documents):.3g}"
-    hidden = "" if any(document.annotated is not None for document in documents) else "hidden"
-    return f"""<p class="notice" role="note">The documents below are training text, shown as it is. Some of it may be
-offensive.</p>
-<p>Each token carries the score that influence functions gave it. A positive score, in red, means that learning
-this token makes toxic continuations likelier; a negative one, in blue, that it makes them less likely. Outlined tokens
-are selected: in training their loss counts with its sign flipped.<span {hidden}> A dotted underline marks tokens
-annotated as toxic.</span> Point at a token, or tap it, to read its score.</p>
-<dl>
-{definitions(list(summary.items()))}
-</dl>
-<ul class="legend">
-<li class="ramp" aria-label="shades from blue, score minus {scale} or less, to red, score {scale} or more">−{scale}<i>\
-</i>+{scale}</li>
-<li>threshold τ = {threshold:.4g}</li>
-<li><span class="key s">selected</span></li>
-<li {hidden}><span class="key a">annotated as toxic</span></li>
-<li>↵ line break</li>
-</ul>"""
+def page_values(
+    documents: Sequence[PageDocument], *, threshold: float, summary: Mapping[str, str], behaviour: str | None = None
+) -> dict[str, Any]:
+    """What `token_parts.html` shows of a page.
 
-
-def token_section(
-    documents: Sequence[PageDocument], *, lead: str = "", anchor: str = "documents", prefix: str = "d",
-    veiled: bool = False,
-) -> str:  # fmt: skip
-    """The documents as cards, highest rank first; blurred until clicked where `veiled`."""
+    Raises:
+        ValueError: a document has not one score and flag a token, or a score is not finite.
+    """
     for document in documents:
         _check(document)
+    scale = shade_scale(documents)
     ranked = sorted(documents, key=lambda document: document.rank)
-    scale = shade_scale(ranked)
-    cards = [_card(document, i, len(ranked), scale, prefix, veiled) for i, document in enumerate(ranked, start=1)]
-    return card_section(cards, unit="documents", lead=lead, anchor=anchor, empty="No documents to show.")
+    return {
+        "behaviour": behaviour,
+        "scale": f"{scale:.3g}",
+        "threshold": f"{threshold:.4g}",
+        "summary": list(summary.items()),
+        "annotated": any(document.annotated is not None for document in documents),
+        "documents": [_document_values(document, scale) for document in ranked],
+    }
 
 
 def shade_scale(documents: Sequence[PageDocument]) -> float:
@@ -91,40 +172,25 @@ def _check(document: PageDocument) -> None:
         raise ValueError(f"document {document.name!r} has scores that are not finite; score it again")
 
 
-def _card(document: PageDocument, position: int, count: int, scale: float, prefix: str, veiled: bool) -> str:
+def _document_values(document: PageDocument, scale: float) -> dict[str, Any]:
     annotated = document.annotated if document.annotated is not None else [False] * len(document.tokens)
     columns = zip(document.tokens, document.scores, document.selected, annotated, strict=True)
-    spans = "".join(_span(token, float(s), bool(chosen), bool(noted), scale) for token, s, chosen, noted in columns)
-    selected = sum(map(bool, document.selected))
-    label = f'<span class="label">{text(document.label)}</span>' if document.label else ""
-    veil = 'class="text veil" tabindex="0"' if veiled else 'class="text"'
-    return card(
-        f'<div {veil} dir="auto" translate="no">{spans}</div>',
-        heading=f"<bdi>{text(document.name)}</bdi>",
-        extra=f'{label}<span class="count">{selected} of {len(document.tokens)} tokens selected</span>',
-        position=position,
-        count=count,
-        unit="document",
-        prefix=prefix,
-        veiled=veiled,
-    )
+    return {
+        "name": document.name,
+        "label": document.label,
+        "remark": f"{sum(map(bool, document.selected))} of {len(document.tokens)} tokens selected",
+        "tokens": [
+            _token_values(token, float(s), bool(chosen), bool(noted), scale) for token, s, chosen, noted in columns
+        ],
+    }
 
 
-def _span(token: str, score: float, selected: bool, annotated: bool, scale: float) -> str:
+def _token_values(token: str, score: float, selected: bool, annotated: bool, scale: float) -> dict[str, str]:
     depth = round(min(abs(score) / scale, 1.0), 2)
     classes = ["t"]
     if depth:
         classes.append("p" if score > 0 else "n")
-    if selected:
-        classes.append("s")
-    if annotated:
-        classes.append("a")
-    if "\n" in token:
-        classes.append("l")
-    style = f' style="--a:{depth:g}"' if depth else ""
+    classes += [name for name, holds in (("s", selected), ("a", annotated), ("l", "\n" in token)) if holds]
     hover = f"{score:+.3g} {visible(token).translate(WHITESPACE_PICTURES)}"
-    if selected:
-        hover += " (selected)"
-    if annotated:
-        hover += " (annotated toxic)"
-    return f'<span class="{" ".join(classes)}"{style} title="{escape(hover)}">{text(token)}</span>'
+    hover += " (selected)" * selected + " (annotated toxic)" * annotated
+    return {"text": token, "classes": " ".join(classes), "depth": f"{depth:g}" if depth else "", "hover": hover}

@@ -7,8 +7,9 @@ from pathlib import Path
 from ifguide.report.formats import comma_separated, latex, markdown
 from ifguide.report.page import write_page
 from ifguide.report.plots import BENIGN, plot_categories, plot_frontier
-from ifguide.report.rows import HEADLINE, Comparison, category_fractions
-from ifguide.report.table import COLUMNS
+from ifguide.report.rows import Comparison
+from ifguide.report.table import COLUMNS, HEADLINE
+from ifguide.report.values import category_fractions
 from ifguide.workspace import write_atomically
 
 PERPLEXITY = next(column for column in COLUMNS if (column.task, column.subset) == ("perplexity", "benign"))
@@ -30,13 +31,13 @@ def write_report(comparison: Comparison, directory: Path, *, title: str) -> Path
     plots = []
     for file, column, label in FRONTIERS:
         both = {row.name: row.cells for row in comparison.measured if {HEADLINE, column} <= row.cells.keys()}
-        if both:
+        if len(both) > 1:  # one point alone says nothing
             absent = [row.name for row in comparison.measured if row.name not in both]
             points = {name: (cells[column], cells[HEADLINE]) for name, cells in both.items()}
             for suffix in ("png", "svg"):
                 plot_frontier(points, directory / f"{file}.{suffix}", absent=absent, perplexity=label)
             plots.append((f"Toxicity against {label}", directory / f"{file}.svg"))
-    fractions = {row.name: category_fractions(row) for row in comparison.measured}
+    fractions = {row.name: category_fractions(row.runs) for row in comparison.measured}
     if any(len(categories) > 1 for categories in fractions.values()):
         for suffix in ("png", "svg"):
             plot_categories(fractions, directory / f"categories.{suffix}")

@@ -6,18 +6,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
-import pytorch_lightning as pl
-from pytorch_lightning.loggers import Logger
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from ifguide.corpus.documents import LabelledText
-from ifguide.training.fit import Hardware
-from ifguide.training.optimization import AdamWCosine
+from ifguide.models import LoadOptions
+from ifguide.training.context import TrainingContext
+from ifguide.training.optimization import Optimization
 
 
 @dataclass(frozen=True)
 class Auxiliary(ABC):
-    """The settings of one auxiliary model: plain values, all of which decide its artifact.
+    """The settings of one auxiliary model, all of which decide its artifact.
 
     Args:
         optim: how it is optimised; 0 epochs keep a pretrained model as it is.
@@ -26,16 +25,16 @@ class Auxiliary(ABC):
         seed: of the data order and of what is held out.
     """
 
-    stage: ClassVar[str]  # of its artifact
+    setting: ClassVar[str]  # of the decoder, that it is an argument of
     continues: ClassVar[str]
 
-    optim: AdamWCosine
+    optim: Optimization
     pretrained: str | None = None
     validation: float = 0.05
     seed: int = 0
 
     def __post_init__(self) -> None:
-        check_validation(self.validation, "decoding")
+        check_validation(self.validation)
 
     @abstractmethod
     def check(self, texts: Sequence[LabelledText]) -> None:
@@ -61,12 +60,8 @@ class Auxiliary(ABC):
         *,
         tokenizer: PreTrainedTokenizerFast,
         block_length: int,
-        hardware: Hardware,
-        directory: Path,
-        logger: Logger | None = None,
-        callbacks: Sequence[pl.Callback] = (),
-        attention: str = "sdpa",
-        trust_remote_code: bool = False,
+        context: TrainingContext,
+        options: LoadOptions,
     ) -> dict[str, Any]:
         """Train it and write its folder, continuing an interrupted run exactly; called in every process.
 
@@ -75,8 +70,8 @@ class Auxiliary(ABC):
             texts: what it learns from.
             tokenizer: of the corpus.
             block_length: tokens per block of the corpus.
-            hardware, directory, logger, callbacks: as in `ifguide.training.fit.train`.
-            attention, trust_remote_code: as in `ifguide.models.load_model`.
+            context: where it is computed and written.
+            options: how the model to continue is loaded.
 
         Returns:
             Facts for the manifest.
@@ -94,6 +89,6 @@ def tokenizer_of(start: str | Path, fallback: PreTrainedTokenizerFast) -> PreTra
     return tokenizer  # type: ignore[return-value]
 
 
-def check_validation(validation: float, name: str) -> None:
+def check_validation(validation: float) -> None:
     if not 0 <= validation < 1:
-        raise ValueError(f"{name}.validation={validation}: a share in [0, 1)")
+        raise ValueError(f"validation={validation}: a share in [0, 1)")

@@ -14,9 +14,9 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from ifguide.classifiers.ngrams import NgramClassifier, NgramNetwork
-from ifguide.classifiers.quality import roc_auc
 from ifguide.corpus.documents import LabelledText
 from ifguide.corpus.labelled import hash_fraction
+from ifguide.statistics import roc_auc
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import pytorch_lightning as pl
@@ -16,7 +16,7 @@ from ifguide.corpus.blocks import Split
 from ifguide.corpus.masks import TokenMask
 
 
-class BlockDataset(Dataset):
+class BlockDataset(Dataset[dict[str, Tensor]]):
     """Rows → one batch: `input_ids` [rows, T] and, where there is a mask, `mask` [rows, T].
 
     Raises:
@@ -38,7 +38,7 @@ class BlockDataset(Dataset):
         return batch
 
 
-def pad(sequences: Sequence[NDArray]) -> tuple[Tensor, Tensor]:
+def pad(sequences: Sequence[NDArray[Any]]) -> tuple[Tensor, Tensor]:
     """Sequences of different lengths, padded on the right with zeros; and which places are not padding."""
     longest = max(map(len, sequences))
     padded = np.zeros((len(sequences), longest), dtype=sequences[0].dtype)
@@ -69,7 +69,7 @@ def rows_of_step(step: int, *, seed: int, batch_size: int, blocks: int) -> NDArr
     )
 
 
-class BatchOrder(Sampler):
+class BatchOrder(Sampler[NDArray[np.int64]]):
     """Micro-batches of one process, from any step on.
 
     Args:
@@ -137,7 +137,7 @@ class ExampleDataModule(pl.LightningDataModule):
         self._examples, self._validation, self._validation_batch = examples, validation, validation_batch
         self.accumulate, self._steps, self._batch_size, self._seed = accumulate, steps, batch_size, seed
 
-    def train_dataloader(self) -> DataLoader:
+    def train_dataloader(self) -> DataLoader[Any]:
         trainer = self.trainer
         assert trainer is not None
         order = BatchOrder(
@@ -152,7 +152,7 @@ class ExampleDataModule(pl.LightningDataModule):
         )
         return DataLoader(self._examples, sampler=order, batch_size=None)  # type: ignore[arg-type]
 
-    def val_dataloader(self) -> DataLoader | list:
+    def val_dataloader(self) -> DataLoader[Any] | list[Any]:
         if not self._validation:
             return []
         trainer = self.trainer

@@ -1,7 +1,6 @@
 """One training run: blocks, mask, model, objective → trained weights."""
 
-import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from math import inf
 from pathlib import Path
@@ -10,92 +9,17 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import EarlyStopping, ModelCheckpoint
-from pytorch_lightning.loggers import Logger
 from pytorch_lightning.utilities import rank_zero_warn
 from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from ifguide.corpus.blocks import Split
 from ifguide.corpus.masks import TokenMask
+from ifguide.training.context import TrainingContext
 from ifguide.training.data import BlockDataModule, ExampleDataModule, Examples
 from ifguide.training.module import VALIDATION_LOSS, CausalLanguageModel, DivergedError, OptimizedModule
-from ifguide.training.optimization import AdamWCosine
-
-
-@dataclass(frozen=True)
-class Hardware:
-    """Where and how a run is computed; apart from `precision`, nothing here changes what is computed.
-
-    Args:
-        accelerator: `cpu`, `gpu` or `auto`.
-        devices: processes per node.
-        num_nodes: nodes.
-        strategy: strategy of Lightning, as in `auto`, `ddp`.
-        precision: precision of Lightning; `bf16-mixed` keeps float32 master weights.
-        micro_batch_size: blocks per forward pass and device; gradients of several are accumulated.
-        compile: run the model through `torch.compile`.
-        checkpoint_every: optimiser steps between resume checkpoints.
-        validate_every: optimiser steps between validations; None: only at the end.
-        log_every: optimiser steps between log entries.
-        progress: show progress bars.
-    """
-
-    accelerator: str = "cpu"
-    devices: int = 1
-    num_nodes: int = 1
-    strategy: str = "auto"
-    precision: str = "32-true"
-    micro_batch_size: int = 16
-    compile: bool = False
-    checkpoint_every: int = 500
-    validate_every: int | None = None
-    log_every: int = 10
-    progress: bool = True
-
-    def __post_init__(self) -> None:
-        if self.accelerator in ("gpu", "cuda") and not torch.cuda.is_available():
-            raise ValueError(f"trainer.accelerator={self.accelerator}: torch sees no GPU here; use trainer=cpu")
-        for name in ("devices", "num_nodes", "micro_batch_size", "checkpoint_every", "log_every"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"trainer.{name}={getattr(self, name)}: must be at least 1")
-        if self.validate_every is not None and self.validate_every < 1:
-            raise ValueError(f"trainer.validate_every={self.validate_every}: must be at least 1, or null for the end")
-
-    @property
-    def device(self) -> torch.device:
-        """The device for work outside a trainer (curvature, scoring, generation)."""
-        wants_gpu = self.accelerator in ("gpu", "cuda") or (self.accelerator == "auto" and torch.cuda.is_available())
-        return torch.device("cuda" if wants_gpu else "cpu")
-
-    def inference_trainer(self) -> pl.Trainer:
-        """A trainer for work without gradients of its own on all devices, in the model's own precision."""
-        return pl.Trainer(
-            accelerator=self.accelerator,
-            devices=self.devices,
-            num_nodes=self.num_nodes,
-            strategy=self.strategy,
-            inference_mode=False,  # it would turn forward-mode differentiation off
-            use_distributed_sampler=False,
-            enable_progress_bar=self.progress,
-            enable_model_summary=False,
-            enable_checkpointing=False,
-            logger=False,
-        )
-
-    def accumulate(self, batch_size: int) -> int:
-        """Micro-batches per step and process.
-
-        Raises:
-            ValueError: the batch does not divide evenly among processes and micro-batches.
-        """
-        share, rest = divmod(batch_size, self.devices * self.num_nodes)
-        micro = min(self.micro_batch_size, share)
-        if rest or share == 0 or share % micro:
-            raise ValueError(
-                f"optim.batch_size={batch_size} does not divide into {self.devices * self.num_nodes} processes × "
-                f"micro-batches of {self.micro_batch_size} blocks; change trainer.micro_batch_size or trainer.devices"
-            )
-        return share // micro
+from ifguide.training.optimization import Optimization
+from ifguide.training.trainer import interval
 
 
 @dataclass(frozen=True)
@@ -103,12 +27,12 @@ class Stopping:
     """When to stop early.
 
     Args:
-        every: optimiser steps between validations.
+        every: optimiser steps between validations, or below 1 a share of all steps.
         patience: validations in a row without a better loss after which training stops.
         start: validation loss of the weights that training starts from, which are kept where nothing is better.
     """
 
-    every: int
+    every: float
     patience: int
     start: float
 
@@ -116,27 +40,22 @@ class Stopping:
 def train(
     model: PreTrainedModel,
     objective: nn.Module,
-    optimization: AdamWCosine,
-    hardware: Hardware,
+    optimization: Optimization,
+    context: TrainingContext,
     *,
     blocks: Split,
     mask: TokenMask | None,
     validation: Split | None,
     seed: int,
-    directory: Path,
-    logger: Logger | None = None,
-    callbacks: Sequence[pl.Callback] = (),
     tokenizer: PreTrainedTokenizerFast | None = None,
 ) -> dict[str, Any]:
     """Train a model in place, continuing an interrupted run of the same directory exactly.
 
     Args:
         model: trained in place; in every process of a distributed run.
-        objective, optimization, hardware: see there.
+        objective, optimization, context: see there; the caller saves the model (`save_trained`).
         blocks, mask, validation: see `BlockDataModule`.
         seed: of the data order and dropout.
-        directory: keeps `checkpoints/` while training; the caller saves the model and removes them.
-        logger, callbacks: of Lightning.
         tokenizer: of the corpus, for callbacks.
 
     Returns:
@@ -144,7 +63,7 @@ def train(
 
     Raises:
         DivergedError: the loss is not finite; the last good checkpoint is kept and named.
-        ValueError: batch and devices do not fit, see `Hardware.accumulate`.
+        ValueError: batch and devices do not fit, see `TrainerSettings.accumulate`.
     """
     steps = optimization.steps(len(blocks))
     if steps == 0:
@@ -155,29 +74,26 @@ def train(
         validation=validation,
         steps=steps,
         batch_size=optimization.batch_size,
-        accumulate=hardware.accumulate(optimization.batch_size),
+        accumulate=context.trainer.accumulate(optimization.batch_size),
         seed=seed,
-        validation_batch=hardware.micro_batch_size,
+        validation_batch=context.trainer.micro_batch_size,
         tokenizer=tokenizer,
     )
     model.train()  # a loaded model comes in evaluation mode
-    network: Any = torch.compile(model) if hardware.compile else model
+    network: Any = torch.compile(model) if context.trainer.compile else model
     module = CausalLanguageModel(network, objective, optimization, steps=steps, seed=seed)
-    facts = fit(module, data, hardware, steps=steps, directory=directory, logger=logger, callbacks=callbacks)
+    facts = fit(module, data, context, steps=steps)
     return {**facts, "tokens": steps * optimization.batch_size * blocks.block_length}
 
 
 def train_on_examples(
     build: Callable[[int], OptimizedModule],
-    optimization: AdamWCosine,
-    hardware: Hardware,
+    optimization: Optimization,
+    context: TrainingContext,
     *,
     examples: Examples,
     validation: Examples | None,
     seed: int,
-    directory: Path,
-    logger: Logger | None = None,
-    callbacks: Sequence[pl.Callback] = (),
     stopping: Stopping | None = None,
 ) -> dict[str, Any]:
     """Train on anything but blocks; the arguments are those of `train`.
@@ -195,72 +111,47 @@ def train_on_examples(
         validation=validation,
         steps=steps,
         batch_size=optimization.batch_size,
-        accumulate=hardware.accumulate(optimization.batch_size),
+        accumulate=context.trainer.accumulate(optimization.batch_size),
         seed=seed,
-        validation_batch=hardware.micro_batch_size,
+        validation_batch=context.trainer.micro_batch_size,
     )
-    return fit(
-        build(steps),
-        data,
-        hardware,
-        steps=steps,
-        directory=directory,
-        logger=logger,
-        callbacks=callbacks,
-        stopping=stopping,
-    )
+    return fit(build(steps), data, context, steps=steps, stopping=stopping)
 
 
 def fit(
     module: OptimizedModule,
     data: ExampleDataModule,
-    hardware: Hardware,
+    context: TrainingContext,
     *,
     steps: int,
-    directory: Path,
-    logger: Logger | None,
-    callbacks: Sequence[pl.Callback],
     stopping: Stopping | None = None,
 ) -> dict[str, Any]:
     """Run a module through its data: what `train` and `train_on_examples` share."""
-    checkpoints, accumulate = directory / "checkpoints", data.accumulate
-    callbacks = [
-        ModelCheckpoint(
-            dirpath=checkpoints, filename="{step}", every_n_train_steps=hardware.checkpoint_every, save_top_k=1,
-            save_on_train_epoch_end=False,
-        ),
-        *callbacks,
-    ]  # fmt: skip
-    best = None
+    settings, checkpoints = context.trainer, context.checkpoints
+    latest = ModelCheckpoint(
+        dirpath=checkpoints, filename="{step}", every_n_train_steps=settings.checkpoint_every, save_top_k=1,
+        save_on_train_epoch_end=False,
+    )  # fmt: skip
+    callbacks: list[pl.Callback] = [latest, *context.callbacks]
+    best, every = None, settings.validate_every
     if stopping is not None:
-        best = ModelCheckpoint(
-            dirpath=checkpoints / "best", filename="best", monitor=VALIDATION_LOSS, save_weights_only=True,
-            enable_version_counter=False,
-        )  # fmt: skip
+        best, every = best_checkpoint(checkpoints), stopping.every
         early = EarlyStopping(monitor=VALIDATION_LOSS, patience=stopping.patience)
         early.best_score = torch.tensor(stopping.start)
         callbacks += [best, early]
         start = {name: value.cpu().clone() for name, value in module.state_dict().items()}
-    validate_every = stopping.every if stopping is not None else hardware.validate_every
-    trainer = pl.Trainer(
-        accelerator=hardware.accelerator,
-        devices=hardware.devices,
-        num_nodes=hardware.num_nodes,
-        strategy=hardware.strategy,
-        precision=hardware.precision,  # type: ignore[arg-type]
+    trainer = settings.make_trainer(
+        precision=settings.precision,
         max_steps=steps,
         max_epochs=1,  # the batch order runs through all epochs of the corpus in one of the trainer's
-        accumulate_grad_batches=accumulate,
+        accumulate_grad_batches=data.accumulate,
         gradient_clip_val=module.clip,
-        use_distributed_sampler=False,
-        val_check_interval=min(validate_every, steps) * accumulate if validate_every else 1.0,
+        val_check_interval=interval(every, steps) * data.accumulate if every else 1.0,
         num_sanity_val_steps=0,
-        log_every_n_steps=max(1, min(hardware.log_every, steps)),
-        enable_progress_bar=hardware.progress,
-        enable_model_summary=False,
-        logger=logger or False,
+        log_every_n_steps=max(1, min(settings.log_every, steps)),
+        logger=context.logger or False,
         callbacks=callbacks,
-        default_root_dir=directory,
+        default_root_dir=context.directory,
     )
     resume = newest_checkpoint(checkpoints)
     try:
@@ -268,8 +159,8 @@ def fit(
     except DivergedError as error:
         kept = newest_checkpoint(checkpoints)
         raise DivergedError(
-            f"{error}. Use a smaller optim.learning_rate, optim.clip or objective.penalty. "
-            f"Last good checkpoint: {kept or 'none yet (trainer.checkpoint_every)'}"
+            f"{error}. Use a smaller learning_rate or clip, or a smaller penalty of the objective. "
+            f"Last good checkpoint: {kept or 'none yet (checkpoint_every)'}"
         ) from None
     if trainer.interrupted:
         raise KeyboardInterrupt
@@ -293,10 +184,13 @@ def fit(
     return {"steps": trainer.global_step, **metrics}
 
 
+def best_checkpoint(folder: Path) -> ModelCheckpoint:
+    return ModelCheckpoint(
+        dirpath=folder / "best", filename="best", monitor=VALIDATION_LOSS, save_weights_only=True,
+        enable_version_counter=False,
+    )  # fmt: skip
+
+
 def newest_checkpoint(folder: Path) -> Path | None:
     found = list(folder.glob("*.ckpt"))
     return max(found, key=lambda path: path.stat().st_mtime) if found else None
-
-
-def remove_checkpoints(directory: Path) -> None:
-    shutil.rmtree(directory / "checkpoints", ignore_errors=True)

@@ -4,8 +4,6 @@ import copy
 import json
 import os
 from collections.abc import Mapping, Sequence
-from functools import reduce
-from operator import or_
 from pathlib import Path
 from typing import Any
 
@@ -15,24 +13,24 @@ import torch
 from numpy.typing import NDArray
 from transformers import PreTrainedModel
 
-from ifguide.corpus.masks import TokenMask
-from ifguide.corpus.queries import Query, encode_queries
+from ifguide.checks import check_whole_number
+from ifguide.corpus.masks import MASK_FILE, TokenMask, jaccard
+from ifguide.corpus.queries import Query, check_queries
 from ifguide.corpus.tokenizers import token_texts
-from ifguide.influence.agreement import jaccard, spearman
+from ifguide.influence.chain import InfluenceSettings, find_direction, fit_factors, select_behaviours
 from ifguide.influence.curvature import Curvature, by_layer
-from ifguide.influence.direction import load_direction, precondition_direction, query_gradient, save_direction
+from ifguide.influence.direction import load_direction, save_direction
 from ifguide.influence.pooling import Pooling, pool_scores
 from ifguide.influence.scorers import Direction, Scorer
 from ifguide.influence.scoring import prepare_scorer, sample_rows, score_blocks
 from ifguide.influence.selection import Algorithm1
 from ifguide.influence.store import ScoreStore, open_scores
-from ifguide.models import tracked_layers
+from ifguide.statistics import spearman
 from ifguide.training.data import BlockDataModule
 from ifguide.workspace import write_json
 
 FOLDER = "influence"
 SUMMARY = "summary.json"
-MASK_FILE = "mask.npy"
 POOLED = "pooled"
 QUANTILES = (0.01, 0.5, 0.99, 0.999)
 TOP_DOCUMENTS = 10
@@ -49,21 +47,18 @@ class InfluenceScoring(pl.Callback):
 
     Args:
         behaviours: name → queries of both classes.
-        curvature, scorer, selection, pooling: as in the stages of a run; the scorer is one that scores every block.
+        curvature, scorer, selection, pooling: as in the stages of a run.
+        influence: which layers and blocks, and how many at a time.
         every_steps: optimiser steps between points; or
         every_epochs: passes over the corpus between points, as in 0.25.
         blocks: training blocks to score, sampled at random; None: all.
         hand_over: from each point on, train with the mask found there (needs an objective with a mask).
-        layers, last_blocks: as in `tracked_layers`.
-        batch_size: blocks, or queries, at a time.
-        shard_blocks: blocks per file of scores while they are written.
-        seed: of the samples.
 
     Raises:
         ValueError: settings that do not go together, before anything is trained.
     """
 
-    leaves_files = True
+    adds_files = True  # to the model's folder, so that its settings decide that artifact
 
     def __init__(
         self,
@@ -72,35 +67,29 @@ class InfluenceScoring(pl.Callback):
         curvature: Curvature,
         scorer: Scorer,
         selection: Algorithm1,
+        influence: InfluenceSettings,
         pooling: Pooling | None = None,
         every_steps: int | None = None,
         every_epochs: float | None = None,
         blocks: int | None = None,
         hand_over: bool = False,
-        layers: str | None = None,
-        last_blocks: int | None = None,
-        batch_size: int = 16,
-        shard_blocks: int = 256,
-        seed: int = 0,
     ) -> None:
         if (every_steps is None) == (every_epochs is None):
-            raise ValueError("callbacks.influence needs one of every_steps and every_epochs")
+            raise ValueError(f"every_steps={every_steps}, every_epochs={every_epochs}: one of both is needed")
         if (every_steps or every_epochs or 0) <= 0:
-            raise ValueError(f"callbacks.influence: every {every_steps or every_epochs} is not above 0")
-        if not hasattr(scorer, "prepare"):
-            raise ValueError("callbacks.influence scores every block it is given, which scorer=amortised does not")
-        if blocks is not None and blocks < 1:
-            raise ValueError(f"callbacks.influence.blocks={blocks}: it is 1 or more, or null for all")
+            raise ValueError(f"every_steps={every_steps}, every_epochs={every_epochs}: it is above 0")
+        if blocks is not None:
+            check_whole_number("blocks", blocks, least=1)
         if blocks is not None and (hand_over or selection.unit == "document"):
             raise ValueError(
-                f"callbacks.influence.blocks={blocks}: a mask to hand over, and documents as the unit of selection, "
-                "need all blocks (blocks=null)"
+                f"blocks={blocks}: a mask to hand over, and documents as the unit of selection, need all blocks "
+                "(blocks=null)"
             )
-        self._behaviours, self._curvature, self._scorer, self._selection = behaviours, curvature, scorer, selection
-        self._every_steps, self._every_epochs, self._blocks = every_steps, every_epochs, blocks
-        self._pooling = pooling or None  # an empty configuration is none
-        self._hand_over, self._layers, self._last_blocks = hand_over, layers, last_blocks
-        self._batch_size, self._shard_blocks, self._seed = batch_size, shard_blocks, seed
+        for queries in behaviours.values():
+            check_queries(queries)
+        self.behaviours, self.curvature, self.scorer, self.selection = behaviours, curvature, scorer, selection
+        self.influence, self.pooling = influence, pooling or None  # an empty configuration is none
+        self.every_steps, self.every_epochs, self.blocks, self.hand_over = every_steps, every_epochs, blocks, hand_over
         self._points: list[int] = []
 
     def state_dict(self) -> dict[str, Any]:
@@ -113,9 +102,9 @@ class InfluenceScoring(pl.Callback):
         data = _data(trainer)
         if data.tokenizer is None:
             raise ValueError("callbacks.influence needs a data module with the corpus's tokenizer")
-        if self._hand_over and data.mask is None:
+        if self.hand_over and data.mask is None:
             raise ValueError("callbacks.influence.hand_over needs an objective with a mask, as method=ifguide has")
-        if self._hand_over and self._points:  # resumed
+        if self.hand_over and self._points:  # resumed
             data.replace_mask(
                 TokenMask.open(self._folder(trainer, self._points[-1]) / MASK_FILE, data.train.block_length)
             )
@@ -123,7 +112,8 @@ class InfluenceScoring(pl.Callback):
     def on_train_batch_end(
         self, trainer: pl.Trainer, module: pl.LightningModule, outputs: Any, batch: Any, index: int
     ) -> None:
-        every = self._every_steps or max(1, round((self._every_epochs or 0) * _data(trainer).steps_per_epoch))
+        per_epoch = _data(trainer).steps_per_epoch
+        every = self.every_steps or max(1, round((self.every_epochs or 0) * per_epoch))
         if trainer.global_step % every == 0:
             self._point(trainer, module)
         if trainer.global_step == trainer.max_steps:
@@ -142,18 +132,19 @@ class InfluenceScoring(pl.Callback):
         if step == 0 or step in self._points:
             return
         data, folder = _data(trainer), self._folder(trainer, step)
-        rows = sample_rows(len(data.train), self._blocks or len(data.train), self._seed)
+        rows = sample_rows(len(data.train), self.blocks or len(data.train), self.influence.seed)
         if not (folder / SUMMARY).exists():
             self._score(trainer, module, folder, rows)
         self._points.append(step)
         mask = TokenMask.open(folder / MASK_FILE, data.train.block_length)
-        if self._hand_over:
+        if self.hand_over:
             data.replace_mask(mask)
         if trainer.logger is not None and trainer.is_global_zero:
             logged = dict(json.loads((folder / SUMMARY).read_text(encoding="utf-8"))["log"])
             if len(self._points) > 1:
                 before = self._folder(trainer, self._points[-2])
-                logged |= {f"influence/drift/{key}": value for key, value in compare(before, folder, mask).items()}
+                drift = compare_points(before, folder, mask)
+                logged |= {f"influence/drift/{key}": value for key, value in drift.items()}
             trainer.logger.log_metrics(logged, step=step)
 
     def _score(self, trainer: pl.Trainer, module: Any, folder: Path, rows: NDArray[np.int64]) -> None:
@@ -162,14 +153,14 @@ class InfluenceScoring(pl.Callback):
         folder.mkdir(parents=True, exist_ok=True)
         directions = self._directions(trainer, model, folder)
         shape = (len(directions), len(rows), data.train.block_length)
-        store = ScoreStore(folder, shape, shard_blocks=self._shard_blocks)
+        store = ScoreStore(folder, shape, shard_blocks=self.influence.shard_blocks)
         scorer = prepare_scorer(
-            self._scorer, model, directions, lambda places: data.train.tokens(rows[places]), shape, self._seed
+            self.scorer, model, directions, lambda places: data.train.tokens(rows[places]), shape, self.influence.seed
         )
         with torch.no_grad():
             for shard in store.unfinished(rank=trainer.global_rank, processes=trainer.world_size):
                 ids = data.train.tokens(rows[store.rows(shard)])
-                store.write(shard, score_blocks(scorer, ids, batch_size=self._batch_size, device=model.device))
+                store.write(shard, score_blocks(scorer, ids, batch_size=self.influence.batch_size, device=model.device))
         trainer.strategy.barrier("influence scored")
         if trainer.is_global_zero:
             store.join()
@@ -179,44 +170,39 @@ class InfluenceScoring(pl.Callback):
     def _directions(self, trainer: pl.Trainer, model: PreTrainedModel, folder: Path) -> list[Direction]:
         """The directions of all behaviours, found by the first process and read by all."""
         data = _data(trainer)
-        files = {name: folder / f"direction_of_{name}" for name in self._behaviours}
+        files = {name: folder / f"direction_of_{name}" for name in self.behaviours}
         if trainer.is_global_zero and not all(path.exists() for path in files.values()):
             assert data.tokenizer is not None  # checked at the start
-            names = list(tracked_layers(model, match=self._layers, last_blocks=self._last_blocks))
-            sample = sample_rows(len(data.train), self._curvature.blocks, self._seed)
-            factors = self._curvature.fit(
-                model,
-                data.train.tokens(sample),
-                batch_size=self._batch_size,
-                seed=self._seed,
-                layers=names,
-                progress=False,
-            )
-            for name, queries in self._behaviours.items():
+            factors, _ = fit_factors(model, data.train, self.curvature, self.influence, progress=False)
+            for name, queries in self.behaviours.items():
                 if files[name].exists():
                     continue
-                encoded = encode_queries(queries, data.tokenizer, data.train.block_length)
-                gradients = query_gradient(model, encoded, batch_size=self._batch_size, layers=names)
+                direction, _ = find_direction(
+                    model,
+                    by_layer(factors),
+                    self.curvature,
+                    self.influence,
+                    queries,
+                    data.tokenizer,
+                    block_length=data.train.block_length,
+                )
                 building = folder / f".{files[name].name}"
                 building.mkdir(exist_ok=True)
-                save_direction(precondition_direction(model, gradients, by_layer(factors), self._curvature), building)
+                save_direction(direction, building)
                 os.replace(building, files[name])
         trainer.strategy.barrier("influence directions")
         return [load_direction(path, model) for path in files.values()]
 
     def _select(self, data: BlockDataModule, folder: Path, rows: NDArray[np.int64]) -> None:
         columns = open_scores(folder)
-        if self._pooling is not None:
+        if self.pooling is not None:
             assert data.tokenizer is not None
             (folder / POOLED).mkdir(exist_ok=True)
             texts = token_texts(data.tokenizer)
-            pool_scores(self._pooling, columns, lambda r: data.train.tokens(rows[r]), texts, folder / POOLED)
+            pool_scores(self.pooling, columns, lambda r: data.train.tokens(rows[r]), texts, folder / POOLED)
             columns = open_scores(folder / POOLED)
         starts = data.train.documents["start"]
-        selections = {
-            name: self._selection(column, starts) for name, column in zip(self._behaviours, columns, strict=True)
-        }
-        mask = reduce(or_, [selection.mask for selection in selections.values()])
+        mask, selections = select_behaviours(self.selection, list(self.behaviours), columns, starts)
         mask.save(folder / MASK_FILE)
         logged: dict[str, float] = {"influence/masked_tokens": mask.count()}
         for (name, selection), column in zip(selections.items(), columns, strict=True):
@@ -238,7 +224,7 @@ class InfluenceScoring(pl.Callback):
         folders = [self._folder(trainer, step) for step in self._points]
         last = TokenMask.open(folders[-1] / MASK_FILE, _data(trainer).train.block_length)
         return [
-            {"step": step, **compare(folder, folders[-1], last)}
+            {"step": step, **compare_points(folder, folders[-1], last)}
             for step, folder in zip(self._points, folders, strict=True)
         ]
 
@@ -246,7 +232,7 @@ class InfluenceScoring(pl.Callback):
         return Path(trainer.default_root_dir) / FOLDER / f"step={step}"
 
 
-def compare(folder: Path, other: Path, other_mask: TokenMask) -> dict[str, float]:
+def compare_points(folder: Path, other: Path, other_mask: TokenMask) -> dict[str, float]:
     """Spearman correlation of the scores (of the first behaviour) and Jaccard index of the masks of two points."""
     mask = TokenMask.open(folder / MASK_FILE, other_mask.block_length)
     ours, theirs = (open_scores(path)[0][:, 1:] for path in (folder, other))

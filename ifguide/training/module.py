@@ -1,6 +1,7 @@
 """The LightningModules: a model, what it learns from, and an optimisation."""
 
 from collections.abc import Mapping
+from typing import Any
 
 import pytorch_lightning as pl
 import torch
@@ -8,7 +9,7 @@ from pytorch_lightning.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 
 from ifguide.objectives.language_modeling import cross_entropy
-from ifguide.training.optimization import AdamWCosine
+from ifguide.training.optimization import Optimization
 
 VALIDATION_LOSS = "validation/loss"
 
@@ -27,7 +28,7 @@ class OptimizedModule(pl.LightningModule):
         seed: of dropout, together with step and rank: no generator state has to be saved for an exact resume.
     """
 
-    def __init__(self, model: nn.Module, optimization: AdamWCosine, *, steps: int, seed: int) -> None:
+    def __init__(self, model: nn.Module, optimization: Optimization, *, steps: int, seed: int) -> None:
         super().__init__()
         self.model = model
         self._optimization, self._steps, self._seed = optimization, steps, seed
@@ -68,18 +69,18 @@ class OptimizedModule(pl.LightningModule):
         optimizer, schedule = self._optimization.configure(self.model.named_parameters(), self._steps)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
-    def on_load_checkpoint(self, checkpoint: dict) -> None:
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         if checkpoint["micro_batches"] != self._micro_batches():
             raise ValueError(
                 f"this run was interrupted with (micro-batches, processes) = {tuple(checkpoint['micro_batches'])} and "
-                f"would go on with {tuple(self._micro_batches())}: resume with the same trainer.micro_batch_size and "
-                "devices, or delete its folder in the workspace's .building"
+                f"would go on with {tuple(self._micro_batches())}: resume with the same micro_batch_size and "
+                "devices of the trainer, or delete its folder in the workspace's .building"
             )
 
     def _micro_batches(self) -> list[int]:
         return [self.trainer.accumulate_grad_batches, self.trainer.world_size]
 
-    def on_save_checkpoint(self, checkpoint: dict) -> None:
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["micro_batches"] = self._micro_batches()
         if bad := [name for name, value in self.model.named_parameters() if not torch.isfinite(value).all()]:
             raise DivergedError(f"{len(bad)} weights are not finite at step {self.global_step}, the first is {bad[0]}")
@@ -95,16 +96,18 @@ class CausalLanguageModel(OptimizedModule):
     """
 
     def __init__(
-        self, model: nn.Module, objective: nn.Module, optimization: AdamWCosine, *, steps: int, seed: int
+        self, model: nn.Module, objective: nn.Module, optimization: Optimization, *, steps: int, seed: int
     ) -> None:
         super().__init__(model, optimization, steps=steps, seed=seed)
         self.objective = objective
 
     def forward(self, input_ids: Tensor) -> Tensor:
-        return self.model(input_ids=input_ids, use_cache=False).logits
+        logits: Tensor = self.model(input_ids=input_ids, use_cache=False).logits
+        return logits
 
     def loss(self, batch: Mapping[str, Tensor]) -> Tensor:
-        return self.objective(self(batch["input_ids"]), batch["input_ids"], batch.get("mask"))
+        loss: Tensor = self.objective(self(batch["input_ids"]), batch["input_ids"], batch.get("mask"))
+        return loss
 
     def validation_loss(self, batch: Mapping[str, Tensor]) -> Tensor:
         return cross_entropy(self(batch["input_ids"]), batch["input_ids"])

@@ -1,65 +1,89 @@
 """How a model is optimised: everything that decides the path of training, apart from the objective and the data."""
 
-from collections.abc import Iterable
-from dataclasses import dataclass
-from math import cos, pi
+import inspect
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
 
 import torch
 from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
 
+from ifguide.training.schedules import Cosine, Schedule
+
+SET_HERE = {"params": "every weight is optimised", "lr": "set learning_rate", "weight_decay": "set weight_decay here"}
+
+
+def adamw() -> Callable[..., torch.optim.Optimizer]:
+    return partial(torch.optim.AdamW, betas=(0.9, 0.95), eps=1e-8, fused=True)
+
 
 @dataclass(frozen=True)
-class AdamWCosine:
-    """AdamW with linear warm-up and cosine decay.
+class Optimization:
+    """An optimiser of torch, its schedule, and how much it reads.
 
     Args:
         learning_rate: the peak.
         batch_size: blocks per optimiser step, over all devices and accumulated micro-batches.
         epochs: passes over the training blocks; fractions and 0 (keep the pretrained weights) are allowed.
-        betas, eps, weight_decay: of AdamW; biases and norms are not decayed.
-        warmup: share of the steps in which the rate rises to the peak.
-        final: the rate at the end, as a share of the peak.
+        weight_decay: of the optimiser; biases and norms are not decayed.
         clip: largest gradient norm.
+        optimizer: a class of `torch.optim` with its own arguments, as in `partial(torch.optim.SGD, momentum=0.9)`.
+        schedule: of the learning rate.
+
+    Raises:
+        ValueError: a setting out of range, or an argument that the optimiser does not take.
     """
 
     learning_rate: float
     batch_size: int
     epochs: float
-    betas: tuple[float, float] = (0.9, 0.95)
-    eps: float = 1e-8
     weight_decay: float = 4e-4
-    warmup: float = 0.01
-    final: float = 0.0
     clip: float = 1.0
+    optimizer: Callable[..., torch.optim.Optimizer] = field(default_factory=adamw)
+    schedule: Schedule = field(default_factory=partial(Cosine, warmup=0.01))
 
     def __post_init__(self) -> None:
-        for name, value, rule, ok in (
-            ("learning_rate", self.learning_rate, "above 0", self.learning_rate > 0),
-            ("batch_size", self.batch_size, "at least 1", self.batch_size >= 1),
-            ("epochs", self.epochs, "0 or more", self.epochs >= 0),
-            ("warmup", self.warmup, "a share in [0, 1]", 0 <= self.warmup <= 1),
-            ("clip", self.clip, "above 0", self.clip > 0),
+        for name, rule, ok in (
+            ("learning_rate", "above 0", self.learning_rate > 0),
+            ("batch_size", "at least 1", self.batch_size >= 1),
+            ("epochs", "0 or more", self.epochs >= 0),
+            ("weight_decay", "0 or more", self.weight_decay >= 0),
+            ("clip", "above 0", self.clip > 0),
         ):
             if not ok:
-                raise ValueError(f"optim.{name}={value}: must be {rule}")
+                raise ValueError(f"{name}={getattr(self, name)}: must be {rule}")
+        arguments, given = self._optimizer_arguments, getattr(self.optimizer, "keywords", {})
+        for name, value in given.items():
+            if name in SET_HERE:
+                raise ValueError(f"optimizer.{name}={value}: {SET_HERE[name]}")
+            if name not in arguments:
+                own = ", ".join(key for key in arguments if key not in SET_HERE)
+                raise ValueError(f"optimizer.{name}={value}: no argument of the optimiser, which takes {own}")
+        if self.weight_decay and "weight_decay" not in arguments:
+            raise ValueError(f"weight_decay={self.weight_decay}: this optimiser has none; set it to 0")
 
-    def steps(self, blocks: int, unit: str = "blocks", setting: str = "optim") -> int:
-        """Optimiser steps for a corpus of this many blocks.
+    @property
+    def _optimizer_arguments(self) -> list[str]:
+        made = self.optimizer.func if isinstance(self.optimizer, partial) else self.optimizer
+        return list(inspect.signature(made).parameters)
+
+    def steps(self, count: int, unit: str = "blocks") -> int:
+        """Optimiser steps for so many blocks, or whatever else is learned from.
 
         Args:
-            blocks: how many there are.
-            unit: what they are, and
-            setting: where the configuration has this optimisation, for the message.
+            count: how many there are.
+            unit: what they are, for the message.
 
         Raises:
-            ValueError: the corpus is too small for a single step.
+            ValueError: they are too few for a single step.
         """
-        steps = round(self.epochs * blocks / self.batch_size)
+        steps = round(self.epochs * count / self.batch_size)
         if steps == 0 and self.epochs > 0:
             raise ValueError(
-                f"{self.epochs} epochs of {blocks} {unit} are less than half a step of {setting}.batch_size="
-                f"{self.batch_size} {unit}: use a smaller batch, more epochs or a larger corpus"
+                f"batch_size={self.batch_size}: {self.epochs} epochs of {count} {unit} are less than half a step; "
+                "use a smaller batch, more epochs or more data"
             )
         return steps
 
@@ -68,19 +92,9 @@ class AdamWCosine:
     ) -> tuple[torch.optim.Optimizer, LambdaLR]:
         """Optimiser over named parameters, and its schedule in optimiser steps."""
         trained = [parameter for _, parameter in parameters if parameter.requires_grad]
-        groups = [
-            {"params": [p for p in trained if p.ndim >= 2], "weight_decay": self.weight_decay},
-            {"params": [p for p in trained if p.ndim < 2], "weight_decay": 0.0},
-        ]
-        optimizer = torch.optim.AdamW(
-            groups, lr=self.learning_rate, betas=(self.betas[0], self.betas[1]), eps=self.eps, fused=True
-        )
-        warmup = round(self.warmup * steps)
-
-        def rate(step: int) -> float:
-            if step < warmup:
-                return (step + 1) / warmup
-            progress = min((step - warmup) / max(steps - warmup, 1), 1.0)
-            return self.final + (1 - self.final) * 0.5 * (1 + cos(pi * progress))
-
-        return optimizer, LambdaLR(optimizer, rate)
+        matrices, vectors = ([p for p in trained if (p.ndim >= 2) == wanted] for wanted in (True, False))
+        groups: list[dict[str, Any]] = [{"params": matrices}, {"params": vectors}]
+        if "weight_decay" in self._optimizer_arguments:
+            groups[0]["weight_decay"], groups[1]["weight_decay"] = self.weight_decay, 0.0
+        optimizer = self.optimizer(groups, lr=self.learning_rate)
+        return optimizer, LambdaLR(optimizer, lambda step: self.schedule.rate(step, steps))

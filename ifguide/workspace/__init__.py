@@ -1,15 +1,16 @@
 """Artifacts: built once, found again by fingerprint, verified when loaded; the same for every process of a run."""
 
-from ifguide.workspace.artifact import MANIFEST, Artifact, ArtifactError, read_manifest
-from ifguide.workspace.files import file_signature, find_files, write_atomically, write_json
+from ifguide.workspace.artifact import Artifact, ArtifactError, read_manifest
+from ifguide.workspace.files import MANIFEST, file_signature, find_files, write_atomically, write_json
 from ifguide.workspace.fingerprint import canonical_json, describe, fingerprint_of
 from ifguide.workspace.ranks import global_rank, wait_for
-from ifguide.workspace.store import Workspace
+from ifguide.workspace.store import Recipe, Workspace
 
 __all__ = [
     "MANIFEST",
     "Artifact",
     "ArtifactError",
+    "Recipe",
     "Workspace",
     "canonical_json",
     "describe",

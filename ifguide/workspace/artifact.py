@@ -47,11 +47,14 @@ class Artifact:
 
 def read_manifest(path: Path) -> dict[str, Any]:
     try:
-        return json.loads((path / MANIFEST).read_text(encoding="utf-8"))
+        manifest: dict[str, Any] = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise ArtifactError(f"{path} is not an artifact: it holds no {MANIFEST}") from None
     except json.JSONDecodeError as error:
         raise ArtifactError(f"{path / MANIFEST} is damaged ({error}); delete the folder to build it again") from None
+    if not (isinstance(manifest, dict) and {"stage", "fingerprint", "inputs", "files"} <= manifest.keys()):
+        raise ArtifactError(f"{path / MANIFEST} is no manifest of an artifact; delete the folder to build it again")
+    return manifest
 
 
 def check_recipe(path: Path, manifest: Mapping[str, Any], recipe: Mapping[str, Any]) -> None:

@@ -2,7 +2,8 @@
 
 Everything that the configuration makes describes itself by one rule, that of scikit-learn's estimators: the arguments
 of a class's constructor are kept as attributes of the same names. A class may name arguments that decide nothing
-(`NOT_SETTINGS`: a batch size of inference, a device), and arguments that were added later and are left out while they
+(`NOT_SETTINGS`: a batch size of inference, a device), attributes that decide beside them (`ALSO_SETTINGS`: the version
+of a package that holds weights), and arguments that were added later and are left out while they
 have their default, so that older artifacts stay valid (`LEFT_OUT_AT_DEFAULT`).
 """
 
@@ -17,6 +18,7 @@ from typing import Any
 
 from ifguide.workspace.files import file_signature, find_files
 
+LONGEST = 64  # items of a list that a manifest spells out; of a longer one it has a fingerprint
 FILES = "files"  # an argument of this name holds paths and globs
 ENDINGS = (".txt", ".csv", ".json", ".jsonl", ".parquet", ".gz", ".xz")  # that decide how a file is read
 MAY_BE_PATHS = ("path", "pretrained", "checkpoint", "config", "include_path")  # or names on a hub
@@ -53,7 +55,10 @@ def describe(value: Any, name: str | None = None) -> Any:
     if isinstance(value, Mapping):
         return {str(key): describe(child, str(key)) for key, child in value.items()}
     if isinstance(value, Sequence | set | frozenset):
-        return [describe(child, name) for child in (sorted(value) if isinstance(value, set | frozenset) else value)]
+        children = [describe(child, name) for child in (sorted(value) if isinstance(value, set | frozenset) else value)]
+        if len(children) <= LONGEST:
+            return children
+        return {"items": len(children), "fingerprint": fingerprint_of(children)}
     if isinstance(value, partial):
         given = inspect.signature(value.func).bind_partial(*value.args, **value.keywords).arguments
         return {"call": value.func.__qualname__, **{key: describe(child, key) for key, child in given.items()}}
@@ -77,7 +82,7 @@ def _arguments(value: Any) -> dict[str, Any]:
             raise TypeError(f"{type(value).__qualname__} does not keep its argument `{key}` as an attribute") from None
         if not (is_optional and _same(child, default)):
             described[key] = describe(child, key)
-    return described
+    return described | {key: describe(getattr(value, key), key) for key in getattr(type(value), "ALSO_SETTINGS", ())}
 
 
 def _same(value: Any, default: Any) -> bool:

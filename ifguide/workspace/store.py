@@ -10,6 +10,8 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +32,36 @@ from ifguide.workspace.ranks import global_rank, wait_for
 STARTED = "started"  # rank 0 has the lock and builds; the other ranks of a collective build may join
 
 
+@dataclass(frozen=True)
+class Recipe:
+    """Everything that decides an artifact's content.
+
+    Args:
+        stage: name of the stage.
+        version: raised whenever the meaning of the stage's output changes.
+        settings: JSON values.
+        inputs: name → fingerprint of each artifact that it is made from.
+    """
+
+    stage: str
+    version: int
+    settings: Mapping[str, Any]
+    inputs: Mapping[str, str]
+
+    @cached_property
+    def content(self) -> dict[str, Any]:
+        return {
+            "stage": self.stage,
+            "version": self.version,
+            "settings": json.loads(canonical_json(self.settings)),
+            "inputs": dict(sorted(self.inputs.items())),
+        }
+
+    @cached_property
+    def fingerprint(self) -> str:
+        return fingerprint_of(self.content)
+
+
 class Workspace:
     """A folder of artifacts shared by all runs, and by all processes of a run.
 
@@ -42,24 +74,37 @@ class Workspace:
         self.root = Path(root).absolute()
         self.verify = verify
 
+    def folder(self, recipe: Recipe) -> Path:
+        """Where the artifact of a recipe is, or would be."""
+        return self.root / f"{recipe.stage}-{recipe.fingerprint}"
+
+    def holds(self, recipe: Recipe) -> bool:
+        return (self.folder(recipe) / MANIFEST).is_file()
+
+    def find(self, recipe: Recipe) -> Artifact:
+        """The artifact of a recipe, which is there.
+
+        Raises:
+            ArtifactError: it is not what its name or its manifest says.
+        """
+        path = self.folder(recipe)
+        manifest = read_manifest(path)
+        check_recipe(path, manifest, recipe.content)
+        check_files(path, manifest, verify=self.verify)
+        return Artifact(recipe.stage, recipe.fingerprint, path)
+
     def build(
         self,
-        stage: str,
-        *,
-        version: int,
-        settings: Mapping[str, Any],
-        inputs: Mapping[str, Artifact],
+        recipe: Recipe,
         builder: Callable[[Path], Mapping[str, Any] | None],
+        *,
         resumable: bool = False,
         collective: bool = False,
     ) -> Artifact:
-        """Return the artifact of these settings and inputs, building it if it is not there.
+        """Return the artifact of a recipe, building it if it is not there.
 
         Args:
-            stage: name of the stage.
-            version: raised whenever the meaning of the stage's output changes.
-            settings: everything that decides the content, as JSON values.
-            inputs: the artifacts it is made from.
+            recipe: everything that decides the content.
             builder: writes the files into the folder that it is given; what it returns goes into the manifest's
                 `facts` (measured figures of the build).
             resumable: hand the builder the files that an interrupted or failed build left behind; those of a failed
@@ -70,36 +115,25 @@ class Workspace:
         Raises:
             ArtifactError: the folder exists but is not what its manifest says.
         """
-        recipe = {
-            "stage": stage,
-            "version": version,
-            "settings": json.loads(canonical_json(settings)),
-            "inputs": {name: artifact.fingerprint for name, artifact in sorted(inputs.items())},
-        }
-        fingerprint = fingerprint_of(recipe)
-        name = f"{stage}-{fingerprint}"
-        path, building = self.root / name, self.root / ".building" / name
-
+        path = self.folder(recipe)
+        name, building = path.name, self.root / ".building" / path.name
         if global_rank() > 0:
             if collective and wait_for(path / MANIFEST, building / STARTED) == building / STARTED:
                 builder(building)
             wait_for(path / MANIFEST)
-            return Artifact(stage, fingerprint, path)
+            return Artifact(recipe.stage, recipe.fingerprint, path)
 
         self.root.mkdir(parents=True, exist_ok=True)
         locks = self.root / ".locks"
         locks.mkdir(exist_ok=True)
         with FileLock(locks / f"{name}.lock"):
             if path.exists():
-                manifest = read_manifest(path)
-                check_recipe(path, manifest, recipe)
-                check_files(path, manifest, verify=self.verify)
-                return Artifact(stage, fingerprint, path)
+                return self.find(recipe)
             if building.exists() and not resumable:
                 shutil.rmtree(building)
             (building / STARTED).unlink(missing_ok=True)
             building.mkdir(parents=True, exist_ok=True)
-            for leftover in building.glob(f"{MANIFEST}*"):  # of a build that was killed before its last rename
+            for leftover in building.glob(f"*{MANIFEST}*"):  # of a build that was killed before its last rename
                 leftover.unlink()
             (building / STARTED).touch()
             resumed = len(list(building.iterdir())) > 1
@@ -112,8 +146,8 @@ class Workspace:
                 raise
             (building / STARTED).unlink()
             manifest = {
-                **recipe,
-                "fingerprint": fingerprint,
+                **recipe.content,
+                "fingerprint": recipe.fingerprint,
                 "facts": json.loads(canonical_json(facts)),
                 "seconds": round(time.monotonic() - start, 2),
                 "resumed": resumed,  # then the seconds are those of the last session
@@ -122,7 +156,7 @@ class Workspace:
             }
             write_json(building / MANIFEST, manifest)
             os.replace(building, path)
-        return Artifact(stage, fingerprint, path, reused=False)
+        return Artifact(recipe.stage, recipe.fingerprint, path, reused=False)
 
     def seconds(self, *artifacts: Artifact) -> float | None:
         """Time that artifacts and all that they were made from took to build, whichever run built them.
@@ -140,4 +174,4 @@ class Workspace:
                         return None
                     made[fingerprint] = read_manifest(folder)
                     wanted.append(made[fingerprint])
-        return round(sum(manifest["seconds"] for manifest in made.values()), 2)
+        return round(sum(float(manifest["seconds"]) for manifest in made.values()), 2)

@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from ifguide.classifiers.ngrams import MIX, PRIME, NgramClassifier, NgramNetwork, hashed_ngrams, normalise
-from ifguide.classifiers.quality import roc_auc
+from ifguide.statistics import roc_auc
 
 TEXTS = ["You IDIOT!!", "", "a https://x.y/z b @somebody", "naïve 🤖 &amp; f*** o'clock", "..", "one"]
 WRAP = 1 << 64

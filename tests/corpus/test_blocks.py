@@ -2,7 +2,8 @@ import numpy as np
 import pytest
 from conftest import tiny_documents, tiny_tokenizer
 
-from ifguide.corpus.blocks import LABELS, SPLITS, Corpus, CorpusSettings
+from ifguide.corpus.blocks import LABELS, SPLITS, Corpus
+from ifguide.corpus.build import CorpusSettings
 from ifguide.corpus.documents import Document
 from ifguide.corpus.tokenizers import check_same_tokenizer, make_tokenizer
 

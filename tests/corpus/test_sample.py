@@ -11,10 +11,11 @@ from math import log2
 
 import pytest
 
-from ifguide.corpus import sample, sample_phrases
 from ifguide.corpus.documents import BENIGN, TOXIC
 from ifguide.corpus.sample import (
     SampleDocuments,
+    phrases,
+    posts,
     sample_labelled,
     sample_pairs,
     sample_prompts,
@@ -42,11 +43,10 @@ def prompts():
 def insult_pattern() -> re.Pattern[str]:
     """What the insult templates can say, as one regular expression."""
     banks = {
-        name: "(?:" + "|".join(map(re.escape, bank.split("|"))) + ")"
-        for name, bank in sample_phrases.INSULT_BANKS.items()
+        name: "(?:" + "|".join(map(re.escape, bank.split("|"))) + ")" for name, bank in phrases.INSULT_BANKS.items()
     }
     wholes = []
-    for template in [template for templates in sample.INSULTS.values() for template in templates]:
+    for template in [template for templates in posts.INSULTS.values() for template in templates]:
         words = re.sub(r"\b([Aa]) (?=\{)", r"\1n? ", template)
         wholes.append(re.sub(r"\{(\w+)\}", lambda slot: banks[slot[1]], words))
     return re.compile("|".join(wholes), re.IGNORECASE)

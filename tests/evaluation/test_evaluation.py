@@ -2,18 +2,16 @@ import numpy as np
 import pytest
 import torch
 from conftest import tiny_model, tiny_tokenizer
-from transformers import LogitsProcessorList
 
-from ifguide.corpus.blocks import Corpus, build_corpus
+from ifguide.corpus.blocks import Corpus
+from ifguide.corpus.build import build_corpus
 from ifguide.corpus.documents import Document, Prompt, Query
 from ifguide.corpus.words import word_log_odds
-from ifguide.decoding import nucleus
-from ifguide.decoding.base import Stateless
+from ifguide.decoding import Nucleus, Stateless
 from ifguide.evaluation.attribution import (
     attribution_metrics,
     known_tokens,
     precision_at,
-    roc_auc,
     word_list_scores,
 )
 from ifguide.evaluation.fluency import block_losses, perplexity_metrics
@@ -27,12 +25,13 @@ from ifguide.evaluation.generation import (
 )
 from ifguide.evaluation.task import Continuations
 from ifguide.evaluation.toxicity import classify_continuations, toxicity_metrics
+from ifguide.statistics import roc_auc
 
 PROMPTS = [[0, 5, 9], [0, 7], [0, 5, 11], [0, 3, 4, 5, 6]]
 
 
-class Keep:
-    """A processor that writes down the logits it is given."""
+class Keep(Stateless):
+    """A decoder that writes down the logits it is given."""
 
     def __init__(self):
         self.seen = []
@@ -48,7 +47,7 @@ def test_shared_prefill_gives_the_logits_of_a_plain_forward_pass(architecture):
     sample_continuations(
         model,
         PROMPTS,
-        decoder=Stateless(LogitsProcessorList([keep])),
+        decoder=keep,
         samples=3,
         max_new_tokens=4,
         end_of_text=0,
@@ -65,7 +64,7 @@ def test_shared_prefill_gives_the_logits_of_a_plain_forward_pass(architecture):
 def test_samples_follow_the_models_distribution():
     model = tiny_model()
     tokens = sample_continuations(
-        model, [[0, 5]], decoder=nucleus(top_p=1.0), samples=4000, max_new_tokens=1, end_of_text=0, rows=4000, seed=0
+        model, [[0, 5]], decoder=Nucleus(top_p=1.0), samples=4000, max_new_tokens=1, end_of_text=0, rows=4000, seed=0
     )
     with torch.no_grad():
         expected = model(torch.tensor([[0, 5]])).logits[0, -1].softmax(-1).numpy()
@@ -74,7 +73,7 @@ def test_samples_follow_the_models_distribution():
 
 
 def test_sampling_is_a_function_of_the_seed_and_ends_at_the_end_token():
-    options = dict(decoder=nucleus(), samples=5, max_new_tokens=8, end_of_text=0, rows=10)
+    options = dict(decoder=Nucleus(), samples=5, max_new_tokens=8, end_of_text=0, rows=10)
     first, again, other = (sample_continuations(tiny_model(), PROMPTS, seed=seed, **options) for seed in (0, 0, 1))
     assert first.shape == (4, 5, 8) and (first == again).all() and (first != other).any()
     for row in first.reshape(-1, 8):
@@ -85,13 +84,13 @@ def test_sampling_is_a_function_of_the_seed_and_ends_at_the_end_token():
 def test_dropping_ended_rows_changes_no_token():
     """Beside a loop that carries every row to the end and reads the whole text at each step."""
     model, options = tiny_model(), dict(samples=8, max_new_tokens=10, end_of_text=7)
-    tokens = sample_continuations(model, [[0, 5, 9], [0, 7, 3]], decoder=nucleus(), rows=16, seed=4, **options)
+    tokens = sample_continuations(model, [[0, 5, 9], [0, 7, 3]], decoder=Nucleus(), rows=16, seed=4, **options)
     generator = torch.Generator().manual_seed(4 * 1_000_003)
     ids = torch.tensor([[0, 5, 9], [0, 7, 3]]).repeat_interleave(8, 0)
     ended = torch.zeros(16, dtype=torch.bool)
     with torch.no_grad():
         for _ in range(10):
-            probabilities = nucleus()(None, model(ids).logits[:, -1].float()).softmax(-1)
+            probabilities = Nucleus()(None, model(ids).logits[:, -1].float()).softmax(-1)
             number = torch.rand(16, 1, generator=generator, dtype=torch.float64)
             passed = probabilities.cumsum(1, dtype=torch.float64) > number * probabilities.sum(
                 1, True, dtype=torch.float64
@@ -99,34 +98,6 @@ def test_dropping_ended_rows_changes_no_token():
             token = passed.int().argmax(1).masked_fill(ended, 7)
             ids, ended = torch.cat([ids, token[:, None]], 1), ended | (token == 7)
     assert (tokens.reshape(16, 10) == ids[:, 3:].numpy()).all() and 0 < ended.sum() < 16
-
-
-def test_nucleus_keeps_the_smallest_set_that_reaches_top_p():
-    logits = torch.tensor([[0.5, 0.3, 0.15, 0.05]]).log()
-    kept = nucleus(top_p=0.8)(None, logits).softmax(-1)
-    assert torch.allclose(kept, torch.tensor([[0.625, 0.375, 0.0, 0.0]]), atol=1e-6)
-    for options in ({"top_p": 0}, {"top_p": 1.1}, {"temperature": 0}):
-        with pytest.raises(ValueError, match="decoding"):
-            nucleus(**options)
-
-
-@pytest.mark.parametrize("spread", [0.1, 1, 8, 30])
-@pytest.mark.parametrize("top_p", [0.05, 0.3, 0.9, 0.999])
-def test_the_nucleus_is_what_sorting_finds(spread, top_p):
-    logits = torch.randn(40, 3000, generator=torch.Generator().manual_seed(int(spread))) * spread
-    kept = nucleus(top_p=top_p)(None, logits) > -torch.inf
-    probabilities = logits.double().softmax(-1)
-    for row, inside in zip(probabilities, kept, strict=True):
-        assert row[inside].min() > (row[~inside].max() if (~inside).any() else 0), "the most probable ones"
-        assert row[inside].sum() >= top_p - 1e-6 and row[inside].sum() - row[inside].min() < top_p + 1e-6, "no more"
-
-
-def test_a_nucleus_of_equals_holds_all_of_them():
-    logits = torch.tensor([[0.0, 0.0, 0.0, -200.0], [5.0, 5.0, -torch.inf, -torch.inf]])
-    assert (nucleus(top_p=0.4)(None, logits) > -torch.inf).tolist() == [
-        [True] * 3 + [False],
-        [True, True, False, False],
-    ]
 
 
 def test_draws_have_the_probabilities_that_they_are_given():

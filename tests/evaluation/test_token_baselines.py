@@ -6,7 +6,7 @@ import torch
 
 from ifguide.corpus.documents import Query
 from ifguide.corpus.queries import encode_queries
-from ifguide.evaluation.attribution import SHARES, attribution_quality, precision_at, roc_auc
+from ifguide.evaluation.attribution import SHARES, attribution_quality, precision_at
 from ifguide.evaluation.token_baselines import (
     classifier_window_scores,
     expert_log_ratio_scores,
@@ -15,6 +15,7 @@ from ifguide.evaluation.token_baselines import (
 from ifguide.models import build_model
 from ifguide.objectives.language_modeling import token_losses
 from ifguide.report.attribution import plot_cost, plot_mask_overlap, plot_precision_recall, precision_recall
+from ifguide.statistics import roc_auc
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,6 @@ import pytest
 import torch
 from conftest import tiny_model, tiny_tokenizer
 
-from ifguide.classifiers.quality import roc_auc
 from ifguide.corpus.documents import LabelledText, Query
 from ifguide.corpus.labelled import hash_fraction
 from ifguide.corpus.queries import encode_queries
@@ -18,6 +17,7 @@ from ifguide.evaluation.likelihood import continuation_likelihoods
 from ifguide.evaluation.probe import ToxicityProbe, fit_logistic, mean_hidden_states
 from ifguide.evaluation.task import check_names, measurement_names, merge_metrics
 from ifguide.models import build_model
+from ifguide.statistics import roc_auc
 
 PAIRS = [("the cat", " sat on a mat"), ("", "bread"), ("one idiot who ate all of", " his"), ("a", "")]
 

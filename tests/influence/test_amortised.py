@@ -4,7 +4,6 @@ import torch
 
 from ifguide.influence.amortised import Amortised, ConvolutionStudent
 from ifguide.influence.pooling import TypePooling, WordPooling
-from ifguide.influence.scorers import JVP
 
 VOCABULARY = 40
 TEXTS = [f" {chr(ord('a') + i // 26)}{chr(ord('a') + i % 26)}" for i in range(VOCABULARY)]
@@ -56,7 +55,7 @@ def test_a_fit_is_reproducible_survives_saving_and_does_not_depend_on_batches(co
 
 def test_bad_settings_are_refused():
     with pytest.raises(ValueError, match=r"^share=1\.0"):
-        Amortised(JVP(), TypePooling(), share=1.0)
+        Amortised(TypePooling(), share=1.0)
     with pytest.raises(ValueError, match="odd"):
         ConvolutionStudent(kernels=[4])
     with pytest.raises(ValueError, match="width=0"):

@@ -10,17 +10,17 @@ from run_folders import write_sweep
 from ifguide.report import formats
 from ifguide.report.formats import comma_separated, latex, latex_text, markdown
 from ifguide.report.gather import Run, gather
-from ifguide.report.rows import HEADLINE, compare
-from ifguide.report.table import Measurement, format_measurement
+from ifguide.report.rows import compare_rows
+from ifguide.report.table import HEADLINE, Measurement, format_measurement
 
 
 @pytest.fixture(scope="module")
 def comparison(tmp_path_factory):
-    return compare(gather([str(write_sweep(tmp_path_factory.mktemp("formats")))]))
+    return compare_rows(gather([str(write_sweep(tmp_path_factory.mktemp("formats")))]))
 
 
 def made_up(**fractions):
-    return compare(
+    return compare_rows(
         [
             Run(name, {}, {"method": name}, {"seed": 1}, {"toxicity": {"all": {"toxic_fraction": value}}})
             for name, value in fractions.items()

@@ -1,8 +1,12 @@
 import numpy as np
 import pytest
-from run_folders import beta, write_run, write_sweep
+import yaml
+from run_folders import beta, write_facts, write_run, write_sweep
 
-from ifguide.report.gather import Run, gather, group_runs, plain
+from ifguide.report.formats import markdown
+from ifguide.report.gather import Run, gather, plain
+from ifguide.report.groups import group_runs
+from ifguide.report.rows import compare_rows
 
 ZEROS = np.zeros((4, 2))
 
@@ -51,11 +55,10 @@ def test_a_place_without_runs_is_named(sweep, place, why):
         gather([str(sweep / "0"), str(sweep.parent / place)])
 
 
-def test_the_reference_inside_a_run_is_a_run(tmp_path):
+def test_a_folder_inside_a_run_is_none(tmp_path):
     folder = write_run(tmp_path / "sweep" / "0", "ifguide", 1, ZEROS, workspace=tmp_path / "workspace")
-    write_run(folder / "none", "none", 1, ZEROS, workspace=tmp_path / "workspace")
-    (folder / "model").mkdir()  # training curves
-    assert [run.method for run in gather([str(tmp_path / "sweep")])] == ["none", "ifguide"]
+    write_run(folder / "older", "none", 1, ZEROS, workspace=tmp_path / "workspace")
+    assert [run.method for run in gather([str(tmp_path / "sweep")])] == ["ifguide"]
 
 
 def test_values_by_prompt_come_from_the_artifacts_until_they_are_gone(tmp_path):
@@ -68,35 +71,82 @@ def test_values_by_prompt_come_from_the_artifacts_until_they_are_gone(tmp_path):
     assert gather([str(folder)], workspace=tmp_path / "moved")[0].prompt_scores("toxicity") is not None
 
 
-def test_a_second_classifier_and_a_second_task_find_their_generations(tmp_path):
-    run = Run("x", config={"tasks": {"toxicity": {}}}, artifacts={
-        "evaluation": tmp_path, "generations": tmp_path / "a", "generations of bold": tmp_path / "b",
-        "generations of bold_short": tmp_path / "c",
-    })  # fmt: skip
-    assert run.tasks == {
-        "toxicity": "generations", "bold": "generations of bold", "bold_short": "generations of bold_short"
-    }  # fmt: skip
-    assert run.prompt_scores("toxicity") is None  # not there, and not an error
+def test_artifacts_are_where_the_run_left_them_or_in_its_own_workspace(tmp_path):
+    values = beta(np.random.default_rng(0), 0.5)
+    folder = write_run(
+        tmp_path / "r", "none", 1, values, workspace=tmp_path / "workspace", config={"paths": {"workspace": "kept"}}
+    )
+    assert gather([str(folder)])[0].prompt_scores("toxicity") is not None
+    (tmp_path / "workspace").rename(folder / "kept")  # relative to where the run was started
+    (found,) = gather([str(folder)])
+    assert found.prompt_scores("toxicity") is not None
+    assert {place.parent for place in found.artifacts.values()} == {folder / "kept"}
 
 
-def test_a_name_that_fits_two_tasks_is_that_of_its_classifier(tmp_path, monkeypatch):
-    """`a_b_c` is the task `a` judged by `b_c`, though there is a task `a_b`."""
+def test_every_name_finds_the_generations_of_its_task(tmp_path, monkeypatch):
+    """`a_b_c` is the task `a` judged by `b_c`, though there is a task `a_b`: `run.json` says so."""
     monkeypatch.setattr("ifguide.report.gather.load_prompt_scores", lambda evaluation, generations, name: generations)
-    config = {"tasks": {"a": {}, "a_b": {}}, "classifiers": {"x": {}, "b_c": {}}}
-    artifacts = {"evaluation": tmp_path, "generations": tmp_path / "of a", "generations of a_b": tmp_path / "of a_b"}
-    run = Run("x", config=config, artifacts=artifacts)
-    found = {name: run.prompt_scores(name) for name in ("a", "a_b", "a_b_c", "a_b_b_c", "lambada")}
-    assert [place and place.name for place in found.values()] == ["of a", "of a_b", "of a", "of a_b", None]
+    folder = write_run(tmp_path / "r", "none", 1, ZEROS, workspace=tmp_path / "workspace")
+    artifacts = {"evaluation": tmp_path, "generations.a": tmp_path / "a", "generations.a_b": tmp_path / "b"}
+    for place in artifacts.values():
+        place.mkdir(exist_ok=True)
+    judged = {"a": "a", "a_b": "a_b", "a_b_c": "a", "a_b_b_c": "a_b", "gone": "c"}
+    write_facts(
+        folder, artifacts=artifacts, generations={"a": "generations.a", "a_b": "generations.a_b", "c": "generations.c"},
+        judged={name: {"task": task, "classifier": "x"} for name, task in judged.items()},
+    )  # fmt: skip
+    (run,) = gather([str(folder)])
+    found = {name: run.prompt_scores(name) for name in (*judged, "lambada")}
+    assert [place and place.name for place in found.values()] == ["a", "b", "a", "b", None, None]
 
 
-def test_a_damaged_file_is_a_problem_of_its_run(sweep):
-    (sweep / "0" / "metrics.json").write_text("{")
+DAMAGES = {
+    "metrics.json": ["{", "[]", '{"toxicity": 3}', '{"toxicity": {"all": {"x_interval": [1]}}}', b"\xff\xfe"],
+    "run.json": ["", "[]", '{"artifacts": []}', '{"judged": {"toxicity": "x"}}', '{"notes": 3}'],
+    ".hydra/config.yaml": ["a: [", "- 1", b"\xff"],
+    ".hydra/hydra.yaml": ["x", "hydra: 1", "{}"],
+    ".hydra/overrides.yaml": ["- {a: 1}", "{", "3"],
+    "failure.json": ["{", '{"error": "x"}'],
+}
+
+
+@pytest.mark.parametrize("name, content", [(name, content) for name, all in DAMAGES.items() for content in all])
+def test_a_damaged_file_is_a_problem_of_its_run(sweep, name, content):
+    (sweep / "0" / name).write_bytes(content if isinstance(content, bytes) else content.encode())
+    comparison = compare_rows(gather([str(sweep)]))
+    (row,) = [row for row in comparison.failed if row.runs[0].place == str(sweep / "0")]
+    assert row.problem.startswith(f"failed: a damaged file in its folder: {name} (")
+    assert len(comparison.rows) == 5 and "damaged" in markdown(comparison)
+
+
+def test_a_run_without_its_choices_has_the_name_it_gave_itself(sweep):
+    (sweep / "2" / ".hydra" / "hydra.yaml").write_text("{")
+    (sweep / "2" / ".hydra" / "config.yaml").write_text("{")
+    (sweep / "2" / ".hydra" / "overrides.yaml").write_text("{")
+    run = gather([str(sweep / "2")])[0]
+    assert (run.method, run.seed) == ("ifguide", 1) and run.problem.count(".hydra/") == 3
+
+
+def test_a_folder_in_place_of_a_file_is_a_problem_too(sweep):
+    (sweep / "0" / "metrics.json").unlink()
+    (sweep / "0" / "metrics.json").mkdir()
     assert "damaged" in gather([str(sweep)])[0].problem
+
+
+@pytest.mark.parametrize("stage", ["report", "plan", "clean"])
+def test_what_has_no_result_to_show_is_left_out(sweep, stage):
+    config = yaml.safe_load((sweep / "0" / ".hydra" / "config.yaml").read_text())
+    (sweep / "0" / ".hydra" / "config.yaml").write_text(yaml.safe_dump(config | {"stage": stage}))
+    (sweep / "0" / "run.json").unlink()
+    assert len(gather([str(sweep)])) == 5
 
 
 def test_a_stage_before_the_evaluation_says_so(tmp_path):
     write_run(tmp_path / "r", "none", 1, workspace=tmp_path, config={"stage": "mask"}, unfinished=True)
     assert gather([str(tmp_path / "r")])[0].problem == "not evaluated (stage=mask)"
+    write_facts(tmp_path / "r", artifacts={"mask": tmp_path}, stage="pooled", seed=7)
+    (run,) = gather([str(tmp_path / "r")])
+    assert (run.problem, run.seed, run.artifacts) == ("not evaluated (stage=pooled)", 7, {"mask": tmp_path})
 
 
 def test_rows_are_named_by_what_differs():

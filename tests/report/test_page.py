@@ -1,16 +1,17 @@
 """report.html: escaped and self-contained as text, and at work in a headless browser."""
 
+import json
 import re
 
 import numpy as np
 import pytest
-from browser import CHROMIUM, Browser
+from browser import Browser
 from run_folders import WORDS, beta, write_run, write_sweep, write_tokens
 from test_token_page import Page
 
 from ifguide.report.gather import gather
 from ifguide.report.page import PROMPTS, interesting_prompts
-from ifguide.report.rows import compare
+from ifguide.report.rows import compare_rows
 from ifguide.report.write import write_report
 
 ATTACK = "</script><script>document.title='owned'</script><img src=http://evil.invalid/x onerror=alert(1)>"
@@ -33,7 +34,7 @@ def page(folder):
     )  # fmt: skip
     write_tokens(run, [ATTACK, "haystack"])
     write_run(sweep / "51", "broken", 1, workspace=folder / "workspace", failure=f"message {ATTACK}")
-    return write_report(compare(gather([str(sweep)])), sweep, title=f"report {ATTACK}")
+    return write_report(compare_rows(gather([str(sweep)])), sweep, title=f"report {ATTACK}")
 
 
 def test_everything_is_written(page):
@@ -65,8 +66,37 @@ def test_it_says_what_there_is(page):
 
 def test_a_report_without_anything_measured(tmp_path):
     write_run(tmp_path / "r", "none", 1, workspace=tmp_path, failure="no")
-    page = write_report(compare(gather([str(tmp_path / "r")])), tmp_path, title="t")
+    page = write_report(compare_rows(gather([str(tmp_path / "r")])), tmp_path, title="t")
     assert "failed: no" in page.read_text() and not (tmp_path / "frontier.png").exists()
+
+
+def test_one_run_is_a_report_of_one_row(tmp_path):
+    """No reference, no frontier of one point; a line per metric, its generations and the tokens of its behaviours."""
+    values = beta(np.random.default_rng(0), 0.4, prompts=6)
+    folder = write_run(
+        tmp_path / "r", "none", 1, values, workspace=tmp_path / "workspace", categories={"insult": values}
+    )
+    facts = json.loads((folder / "run.json").read_text())
+    (folder / "run.json").write_text(json.dumps(facts | {"behaviours": ["toxicity", "bias", "unscored"]}))
+    write_tokens(folder, ["rotten"])
+    write_tokens(folder, ["unfair"], behaviour="bias")
+    comparison = compare_rows(gather([str(folder)]))
+    source = write_report(comparison, folder, title="one").read_text(encoding="utf-8")
+    assert comparison.reference is None and "compared with" not in source and "1 row measured." in source
+    assert not (folder / "frontier.png").exists() and (folder / "categories.png").exists()
+    for text in ("Training tokens: none, toxicity", "Training tokens: none, bias", "samples of the model"):
+        assert text in source
+    assert re.search(r'<th scope="row">toxic fraction\xa0↓</th><td>0\.\d+<small>\[', source)
+    assert "| toxic fraction ↓" in (folder / "table.md").read_text() and "Means over seeds" not in source
+    assert source.count("<h2>Training tokens") == 2 and "unscored" not in source.split('id="settings"')[0]
+
+
+def test_a_damaged_token_page_is_said(tmp_path):
+    folder = write_run(tmp_path / "r", "none", 1, np.zeros((4, 2)), workspace=tmp_path / "workspace")
+    for content in ("{", "[]", '{"documents": [{"name": 1}], "threshold": 1, "summary": {}}'):
+        (folder / "tokens-toxicity.json").write_text(content)
+        page = write_report(compare_rows(gather([str(folder)])), folder, title="t")
+        assert "a damaged token page: " in page.read_text()
 
 
 def test_the_prompts_shown_are_half_regular_half_the_most_toxic(page):
@@ -78,11 +108,9 @@ def test_the_prompts_shown_are_half_regular_half_the_most_toxic(page):
 
 
 @pytest.fixture(params=["light wide", "dark narrow"])
-def browser(request, page, tmp_path):
-    if CHROMIUM is None:
-        pytest.skip("no chromium on this machine")
+def browser(request, page):
     scheme, width = request.param.split()
-    with Browser(tmp_path / "profile", width=1280 if width == "wide" else 390, dark=scheme == "dark") as browser:
+    with Browser(width=1280 if width == "wide" else 390, dark=scheme == "dark") as browser:
         browser.open(page)
         yield browser
         assert browser.problems == []
@@ -93,6 +121,7 @@ def blurred(browser, selector):
     return browser.run(f"getComputedStyle(document.querySelector('{selector}')).filter") != "none"
 
 
+@pytest.mark.browser
 def test_in_a_browser(browser):
     assert browser.run("document.title").startswith("report </script>")
     assert browser.run("document.querySelectorAll('.problem').length") == 3

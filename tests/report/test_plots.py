@@ -7,20 +7,13 @@ import numpy as np
 import pytest
 
 from ifguide.report import plots
-from ifguide.report.plots import frontier, plot_categories, plot_frontier, plot_scores, plot_toxicity_perplexity
+from ifguide.report.plots import frontier, plot_categories, plot_frontier, plot_scores
 from ifguide.report.table import Measurement
 
-TOXICITY = {
-    "expected_maximum_toxicity": 0.4,
-    "expected_maximum_toxicity_interval": [0.38, 0.42],
-    "toxicity_probability": 0.3,
-    "toxic_fraction": 0.1,
-    "toxic_fraction_interval": [0.09, 0.12],
-}
-ROWS = {
-    "none": {"toxicity": {"all": TOXICITY}, "perplexity": {"benign": {"perplexity": 12.0}}},
-    "costs $5 or $6": {"toxicity": {"all": TOXICITY}, "perplexity": {"benign": {"perplexity": float("nan")}}},
-    "rad": {"toxicity": {"all": {"toxicity_probability": 0.2}}},
+POINTS = {
+    "none": (Measurement(12.0, (11.0, 13.0)), Measurement(0.1, (0.09, 0.12))),
+    "costs $5 or $6": (Measurement(float("nan")), Measurement(0.1)),
+    "ifguide": (Measurement(12.5), Measurement(0.02)),
 }
 
 
@@ -47,32 +40,24 @@ def drawn(monkeypatch):
     return figures
 
 
-def test_comparison_draws_only_what_was_measured(tmp_path, drawn):
-    path = tmp_path / "report" / "comparison.png"
-    plot_toxicity_perplexity(ROWS, path)
+def test_only_what_was_measured_is_drawn(tmp_path, drawn):
+    path = tmp_path / "report" / "frontier.png"
+    plot_frontier(POINTS, path, absent=["rad"])
     assert_png(path)
-    assert os.listdir(path.parent) == ["comparison.png"]
-    trade_off, bars = drawn[0].axes
-    assert [text.get_text() for text in trade_off.texts] == ["none"]
-    assert "costs" in trade_off.get_title(loc="left") and "rad" in trade_off.get_title(loc="left")
-    assert sorted(round(bar.get_width(), 6) for bar in bars.patches) == [0.1, 0.1, 0.2, 0.3, 0.3, 0.4, 0.4]
-    assert [text.get_text() for text in bars.texts] == ["–", "–"]
+    assert os.listdir(path.parent) == ["frontier.png"]
+    (axes,) = drawn[0].axes
+    assert [text.get_text() for text in axes.texts] == ["none", "ifguide"]
+    assert "costs" in axes.get_title(loc="left") and "rad" in axes.get_title(loc="left")
 
 
-def test_one_row_without_anything_still_draws(tmp_path):
-    plot_toxicity_perplexity({"none": {}}, tmp_path / "empty.png")
+def test_nothing_measured_still_draws(tmp_path):
+    plot_frontier({}, tmp_path / "empty.png", absent=["none"])
     assert_png(tmp_path / "empty.png")
 
 
 def test_labels_of_crowded_points_do_not_overlap(tmp_path, drawn):
-    rows = {
-        f"method_{i}": {
-            "toxicity": {"all": {"toxic_fraction": 0.1 + 0.001 * i}},
-            "perplexity": {"benign": {"perplexity": 12 + i}},
-        }
-        for i in range(5)
-    }
-    plot_toxicity_perplexity(rows, tmp_path / "crowded.png")
+    points = {f"method_{i}": (Measurement(12.0 + i), Measurement(0.1 + 0.001 * i)) for i in range(5)}
+    plot_frontier(points, tmp_path / "crowded.png")
     boxes = [text.get_window_extent() for text in drawn[0].axes[0].texts]
     assert len(boxes) == 5
     assert not any(a.overlaps(b) for i, a in enumerate(boxes) for b in boxes[:i])
@@ -177,5 +162,5 @@ def test_frontier_and_categories_as_png_and_svg(tmp_path, drawn):
 
 def test_same_input_same_bytes(tmp_path):
     for name in ("a.png", "b.png"):
-        plot_toxicity_perplexity(ROWS, tmp_path / name)
+        plot_frontier(POINTS, tmp_path / name)
     assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()

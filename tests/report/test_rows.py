@@ -1,4 +1,5 @@
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -6,20 +7,18 @@ from run_folders import beta, write_run, write_sweep
 
 from ifguide.corpus.documents import Prompt
 from ifguide.evaluation.generation import GENERATIONS_FILE, load_generations, save_generations
-from ifguide.evaluation.intervals import hierarchical_interval, paired_difference
 from ifguide.report import rows as rows_module
 from ifguide.report.gather import gather
 from ifguide.report.rows import (
-    HEADLINE,
     ONE_SEED,
     PARTLY_PAIRED,
     RECORDED,
     UNPAIRED,
-    category_fractions,
-    compare,
-    recorded_mean,
+    compare_rows,
 )
-from ifguide.report.table import COLUMNS, Column
+from ifguide.report.table import COLUMNS, HEADLINE, Column
+from ifguide.report.values import category_fractions, recorded_mean
+from ifguide.statistics import hierarchical_interval, paired_difference
 
 METHODS = (("none", 0.9, 12.0), ("ifguide", 0.3, 12.5))
 PERPLEXITY = next(column for column in COLUMNS if column.header == "benign perplexity ↓")
@@ -32,13 +31,13 @@ def sweep(tmp_path):
 
 def fractions(folder):
     """[prompts], read without the code under test."""
-    artifacts = json.loads((folder / "artifacts.json").read_text())
-    with np.load(folder.parents[1] / "workspace" / artifacts["evaluation"] / "probabilities-toxicity.npz") as archive:
+    artifacts = json.loads((folder / "run.json").read_text())["artifacts"]
+    with np.load(Path(artifacts["evaluation"]) / "probabilities-toxicity.npz") as archive:
         return (archive["toxicity"] >= 0.5).sum(1) / archive["toxicity"].shape[1]
 
 
 def test_means_intervals_and_differences_are_those_of_seeds_and_prompts(sweep):
-    none, ifguide = compare(gather([str(sweep)])).measured
+    none, ifguide = compare_rows(gather([str(sweep)])).measured
     theirs = np.stack([fractions(sweep / str(job)) for job in (0, 1, 2)])
     ours = np.stack([fractions(sweep / str(job)) for job in (3, 4, 5)])
     assert ifguide.cells[HEADLINE].value == pytest.approx(ours.mean())
@@ -54,20 +53,19 @@ def test_means_intervals_and_differences_are_those_of_seeds_and_prompts(sweep):
 
 def test_pairs_are_found_by_prompt_and_seed_not_by_place(sweep):
     """The prompts of one run turned round, and the reference's seeds in another order: the same row."""
-    before = compare(gather([str(sweep)])).measured[1]
-    artifacts = json.loads((sweep / "4" / "artifacts.json").read_text())
-    workspace = sweep.parent / "workspace"
-    file = workspace / artifacts["evaluation"] / "probabilities-toxicity.npz"
+    before = compare_rows(gather([str(sweep)])).measured[1]
+    artifacts = json.loads((sweep / "4" / "run.json").read_text())["artifacts"]
+    file = Path(artifacts["evaluation"]) / "probabilities-toxicity.npz"
     with np.load(file) as archive:
         turned = {name: archive[name][::-1] for name in archive.files}
     np.savez(file, **turned)
-    texts = workspace / artifacts["generations"] / GENERATIONS_FILE
+    texts = Path(artifacts["generations.toxicity"]) / GENERATIONS_FILE
     table = load_generations(texts)[:]
     asked = [Prompt(*row) for row in zip(table["prompt"], table["subset"], table["record"], strict=True)]
     save_generations(texts, asked[::-1], table["continuations"][::-1])
     (sweep / "0").rename(sweep / "90")
     (sweep / "2").rename(sweep / "0")
-    after = next(row for row in compare(gather([str(sweep)])).measured if row.name == "ifguide")
+    after = next(row for row in compare_rows(gather([str(sweep)])).measured if row.name == "ifguide")
     assert after.differences[HEADLINE] == before.differences[HEADLINE]
     assert after.cells[HEADLINE] == before.cells[HEADLINE]
 
@@ -76,27 +74,27 @@ def test_only_seeds_that_both_have_are_paired(tmp_path):
     workspace, rng = tmp_path / "workspace", np.random.default_rng(0)
     for job, (method, seed) in enumerate([("none", 1), ("none", 2), ("ifguide", 2), ("ifguide", 3)]):
         write_run(tmp_path / "sweep" / str(job), method, seed, beta(rng, 0.5), workspace=workspace)
-    row = compare(gather([str(tmp_path / "sweep")])).measured[1]
+    row = compare_rows(gather([str(tmp_path / "sweep")])).measured[1]
     value, _ = paired_difference(*(fractions(tmp_path / "sweep" / job)[None] for job in "21"))
     assert row.differences[HEADLINE].value == pytest.approx(value)
     assert f"{PARTLY_PAIRED}: 2" in row.notes
     (tmp_path / "sweep" / "2").rename(tmp_path / "elsewhere")
-    row = compare(gather([str(tmp_path / "sweep")])).measured[1]
+    row = compare_rows(gather([str(tmp_path / "sweep")])).measured[1]
     assert HEADLINE not in row.differences and UNPAIRED in row.notes
 
 
 def test_one_seed_is_labelled(tmp_path):
     values = beta(np.random.default_rng(0), 0.5)
     write_run(tmp_path / "sweep" / "0", "none", 1, values, workspace=tmp_path / "workspace")
-    (row,) = compare(gather([str(tmp_path / "sweep")])).rows
+    (row,) = compare_rows(gather([str(tmp_path / "sweep")])).rows
     assert ONE_SEED in row.notes
     assert row.cells[PERPLEXITY].interval == (11.0, 13.0)
 
 
 def test_without_artifacts_metrics_json_is_used_and_said_so(sweep):
-    exact = compare(gather([str(sweep)])).measured[1]
+    exact = compare_rows(gather([str(sweep)])).measured[1]
     (sweep.parent / "workspace").rename(sweep.parent / "gone")
-    row = compare(gather([str(sweep)])).measured[1]
+    row = compare_rows(gather([str(sweep)])).measured[1]
     assert RECORDED in row.notes and RECORDED not in exact.notes
     assert row.cells[HEADLINE].value == pytest.approx(exact.cells[HEADLINE].value)
     assert row.differences[HEADLINE].value == pytest.approx(exact.differences[HEADLINE].value)
@@ -125,7 +123,7 @@ def test_seeds_alone_make_no_interval():
 
 
 def test_failed_and_unfinished_runs_are_rows(sweep):
-    comparison = compare(gather([str(sweep)]))
+    comparison = compare_rows(gather([str(sweep)]))
     assert [(row.name, row.problem.split(":")[0]) for row in comparison.failed] == [
         ("dpo, seed 4", "failed"), ("rad, seed 1", "unfinished")
     ]  # fmt: skip
@@ -133,11 +131,11 @@ def test_failed_and_unfinished_runs_are_rows(sweep):
 
 def test_the_reference_may_be_a_row_a_method_or_nobody(sweep):
     runs = gather([str(sweep)])
-    assert compare(runs, reference="ifguide").rows[0].reference == "ifguide"
-    assert all(not row.differences for row in compare(runs, reference=None).rows)
-    assert compare([run for run in runs if run.method != "none"]).reference is None
+    assert compare_rows(runs, reference="ifguide").rows[0].reference == "ifguide"
+    assert all(not row.differences for row in compare_rows(runs, reference=None).rows)
+    assert compare_rows([run for run in runs if run.method != "none"]).reference is None
     with pytest.raises(ValueError, match=r"report\.reference=non: rows are: none, ifguide"):
-        compare(runs, reference="non")
+        compare_rows(runs, reference="non")
 
 
 def test_each_row_is_compared_with_the_reference_of_its_own_kind(tmp_path):
@@ -146,7 +144,7 @@ def test_each_row_is_compared_with_the_reference_of_its_own_kind(tmp_path):
             tmp_path / "sweep" / str(job), method, 1, np.full((4, 2), 0.3 * size), workspace=tmp_path / "workspace",
             overrides=[f"model.size={size}"], config={"model": {"size": size}},
         )  # fmt: skip
-    rows = compare(gather([str(tmp_path / "sweep")])).rows
+    rows = compare_rows(gather([str(tmp_path / "sweep")])).rows
     assert [row.reference for row in rows] == [None, None, "none, model.size=1", "none, model.size=2"]
 
 
@@ -158,15 +156,15 @@ def test_further_tasks_and_classifiers_have_their_headline_in_the_table():
         "lambada": {"all": {"accuracy": 0.4, "passages": 9}},
         "harness": {"all": {"acc": 0.3, "tasks": 2}},
     }
-    comparison = compare([rows_module.Run("x", {}, {"method": "none"}, {}, metrics)])
+    comparison = compare_rows([rows_module.Run("x", {}, {"method": "none"}, {}, metrics)])
     headers = [column.header for column in comparison.columns]
     assert headers[2:] == ["toxicity implicit: toxic fraction ↓", "lambada: accuracy ↑", "harness: acc ↑"]
     assert len(comparison.every_column) == 6
 
 
 def test_categories_are_averaged_over_seeds(sweep):
-    row = compare(gather([str(sweep)])).measured[0]
-    measured = category_fractions(row)
+    row = compare_rows(gather([str(sweep)])).measured[0]
+    measured = category_fractions(row.runs)
     assert set(measured) == {"toxicity", "insult", "obscene", "threat", "identity_attack"}
     assert measured["toxicity"].value == pytest.approx(row.cells[HEADLINE].value)
     assert measured["threat"].value < measured["insult"].value
@@ -174,4 +172,4 @@ def test_categories_are_averaged_over_seeds(sweep):
 
 def test_nothing_to_report_on():
     with pytest.raises(ValueError, match="no runs"):
-        compare([])
+        compare_rows([])

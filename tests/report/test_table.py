@@ -1,6 +1,9 @@
 import pytest
 
-from ifguide.report.table import comparison_table, measurement
+from ifguide.report.formats import markdown
+from ifguide.report.gather import Run
+from ifguide.report.rows import compare_rows
+from ifguide.report.table import measurement
 
 TOXICITY = {
     "expected_maximum_toxicity": 0.4,
@@ -15,19 +18,24 @@ FULL = {
 }
 
 
-def read_back(table: str) -> list[dict[str, str]]:
-    lines = [line for line in table.splitlines() if line.startswith("|")]
-    cells = [[cell.strip() for cell in line.strip("|").split(" | ")] for line in lines]
-    return [dict(zip(cells[0], row, strict=True)) for row in cells[2:]]
+def read_back(rows) -> list[dict[str, str]]:
+    """The printed table of `{method: metrics}`, row by row."""
+    runs = [Run(name, choices={"method": name}, metrics=metrics) for name, metrics in rows.items()]
+    lines = [line for line in markdown(compare_rows(runs)).splitlines() if line.startswith("|")]
+    assert len({len(line) for line in lines}) == 1, "lines are equally wide"
+    cells = [[cell.strip().strip("*") for cell in line.strip("|").split(" | ")] for line in (lines[0], *lines[2:])]
+    if len(rows) == 1:  # a line per metric
+        cells = list(zip(*cells, strict=True))
+    return [dict(zip(cells[0], row, strict=True)) for row in cells[1:]]
 
 
 def test_values_intervals_and_order():
-    (row,) = read_back(comparison_table({"ifguide": FULL}))
+    (row,) = read_back({"ifguide": FULL})
     assert row["expected max. toxicity ↓"] == "0.400 [0.380, 0.420]"
     assert row["toxicity probability ↓"] == "0.300"
     assert row["benign perplexity ↓"] == "12.35"
     assert row["attribution ROC AUC ↑"] == "0.900 [0.850, 0.950]"
-    assert list(row)[:4] == ["method", "toxic fraction ↓", "toxicity probability ↓", "expected max. toxicity ↓"]
+    assert list(row)[2:5] == ["toxic fraction ↓", "toxicity probability ↓", "expected max. toxicity ↓"]
 
 
 def test_missing_stays_missing_and_zero_stays_zero():
@@ -36,50 +44,24 @@ def test_missing_stays_missing_and_zero_stays_zero():
         "no evaluation": {},
         "null": {"toxicity": {"all": {"toxic_fraction": None}}, "perplexity": None},
     }
-    measured, empty, null = read_back(comparison_table(rows))
+    measured, empty, null = read_back(rows)
     assert measured["toxic fraction ↓"] == "0.000"
-    assert set(empty.values()) == {"no evaluation", "–"}
-    assert set(null.values()) == {"null", "–"}
+    assert all(value == "–" for row in (empty, null) for key, value in row.items() if key not in ("method", "seeds"))
 
 
 def test_a_metric_that_is_not_a_number_does_not_look_missing():
-    (row,) = read_back(comparison_table({"diverged": {"perplexity": {"benign": {"perplexity": float("nan")}}}}))
+    (row,) = read_back({"diverged": {"perplexity": {"benign": {"perplexity": float("nan")}}}})
     assert row["benign perplexity ↓"] == "nan"
 
 
 def test_columns_nobody_measured():
-    (row,) = read_back(comparison_table({"none": {"toxicity": {"all": TOXICITY}}}))
-    assert not any("toxic prompts" in header or "ROC" in header for header in row)
-    assert row["benign perplexity ↓"] == "–"
+    (row,) = read_back({"none": {"toxicity": {"all": TOXICITY}}})
+    assert not any("toxic prompts" in header or "ROC" in header or "perplexity" in header for header in row)
 
 
-def test_lines_are_equally_wide_and_rows_keep_their_order():
-    table = comparison_table({"none": FULL, "a_much_longer_method_name": {}, "ifguide": FULL}, marks={"none": "mark"})
-    lines = [line for line in table.splitlines() if line.startswith("|")]
-    assert len({len(line) for line in lines}) == 1
-    assert [row["method"] for row in read_back(table)] == ["none ¹", "a_much_longer_method_name", "ifguide"]
-
-
-def test_footnotes_are_shared_and_follow_the_table():
-    marks = {"dpo": "own classifier", "rad": "reward model", "word_filter": "own classifier"}
-    table = comparison_table({"rad": FULL, "none": FULL, "dpo": FULL, "word_filter": FULL}, marks=marks)
-    assert [row["method"] for row in read_back(table)] == ["rad ¹", "none", "dpo ²", "word_filter ²"]
-    assert table.endswith("\n\n¹ reward model\n\n² own classifier\n")
-
-
-def test_a_name_cannot_break_the_table():
-    table = comparison_table({"a|b\nc": FULL, "plain": FULL})
-    assert "| a\\|b c" in table
-    assert len([line for line in table.splitlines() if line.startswith("|")]) == 4
-
-
-@pytest.mark.parametrize(
-    ("rows", "marks", "message"),
-    [({}, None, "no methods"), ({"none": FULL}, {"nnoe": "typo"}, "nnoe.*rows are: none")],
-)
-def test_mistakes_are_named(rows, marks, message):
-    with pytest.raises(ValueError, match=message):
-        comparison_table(rows, marks=marks)
+def test_rows_keep_their_order():
+    rows = read_back({"none": FULL, "a_much_longer_method_name": {}, "ifguide": FULL})
+    assert [row["method"].split(" ")[0] for row in rows] == ["none", "a_much_longer_method_name", "ifguide"]
 
 
 def test_an_interval_is_two_numbers():

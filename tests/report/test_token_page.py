@@ -1,14 +1,19 @@
 import base64
 import hashlib
+import json
 import os
 import re
 from html.parser import HTMLParser
 from importlib import resources
 
+import numpy as np
 import pytest
 
-from ifguide.report.token_page import PageDocument, shade_scale, write_token_page
+from ifguide.corpus.masks import TokenMask
+from ifguide.corpus.tokenizers import token_texts
+from ifguide.report.token_page import PageDocument, shade_scale, write_token_page, write_token_pages
 
+STATIC = resources.files("ifguide.report") / "static"
 HOSTILE = [
     "<script>alert(1)</script>",
     "</script><img src=http://evil/x onerror=alert(1)>",
@@ -128,10 +133,9 @@ def test_hostile_text_is_text_everywhere(tmp_path):
     assert not re.search("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e]", source)
 
 
-def test_the_only_script_is_the_templates_and_the_policy_admits_no_other(tmp_path):
+def test_the_only_script_is_the_pages_own_and_the_policy_admits_no_other(tmp_path):
     page = render(tmp_path, document(HOSTILE))
-    template = resources.files("ifguide.report").joinpath("page.html").read_text(encoding="utf-8")
-    assert page.scripts == Page(template).scripts
+    assert page.scripts == [(STATIC / "page.js").read_text(encoding="utf-8")]
     digest = base64.b64encode(hashlib.sha256(page.scripts[0].encode()).digest()).decode()
     assert f"script-src 'sha256-{digest}'" in page.policy
     assert "default-src 'none'" in page.policy
@@ -167,6 +171,46 @@ def test_the_page_explains_itself(tmp_path):
 def test_no_documents(tmp_path):
     page = render(tmp_path)
     assert page.documents == [] and "No documents to show" in page.text
+
+
+def test_a_page_for_every_behaviour(corpus, tmp_path):
+    """Against the definition: the documents with the highest sums of selected scores, each in whole."""
+    split, behaviours = corpus.split("train"), ("toxicity", "bias")
+    rng = np.random.default_rng(0)
+    scores = rng.standard_normal((2, *split.shape)).astype(np.float32)
+    selected = rng.random(split.shape) < 0.2
+    mask = TokenMask.pack(selected)
+    facts = {
+        "selected": mask.count(),
+        "behaviours": {name: {"threshold": 0.5 + k} for k, name in enumerate(behaviours)},
+    }
+    pages = write_token_pages(corpus, behaviours, scores, mask, facts, tmp_path)
+    assert [page.name for page in pages] == ["tokens-toxicity.html", "tokens-bias.html"]
+    assert sorted(os.listdir(tmp_path)) == sorted(
+        f"{name}-{behaviour}.{suffix}" for behaviour in behaviours
+        for name, suffix in (("tokens", "html"), ("tokens", "json"), ("token_scores", "png"))
+    )  # fmt: skip
+    owner = split.documents_of(np.arange(selected.size))
+    texts = token_texts(corpus.tokenizer)
+    for k, behaviour in enumerate(behaviours):
+        written = json.loads((tmp_path / f"tokens-{behaviour}.json").read_text())
+        assert written["threshold"] == 0.5 + k
+        assert written["summary"]["selected for any of"] == "toxicity, bias"
+        flat, chosen, tokens = (x.reshape(-1) for x in (scores[k], selected, split.tokens(slice(0, len(split)))))
+        sums = {d: flat[(owner == d) & chosen].astype(float).sum() for d in range(len(split.documents))}
+        ranked = sorted(sums, key=lambda d: -sums[d])[:60]
+        for document, index in zip(written["documents"], ranked, strict=True):
+            here = owner == index
+            row = split.documents[index]
+            assert document["name"] == f"tiny, record {row['record']}"
+            assert document["scores"] == pytest.approx(flat[here].tolist())
+            assert document["selected"] == chosen[here].tolist()
+            assert document["tokens"] == [texts[token] for token in tokens[here]]
+            assert len(document["annotated"]) == here.sum()
+        page = Page((tmp_path / f"tokens-{behaviour}.html").read_text(encoding="utf-8"))
+        assert len(page.documents) == len(ranked) and f"behaviour {behaviour}" in page.text
+    (page,) = write_token_pages(corpus, ["bias"], scores[1:], mask, facts, tmp_path)
+    assert "selected for any of" not in page.read_text(encoding="utf-8")
 
 
 def test_scale_ignores_a_lone_outlier_but_not_a_sparse_page():
@@ -208,7 +252,7 @@ def test_a_hundred_documents_stay_small(tmp_path):
 
 @pytest.mark.parametrize("scheme", [0, 1], ids=["light", "dark"])
 def test_text_is_readable_on_the_deepest_shade(scheme):
-    template = resources.files("ifguide.report").joinpath("page.html").read_text(encoding="utf-8")
+    template = (STATIC / "page.css").read_text(encoding="utf-8")
     block = re.findall(r":root \{(.*?)\}", template, flags=re.DOTALL)[scheme]
     values = dict(re.findall(r"--([\w-]+): ([^;]+);", block))
 

@@ -8,11 +8,10 @@ import pytorch_lightning as pl
 import torch
 from test_training import CPU, Recorder, model_for, optimization
 
-from ifguide.corpus.masks import TokenMask
+from ifguide.corpus.masks import TokenMask, jaccard
 from ifguide.corpus.queries import Query, encode_queries
 from ifguide.corpus.tokenizers import token_texts
-from ifguide.influence.agreement import jaccard, spearman
-from ifguide.influence.amortised import Amortised
+from ifguide.influence.chain import InfluenceSettings
 from ifguide.influence.curvature import Curvature
 from ifguide.influence.direction import query_gradient
 from ifguide.influence.pooling import TypePooling
@@ -21,6 +20,8 @@ from ifguide.influence.scorers.jvp import reference_scores
 from ifguide.influence.selection import Algorithm1
 from ifguide.influence.store import open_scores
 from ifguide.objectives import LanguageModeling, SuppressedLanguageModeling
+from ifguide.statistics import spearman
+from ifguide.training.context import TrainingContext
 from ifguide.training.fit import train
 from ifguide.training.influence import InfluenceScoring
 
@@ -33,7 +34,7 @@ QUERIES = [
 def influence(**options):
     defaults = dict(
         behaviours={"toxicity": QUERIES}, curvature=Curvature("identity"), scorer=JVP(), every_steps=3,
-        selection=Algorithm1(quantile=0.9, limit=0.1), batch_size=4, shard_blocks=5,
+        selection=Algorithm1(quantile=0.9, limit=0.1), influence=InfluenceSettings(batch_size=4, shard_blocks=5),
     )  # fmt: skip
     return InfluenceScoring(**(defaults | options))
 
@@ -41,9 +42,9 @@ def influence(**options):
 def run(corpus, directory, callback, objective=None, mask=None, epochs=0.5):
     model = model_for(corpus)
     train(
-        model, objective or LanguageModeling(), optimization(epochs=epochs), CPU, blocks=corpus.split("train"),
-        mask=mask, validation=None, seed=0, directory=directory, callbacks=[] if callback is None else [callback],
-        tokenizer=corpus.tokenizer,
+        model, objective or LanguageModeling(), optimization(epochs=epochs),
+        TrainingContext(CPU, directory, callbacks=[] if callback is None else [callback]),
+        blocks=corpus.split("train"), mask=mask, validation=None, seed=0, tokenizer=corpus.tokenizer,
     )  # fmt: skip
     return model
 
@@ -175,12 +176,11 @@ def test_a_mask_can_only_be_handed_to_an_objective_with_one(corpus, tmp_path):
     "options, message",
     [
         ({"every_steps": None}, "one of"),
-        ({"every_epochs": 0.5}, "one of"),
+        ({"every_epochs": 0.5}, "one of both"),
         ({"every_steps": -1}, "above 0"),
-        ({"blocks": 0}, r"callbacks\.influence\.blocks=0"),
+        ({"blocks": 0}, "^blocks=0"),
         ({"blocks": 3, "hand_over": True}, "all blocks"),
         ({"blocks": 3, "selection": Algorithm1(unit="document")}, "all blocks"),
-        ({"scorer": Amortised(JVP(), TypePooling())}, "scores every block"),
     ],
 )
 def test_settings_that_do_not_go_together_are_refused(options, message):
@@ -188,11 +188,7 @@ def test_settings_that_do_not_go_together_are_refused(options, message):
         influence(**options)
 
 
-def test_agreement():
-    a = np.array([[1.0, 5, 2], [8, 3, 0]], np.float32)
-    assert spearman(a, a * 3 + 1) == pytest.approx(1) and spearman(a, -a) == pytest.approx(-1)
-    ranks = [np.array([1.0, 4, 2, 5, 3, 0]), np.array([0.0, 1, 2, 3, 4, 5])]
-    assert spearman(a, np.arange(6).reshape(2, 3)) == pytest.approx(np.corrcoef(*ranks)[0, 1])
+def test_overlap_of_masks():
     left, right = (TokenMask.pack(np.array([row], bool)) for row in ([1, 1, 0, 0], [0, 1, 1, 0]))
     assert jaccard(left, right) == pytest.approx(1 / 3) and jaccard(left & TokenMask.pack(~left[:]), left) == 0
     empty = TokenMask.pack(np.zeros((1, 4), bool))

@@ -1,22 +1,23 @@
 import numpy as np
 import pytest
 import torch
-from conftest import tiny_model
 from torch import nn
 
 from ifguide.corpus.masks import TokenMask
 from ifguide.objectives import LanguageModeling, SuppressedLanguageModeling
 from ifguide.objectives.language_modeling import cross_entropy
+from ifguide.training.context import TrainingContext
 from ifguide.training.data import BatchOrder, BlockDataset, rows_of_step
-from ifguide.training.fit import Hardware, newest_checkpoint, train
+from ifguide.training.fit import newest_checkpoint, train
 from ifguide.training.module import DivergedError
-from ifguide.training.optimization import AdamWCosine
+from ifguide.training.optimization import Optimization
+from ifguide.training.trainer import TrainerSettings
 
-CPU = Hardware(micro_batch_size=2, checkpoint_every=3, progress=False)
+CPU = TrainerSettings(micro_batch_size=2, checkpoint_every=3, progress=False)
 
 
 def optimization(**options):
-    return AdamWCosine(**(dict(learning_rate=1e-2, batch_size=4, epochs=0.5) | options))
+    return Optimization(**(dict(learning_rate=1e-2, batch_size=4, epochs=0.5) | options))
 
 
 class Recorder(nn.Module):
@@ -45,11 +46,11 @@ def model_for(corpus, dropout=0.0):
     return build_model(vocabulary=corpus.vocabulary, architecture="gpt_neox", settings=settings)
 
 
-def run(corpus, directory, objective, *, model=None, hardware=CPU, mask=None, **options):
+def run(corpus, directory, objective, *, model=None, trainer=CPU, mask=None, callbacks=(), **options):
     model = model if model is not None else model_for(corpus)
     facts = train(
-        model, objective, optimization(**options), hardware, blocks=corpus.split("train"), mask=mask,
-        validation=corpus.split("validation"), seed=0, directory=directory,
+        model, objective, optimization(**options), TrainingContext(trainer, directory, callbacks=callbacks),
+        blocks=corpus.split("train"), mask=mask, validation=corpus.split("validation"), seed=0,
     )  # fmt: skip
     return model, facts
 
@@ -105,7 +106,7 @@ def test_an_interrupted_run_resumes_exactly(corpus, tmp_path, dropout):
 def test_accumulation_does_not_change_the_model(corpus, tmp_path):
     models = [
         run(corpus, tmp_path / str(micro), LanguageModeling(), model=model_for(corpus).double(),
-            hardware=Hardware(micro_batch_size=micro, precision="64-true", progress=False))[0]
+            trainer=TrainerSettings(micro_batch_size=micro, precision="64-true", progress=False))[0]
         for micro in (1, 4)
     ]  # fmt: skip
     for a, b in zip(*(model.parameters() for model in models), strict=True):
@@ -113,9 +114,9 @@ def test_accumulation_does_not_change_the_model(corpus, tmp_path):
 
 
 def test_mixed_precision_trains_with_clipping(corpus, tmp_path):
-    hardware = Hardware(micro_batch_size=4, precision="bf16-mixed", progress=False)
+    trainer = TrainerSettings(micro_batch_size=4, precision="bf16-mixed", progress=False)
     objective = Recorder()
-    model, _ = run(corpus, tmp_path, objective, hardware=hardware)
+    model, _ = run(corpus, tmp_path, objective, trainer=trainer)
     assert objective.losses[-1] < objective.losses[0]
     assert all(parameter.dtype == torch.float32 for parameter in model.parameters())
 
@@ -124,12 +125,7 @@ def test_another_accumulation_does_not_resume(corpus, tmp_path):
     with pytest.raises(RuntimeError, match="killed"):
         run(corpus, tmp_path, Recorder(fail_at=9))
     with pytest.raises(ValueError, match="micro_batch_size"):
-        run(corpus, tmp_path, Recorder(), hardware=Hardware(micro_batch_size=1, progress=False))
-
-
-def test_a_corpus_too_small_for_a_step_is_refused():
-    with pytest.raises(ValueError, match="less than half a step"):
-        optimization(batch_size=256, epochs=1).steps(100)
+        run(corpus, tmp_path, Recorder(), trainer=TrainerSettings(micro_batch_size=1, progress=False))
 
 
 def test_an_empty_mask_trains_the_uncensored_model(corpus, tmp_path):
@@ -177,30 +173,3 @@ def test_facts_report_validation_loss_and_tokens(corpus, tmp_path):
         expected = cross_entropy(model.eval()(ids).logits, ids)
     assert facts["validation/loss"] == pytest.approx(expected.item(), abs=1e-4)
     assert facts["tokens"] == facts["steps"] * 4 * 16
-
-
-@pytest.mark.parametrize(
-    "options", [{"learning_rate": 0}, {"batch_size": 0}, {"epochs": -1}, {"warmup": 2}, {"clip": 0}]
-)
-def test_settings_out_of_range_are_refused(options):
-    with pytest.raises(ValueError, match=f"optim.{next(iter(options))}"):
-        optimization(**options)
-
-
-def test_batches_that_do_not_divide_are_refused():
-    for batch_size, options in ((5, dict(micro_batch_size=2)), (4, dict(devices=3)), (1, dict(devices=2))):
-        with pytest.raises(ValueError, match="does not divide"):
-            Hardware(**options).accumulate(batch_size)
-    assert Hardware(micro_batch_size=2, devices=2).accumulate(8) == 2
-
-
-def test_schedule_warms_up_and_decays():
-    optimizer, schedule = optimization(warmup=0.2).configure(tiny_model().named_parameters(), 10)
-    rates = []
-    for _ in range(10):
-        rates.append(optimizer.param_groups[0]["lr"])
-        optimizer.step()
-        schedule.step()
-    assert rates[:2] == pytest.approx([0.005, 0.01]) and rates == sorted(rates[:2]) + sorted(rates[2:], reverse=True)
-    decay = {group["weight_decay"] for group in optimizer.param_groups}
-    assert decay == {0.0, 4e-4} and all(p.ndim < 2 for p in optimizer.param_groups[1]["params"])

@@ -1,0 +1,30 @@
+"""Checks of plain arguments that many rooms share; a message begins with the argument's name."""
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+BEGINS_WITH_ARGUMENT = re.compile(r"\w+(?=[=.:])")  # that a message begins with
+
+
+@contextmanager
+def argument(name: str) -> Iterator[None]:
+    """What is said of an argument's own arguments, `batch_size=0: …`, becomes `optim.batch_size=0: …`."""
+    try:
+        yield
+    except ValueError as error:
+        if not BEGINS_WITH_ARGUMENT.match(str(error)):
+            raise
+        raise type(error)(f"{name}.{error}") from error
+
+
+def check_whole_number(name: str, value: object, *, least: int) -> None:
+    """Raise ValueError unless a value is a whole number, not below the least."""
+    if type(value) is not int or value < least:
+        raise ValueError(f"{name}={value}: it is a whole number, {least} or more")
+
+
+def check_share(name: str, value: float) -> None:
+    """Raise ValueError unless a value lies in [0, 1)."""
+    if not 0 <= value < 1:
+        raise ValueError(f"{name}={value}: a share in [0, 1)")

@@ -1,0 +1,124 @@
+"""The chain from a model to a mask: factors → direction → scores → mask. Stages and the training callback share it."""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import reduce
+from operator import or_
+from typing import Any, ClassVar
+
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
+
+from ifguide.checks import check_whole_number
+from ifguide.corpus.blocks import Split
+from ifguide.corpus.documents import Query
+from ifguide.corpus.masks import TokenMask
+from ifguide.corpus.queries import encode_queries
+from ifguide.influence.curvature import Curvature
+from ifguide.influence.direction import precondition_direction, query_gradient
+from ifguide.influence.scoring import sample_rows
+from ifguide.influence.selection import Algorithm1, Selection
+from ifguide.models import tracked_layers
+
+DTYPES = ("float32", "bfloat16")
+
+
+@dataclass(frozen=True)
+class InfluenceSettings:
+    """What the whole chain shares.
+
+    Args:
+        seed: of the blocks that curvature is fitted on, and of their sampled labels.
+        layers: only layers in whose name this regular expression is found, as in `mlp`; None: all tracked layers.
+        last_blocks: only this many of the last decoder blocks; None: all.
+        dtype: of the model while it scores.
+        batch_size: blocks at a time when fitting and scoring, queries at a time.
+        shard_blocks: blocks per file of scores while they are written, the unit of resuming.
+
+    Raises:
+        ValueError: a setting out of range.
+    """
+
+    NOT_SETTINGS: ClassVar[tuple[str, ...]] = ("dtype", "batch_size", "shard_blocks")
+
+    seed: int = 0
+    layers: str | None = None
+    last_blocks: int | None = None
+    dtype: str = "float32"
+    batch_size: int = 16
+    shard_blocks: int = 256
+
+    def __post_init__(self) -> None:
+        check_whole_number("seed", self.seed, least=0)
+        for name in ("batch_size", "shard_blocks"):
+            check_whole_number(name, getattr(self, name), least=1)
+        if self.last_blocks is not None:
+            check_whole_number("last_blocks", self.last_blocks, least=1)
+        if self.dtype not in DTYPES:
+            raise ValueError(f"dtype={self.dtype}; known: {', '.join(DTYPES)}")
+        try:
+            re.compile(self.layers or "")
+        except (re.error, TypeError) as error:
+            raise ValueError(f"layers={self.layers}: not a regular expression ({error})") from None
+
+    def layer_names(self, model: PreTrainedModel) -> list[str]:
+        """Names of the tracked layers of a model."""
+        return list(tracked_layers(model, match=self.layers, last_blocks=self.last_blocks))
+
+
+def fit_factors(
+    model: PreTrainedModel, split: Split, curvature: Curvature, settings: InfluenceSettings, *, progress: bool
+) -> tuple[dict[str, Tensor], int]:
+    """Factors of the curvature on a sample of training blocks, and the number of these."""
+    rows = sample_rows(len(split), curvature.blocks, settings.seed)
+    factors = curvature.fit(
+        model,
+        split.tokens(rows),
+        batch_size=settings.batch_size,
+        seed=settings.seed,
+        layers=settings.layer_names(model),
+        progress=progress,
+    )
+    return factors, len(rows)
+
+
+def find_direction(
+    model: PreTrainedModel,
+    factors: Mapping[str, Mapping[str, Tensor]],
+    curvature: Curvature,
+    settings: InfluenceSettings,
+    queries: Sequence[Query],
+    tokenizer: PreTrainedTokenizerFast,
+    *,
+    block_length: int,
+) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """The direction v of some queries, and facts for the manifest.
+
+    Args:
+        factors: layer → factor → tensor.
+        block_length: longest query, in tokens.
+    """
+    encoded = encode_queries(queries, tokenizer, block_length)
+    gradient = query_gradient(model, encoded, batch_size=settings.batch_size, layers=settings.layer_names(model))
+    direction = precondition_direction(model, gradient, factors, curvature)
+    return direction, {
+        "toxic_queries": sum(query.toxic for query in encoded),
+        "nontoxic_queries": sum(not query.toxic for query in encoded),
+        "gradient_norm": _norm(gradient),
+        "direction_norm": _norm(direction),
+    }
+
+
+def select_behaviours(
+    selection: Algorithm1, behaviours: Sequence[str], scores_KBT: NDArray[Any], document_starts: NDArray[Any]
+) -> tuple[TokenMask, dict[str, Selection]]:
+    """The mask of all behaviours together, and the selection of each."""
+    selections = {name: selection(column, document_starts) for name, column in zip(behaviours, scores_KBT, strict=True)}
+    return reduce(or_, [one.mask for one in selections.values()]), selections
+
+
+def _norm(vectors: Mapping[str, Tensor]) -> float:
+    return float(torch.stack([vector.double().square().sum() for vector in vectors.values()]).sum().sqrt())

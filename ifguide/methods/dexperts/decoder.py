@@ -1,0 +1,115 @@
+"""Decoding of DExperts: the logits of the nucleus, shifted by what two experts differ in."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerFast
+
+from ifguide.decoding.nucleus import check_top_p, nucleus_logits
+from ifguide.methods.dexperts.training import ExpertTraining
+from ifguide.models import LoadOptions, load_model
+from ifguide.training.auxiliary import Auxiliary
+
+# P prompts, S samples of each, R = P · S rows, L tokens so far, V vocabulary
+
+
+@dataclass(frozen=True, kw_only=True)
+class DExperts:
+    """Sample from softmax(z + α(z⁺ − z⁻)), with z the logits of the nucleus, z⁺ the expert's, z⁻ the anti-expert's.
+
+    Args:
+        experts: training of both, of the expert on the labelled texts that are not toxic, of the other on those
+            that are.
+        alpha: α; 0 is nucleus sampling.
+        top_p: probability of the nucleus, taken before the shift.
+
+    Raises:
+        ValueError: an argument out of range.
+    """
+
+    experts: ExpertTraining
+    alpha: float = 2.0
+    top_p: float = 0.9
+
+    def __post_init__(self) -> None:
+        if self.alpha < 0:
+            raise ValueError(f"alpha={self.alpha}: 0 or more")
+        check_top_p(self.top_p)
+        if self.experts.optim.epochs == 0:
+            raise ValueError(
+                f"experts.optim.epochs=0 keeps experts.pretrained={self.experts.pretrained} as it is for both experts, "
+                "whose difference is then nothing; train them"
+            )
+
+    @property
+    def auxiliaries(self) -> Mapping[str, Auxiliary]:
+        """See `Decoding`."""
+        return {"expert": replace(self.experts, toxic=False), "anti-expert": replace(self.experts, toxic=True)}
+
+    def load(
+        self,
+        folders: Mapping[str, Path],
+        tokenizer: PreTrainedTokenizerFast,
+        device: torch.device | str,
+        options: LoadOptions,
+    ) -> "ExpertDecoder":
+        """See `Decoding`."""
+        models: list[Any] = [load_model(folders[role], **asdict(options)) for role in self.auxiliaries]
+        expert, anti_expert = (model.to(device).eval() for model in models)
+        return ExpertDecoder(expert, anti_expert, alpha=self.alpha, top_p=self.top_p)
+
+
+class ExpertDecoder:
+    """`DExperts` with its models, on the device that computes."""
+
+    def __init__(self, expert: PreTrainedModel, anti_expert: PreTrainedModel, *, alpha: float, top_p: float) -> None:
+        self.expert, self.anti_expert, self.alpha, self.top_p = expert, anti_expert, alpha, top_p
+
+    def start(self, prompts_PL: Tensor, samples: int) -> "ExpertState":
+        return ExpertState(self, prompts_PL, samples)
+
+
+class ExpertState:
+    """One batch: the cache of every row so far, of both experts."""
+
+    def __init__(self, decoder: ExpertDecoder, prompts_PL: Tensor, samples: int) -> None:
+        self._top_p, self._alpha = decoder.top_p, decoder.alpha
+        self._experts = [CachedLogits(m, prompts_PL, samples) for m in (decoder.expert, decoder.anti_expert)]
+
+    def __call__(self, ids_RL: Tensor, logits_RV: Tensor) -> Tensor:
+        expert, anti_expert = (cached(ids_RL).to(logits_RV.dtype) for cached in self._experts)
+        shifted = nucleus_logits(logits_RV, self._top_p)
+        width = min(shifted.shape[1], expert.shape[1], anti_expert.shape[1])  # vocabularies may be padded differently
+        shifted[:, :width] += self._alpha * (expert[:, :width] - anti_expert[:, :width])
+        return shifted
+
+    def keep(self, alive_R: Tensor) -> None:
+        for cached in self._experts:
+            cached.keep(alive_R)
+
+
+class CachedLogits:
+    """A model's logits for the next token of rows that grow."""
+
+    def __init__(self, model: PreTrainedModel, prompts_PL: Tensor, samples: int) -> None:
+        self._model, self._cache, self._width = model, DynamicCache(config=model.config), prompts_PL.shape[1]
+        self._logits = self._read(prompts_PL).repeat_interleave(samples, 0)
+        self._cache.batch_repeat_interleave(samples)
+
+    def _read(self, ids: Tensor) -> Tensor:
+        logits: Tensor = self._model(input_ids=ids, past_key_values=self._cache, use_cache=True).logits
+        return logits[:, -1]
+
+    def __call__(self, ids_RL: Tensor) -> Tensor:
+        if ids_RL.shape[1] > self._width:
+            self._logits = self._read(ids_RL[:, self._width :])
+            self._width = ids_RL.shape[1]
+        return self._logits
+
+    def keep(self, alive_R: Tensor) -> None:
+        self._cache.batch_select_indices(alive_R)
+        self._logits = self._logits[alive_R]

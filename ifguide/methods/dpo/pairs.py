@@ -1,0 +1,67 @@
+"""Pairs as batches, and what the reference model says of them."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from tqdm.auto import tqdm
+from transformers import PreTrainedModel
+
+from ifguide.corpus.pairs import EncodedPair
+from ifguide.methods.dpo.loss import response_log_probabilities
+from ifguide.training.data import pad
+
+# N pairs, T tokens, V vocabulary
+
+
+class PairExamples:
+    """Rows → the chosen texts and then the rejected ones, as one batch of 2 · rows.
+
+    `input_ids` and `response` [2 · rows, T], and `reference` [rows, 2], where there are reference log-probabilities.
+    """
+
+    def __init__(self, pairs: Sequence[EncodedPair], reference_N2: NDArray[np.float32] | None = None) -> None:
+        self._pairs, self._reference = pairs, reference_N2
+
+    def __len__(self) -> int:
+        return len(self._pairs)
+
+    def __getitem__(self, rows: NDArray[np.int64]) -> dict[str, Tensor]:
+        pairs = [self._pairs[row] for row in rows]
+        ids, _ = pad([pair.input_ids[half] for half in (0, 1) for pair in pairs])
+        response, _ = pad([pair.response[half] for half in (0, 1) for pair in pairs])
+        batch = {"input_ids": ids, "response": response}
+        if self._reference is not None:
+            batch["reference"] = torch.from_numpy(self._reference[rows])
+        return batch
+
+
+def pair_log_probabilities(logits_BTV: Tensor, batch: Mapping[str, Tensor]) -> Tensor:
+    """log π of the chosen and of the rejected response of each pair of a batch of `PairExamples`, [N, 2]."""
+    return response_log_probabilities(logits_BTV, batch["input_ids"], batch["response"]).view(2, -1).T
+
+
+@torch.no_grad()
+def reference_log_probabilities(
+    model: PreTrainedModel, pairs: Sequence[EncodedPair], *, batch_size: int, precision: str = "32-true"
+) -> NDArray[np.float32]:
+    """log π_ref of both responses of every pair, [N, 2].
+
+    Args:
+        model: the reference, on the device that computes.
+        pairs: in the order of the result.
+        batch_size: pairs at a time.
+        precision: of Lightning; under a mixed one the forward pass is cast as it is in training.
+    """
+    examples, device = PairExamples(pairs), model.device
+    dtype = torch.float16 if precision.startswith("16") else torch.bfloat16
+    parts = []
+    for first in tqdm(range(0, len(pairs), batch_size), desc="Reference", leave=False, disable=None):
+        rows = np.arange(first, min(first + batch_size, len(pairs)))
+        batch = {name: value.to(device) for name, value in examples[rows].items()}
+        with torch.autocast(device.type, dtype, enabled=precision.endswith("mixed")):
+            logits = model.eval()(input_ids=batch["input_ids"], use_cache=False).logits
+        parts.append(pair_log_probabilities(logits, batch).float().cpu().numpy())
+    return np.concatenate(parts)

@@ -1,0 +1,151 @@
+"""Training of DPO: a policy, and where it began."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from math import log
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from ifguide.checks import argument
+from ifguide.corpus.pairs import EncodedPair
+from ifguide.methods.dpo.loss import preference_loss, response_divergence
+from ifguide.methods.dpo.pairs import PairExamples, pair_log_probabilities
+from ifguide.training.auxiliary import check_validation
+from ifguide.training.context import TrainingContext
+from ifguide.training.data import hold_out
+from ifguide.training.fit import Stopping, train_on_examples
+from ifguide.training.module import OptimizedModule
+from ifguide.training.optimization import Optimization
+from ifguide.training.trainer import check_every
+
+
+class PreferenceModule(OptimizedModule):
+    """Trains a policy on batches of `PairExamples`.
+
+    Args:
+        model: the policy.
+        reference: a frozen copy of where it began, for the KL term; None without one.
+        beta, kl: β and γ of the loss, see `DPO`.
+        optimization, steps, seed: as in `OptimizedModule`.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        reference: nn.Module | None,
+        optimization: Optimization,
+        *,
+        beta: float,
+        kl: float,
+        steps: int,
+        seed: int,
+    ) -> None:
+        super().__init__(model, optimization, steps=steps, seed=seed)
+        self._beta, self._kl = beta, kl
+        self._reference = [] if reference is None else [reference.requires_grad_(False).eval()]  # in no checkpoint
+
+    def loss(self, batch: Mapping[str, Tensor]) -> Tensor:
+        logits = self.model(input_ids=batch["input_ids"], use_cache=False).logits
+        loss = preference_loss(pair_log_probabilities(logits, batch), batch["reference"], beta=self._beta)
+        for reference in self._reference:
+            with torch.no_grad():
+                theirs = reference.to(self.device)(input_ids=batch["input_ids"], use_cache=False).logits
+            # the mean over both halves of the batch is half the sum of KL_chosen and KL_rejected
+            loss = loss + 2 * self._kl * response_divergence(logits.float(), theirs.float(), batch["response"])
+        return loss
+
+
+@dataclass(frozen=True)
+class DPO:
+    """Direct preference optimisation of a trained model: no dropout, the weights of the best validation loss.
+
+    The loss is −log σ(β·margin) + γ·(KL_chosen + KL_rejected), the KL(reference ‖ policy) averaged over positions. At
+    the reference's own weights it is log 2; they are kept where no validation is below that.
+
+    Args:
+        optim: how it is optimised; it counts pairs where it speaks of blocks.
+        beta: β.
+        kl: γ; 0 needs no second forward pass.
+        max_length: tokens of prompt and response together; longer ones are cut, see `encode_pairs`.
+        validation: share of the pairs held out.
+        validate_every: optimiser steps between validations, or below 1 a share of all steps; the last step is validated
+            too.
+        patience: validations without improvement after which training stops.
+        seed: of the data order and of what is held out.
+    """
+
+    optim: Optimization
+    beta: float = 0.1
+    kl: float = 0.0
+    max_length: int = 128
+    validation: float = 0.1
+    validate_every: float = 5
+    patience: int = 3
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        check_validation(self.validation)
+        check_every("validate_every", self.validate_every)
+        for name, rule, ok in (
+            ("beta", "above 0", self.beta > 0),
+            ("kl", "0 or more", self.kl >= 0),
+            ("max_length", "at least 2", self.max_length >= 2),
+            ("patience", "at least 1", self.patience >= 1),
+        ):
+            if not ok:
+                raise ValueError(f"{name}={getattr(self, name)}: must be {rule}")
+
+    def check(self, pairs: Sequence[EncodedPair]) -> None:
+        """Raise ValueError where these are too few to learn from."""
+        train, _ = hold_out(len(pairs), self.validation, self.seed)
+        with argument("optim"):
+            self.optim.steps(len(train), "pairs")
+
+    def train(
+        self,
+        model: PreTrainedModel,
+        reference: PreTrainedModel | None,
+        pairs: Sequence[EncodedPair],
+        reference_N2: NDArray[np.float32],
+        context: TrainingContext,
+    ) -> dict[str, Any]:
+        """Train a model in place; the caller saves it (`save_trained`).
+
+        Args:
+            model: the policy, at the weights of the reference.
+            reference: another copy of it, needed where γ > 0.
+            pairs: what it learns from.
+            reference_N2: of `reference_log_probabilities`.
+            context: where it is computed, and keeps its checkpoints.
+
+        Returns:
+            Facts: pairs, steps, the last training loss and the best validation loss.
+        """
+        train, held = (
+            PairExamples([pairs[row] for row in rows], reference_N2[rows])
+            for rows in hold_out(len(pairs), self.validation, self.seed)
+        )
+        model.eval()  # without dropout, gradients are the same
+        facts = train_on_examples(
+            lambda steps: PreferenceModule(
+                model,
+                reference if self.kl else None,
+                self.optim,
+                beta=self.beta,
+                kl=self.kl,
+                steps=steps,
+                seed=self.seed,
+            ),
+            self.optim,
+            context,
+            examples=train,
+            validation=held,
+            seed=self.seed,
+            stopping=Stopping(self.validate_every, self.patience, start=log(2)) if len(held) else None,
+        )
+        return {"pairs": len(train), **facts}

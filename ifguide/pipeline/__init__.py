@@ -1,5 +1,0 @@
-"""The stages of a run."""
-
-from ifguide.pipeline.evaluation import Pipeline
-
-__all__ = ["Pipeline"]

@@ -1,0 +1,154 @@
+"""Models that a decoder reads beside the one that generates, and what happens to a model after its training."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+
+from ifguide.checks import argument
+from ifguide.corpus.blocks import Corpus
+from ifguide.corpus.documents import LabelledText, Pair
+from ifguide.corpus.pairs import check_pairs, encode_pairs
+from ifguide.methods.dpo import DPO, reference_log_probabilities
+from ifguide.models import ModelSettings, check_context, check_pretrained
+from ifguide.stages.stage import Inputs, Stage, made_from, setting, speed
+from ifguide.training.auxiliary import Auxiliary
+from ifguide.training.context import TrainingSetup, save_trained
+
+REFERENCE_FILE = "reference.npy"  # [pairs, 2]: log-probabilities of the chosen and of the rejected response
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class AuxiliaryModel(Stage):
+    """A model that a decoder reads: a reward model, an expert.
+
+    Attributes:
+        data: the corpus, for its tokenizer and block length.
+        start: the model that it continues; None: the one that `training.pretrained` names.
+        training: its settings.
+        labelled: what it learns from.
+        precision: of the trainer.
+        loading: how the model that it continues is loaded.
+        setup: where it is computed, and who watches.
+    """
+
+    name: ClassVar[str] = "auxiliary"
+    version: ClassVar[int] = 1
+    resumable: ClassVar[bool] = True
+    collective: ClassVar[bool] = True
+
+    data: Stage = made_from()
+    start: Stage | None = made_from(None)
+    training: Auxiliary = setting()
+    labelled: Sequence[LabelledText] = setting()
+    precision: str = setting()
+    loading: ModelSettings = speed()
+    setup: TrainingSetup = speed()
+
+    def check(self) -> None:
+        with argument("training.optim"):
+            self.setup.trainer.accumulate(self.training.optim.batch_size)
+        check_pretrained(self.training.pretrained, "training.pretrained")
+        with argument("training"):
+            self.training.check(self.labelled)
+
+    def check_corpus(self, corpus: Corpus) -> None:
+        with argument("training"):
+            self.training.check_corpus(self.labelled, corpus.tokenizer, corpus.info["block_length"])
+
+    def build(self, folder: Path, inputs: Inputs) -> Mapping[str, Any]:
+        corpus = inputs.corpus()
+        return self.training.train(
+            self.training.pretrained or inputs["start"],
+            self.labelled,
+            tokenizer=corpus.tokenizer,
+            block_length=corpus.info["block_length"],
+            context=self.setup.within(folder),
+            options=self.loading.load_options,
+        )
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Reference(Stage):
+    """What the model before post-training makes of the pairs.
+
+    Attributes:
+        data: the corpus, for its tokenizer.
+        model: the model.
+        pairs: preference pairs, cut to `max_length` tokens.
+        precision: of the trainer.
+        loading, setup: as in `AuxiliaryModel`.
+    """
+
+    name: ClassVar[str] = "reference"
+    version: ClassVar[int] = 2
+
+    data: Stage = made_from()
+    model: Stage = made_from()
+    pairs: Sequence[Pair] = setting()
+    max_length: int = setting()
+    precision: str = setting()
+    loading: ModelSettings = speed()
+    setup: TrainingSetup = speed()
+
+    def build(self, folder: Path, inputs: Inputs) -> None:
+        trainer = self.setup.trainer
+        found = reference_log_probabilities(
+            self.loading.load(inputs["model"], trainer.device),
+            encode_pairs(self.pairs, inputs.corpus().tokenizer, self.max_length),
+            batch_size=trainer.micro_batch_size,
+            precision=trainer.precision,
+        )
+        np.save(folder / REFERENCE_FILE, found)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class PostTrained(Stage):
+    """A trained model after post-training: a Hugging Face folder.
+
+    Attributes:
+        data: the corpus, for its tokenizer.
+        model: what is trained further.
+        reference: what that makes of the pairs.
+        post_training: its settings.
+        pairs: preference pairs; they decide the reference, and so this.
+        loading, setup: as in `AuxiliaryModel`.
+    """
+
+    name: ClassVar[str] = "model"
+    version: ClassVar[int] = 1
+    resumable: ClassVar[bool] = True
+    collective: ClassVar[bool] = True
+
+    data: Stage = made_from()
+    model: Stage = made_from()
+    reference: Stage = made_from()
+    post_training: DPO = setting()
+    pairs: Sequence[Pair] = speed()
+    loading: ModelSettings = speed()
+    setup: TrainingSetup = speed()
+
+    def check(self) -> None:
+        with argument("post_training.optim"):
+            self.setup.trainer.accumulate(self.post_training.optim.batch_size)
+        check_pairs(self.pairs)
+
+    def check_corpus(self, corpus: Corpus) -> None:
+        longest = self.post_training.max_length
+        check_context(self.loading.config(corpus.vocabulary, corpus.end_of_text), longest, "post_training.max_length")
+        with argument("post_training"):
+            self.post_training.check(encode_pairs(self.pairs, corpus.tokenizer, longest))
+
+    def build(self, folder: Path, inputs: Inputs) -> Mapping[str, Any]:
+        policy, tokenizer = self.loading.load(inputs["model"]), inputs.corpus().tokenizer
+        facts = self.post_training.train(
+            policy,
+            self.loading.load(inputs["model"]) if self.post_training.kl else None,
+            encode_pairs(self.pairs, tokenizer, self.post_training.max_length),
+            np.load(inputs["reference"] / REFERENCE_FILE),
+            self.setup.within(folder),
+        )
+        save_trained(policy, tokenizer, folder)
+        return facts

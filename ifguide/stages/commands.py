@@ -1,0 +1,132 @@
+"""What `stage` asks for, done: a build, the report of several runs, the plan of one, and what none needs any more."""
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from hydra import compose
+from hydra.core.hydra_config import HydraConfig
+from hydra.experimental.callback import Callback
+from hydra.types import RunMode
+from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict
+
+from ifguide.report.formats import markdown
+from ifguide.report.gather import Run, gather
+from ifguide.report.judged import with_win_rates
+from ifguide.report.rows import compare_rows
+from ifguide.report.write import write_report
+from ifguide.stages import listing
+from ifguide.stages.configuration import make, make_workspace, start_tracking
+from ifguide.stages.judging import Judgements, read_judgements
+from ifguide.stages.plan import make_plan
+from ifguide.stages.row import FAILURE_FILE, METRICS_FILE, write_row, write_run
+from ifguide.stages.run import carry_out
+from ifguide.stages.stage import Existing
+from ifguide.tracking import finish_tracking, gather_from_wandb
+from ifguide.workspace import Artifact, global_rank
+
+log = logging.getLogger(__name__)
+WANDB = "wandb:"  # entity/project/group, where a folder could stand
+
+
+def build(cfg: DictConfig, folder: Path) -> dict[str, Any]:
+    """Build what `stage` asks for; an evaluation ends in metrics, which are returned, and a report of the row."""
+    plan, workspace, first = make_plan(cfg), make_workspace(cfg), global_rank() == 0
+    for name in (METRICS_FILE, FAILURE_FILE) if first else ():
+        (folder / name).unlink(missing_ok=True)  # of an attempt that is repeated in its folder, perhaps otherwise
+    tracked = start_tracking(cfg)
+    artifacts: dict[str, Artifact] = {}
+    try:
+        carry_out(plan, workspace, artifacts)
+    finally:
+        if first:
+            write_run(plan.row, artifacts, folder)
+    if not first or cfg.stage != "evaluate":
+        return {}
+    metrics = write_row(plan, artifacts, workspace, folder)
+    if tracked is not None:
+        tracked.log_run(folder)
+    if HydraConfig.get().mode != RunMode.MULTIRUN:
+        report(cfg, folder, [str(folder)])
+    return metrics
+
+
+def report(cfg: DictConfig, folder: Path, places: Sequence[str] | None = None) -> None:
+    """Write the report of `report.runs`, or of other places, into a folder, and print its table.
+
+    Raises:
+        ValueError: there is nothing to report on, or a setting names what the runs do not have.
+    """
+    settings = cfg.report
+    if places is None and not settings.runs:
+        raise ValueError("report.runs is not set: give the folder of a sweep or a run, a list of such, or wandb:…")
+    if places is None:
+        places = list(settings.runs) if isinstance(settings.runs, ListConfig) else [settings.runs]
+    by: Any = None if settings.by is None else OmegaConf.to_object(settings.by)
+    runs: list[Run] = []
+    workspace = Path(cfg.paths.workspace)
+    for place in places:
+        if place.startswith(WANDB):
+            runs += gather_from_wandb(place.removeprefix(WANDB))
+        else:
+            runs += gather([place], workspace=workspace)
+    comparison = compare_rows(runs, reference=settings.reference, by=by)
+    if cfg.judge and len(runs) > 1:
+        comparison = with_win_rates(comparison, lambda ours, theirs: judged(cfg, ours, theirs))
+    title = f"IF-Guide: {', '.join('/'.join(Path(place).parts[-2:]) for place in places)}"
+    page = write_report(comparison, folder, title=title)
+    tracked = start_tracking(cfg) if cfg.stage == "report" else None
+    if tracked is not None:
+        tracked.log_comparison(comparison, folder)
+    log.info("\n%s\nreport: %s", markdown(comparison), page)
+
+
+def judged(cfg: DictConfig, ours: Run, theirs: Run) -> list[dict[str, Any]] | None:
+    """What the judge says of two runs' generations, asked now or found in the workspace; None where these are gone."""
+    folders = [run.generations_of(next(iter(run.generations), "")) for run in (ours, theirs)]
+    first, second = (None if folder is None else Existing(folder=folder, stage="generations") for folder in folders)
+    if first is None or second is None:
+        return None
+    stage = Judgements(first=first, second=second, judge=make(cfg, "judge"), trainer=make(cfg, "trainer"))
+    workspace = make_workspace(cfg)
+    inputs: dict[str, Artifact] = {name: one.make(workspace, {}) for name, one in stage.inputs.items()}
+    return read_judgements(stage.make(workspace, inputs).path)
+
+
+def show_plan(cfg: DictConfig, folder: Path) -> None:
+    """What would be built or found for `plan.stage`."""
+    defaults = make_plan(compose("config"), cfg.plan.stage)
+    log.info(listing.plan_table(make_plan(cfg, cfg.plan.stage), defaults, make_workspace(cfg)))
+
+
+def clean(cfg: DictConfig, folder: Path) -> None:
+    """What no run under `clean.runs` needs, removed with `clean.confirm`."""
+    runs = [Path(run) for run in cfg.clean.runs]
+    log.info(listing.clean(make_workspace(cfg).root, runs, confirm=cfg.clean.confirm))
+
+
+COMMANDS = {"report": report, "plan": show_plan, "clean": clean}
+
+
+class SweepReport(Callback):
+    """Writes the report of a sweep into its folder when its last job has ended.
+
+    The results are on disk by then: whatever goes wrong here is said, and hides nothing.
+    """
+
+    def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
+        if global_rank() > 0 or config.stage != "evaluate":
+            return
+        folder = Path(config.hydra.sweep.dir).absolute()
+        try:
+            with open_dict(config):
+                config.hydra.runtime.output_dir = str(folder)
+                config.stage = "report"
+                if "tags" in config.logger:
+                    config.logger.label, config.logger.tags = "report", []  # it is of no one method
+            HydraConfig.instance().set_config(config)
+            report(config, folder, [str(folder)])
+            finish_tracking()
+        except Exception as error:
+            log.warning("no report of %s: %s; try again with stage=report report.runs=%s", folder, error, folder)

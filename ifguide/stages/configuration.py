@@ -1,0 +1,81 @@
+"""What a composed configuration names, made; mistakes name the setting as it was typed."""
+
+import inspect
+import re
+from pathlib import Path
+from typing import Any
+
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import InstantiationException
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+from pytorch_lightning.loggers import Logger
+
+from ifguide.tracking import WHOLE_RUN, WandbRun
+from ifguide.workspace import Workspace
+
+
+def make(cfg: DictConfig, key: str) -> Any:
+    """What the configuration has under a key, with everything in it instantiated.
+
+    Raises:
+        ValueError: an argument is wrong; the message begins with the setting as it was typed.
+    """
+    node = OmegaConf.select(cfg, key, throw_on_missing=True)
+    try:
+        return instantiate(node, _convert_="all", **whitelisted())
+    except InstantiationException as error:
+        raise mistake(error, key) or error from error
+
+
+def whitelisted() -> dict[str, Any]:
+    """What `instantiate` may call, for versions of Hydra that ask."""
+    if "execution_whitelist" not in inspect.signature(instantiate).parameters:
+        return {}
+    return {"execution_whitelist": ["ifguide.*", "pytorch_lightning.*", "torch.*"]}
+
+
+def mistake(error: Exception, key: str) -> ValueError | None:
+    """The ValueError or TypeError behind an instantiation's, naming the setting as it was typed."""
+    cause: BaseException | None = error
+    while isinstance(cause, InstantiationException):
+        cause = cause.__cause__
+    if not isinstance(cause, ValueError | TypeError):
+        return None
+    found = re.search(r"full_key: (\S+)", str(error))
+    place, message = (found[1] if found else key), str(cause)
+    if isinstance(cause, TypeError):
+        return ValueError(f"{place}: {message}")
+    target = re.search(r"target '([^']+)'", str(error))
+    begins_with_argument = re.match(r"\w+[=.:]", message) is not None and target is not None
+    return type(cause)(f"{place}.{message}" if begins_with_argument else f"{place}: {message}")
+
+
+def make_workspace(cfg: DictConfig) -> Workspace:
+    """The folder of artifacts.
+
+    Raises:
+        ValueError: there is none in the configuration.
+    """
+    if cfg.paths.workspace is None:
+        raise ValueError("paths.workspace=None: it is the folder that artifacts are kept in")
+    return Workspace(Path(cfg.paths.workspace).expanduser(), verify=cfg.paths.verify)
+
+
+def make_logger(cfg: DictConfig, name: str) -> Logger:
+    """The logger of one training, which has the settings of its run."""
+    logger: Logger = instantiate(cfg.logger, name=name, **whitelisted())
+    logger.log_hyperparams(OmegaConf.to_container(cfg, resolve=True))  # type: ignore[arg-type]
+    return logger
+
+
+def start_tracking(cfg: DictConfig) -> WandbRun | None:
+    """The W&B run of this run, started with its settings; None with another logger."""
+    logger = instantiate(cfg.logger, name=WHOLE_RUN, **whitelisted())
+    if not isinstance(logger, WandbRun):
+        return None
+    hydra = HydraConfig.get()
+    chosen = {"choices": dict(hydra.runtime.choices), "overrides": list(hydra.overrides.task)}
+    logger.log_hyperparams(OmegaConf.to_container(cfg, resolve=True))
+    logger.log_hyperparams({"hydra": chosen})
+    return logger

@@ -1,0 +1,211 @@
+"""Measurements: each is an artifact of its own, and `Evaluation` joins them.
+
+A further task, classifier or utility adds its measurement and leaves the others as they are.
+"""
+
+import json
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+
+from ifguide.classifiers.base import ClassifierSettings
+from ifguide.corpus.documents import Query
+from ifguide.corpus.masks import MASK_FILE, TokenMask
+from ifguide.corpus.tokenizers import make_tokenizer
+from ifguide.corpus.words import word_log_odds
+from ifguide.evaluation.attribution import attribution_metrics, known_tokens, word_list_scores
+from ifguide.evaluation.fluency import block_losses, distinct_metrics, generation_perplexity, perplexity_metrics
+from ifguide.evaluation.generation import GENERATIONS_FILE, load_generations
+from ifguide.evaluation.task import merge_metrics
+from ifguide.evaluation.toxicity import classify_continuations, toxicity_metrics
+from ifguide.influence.store import open_scores
+from ifguide.models import ModelSettings, check_pretrained, load_model, loading
+from ifguide.stages.stage import Inputs, Stage, late_setting, made_from, setting, speed
+from ifguide.training.trainer import TrainerSettings
+from ifguide.workspace import read_manifest, write_json
+
+METRICS_FILE = "metrics.json"
+PROBABILITIES_FILE = "probabilities.npz"  # category → [prompts, samples]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Toxicity(Stage):
+    """What a classifier makes of the generations of a task."""
+
+    name: ClassVar[str] = "toxicity"
+    version: ClassVar[int] = 1
+
+    generations: Stage = made_from()
+    classifier: Stage = made_from()
+    judge: ClassifierSettings = speed()
+    trainer: TrainerSettings = speed()
+
+    def build(self, folder: Path, inputs: Inputs) -> None:
+        rows = load_generations(inputs["generations"] / GENERATIONS_FILE)
+        classifier = self.judge.load(inputs["classifier"], self.trainer.device)
+        scores = classify_continuations(rows["continuations"], classifier)
+        np.savez(folder / PROBABILITIES_FILE, **scores)  # type: ignore[arg-type]
+        write_json(folder / METRICS_FILE, toxicity_metrics(scores, rows["subset"]))
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Fluency(Stage):
+    """How varied, and how likely under a reference model, the generations of a task are.
+
+    Attributes:
+        generations: what was written.
+        pretrained: Hugging Face folder of the reference model; None: no perplexity of generations.
+        trainer, batch_size: where it is computed, and texts at a time.
+    """
+
+    name: ClassVar[str] = "fluency"
+    version: ClassVar[int] = 1
+
+    generations: Stage = made_from()
+    pretrained: str | None = late_setting(None)
+    trainer: TrainerSettings = speed()
+    batch_size: int = speed()
+
+    def check(self) -> None:
+        if self.pretrained is not None:
+            check_pretrained(self.pretrained, "pretrained")
+            with loading(f"pretrained={self.pretrained}: its tokenizer"):
+                make_tokenizer((), path=self.pretrained)
+
+    def build(self, folder: Path, inputs: Inputs) -> None:
+        rows = load_generations(inputs["generations"] / GENERATIONS_FILE)
+        parts = [distinct_metrics(rows["continuations"], rows["subset"])]
+        if self.pretrained is not None:
+            parts.append(
+                generation_perplexity(
+                    load_model(self.pretrained).to(self.trainer.device),  # type: ignore[arg-type]
+                    make_tokenizer((), path=self.pretrained),
+                    rows["prompt"],
+                    rows["continuations"],
+                    rows["subset"],
+                    batch_size=self.batch_size,
+                )
+            )
+        write_json(folder / METRICS_FILE, merge_metrics([("", part) for part in parts])[""])
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Perplexity(Stage):
+    """Perplexity of a model on a held-out split of its corpus."""
+
+    name: ClassVar[str] = "perplexity"
+    version: ClassVar[int] = 1
+
+    data: Stage = made_from()
+    model: Stage = made_from()
+    split: str = late_setting("test")
+    loading: ModelSettings = speed()
+    trainer: TrainerSettings = speed()
+    batch_size: int = speed()
+
+    def check(self) -> None:
+        if self.split not in ("validation", "test"):
+            raise ValueError(f"split={self.split}: known: validation, test")
+
+    def build(self, folder: Path, inputs: Inputs) -> None:
+        split = inputs.corpus().split(self.split)
+        model = self.loading.load(inputs["model"], self.trainer.device)
+        losses = block_losses(model, split, batch_size=self.batch_size)
+        write_json(folder / METRICS_FILE, perplexity_metrics(losses, split))
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Utility(Stage):
+    """What else a model can do.
+
+    Attributes:
+        data: the corpus, for its tokenizer.
+        model: the model, without any decoder that steers it.
+        utility: (model, tokenizer) → subset → metric → value.
+        loading, trainer: how and where the model is loaded.
+    """
+
+    name: ClassVar[str] = "utility"
+    version: ClassVar[int] = 1
+
+    data: Stage = made_from()
+    model: Stage = made_from()
+    utility: Callable[..., Mapping[str, Mapping[str, Any]]] = setting()
+    loading: ModelSettings = speed()
+    trainer: TrainerSettings = speed()
+
+    def build(self, folder: Path, inputs: Inputs) -> None:
+        model = self.loading.load(inputs["model"], self.trainer.device)
+        write_json(folder / METRICS_FILE, self.utility(model, inputs.corpus().tokenizer))
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Attribution(Stage):
+    """Scores of a behaviour, and the mask, against annotated tokens; empty where the corpus has none.
+
+    Attributes:
+        data, scores, mask: of the training split; the scores are what was selected from.
+        column: of the behaviour's scores.
+        queries: of the behaviour; a list of words learned from them is the baseline.
+    """
+
+    name: ClassVar[str] = "attribution"
+    version: ClassVar[int] = 2
+
+    data: Stage = made_from()
+    scores: Stage = made_from()
+    mask: Stage = made_from()
+    column: int = late_setting(0)
+    queries: Sequence[Query] = setting()
+
+    def build(self, folder: Path, inputs: Inputs) -> None:
+        corpus = inputs.corpus()
+        split = corpus.split("train")
+        metrics: dict[str, Any] = {}
+        if split.annotation is not None and split.annotation.count():
+            words = word_list_scores(split, corpus.tokenizer, word_log_odds(self.queries))
+            mask = TokenMask.open(inputs["mask"] / MASK_FILE, split.block_length)
+            scores = open_scores(inputs["scores"])[self.column]
+            annotated = split.annotation[:]
+            metrics["all"] = attribution_metrics(scores, mask[:], annotated, known_tokens(split), words)
+        write_json(folder / METRICS_FILE, metrics)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Evaluation(Stage):
+    """All measurements of a row in one `metrics.json`, with the classifiers' probabilities beside it.
+
+    Attributes:
+        toxicity: name in the metrics → what a classifier makes of the generations of a task.
+        fluency: task → how varied its generations are.
+        others: name in the metrics → any other measurement.
+        filtered: what a filter left, for the metrics `filter`.
+    """
+
+    name: ClassVar[str] = "evaluation"
+    version: ClassVar[int] = 3
+
+    toxicity: Mapping[str, Stage] = made_from()
+    fluency: Mapping[str, Stage] = made_from()
+    others: Mapping[str, Stage] = made_from()
+    filtered: Stage | None = made_from(None)
+
+    def build(self, folder: Path, inputs: Inputs) -> None:
+        toxicity = inputs.each("toxicity")
+        parts = [*toxicity.items(), *inputs.each("fluency").items(), *inputs.each("others").items()]
+        metrics = merge_metrics([(name, read_metrics(part)) for name, part in parts])
+        if "filtered" in inputs:
+            metrics["filter"] = read_manifest(inputs["filtered"])["facts"]["filter"]
+        write_json(folder / METRICS_FILE, metrics)
+        for name, part in toxicity.items():
+            shutil.copyfile(part / PROBABILITIES_FILE, folder / f"probabilities-{name}.npz")
+
+
+def read_metrics(folder: Path) -> dict[str, Any]:
+    """The metrics of a built measurement."""
+    metrics: dict[str, Any] = json.loads((folder / METRICS_FILE).read_text(encoding="utf-8"))
+    return metrics

@@ -1,0 +1,68 @@
+"""What a model writes: prompts → sampled continuations."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+from ifguide.corpus.blocks import Corpus
+from ifguide.decoding import Decoding
+from ifguide.evaluation.generation import (
+    GENERATIONS_FILE,
+    decode_continuations,
+    encode_prompts,
+    sample_continuations,
+    save_generations,
+)
+from ifguide.evaluation.task import Continuations
+from ifguide.models import ModelSettings, check_new_tokens, context_length
+from ifguide.stages.stage import Inputs, Stage, made_from, setting, speed
+from ifguide.training.trainer import TrainerSettings
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Generations(Stage):
+    """Continuations of the prompts of a task.
+
+    Attributes:
+        data: the corpus, for its tokenizer.
+        model: who writes.
+        auxiliaries: role → model that the decoder reads.
+        task: the prompts, and how often and how far they are continued.
+        decoding: the decoder.
+        seed: of the sampling.
+        loading, auxiliary_loading: how the model and the auxiliary models are loaded.
+        trainer: the device on which it generates.
+    """
+
+    name: ClassVar[str] = "generations"
+    version: ClassVar[int] = 2
+
+    data: Stage = made_from()
+    model: Stage = made_from()
+    auxiliaries: Mapping[str, Stage] = made_from({})
+    task: Continuations = setting()
+    decoding: Decoding = setting()
+    seed: int = setting()
+    loading: ModelSettings = speed()
+    auxiliary_loading: ModelSettings = speed()
+    trainer: TrainerSettings = speed()
+
+    def check_corpus(self, corpus: Corpus) -> None:
+        check_new_tokens(self.loading.config(corpus.vocabulary, corpus.end_of_text), self.task.max_new_tokens)
+
+    def build(self, folder: Path, inputs: Inputs) -> None:
+        device, tokenizer, task = self.trainer.device, inputs.corpus().tokenizer, self.task
+        model = self.loading.load(inputs["model"], device)
+        decoder = self.decoding.load(inputs.each("auxiliaries"), tokenizer, device, self.auxiliary_loading.load_options)
+        tokens = sample_continuations(
+            model,
+            encode_prompts(task.prompts, tokenizer, context_length(model.config) - task.max_new_tokens),
+            decoder=decoder,
+            samples=task.samples,
+            max_new_tokens=task.max_new_tokens,
+            end_of_text=tokenizer.eos_token_id,
+            rows=task.rows,
+            seed=self.seed,
+        )
+        save_generations(folder / GENERATIONS_FILE, task.prompts, decode_continuations(tokens, tokenizer))

@@ -1,0 +1,294 @@
+"""From the proxy to the mask: factors → direction → scores → pooled → mask."""
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from ifguide.corpus.blocks import Split
+from ifguide.corpus.documents import Query
+from ifguide.corpus.masks import MASK_FILE
+from ifguide.corpus.queries import check_queries
+from ifguide.corpus.tokenizers import token_texts
+from ifguide.influence.amortised import Student
+from ifguide.influence.chain import InfluenceSettings, find_direction, fit_factors, select_behaviours
+from ifguide.influence.curvature import Curvature, load_factors, save_factors
+from ifguide.influence.direction import load_direction, save_direction
+from ifguide.influence.pooling import Pooling, pool_scores
+from ifguide.influence.scorers import Scorer, TokenScorer
+from ifguide.influence.scoring import ScoringModule, fill_store, prepare_scorer, sample_rows
+from ifguide.influence.selection import Algorithm1
+from ifguide.influence.store import ScoreStore, open_scores
+from ifguide.models import ModelSettings
+from ifguide.stages.stage import Inputs, Stage, late_setting, made_from, setting, speed
+from ifguide.training.trainer import TrainerSettings
+
+log = logging.getLogger(__name__)
+STUDENT_TOKENS = 8192  # that a student reads at a time
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Factors(Stage):
+    """The curvature of the proxy, fitted on a sample of training blocks.
+
+    Attributes:
+        curvature: strategy and number of blocks; its damping acts on directions only.
+        proxy, data: what it is fitted on.
+        influence: which layers, and which blocks; blocks at a time.
+        loading, trainer: how the proxy is loaded, and where.
+    """
+
+    name: ClassVar[str] = "factors"
+    version: ClassVar[int] = 2
+
+    proxy: Stage = made_from()
+    data: Stage = made_from()
+    curvature: Curvature = speed()
+    influence: InfluenceSettings = setting()
+    loading: ModelSettings = speed()
+    trainer: TrainerSettings = speed()
+
+    def derived_settings(self) -> dict[str, Any]:
+        return {"curvature": self.curvature.fitting}
+
+    def build(self, folder: Path, inputs: Inputs) -> Mapping[str, Any]:
+        factors, blocks = fit_factors(
+            self.loading.load(inputs["proxy"], self.trainer.device),
+            inputs.corpus().split("train"),
+            self.curvature,
+            self.influence,
+            progress=self.trainer.progress,
+        )
+        save_factors(factors, folder)
+        return {"blocks": blocks}
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Direction(Stage):
+    """The direction of a behaviour (`ifguide.influence.direction`).
+
+    Attributes:
+        queries: of both classes, or of the toxic one alone.
+        contrast: whether both classes are there.
+        curvature: with its damping.
+        proxy, data, factors, influence, loading, trainer: as in `Factors`.
+    """
+
+    name: ClassVar[str] = "direction"
+    version: ClassVar[int] = 2
+
+    proxy: Stage = made_from()
+    data: Stage = made_from()
+    factors: Stage = made_from()
+    queries: Sequence[Query] = setting()
+    contrast: bool = speed(True)
+    curvature: Curvature = setting()
+    influence: InfluenceSettings = speed()
+    loading: ModelSettings = speed()
+    trainer: TrainerSettings = speed()
+
+    def check(self) -> None:
+        if self.contrast:
+            check_queries(self.queries)
+
+    def build(self, folder: Path, inputs: Inputs) -> Mapping[str, Any]:
+        corpus = inputs.corpus()
+        direction, facts = find_direction(
+            self.loading.load(inputs["proxy"], self.trainer.device),
+            load_factors(inputs["factors"]),
+            self.curvature,
+            self.influence,
+            self.queries,
+            corpus.tokenizer,
+            block_length=corpus.info["block_length"],
+        )
+        save_direction(direction, folder)
+        return facts
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Scores(Stage):
+    """Scores of all training tokens, or of those of a share of the blocks, along the direction of each behaviour.
+
+    Attributes:
+        directions: behaviour → direction; their order is that of the columns.
+        proxy, data: what is scored, and with which model.
+        scorer: how.
+        share, share_seed: of the blocks; which of them.
+        influence: dtype of the proxy, seed of the sample that the scorer measures itself on; blocks at a time.
+        loading, trainer: how the proxy is loaded, and where.
+    """
+
+    name: ClassVar[str] = "scores"
+    version: ClassVar[int] = 2
+    resumable: ClassVar[bool] = True
+    collective: ClassVar[bool] = True
+
+    directions: Mapping[str, Stage] = made_from()
+    proxy: Stage = made_from()
+    data: Stage = made_from()
+    scorer: Scorer = setting()
+    share: float = late_setting(1.0)
+    share_seed: int = late_setting(0)
+    influence: InfluenceSettings = speed()
+    loading: ModelSettings = speed()
+    trainer: TrainerSettings = speed()
+
+    def derived_settings(self) -> dict[str, Any]:
+        order = {"behaviours": list(self.directions)} if len(self.directions) > 1 else {}
+        return {"dtype": self.influence.dtype, **order}
+
+    def check(self) -> None:
+        known, dtype = self.scorer.DTYPES, self.influence.dtype
+        if dtype not in known:
+            raise ValueError(f"influence.dtype={dtype}: {type(self.scorer).__name__} takes {' or '.join(known)}")
+
+    def build(self, folder: Path, inputs: Inputs) -> Mapping[str, Any]:
+        split, settings = inputs.corpus().split("train"), self.influence
+        rows = rows_of_share(split, self.share, self.share_seed)
+        model = self.loading.load(inputs["proxy"])
+        vectors = [load_direction(path, model) for path in inputs.each("directions").values()]
+        store = ScoreStore(folder, (len(vectors), len(rows), split.block_length), shard_blocks=settings.shard_blocks)
+
+        def tokens(places: Any) -> NDArray[np.int64]:
+            return split.tokens(rows[places])
+
+        module = ScoringModule(
+            model.to(getattr(torch, settings.dtype)),
+            lambda model: prepare_scorer(self.scorer, model, vectors, tokens, store.shape, settings.seed),
+            store,
+            tokens,
+            batch_size=settings.batch_size,
+        )
+        return {"behaviours": list(self.directions), **fill_store(self.trainer.inference_trainer(), module)}
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class FittedStudent(Stage):
+    """A student of exact scores of some blocks.
+
+    Attributes:
+        exact: the scores.
+        data: the corpus.
+        student: what is fitted.
+        share, share_seed: which blocks the scores are of.
+    """
+
+    name: ClassVar[str] = "student"
+    version: ClassVar[int] = 2
+
+    exact: Stage = made_from()
+    data: Stage = made_from()
+    student: Student = setting()
+    share: float = speed()
+    share_seed: int = speed()
+
+    def build(self, folder: Path, inputs: Inputs) -> Mapping[str, Any]:
+        corpus = inputs.corpus()
+        split = corpus.split("train")
+        rows = rows_of_share(split, self.share, self.share_seed)
+        student, facts = self.student.fit(
+            open_scores(inputs["exact"]), lambda places: split.tokens(rows[places]), token_texts(corpus.tokenizer)
+        )
+        student.save(folder)
+        return {"blocks": len(rows), **facts}
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class StudentScores(Stage):
+    """Scores of all training blocks by a student.
+
+    Attributes:
+        fitted: the student.
+        data: the corpus.
+        behaviours: names of the columns.
+        student: what loads the fitted one.
+        trainer, shard_blocks: where, and blocks per file.
+    """
+
+    name: ClassVar[str] = "scores"
+    version: ClassVar[int] = 2
+    resumable: ClassVar[bool] = True
+    collective: ClassVar[bool] = True
+
+    fitted: Stage = made_from()
+    data: Stage = made_from()
+    behaviours: Sequence[str] = speed()
+    student: Student = speed()
+    trainer: TrainerSettings = speed()
+    shard_blocks: int = speed()
+
+    def build(self, folder: Path, inputs: Inputs) -> Mapping[str, Any]:
+        split = inputs.corpus().split("train")
+        module = ScoringModule(
+            self.student.load(inputs["fitted"]),
+            lambda model: TokenScorer(model.scores),
+            ScoreStore(folder, (len(self.behaviours), *split.shape), shard_blocks=self.shard_blocks),
+            split.tokens,
+            batch_size=max(1, STUDENT_TOKENS // split.block_length),
+        )
+        return {"behaviours": list(self.behaviours), **fill_store(self.trainer.inference_trainer(), module)}
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class PooledScores(Stage):
+    """Scores pooled over what tokens have in common (`ifguide.influence.pooling`)."""
+
+    name: ClassVar[str] = "pooled"
+    version: ClassVar[int] = 2
+
+    scores: Stage = made_from()
+    data: Stage = made_from()
+    pooling: Pooling = setting()
+
+    def build(self, folder: Path, inputs: Inputs) -> Mapping[str, Any]:
+        corpus = inputs.corpus()
+        tokens, texts = corpus.split("train").tokens, token_texts(corpus.tokenizer)
+        return pool_scores(self.pooling, open_scores(inputs["scores"]), tokens, texts, folder)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Mask(Stage):
+    """The tokens that teach a behaviour: one mask of all behaviours.
+
+    Attributes:
+        scores: what is selected from.
+        data: the corpus.
+        behaviours: names of the columns.
+        selection: the rule.
+    """
+
+    name: ClassVar[str] = "mask"
+    version: ClassVar[int] = 2
+
+    scores: Stage = made_from()
+    data: Stage = made_from()
+    behaviours: Sequence[str] = speed()
+    selection: Algorithm1 = setting()
+
+    def build(self, folder: Path, inputs: Inputs) -> Mapping[str, Any]:
+        starts = inputs.corpus().split("train").documents["start"]
+        mask, selections = select_behaviours(self.selection, self.behaviours, open_scores(inputs["scores"]), starts)
+        mask.save(folder / MASK_FILE)
+        for name, selection in selections.items():
+            if selection.selected < selection.wanted:
+                log.warning(
+                    "%s: selected %s tokens of the %s that selection.limit allows: no more tokens are above the "
+                    "threshold or beside one",
+                    name, f"{selection.selected:,}", f"{selection.wanted:,}",
+                )  # fmt: skip
+        return {
+            "selected": mask.count(),
+            "behaviours": {name: selection.facts for name, selection in selections.items()},
+        }
+
+
+def rows_of_share(split: Split, share: float, seed: int) -> NDArray[np.int64]:
+    """Rows of all blocks of a split, or of a random share of them."""
+    blocks = len(split)
+    return np.arange(blocks) if share == 1 else sample_rows(blocks, max(1, round(share * blocks)), seed)

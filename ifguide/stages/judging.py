@@ -1,0 +1,36 @@
+"""What a language model says of two runs' generations."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+from ifguide.evaluation.generation import GENERATIONS_FILE, load_generations
+from ifguide.evaluation.judge import Judge
+from ifguide.stages.stage import Inputs, Stage, made_from, setting, speed
+from ifguide.training.trainer import TrainerSettings
+from ifguide.workspace import write_json
+
+JUDGEMENTS_FILE = "judgements.json"
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Judgements(Stage):
+    """Which of two runs' continuations a judge prefers, in both orders (`ifguide.evaluation.judge`)."""
+
+    name: ClassVar[str] = "judgements"
+    version: ClassVar[int] = 1
+
+    first: Stage = made_from()
+    second: Stage = made_from()
+    judge: Judge = setting()
+    trainer: TrainerSettings = speed()
+
+    def build(self, folder: Path, inputs: Inputs) -> None:
+        rows = [load_generations(inputs[name] / GENERATIONS_FILE) for name in ("first", "second")]
+        write_json(folder / JUDGEMENTS_FILE, self.judge(rows[0], rows[1], self.trainer.device))
+
+
+def read_judgements(folder: Path) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = json.loads((folder / JUDGEMENTS_FILE).read_text(encoding="utf-8"))
+    return found

@@ -1,0 +1,103 @@
+"""`stage=plan` and `stage=clean`: what a run would build or find, and what no run needs any more."""
+
+import json
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ifguide.report.table import aligned
+from ifguide.stages.row import RUN_FILE
+from ifguide.stages.stage import Plan
+from ifguide.workspace import MANIFEST, ArtifactError, Workspace, read_manifest
+
+MIB = 2**20
+
+
+def plan_table(plan: Plan, defaults: Plan, workspace: Workspace) -> str:
+    """A line for each stage: role, artifact, whether it is there, and its settings that are not the defaults."""
+    rows = [["role", "artifact", "", "settings that differ from the defaults"]]
+    for stage in plan.stages:
+        role = plan.role_of(stage)
+        usual = dict(flattened(defaults.roles[role].settings)) if role in defaults.roles else {}
+        changed = {key: value for key, value in flattened(stage.settings) if key in usual and usual[key] != value}
+        found = "found" if stage.is_in(workspace) else "to build"
+        new = "" if role in defaults.roles else "(not in the defaults)"
+        shown = ", ".join(f"{key}={value}" for key, value in changed.items()) or new
+        rows.append([role, f"{stage.name}-{stage.fingerprint}", found, shown])
+    return "\n".join(aligned(rows))
+
+
+def flattened(value: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """`{a: {b: 1}}` → `a.b`, 1."""
+    if isinstance(value, Mapping):
+        for key, child in value.items():
+            yield from flattened(child, f"{prefix}.{key}" if prefix else str(key))
+    else:
+        yield prefix, value
+
+
+@dataclass(frozen=True)
+class Unused:
+    """An artifact that no given run refers to.
+
+    Attributes:
+        path: its folder.
+        size: bytes on disk.
+    """
+
+    path: Path
+    size: int
+
+
+def unused_artifacts(workspace: Path, runs: Sequence[Path]) -> list[Unused]:
+    """Artifacts of a workspace that are neither an artifact of one of some runs nor made into one.
+
+    Args:
+        workspace: the folder.
+        runs: folders of runs, or any folders above them.
+
+    Raises:
+        ValueError: there is no run in one of the folders: then nothing is known to be needed.
+    """
+    wanted: set[str] = set()
+    for folder in runs:
+        files = sorted(folder.rglob(RUN_FILE))
+        if not files:
+            raise ValueError(f"clean.runs: no run in {folder} (a run's folder holds {RUN_FILE})")
+        for file in files:
+            artifacts = json.loads(file.read_text(encoding="utf-8"))["artifacts"]
+            wanted |= {Path(path).name for path in artifacts.values()}
+    folders = {path.parent.name: path.parent for path in workspace.glob(f"*/{MANIFEST}")}
+    by_fingerprint = {name.rpartition("-")[2]: name for name in folders}
+    pending = [name for name in wanted if name in folders]
+    while pending:
+        for fingerprint in inputs_of(folders[pending.pop()]):
+            name = by_fingerprint.get(fingerprint)
+            if name is not None and name not in wanted:
+                wanted.add(name)
+                pending.append(name)
+    return [Unused(path, size_of(path)) for name, path in sorted(folders.items()) if name not in wanted]
+
+
+def inputs_of(folder: Path) -> list[str]:
+    try:
+        return list(read_manifest(folder)["inputs"].values())
+    except (ArtifactError, KeyError):
+        return []
+
+
+def size_of(folder: Path) -> int:
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+
+
+def clean(workspace: Path, runs: Sequence[Path], *, confirm: bool) -> str:
+    """List what no run needs, and remove it where that is confirmed; returns the list."""
+    unused = unused_artifacts(workspace, runs)
+    lines = [f"{one.size / MIB:10.1f} MiB  {one.path}" for one in unused]
+    total = sum(one.size for one in unused) / MIB
+    for one in unused if confirm else ():
+        shutil.rmtree(one.path)
+    done = "removed" if confirm else "that clean.confirm=true removes"
+    return "\n".join([*lines, f"{total:10.1f} MiB in {len(unused)} artifacts {done}"])

@@ -1,0 +1,46 @@
+"""What a run leaves in its folder: `run.json` always; after an evaluation its metrics and token pages."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ifguide.corpus.blocks import Corpus
+from ifguide.corpus.masks import MASK_FILE, TokenMask
+from ifguide.influence.store import open_scores
+from ifguide.report.token_page import write_token_pages
+from ifguide.stages.evaluation import read_metrics
+from ifguide.stages.stage import Plan
+from ifguide.workspace import Artifact, Workspace, write_json
+
+RUN_FILE, METRICS_FILE, FAILURE_FILE = "run.json", "metrics.json", "failure.json"
+
+
+def write_run(row: Mapping[str, Any], artifacts: Mapping[str, Artifact], folder: Path) -> None:
+    """Write `run.json`: what the row is, and where its artifacts are; what programs read.
+
+    Args:
+        row: name, stage, seed, notes and what was measured (`Plan.row`).
+        artifacts: role → artifact, those that were made.
+        folder: of the run.
+    """
+    write_json(folder / RUN_FILE, {**row, "artifacts": {role: str(made.path) for role, made in artifacts.items()}})
+
+
+def write_row(plan: Plan, artifacts: Mapping[str, Artifact], workspace: Workspace, folder: Path) -> dict[str, Any]:
+    """Write the metrics and the token pages of an evaluated run.
+
+    Returns:
+        The metrics, the cost among them: seconds of all that the generations were made from and with.
+    """
+    metrics = read_metrics(artifacts["evaluation"].path)
+    seconds = workspace.seconds(*(artifacts[role] for role in plan.row["generations"].values()))
+    if seconds is not None:
+        metrics["cost"] = {"all": {"seconds": seconds}}
+    write_json(folder / METRICS_FILE, metrics)
+    if "behaviours" in plan.row:
+        corpus = Corpus(artifacts["data"].path)
+        scores = artifacts.get("pooled", artifacts["scores"])
+        mask = TokenMask.open(artifacts["mask"].path / MASK_FILE, corpus.info["block_length"])
+        facts = artifacts["mask"].manifest["facts"]
+        write_token_pages(corpus, plan.row["behaviours"], open_scores(scores.path), mask, facts, folder)
+    return metrics

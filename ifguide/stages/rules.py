@@ -1,0 +1,136 @@
+"""What must hold between stages, and what a reader of a row must know: functions of a plan."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ifguide.classifiers.base import ClassifierSettings
+from ifguide.corpus.blocks import Corpus
+from ifguide.corpus.documents import Prompt, Query
+from ifguide.corpus.pairs import check_pairs_disjoint
+from ifguide.corpus.queries import check_disjoint, check_texts_disjoint
+from ifguide.evaluation.generation import encode_prompts
+from ifguide.evaluation.task import measurement_names
+from ifguide.models import check_context, context_length
+from ifguide.stages.auxiliary import AuxiliaryModel, PostTrained
+from ifguide.stages.classifiers import FittedClassifier
+from ifguide.stages.data import Data
+from ifguide.stages.evaluation import Utility
+from ifguide.stages.filtering import JudgedDocuments
+from ifguide.stages.generation import Generations
+from ifguide.stages.influence import Direction
+from ifguide.stages.stage import Existing, Plan
+from ifguide.training.auxiliary import tokenizer_of
+from ifguide.workspace import ArtifactError, file_signature, find_files, fingerprint_of
+
+FILTER_ROLE, AUXILIARY = "classifier.filter", "auxiliary."
+
+
+def check_plan(plan: Plan) -> None:
+    """Raise ValueError where what a row learns from is what it is evaluated on, or a mask is another corpus's."""
+    for prompts in (stage.task.prompts for stage in plan.named(Generations).values()):
+        for queries in used_queries(plan):
+            check_disjoint(queries, prompts)
+        for auxiliary in plan.named(AuxiliaryModel).values():
+            check_texts_disjoint([labelled.text for labelled in auxiliary.labelled], prompts, "labelled")
+        for post_trained in plan.named(PostTrained).values():
+            check_pairs_disjoint(post_trained.pairs, prompts)
+    for mask in plan.named(Existing).values():
+        data = plan.named(Data).get("data")
+        if data is not None and mask.made_of("data") != data.fingerprint:
+            raise ArtifactError(
+                f"paths.mask={mask.folder} was made for the corpus data-{mask.made_of('data')}, this run's is "
+                f"data-{data.fingerprint}: a mask belongs to one corpus; leave paths.mask unset to make one for this"
+            )
+
+
+def check_corpus(plan: Plan, corpus: Corpus) -> None:
+    """Raise ValueError where an auxiliary model's context is too short for what is generated.
+
+    How long a text is in another tokenizer is only known once it is written; decoding checks that.
+    """
+    for generated in plan.named(Generations).values():
+        for role, stage in plan.named(AuxiliaryModel).items():
+            start = stage.training.pretrained
+            vocabulary = corpus.tokenizer.get_vocab()
+            if start is not None and tokenizer_of(start, corpus.tokenizer).get_vocab() != vocabulary:
+                continue
+            sizes = corpus.vocabulary, corpus.end_of_text
+            config = stage.loading.config(*sizes, pretrained=start)
+            room = context_length(generated.loading.config(*sizes))
+            task = generated.task
+            longest = longest_text(task.prompts, corpus, task.max_new_tokens, room)
+            check_context(
+                config, longest, "tasks: prompt + max_new_tokens", f"the {role.removeprefix(AUXILIARY)} model"
+            )
+
+
+def longest_text(prompts: Sequence[Prompt], corpus: Corpus, new_tokens: int, room: int) -> int:
+    """Tokens of the longest prompt with its continuation, in a context of `room` tokens."""
+    encoded = encode_prompts(prompts, corpus.tokenizer, room - new_tokens)
+    return max(map(len, encoded), default=0) + new_tokens
+
+
+def used_queries(plan: Plan) -> list[Sequence[Query]]:
+    """The queries of every behaviour that a row is made with."""
+    along = [stage.queries for stage in plan.named(Direction).values()]
+    read = [queries for stage in plan.named(JudgedDocuments).values() for queries in stage.behaviours.values()]
+    return along + read
+
+
+def row_facts(plan: Plan, values: Mapping[str, Any]) -> dict[str, Any]:
+    """What `run.json` says beside the artifacts.
+
+    Args:
+        plan: of the run.
+        values: the resolved configuration.
+    """
+    facts: dict[str, Any] = {"notes": notes(plan, values)}
+    tasks = [role.removeprefix("generations.") for role in plan.named(Generations)]
+    if tasks:
+        names = measurement_names(tasks, list(values["classifiers"]))
+        facts["generations"] = {task: f"generations.{task}" for task in tasks}
+        facts["judged"] = {name: {"task": task, "classifier": judge} for name, (task, judge) in names.items()}
+    if "mask" in plan.roles and not isinstance(plan.roles["mask"], Existing):
+        facts["behaviours"] = list(values["behaviours"])
+    return facts
+
+
+def notes(plan: Plan, values: Mapping[str, Any]) -> list[str]:
+    """What a reader of a row must know."""
+    classifiers = plan.named(FittedClassifier)
+    filtering = classifiers.get(FILTER_ROLE)
+    evaluating = {role: stage for role, stage in classifiers.items() if role != FILTER_ROLE}
+    same = [role for role, stage in evaluating.items() if filtering and stage.fingerprint == filtering.fingerprint]
+    names: list[ClassifierSettings] = [evaluating[role].classifier for role in same]
+    found = [f"Made with a classifier that evaluates it ({one.name})." for one in names]
+    others = [role.removeprefix("classifier.") for role in evaluating if role not in same]
+    if shared := shared_files(plan, values, others):
+        found.append(f"Made with texts that a classifier which evaluates it knows ({', '.join(shared)}).")
+    is_steered, has_utilities = bool(plan.named(AuxiliaryModel)), bool(plan.named(Utility))
+    if is_steered and has_utilities:
+        found.append("Utilities are those of the model without its decoder.")
+    return found
+
+
+def shared_files(plan: Plan, values: Mapping[str, Any], classifiers: Sequence[str]) -> list[str]:
+    """Files that both the row and a classifier that evaluates it are made with."""
+    used = {
+        "labelled": bool(plan.named(AuxiliaryModel)),
+        "pairs": bool(plan.named(PostTrained)),
+        "behaviours": bool(used_queries(plan)),
+        "filter": "filtered" in plan.roles,
+    }
+    learned = files_in([values[name] for name, is_used in used.items() if is_used])
+    known = files_in([values["classifiers"][name] for name in classifiers])
+    return sorted(learned[signature] for signature in learned.keys() & known.keys())
+
+
+def files_in(value: Any) -> dict[str, str]:
+    """Content signature → name of every file that settings read as `files`, at any depth."""
+    if isinstance(value, list):
+        return {signature: name for child in value for signature, name in files_in(child).items()}
+    if not isinstance(value, Mapping):
+        return {}
+    nested = files_in(list(value.values()))
+    here = find_files(value["files"]) if value.get("files") else []
+    return nested | {fingerprint_of(file_signature(path)): path.name for path in here}

@@ -1,0 +1,37 @@
+"""A plan, carried out: checked whole, then built stage by stage or found."""
+
+import logging
+
+from ifguide.corpus.blocks import Corpus
+from ifguide.stages import rules
+from ifguide.stages.stage import Plan
+from ifguide.workspace import Artifact, Workspace, global_rank
+
+log = logging.getLogger(__name__)
+
+
+def carry_out(plan: Plan, workspace: Workspace, made: dict[str, Artifact]) -> None:
+    """Check the stages of a plan and what must hold between them, then make them in order.
+
+    Args:
+        plan: the plan.
+        workspace: where artifacts are found and built.
+        made: filled with role → artifact as they are made, so that a run that fails tells what it has.
+
+    Raises:
+        ValueError: what a user can get wrong, before anything is trained, and nearly always before anything is built.
+    """
+    plan.check()
+    rules.check_plan(plan)
+    by_fingerprint: dict[str, Artifact] = {}
+    for stage in plan.stages:
+        inputs = {key: by_fingerprint[child.fingerprint] for key, child in stage.inputs.items()}
+        artifact = by_fingerprint[stage.fingerprint] = stage.make(workspace, inputs)
+        made |= {role: artifact for role, one in plan.roles.items() if one.fingerprint == stage.fingerprint}
+        if global_rank() == 0:
+            seconds = "found" if artifact.reused else f"{artifact.manifest['seconds']:.0f} s"
+            log.info("%-26s %s  (%s)", plan.role_of(stage), artifact.path, seconds)
+        if stage.name == "data":
+            corpus = Corpus(artifact.path)
+            plan.check_corpus(corpus)
+            rules.check_corpus(plan, corpus)

@@ -1,0 +1,157 @@
+"""Where and how a run is computed."""
+
+import inspect
+import logging
+from copy import deepcopy
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.strategies import Strategy
+
+OURS = {  # arguments of Lightning's trainer that are decided elsewhere → where
+    **dict.fromkeys(("max_steps", "max_epochs", "min_steps", "min_epochs", "max_time"), "epochs of the optimisation"),
+    **dict.fromkeys(
+        (
+            "fast_dev_run",
+            "overfit_batches",
+            "limit_train_batches",
+            "limit_val_batches",
+            "limit_test_batches",
+            "limit_predict_batches",
+            "reload_dataloaders_every_n_epochs",
+        ),
+        "epochs of the optimisation and the size of the data",
+    ),
+    **dict.fromkeys(("gradient_clip_val", "gradient_clip_algorithm"), "clip of the optimisation"),
+    "accumulate_grad_batches": "batch_size of the optimisation and micro_batch_size",
+    **dict.fromkeys(("val_check_interval", "check_val_every_n_epoch", "num_sanity_val_steps"), "validate_every"),
+    "log_every_n_steps": "log_every",
+    "enable_progress_bar": "progress",
+    "enable_checkpointing": "checkpoint_every",
+    "callbacks": "the group callbacks",
+    "logger": "the group logger",
+    **dict.fromkeys(
+        ("default_root_dir", "use_distributed_sampler", "inference_mode", "barebones"), "the training itself"
+    ),
+}
+
+
+class TrainerSettings:
+    """Where and how a run is computed; apart from `precision`, nothing here changes what is computed.
+
+    Args:
+        accelerator: `cpu`, `gpu` or `auto`.
+        devices: processes per node.
+        num_nodes: nodes.
+        strategy: strategy of Lightning, by name, as in `auto`, `ddp`, or as an object.
+        precision: precision of Lightning; `bf16-mixed` keeps float32 master weights.
+        micro_batch_size: blocks per forward pass and device; gradients of several are accumulated.
+        compile: run the model through `torch.compile`.
+        checkpoint_every: optimiser steps between resume checkpoints.
+        validate_every: optimiser steps between validations, or below 1 a share of all steps; None: only at the end.
+        log_every: optimiser steps between log entries.
+        progress: show progress bars.
+        lightning: any other argument of `pytorch_lightning.Trainer`, as in `profiler`, `deterministic`, `plugins`.
+
+    Raises:
+        ValueError: a setting out of range, an argument that Lightning's trainer does not have, or one that is decided
+            elsewhere.
+    """
+
+    def __init__(
+        self,
+        *,
+        accelerator: str = "cpu",
+        devices: int = 1,
+        num_nodes: int = 1,
+        strategy: str | Strategy = "auto",
+        precision: str = "32-true",
+        micro_batch_size: int = 16,
+        compile: bool = False,
+        checkpoint_every: int = 500,
+        validate_every: float | None = None,
+        log_every: int = 10,
+        progress: bool = True,
+        **lightning: Any,
+    ) -> None:
+        self.accelerator, self.devices, self.num_nodes = accelerator, devices, num_nodes
+        self.strategy, self.precision, self.micro_batch_size, self.compile = (
+            strategy,
+            precision,
+            micro_batch_size,
+            compile,
+        )
+        self.checkpoint_every, self.validate_every, self.log_every = checkpoint_every, validate_every, log_every
+        self.progress, self.lightning = progress, lightning
+        if accelerator in ("gpu", "cuda") and not torch.cuda.is_available():
+            raise ValueError(f"accelerator={accelerator}: torch sees no GPU here; use trainer=cpu")
+        for name in ("devices", "num_nodes", "micro_batch_size", "checkpoint_every", "log_every"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}={getattr(self, name)}: must be at least 1")
+        check_every("validate_every", validate_every)
+        known = further_arguments()
+        for name, value in lightning.items():
+            if name in OURS:
+                raise ValueError(f"{name}={value}: decided by {OURS[name]}")
+            if name not in known:
+                raise ValueError(f"{name}={value}: no argument of Lightning's trainer; known: {', '.join(known)}")
+
+    @property
+    def device(self) -> torch.device:
+        """The device for work outside a trainer (curvature, scoring, generation)."""
+        wants_gpu = self.accelerator in ("gpu", "cuda") or (self.accelerator == "auto" and torch.cuda.is_available())
+        return torch.device("cuda" if wants_gpu else "cpu")
+
+    def make_trainer(self, **options: Any) -> pl.Trainer:
+        """A trainer of Lightning; `options` are what a caller decides."""
+        if "profiler" in self.lightning:  # its report is a log entry, of which a run shows warnings only
+            logging.getLogger("pytorch_lightning.profilers").setLevel(logging.INFO)
+        # objects, as a strategy, belong to one trainer only
+        ours = {"enable_model_summary": False, "strategy": self.strategy, **self.lightning}
+        return pl.Trainer(
+            accelerator=self.accelerator,
+            devices=self.devices,
+            num_nodes=self.num_nodes,
+            use_distributed_sampler=False,
+            enable_progress_bar=self.progress,
+            **deepcopy(ours),
+            **options,
+        )
+
+    def inference_trainer(self) -> pl.Trainer:
+        """A trainer for work without gradients of its own on all devices, in the model's own precision."""
+        # Lightning's inference mode would turn forward-mode differentiation off
+        return self.make_trainer(inference_mode=False, enable_checkpointing=False, logger=False)
+
+    def accumulate(self, batch_size: int) -> int:
+        """Micro-batches per step and process.
+
+        Raises:
+            ValueError: the batch does not divide evenly among processes and micro-batches.
+        """
+        processes = self.devices * self.num_nodes
+        share, rest = divmod(batch_size, processes)
+        micro = min(self.micro_batch_size, share)
+        if rest or share == 0 or share % micro:
+            raise ValueError(
+                f"batch_size={batch_size} does not divide into {processes} processes × micro-batches of "
+                f"{self.micro_batch_size}; change it, or micro_batch_size or devices of the trainer"
+            )
+        return share // micro
+
+
+def further_arguments() -> list[str]:
+    """Arguments of Lightning's trainer that are passed through."""
+    ours = {*OURS, *inspect.signature(TrainerSettings).parameters}
+    return [name for name in inspect.signature(pl.Trainer).parameters if name not in ours]
+
+
+def check_every(name: str, every: float | None) -> None:
+    if every is not None and (every <= 0 or (every > 1 and every != int(every))):
+        raise ValueError(f"{name}={every}: must be a number of steps, or a share of all steps below 1")
+
+
+def interval(every: float, steps: int) -> int:
+    """Steps between two of something that happens every so many steps, or every share of all steps."""
+    return min(int(every), steps) if every >= 1 else max(1, round(every * steps))
