@@ -222,7 +222,7 @@ def test_a_classifier_that_cannot_be_trained_is_named_before_anything_is_trained
         ("influence.batch_size=two", r"^influence\.batch_size=two: it is a whole number, 1 or more"),
         ("selection.limit=2", r"^selection\.limit=2"),
         ("selection.quantile=1", r"^selection\.quantile=1"),
-        ("curvature.strategy=newton", r"^curvature\.strategy=newton: known are ekfac"),
+        ("curvature.strategy=newton", r"^curvature\.strategy=newton; known: ekfac"),
         ("trainer.micro_batch_size=5", r"^(proxy_)?optim\.batch_size=16 does not divide"),
         ("trainer.validate_every=0", r"^trainer\.validate_every=0"),
         ("optim.epochs=0", r"^optim\.epochs=0"),
