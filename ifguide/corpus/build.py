@@ -105,7 +105,7 @@ def build_corpus(
     encoder.save_pretrained(directory / "tokenizer")
 
     stream = directory / "stream.bin"
-    table: list[tuple] = []
+    table: list[tuple[int, int, int, bool, int, int, int, int]] = []
     facts: dict[str, dict[str, float]] = {}
     with stream.open("wb") as tokens, (directory / "annotation.bin").open("wb") as bits:
         position = 0

@@ -173,7 +173,8 @@ def read_records(
 
 def open_text(file: Path) -> TextIO:
     opener: Any = {".gz": gzip.open, ".xz": lzma.open}.get(file.suffix, open)
-    return opener(file, "rt", encoding="utf-8")
+    opened: TextIO = opener(file, "rt", encoding="utf-8")
+    return opened
 
 
 def parse_line(line: str, place: str) -> Mapping[str, Any]:
