@@ -74,7 +74,9 @@ SMALL = {  # settings of the smoke configuration, by what may be chosen otherwis
 def shrink(arguments):
     """Small settings for a command, where its groups have them."""
     chosen = {argument.lstrip("+~").split("=")[0].split("@")[0] for argument in arguments}
-    return [value for group, values in SMALL.items() if group not in chosen for value in values]
+    small = [value for group, values in SMALL.items() if group not in chosen for value in values]
+    learns_words = any("word_filter" in argument for argument in arguments)  # from many queries
+    return [*small, "behaviours.toxicity.size=1000"] if learns_words else small
 
 
 @pytest.mark.slow
