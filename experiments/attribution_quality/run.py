@@ -15,7 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 from study import VARIANTS, Scores, Study
 
-from ifguide.corpus.blocks import LABELS, tokens_in_spans
+from ifguide.corpus.blocks import LABELS
+from ifguide.corpus.build import tokens_in_spans
 from ifguide.corpus.sources import read_records
 from ifguide.corpus.tokenizers import token_texts
 from ifguide.corpus.words import WORD, word_log_odds

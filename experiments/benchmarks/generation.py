@@ -18,13 +18,8 @@ import torch
 from shared import apart, interleaved, memory, random_model, read_options, seconds, table
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-<<<<<<< HEAD
-from ifguide.corpus.queries import real_toxicity_prompts
-from ifguide.decoding import nucleus
-=======
 from ifguide.corpus.real_toxicity_prompts import real_toxicity_prompts
 from ifguide.decoding import Nucleus
->>>>>>> main
 from ifguide.evaluation.generation import sample_continuations
 
 SAMPLES, NEW, PADDED = 25, 20, 256
@@ -48,7 +43,7 @@ def prompts(count: int) -> list[list[int]]:
 
 def ours(model: PreTrainedModel, ids: list[list[int]]) -> None:
     sample_continuations(
-        model, ids, decoder=nucleus(top_p=0.9), samples=SAMPLES, max_new_tokens=NEW, end_of_text=0,
+        model, ids, decoder=Nucleus(top_p=0.9), samples=SAMPLES, max_new_tokens=NEW, end_of_text=0,
         rows=ROWS["ours"], seed=0,
     )  # fmt: skip
 

@@ -17,7 +17,11 @@ def measure(experiment: Experiment) -> dict[str, Any]:
     points = json.loads((model / "influence" / "summary.json").read_text(encoding="utf-8"))
     facts = read_manifest(model)["facts"]
     figures = {f"spearman_at_{point['step'] / points[-1]['step']:.0%}": point["spearman"] for point in points}
-    return {"points": points, "model": {key: facts[key] for key in ("parameters", "steps", "tokens")}, "figures": figures}
+    return {
+        "points": points,
+        "model": {key: facts[key] for key in ("parameters", "steps", "tokens")},
+        "figures": figures,
+    }
 
 
 if __name__ == "__main__":
