@@ -3,7 +3,7 @@
     python experiments/rivals/run.py [size=sample|real_text] [methods=none,rad,ifguide] [seeds=1,2,3] [sweep=false]
         [render=true] [output=folder] [runs=folder] [override ...]
 
-Three settings of each method (`conf/tuning/<size>`) are tried on validation prompts, by `+experiment=rivals_validation`;
+Three settings of each method (`conf/tuning`) are tried on validation prompts, by `+experiment=rivals_validation`;
 the chosen one is reported on test prompts and with other seeds, by `+experiment=rivals`. Without the sweep, each method
 has the setting that its file names. The report of the test runs, with what they wrote, is in `runs`/report.
 """
