@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
-from study import Study
+from study import LISTS, Study
 
 from ifguide.corpus.blocks import Split
 from ifguide.corpus.documents import Query
@@ -32,10 +32,6 @@ from ifguide.training.trainer import TrainerSettings
 
 HALVES, SEEDS = 32, (0, 1)
 OTHER = 1000  # seeds that no proxy has
-VARIANTS = (
-    "exact (`jvp`)", "exact, diagonal curvature", "exact, no curvature", "positional, aligned",
-    "positional, as published", "pooled by type and context", "pooled by word and context", "amortised from 10 %",
-)  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -83,13 +79,14 @@ def trained_contrasts(study: Study, rows: Sequence[NDArray[np.int64]]) -> NDArra
 
 
 def measure(experiment: Experiment) -> dict[str, Any]:
-    study, halves = Study(experiment, "datamodeling", VARIANTS), int(experiment.options["halves"])
+    names, halves = LISTS["datamodeling"], int(experiment.options["halves"])
+    study = Study(experiment, "datamodeling", names)
     blocks, rng = len(study.split), np.random.default_rng(0)
     rows = [np.sort(rng.permutation(blocks)[: blocks // 2]) for _ in range(halves)]
     actual = trained_contrasts(study, rows)
     foretold = {
         name: -np.array([np.asarray(values, dtype=np.float64)[half].sum() for half in rows])
-        for name, values in ({name: study.scores(name) for name in VARIANTS} | study.baselines()).items()
+        for name, values in ({name: study.scores(name) for name in names} | study.baselines()).items()
     }
     scores = {
         name: {"value": spearman(sums, actual.mean(0)), "interval": spearman_interval(sums, actual.mean(0), seed=rng)}

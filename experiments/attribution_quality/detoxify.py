@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from study import VARIANTS, Scores, Study
+from study import LISTS, Scores, Study
 
 from ifguide.corpus.words import word_log_odds
 from ifguide.evaluation.attribution import word_list_scores
@@ -75,7 +75,7 @@ def measure(experiment: Experiment) -> dict[str, Any]:
         runs = experiment.sweep(f"limit {limit}", TUNED, start, *chosen)
         for pooling, name in POOLINGS.items():
             curves[name][limit] = cells([run for run in runs if run.overrides["pooling"] == pooling])
-    student = VARIANTS["amortised from 5 %"]
+    student = LISTS["variants"]["amortised from 5 %"]
     rows = {
         "no mask": cells([experiment.run("no mask", TUNED, start, "method=none", "pooling=none", "seed=0")]),
         **{name: points[0.02] for name, points in curves.items()},
@@ -85,7 +85,6 @@ def measure(experiment: Experiment) -> dict[str, Any]:
         chosen = (f"paths.mask={mask}", "pooling=none", "seed=0")
         rows[name] = cells([experiment.run(name, TUNED, start, *chosen)])
     x, y = "benign perplexity", "toxic fraction, toxic prompts"
-    experiment.output.mkdir(parents=True, exist_ok=True)
     plot_trade_off(
         {name: [(f"{limit:.1%}", cell[x], cell[y]) for limit, cell in points.items()]
          for name, points in curves.items()},

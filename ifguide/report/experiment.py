@@ -23,9 +23,11 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from ifguide.report.gather import Run, gather
 from ifguide.report.rows import Comparison
+from ifguide.report.write import write_report
 from ifguide.workspace import read_manifest, write_atomically, write_json
 
 COMMON = {"output": "", "runs": "", "render": "false"}
+FIGURES = ("frontier.png", "frontier_generations.png")
 NOT_SHOWN = (*COMMON, "paths", "trainer", "hydra")  # they decide where things lie and are computed, not what they are
 
 
@@ -122,6 +124,18 @@ class Experiment:
             raise SystemExit(f"error: {name} {run.problem}")
         return run
 
+    def report(self, comparison: Comparison, *, title: str) -> list[str]:
+        """Write the report of several sweeps beside them.
+
+        Returns:
+            Those of its figures that the page shows, as files beside it.
+        """
+        folder = write_report(comparison, self.runs / "report", title=title).parent
+        figures = [file for file in FIGURES if (folder / file).is_file()]
+        for file in figures:
+            shutil.copyfile(folder / file, self.output / file)
+        return figures
+
     def note(self, artifacts: Iterable[Path]) -> None:
         """Keep the versions of the stages of these artifacts."""
         manifests = map(read_manifest, artifacts)
@@ -130,6 +144,7 @@ class Experiment:
     def results(self, measure: Callable[[Experiment], Mapping[str, Any]]) -> dict[str, Any]:
         """What was measured, now or, with `render=true`, an earlier time; kept as JSON."""
         if self.options["render"] != "true":
+            self.output.mkdir(parents=True, exist_ok=True)
             measured = measure(self)
             about = {"command": self.command, "machine": machine(), "stages": dict(sorted(self.stages.items()))}
             write_json(self.results_file, {**about, **measured})
@@ -170,6 +185,22 @@ def publish(
 def machine() -> str:
     """Where this was measured: a run has as many threads as this process."""
     return f"{os.cpu_count()} CPU cores ({platform.machine()}), threads per run: {torch.get_num_threads()}"
+
+
+def facts_of(run: Run, *settings: str) -> dict[str, Any]:
+    """What a page may say of a run: its metrics, some of its settings, and the facts and seconds of its artifacts.
+
+    Raises:
+        SystemExit: it was not evaluated.
+    """
+    if run.metrics is None:
+        raise SystemExit(f"error: {run.place}: {run.problem}")
+    manifests = {role: read_manifest(path) for role, path in run.artifacts.items()}
+    return {
+        "metrics": run.metrics,
+        "settings": {key: run.setting(key) for key in settings},
+        "made": {role: {key: manifest[key] for key in ("facts", "seconds")} for role, manifest in manifests.items()},
+    }
 
 
 def figures_of(comparison: Comparison) -> dict[str, dict[str, float]]:
