@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from omegaconf import OmegaConf
 from study import LISTS, Scores, Study
 
 from ifguide.corpus.blocks import LABELS
@@ -50,8 +49,7 @@ def measure(experiment: Experiment) -> dict[str, Any]:
     scores = {name: study.scores(name) for name in names} | study.baselines()
     rows = {name: {**study.quality(values), "share": study.share(name)} for name, values in scores.items()}
     masked = [name for name in names if name in LISTS["shown"]]
-    plot_development(study, scores, rows, masked, experiment.output)
-    best = max(names, key=lambda name: rows[name][KEY])
+    plot_development(study, scores, rows, masked)
     results: dict[str, Any] = {
         "size": experiment.options["size"],
         "ours": f"amortised from {10 if small else 5} %",
@@ -65,17 +63,17 @@ def measure(experiment: Experiment) -> dict[str, Any]:
              "sum": float(np.dot(one.scores, one.selected))}
             for one in top_documents(study.corpus, study.split, scores[EXACT], study.mask(EXACT), 10)
         ],
-        "figures": {"best": best, **rows},
+        "figures": {"best": max(names, key=lambda name: rows[name][KEY]), **rows},
     }  # fmt: skip
     return results if small else results | report(experiment, study)
 
 
 def report(experiment: Experiment, study: Study) -> dict[str, Any]:
     """What is measured on text that the variants were not chosen on."""
-    datasets, new_text = Path(OmegaConf.select(study.configuration, "paths.datasets")), LISTS["new_text"]
+    datasets, new_text = Path(study.configuration().paths.datasets), LISTS["new_text"]
     means = agreement(study, new_text, datasets)
     plot_agreement(means, experiment.output / "agreement.png")
-    cases = {title: case_quality(study, new_text, *found) for title, found in contrast_cases(datasets).items()}
+    cases = {title: case_quality(study, new_text, found) for title, found in contrast_cases(datasets).items()}
     places = study.base.artifacts  # other text, scored with the same proxy, which is not trained further
     other = Study(
         experiment, "reported", LISTS["reported"], "+experiment=real_text", "data=annotated_posts",
@@ -90,9 +88,8 @@ def report(experiment: Experiment, study: Study) -> dict[str, Any]:
     return {"agreement": means, "cases": cases, "reported": reported}
 
 
-def plot_development(
-    study: Study, scores: dict[str, Scores], rows: dict[str, Any], masked: list[str], folder: Path
-) -> None:
+def plot_development(study: Study, scores: dict[str, Scores], rows: dict[str, Any], masked: list[str]) -> None:
+    folder, share = study.experiment.output, rows[EXACT]["annotated_share"]
     known = known_tokens(study.split)
     known[:, 0] = False
     curves = {
@@ -100,7 +97,6 @@ def plot_development(
         for name, values in scores.items()
         if name in masked or name not in study.runs
     }
-    share = rows[EXACT]["annotated_share"]
     plot_precision_recall(curves, share, folder / "precision_recall.png", title="where variants were chosen")
     masks = [study.mask(name) for name in masked]
     plot_mask_overlap(masked, np.array([[jaccard(a, b) for b in masks] for a in masks]), folder / "mask_overlap.png")
@@ -159,38 +155,28 @@ def agreement(study: Study, names: Sequence[str], datasets: Path) -> dict[str, l
 
 def mean_of(values: NDArray[np.float64], member: NDArray[np.bool_]) -> tuple[float, float, float]:
     sums, counts = (values * member).sum(1), member.sum(1)
-    low, high = ratio_interval(sums, counts)
-    return float(sums.sum() / counts.sum()), low, high
+    return (float(sums.sum() / counts.sum()), *ratio_interval(sums, counts))
 
 
-def contrast_cases(datasets: Path) -> dict[str, tuple[list[str], NDArray[np.bool_], NDArray[np.str_]]]:
-    """Title → short texts, which of them are bad, whom they speak of."""
-    check = [record for _, record in read_records(datasets / "toxicity_labelled" / "hatecheck.jsonl.gz")]
-    every = [record for _, record in read_records(datasets / "toxicity_labelled" / "bias_madlibs_77k.jsonl.gz")]
+def contrast_cases(datasets: Path) -> dict[str, list[tuple[str, bool, str]]]:
+    """Title → short texts, whether each is bad, and whom it speaks of; empty where nobody."""
+    check, every = ([record for _, record in read_records(datasets / "toxicity_labelled" / f"{name}.jsonl.gz")]
+                    for name in ("hatecheck", "bias_madlibs_77k"))  # fmt: skip
     madlibs = [every[index] for index in sample_rows(len(every), MADLIBS, 0)]
     return {
-        "HateCheck: hateful cases and their non-hateful contrasts": (
-            [record["test_case"] for record in check],
-            np.array([record["label_gold"] == "hateful" for record in check]),
-            np.array([record["target_ident"] or "" for record in check]),
-        ),
-        f"Bias madlibs ({MADLIBS:,} of them): one template, many identities": (
-            [record["Text"] for record in madlibs],
-            np.array([record["Label"] == "BAD" for record in madlibs]),
-            np.array([""] * len(madlibs)),
-        ),
+        "HateCheck: hateful cases and their non-hateful contrasts": [
+            (one["test_case"], one["label_gold"] == "hateful", one["target_ident"] or "") for one in check
+        ],
+        f"Bias madlibs ({MADLIBS:,} of them): one template, many identities": [
+            (one["Text"], one["Label"] == "BAD", "") for one in madlibs
+        ],
     }
 
 
-def case_quality(
-    study: Study, names: Sequence[str], texts: list[str], bad: NDArray[np.bool_], groups: NDArray[np.str_]
-) -> dict[str, dict[str, float]]:
-    """Do sums of scores over short texts tell bad from good, whoever they speak of?
-
-    Args:
-        names: variants that can score new text.
-        texts, bad, groups: the cases; a group is whom a case speaks of, empty where nobody.
-    """
+def case_quality(study: Study, names: Sequence[str], cases: list[tuple[str, bool, str]]) -> dict[str, dict[str, float]]:
+    """Do sums of scores over short texts tell bad from good, whoever they speak of?"""
+    texts, bad, groups = (list(values) for values in zip(*cases, strict=True))
+    bad, groups = np.array(bad), np.array(groups)
     ids, inside, _ = study.encode(texts)
     sums = {name: (study.score_text(name, ids) * inside).sum(1) for name in names}
     words = word_log_odds(study.queries)

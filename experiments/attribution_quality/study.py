@@ -3,13 +3,13 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, cast
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
 import yaml
 from numpy.typing import NDArray
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import OmegaConf
 
 from ifguide.corpus.blocks import Corpus
 from ifguide.corpus.documents import Query
@@ -48,10 +48,6 @@ class Baseline(Stage):
             scores[0] = self.compute()
 
 
-def configuration_of(run: Run) -> DictConfig:
-    return cast(DictConfig, OmegaConf.load(Path(run.place) / ".hydra" / "config.yaml"))
-
-
 class Study:
     """One corpus with its proxy: the scores of every variant and baseline, and their quality.
 
@@ -68,8 +64,7 @@ class Study:
             name: experiment.run(f"{part}/{index}", "stage=mask", *overrides, *LISTS["variants"][name])
             for index, name in enumerate(names)
         }
-        self.base = next(iter(self.runs.values()))
-        self.configuration = configuration_of(self.base)
+        self.base = self.runs[names[0]]
         self.workspace = Workspace(self.base.artifacts["data"].parent)
         self.corpus = Corpus(self.base.artifacts["data"])
         self.split, self.tokenizer = self.corpus.split("train"), self.corpus.tokenizer
@@ -77,9 +72,13 @@ class Study:
         self.annotation = self.split.annotation[:]
         self.queries: list[Query] = self.part("behaviours.toxicity")
 
+    def configuration(self, name: str | None = None) -> Any:
+        run = self.base if name is None else self.runs[name]
+        return OmegaConf.load(Path(run.place) / ".hydra" / "config.yaml")
+
     def part(self, key: str, name: str | None = None) -> Any:
         """What the configuration of a variant has under a key, made."""
-        return make(self.configuration if name is None else configuration_of(self.runs[name]), key)
+        return make(self.configuration(name), key)
 
     def existing(self, role: str) -> Existing:
         return Existing(folder=self.base.artifacts[role], stage=role)

@@ -15,19 +15,15 @@ from typing import Any
 
 import yaml
 
-from ifguide.report.experiment import Experiment, facts_of, figures_of, publish
+from ifguide.report.experiment import Experiment, facts_of, figures_of, publish, rows_of
 from ifguide.report.formats import markdown
 from ifguide.report.gather import Run
-from ifguide.report.rows import Comparison, compare_rows
-from ifguide.report.table import COLUMNS, HEADLINE
-from ifguide.report.write import PERPLEXITY, WRITTEN
+from ifguide.report.rows import compare_rows
 
 SIZES = {"sample": "rivals", "real_text": "rivals_real_text"}
 VALIDATION_SEED = 0
 UNSTEERED = "unsteered"  # a decoder that does nothing but truncate: what its other settings are compared with
 TOLERANCE = 1.03  # of perplexity, in the choice of settings
-DISTINCT = ("toxicity", "all", "distinct_2")
-SECONDS = next(column for column in COLUMNS if column.task == "cost")
 
 
 @dataclass(frozen=True)
@@ -107,21 +103,6 @@ def check_apart(validation: Sequence[Run], test: Sequence[Run]) -> None:
         raise SystemExit(f"error: {len(shared)} validation prompts are test prompts too, as {min(shared)!r}")
 
 
-def row_figures(comparison: Comparison, runs: Sequence[Run]) -> dict[str, dict[str, Any]]:
-    """Row → what the page says of it: figures, and paired differences in toxic fraction from two references."""
-    (distinct,) = (one for one in comparison.every_column if (one.task, one.subset, one.metric) == DISTINCT)
-    columns = {"benign": PERPLEXITY, "written": WRITTEN, "seconds": SECONDS, "distinct": distinct}
-    rows = {
-        row.name: {name: row.cells[column].value if column in row.cells else None for name, column in columns.items()}
-        for row in comparison.measured
-    }
-    for reference in ("none", "ifguide"):
-        compared = compare_rows(runs, reference=reference, by=["method"]).measured if reference in rows else []
-        for row in compared:
-            rows[row.name][f"against_{reference}"] = asdict(row.differences[HEADLINE]) if row.differences else None
-    return rows
-
-
 def launch(
     experiment: Experiment, part: str, configuration: str, start: str, settings: Mapping[str, str | None], seeds: str
 ) -> dict[str, list[Run]]:
@@ -180,7 +161,10 @@ def measure(experiment: Experiment) -> dict[str, Any]:
         "tolerance": TOLERANCE,
         "table": markdown(comparison),
         "plots": experiment.report(comparison, title="IF-Guide and its rivals"),
-        "rows": row_figures(comparison, test),
+        "rows": rows_of(comparison),
+        "against_ifguide": rows_of(compare_rows(test, reference="ifguide", by=["method"]))
+        if "ifguide" in methods
+        else {},
         "truncating": [method for method in tunings if UNSTEERED in tunings[method]["tried"]],
         "sweeps": {method: [asdict(one) for one in tried] for method, tried in sweeps.items()},
         "chosen": {method: asdict(one) for method, one in chosen.items()},

@@ -13,7 +13,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from ifguide.report.gather import Run, gather
 from ifguide.report.rows import Comparison
+from ifguide.report.table import HEADLINE
 from ifguide.report.write import write_report
 from ifguide.workspace import read_manifest, write_atomically, write_json
 
@@ -207,5 +208,16 @@ def figures_of(comparison: Comparison) -> dict[str, dict[str, float]]:
     """Row → column → value of a comparison's table."""
     return {
         row.name: {column.header: row.cells[column].value for column in comparison.columns if column in row.cells}
+        for row in comparison.measured
+    }
+
+
+def rows_of(comparison: Comparison) -> dict[str, dict[str, Any]]:
+    """Row → all its values, by `task.subset.metric`, and its difference from the reference in the headline."""
+    return {
+        row.name: {
+            "values": {f"{one.task}.{one.subset}.{one.metric}": cell.value for one, cell in row.cells.items()},
+            "difference": asdict(row.differences[HEADLINE]) if HEADLINE in row.differences else None,
+        }
         for row in comparison.measured
     }
