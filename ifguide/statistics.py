@@ -159,6 +159,7 @@ def ranking_intervals(
         np.bincount(group[chosen] * width + bins[chosen], minlength=groups * width).reshape(groups, width)[:, ::-1]
         for chosen in (positive, ~positive)
     ]
+    counts = [np.ascontiguousarray(count, dtype=np.float64) for count in counts]  # as exact, and BLAS multiplies them
     rng = np.random.default_rng(0)
     areas, precisions = np.empty(RESAMPLES), np.empty((len(shares), RESAMPLES))
     for index in range(RESAMPLES):

@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
-from study import Study
+from study import LISTS, Study
 
 from ifguide.corpus.blocks import Split
 from ifguide.corpus.documents import Query
@@ -32,10 +32,6 @@ from ifguide.training.trainer import TrainerSettings
 
 HALVES, SEEDS = 32, (0, 1)
 OTHER = 1000  # seeds that no proxy has
-VARIANTS = (
-    "exact (`jvp`)", "exact, diagonal curvature", "exact, no curvature", "positional, aligned",
-    "positional, as published", "pooled by type and context", "pooled by word and context", "amortised from 10 %",
-)  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -69,32 +65,24 @@ class HalfModel(Stage):
 
 def trained_contrasts(study: Study, rows: Sequence[NDArray[np.int64]]) -> NDArray[np.float64]:
     """[seeds, halves], kept in the workspace one by one."""
-    shared = {"optim": study.part("proxy_optim"), "queries": study.queries, "trainer": study.part("trainer")}
-    result, proxy = np.empty((len(SEEDS), len(rows))), study.part("proxy")
-    for s, seed in enumerate(SEEDS):
-        for half, blocks in enumerate(rows):
-            stage = HalfModel(
-                data=study.existing("data"), model=replace(proxy, seed=OTHER + seed), half=half, halves=len(rows),
-                rows=blocks, **shared,
-            )  # fmt: skip
-            result[s, half] = study.build(stage).manifest["facts"]["contrast"]
-            print(f"seed {seed}, half {half}: {result[s, half]:.4f}", flush=True)
-    return result
+    shared = {"data": study.existing("data"), "optim": study.part("proxy_optim"), "queries": study.queries,
+              "trainer": study.part("trainer"), "halves": len(rows)}  # fmt: skip
+    models = [replace(study.part("proxy"), seed=OTHER + seed) for seed in SEEDS]
+    stages = [[HalfModel(model=model, half=half, rows=blocks, **shared) for half, blocks in enumerate(rows)]
+              for model in models]  # fmt: skip
+    return np.array([[study.build(stage).manifest["facts"]["contrast"] for stage in row] for row in stages])
 
 
 def measure(experiment: Experiment) -> dict[str, Any]:
-    study, halves = Study(experiment, "datamodeling", VARIANTS), int(experiment.options["halves"])
-    blocks, rng = len(study.split), np.random.default_rng(0)
+    names, halves = LISTS["datamodeling"], int(experiment.options["halves"])
+    study, rng = Study(experiment, "datamodeling", names), np.random.default_rng(0)
+    blocks = len(study.split)
     rows = [np.sort(rng.permutation(blocks)[: blocks // 2]) for _ in range(halves)]
-    actual = trained_contrasts(study, rows)
-    foretold = {
-        name: -np.array([np.asarray(values, dtype=np.float64)[half].sum() for half in rows])
-        for name, values in ({name: study.scores(name) for name in VARIANTS} | study.baselines()).items()
-    }
-    scores = {
-        name: {"value": spearman(sums, actual.mean(0)), "interval": spearman_interval(sums, actual.mean(0), seed=rng)}
-        for name, sums in foretold.items()
-    }
+    actual, scores = trained_contrasts(study, rows), {}
+    for name, values in ({name: study.scores(name) for name in names} | study.baselines()).items():
+        foretold = -np.array([np.asarray(values, dtype=np.float64)[half].sum() for half in rows])
+        low, high = spearman_interval(foretold, actual.mean(0), seed=rng)
+        scores[name] = {"value": spearman(foretold, actual.mean(0)), "interval": [low, high]}
     between = [spearman(actual[a], actual[b]) for a in range(len(SEEDS)) for b in range(a)]
     return {
         "halves": halves,

@@ -10,18 +10,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from study import VARIANTS, Scores, Study
+from study import LISTS, Study
 
 from ifguide.corpus.words import word_log_odds
 from ifguide.evaluation.attribution import word_list_scores
 from ifguide.report.attribution import plot_trade_off
-from ifguide.report.experiment import Experiment, publish
+from ifguide.report.experiment import Experiment, facts_of, publish
 from ifguide.report.gather import Run
 from ifguide.stages.influence import Mask
 from ifguide.stages.stage import Existing
-from ifguide.workspace import read_manifest
 
-TUNED = "+experiment=detoxification"
 CELLS = {
     "toxic fraction, toxic prompts": ("toxicity", "toxic", "toxic_fraction"),
     "toxic fraction, other prompts": ("toxicity", "nontoxic", "toxic_fraction"),
@@ -35,71 +33,52 @@ EXACT = "exact (`jvp`)"
 
 def other_masks(study: Study) -> dict[str, Path]:
     """What Algorithm 1 selects from other scores than influence."""
-    split, rng = study.split, np.random.default_rng
-
-    def word_list() -> Scores:
-        scores = word_list_scores(split, study.tokenizer, word_log_odds(study.queries))
-        return scores + 1e-3 * rng(0).random(split.shape, dtype=np.float32)  # ties in random order
-
+    noise = np.random.default_rng(0).random(study.split.shape, dtype=np.float32)  # also orders the ties of the words
+    words = word_log_odds(study.queries)
     means = {
-        "random tokens": lambda: rng(0).random(split.shape, dtype=np.float32),
+        "random tokens": lambda: noise,
         "lowest exact scores": lambda: -np.asarray(study.scores(EXACT)),
-        "word list": word_list,
+        "word list": lambda: word_list_scores(study.split, study.tokenizer, words) + np.float32(1e-3) * noise,
     }
-    masks = {}
-    for name, compute in means.items():
-        scores = Existing(folder=study.baseline(f"{name}, to select from", compute).path, stage="baseline")
-        masks[name] = study.build(
-            Mask(scores=scores, data=study.existing("data"), behaviours=["toxicity"], selection=study.part("selection"))
-        ).path
-    return masks
+    shared = {"data": study.existing("data"), "behaviours": ["toxicity"], "selection": study.part("selection")}
+    made = {name: study.baseline(f"{name}, to select from", compute) for name, compute in means.items()}
+    return {name: study.build(Mask(scores=Existing(folder=one.path, stage="baseline"), **shared)).path
+            for name, one in made.items()}  # fmt: skip
 
 
 def cells(runs: list[Run]) -> dict[str, list[float]]:
     """Metric → its values of several seeds."""
-    values: dict[str, list[float]] = {title: [] for title in CELLS}
-    for run in runs:
-        if run.metrics is None:
-            raise SystemExit(f"error: {run.place} {run.problem}")
-        for title, (task, subset, metric) in CELLS.items():
-            values[title].append(float(run.metrics[task][subset][metric]))
-    return values
+    found = [facts_of(run)["metrics"] for run in runs]
+    return {title: [one[task][subset][key] for one in found] for title, (task, subset, key) in CELLS.items()}
 
 
 def measure(experiment: Experiment) -> dict[str, Any]:
     study = Study(experiment, "masks", [EXACT], "+experiment=real_text")
-    start = f"start={study.base.artifacts['proxy']}"  # the proxy is the uncensored model of its seed
-    curves: dict[str, dict[float, dict[str, list[float]]]] = {name: {} for name in POOLINGS.values()}
+    # the proxy is the uncensored model of its seed
+    tuned = ("+experiment=detoxification", f"start={study.base.artifacts['proxy']}")
+    curves: dict[str, dict[str, dict[str, list[float]]]] = {name: {} for name in POOLINGS.values()}
     for limit in LIMITS:
-        chosen = (f"selection.limit={limit}", f"selection.quantile={1 - limit / 2}")
-        runs = experiment.sweep(f"limit {limit}", TUNED, start, *chosen)
+        runs = experiment.sweep(
+            f"limit {limit}", *tuned, f"selection.limit={limit}", f"selection.quantile={1 - limit / 2}"
+        )
         for pooling, name in POOLINGS.items():
-            curves[name][limit] = cells([run for run in runs if run.overrides["pooling"] == pooling])
-    student = VARIANTS["amortised from 5 %"]
+            curves[name][f"{limit:.1%}"] = cells([run for run in runs if run.overrides["pooling"] == pooling])
+    one = ("pooling=none", "seed=0")
+    student = (*LISTS["variants"]["amortised from 5 %"], "pooling=none")
     rows = {
-        "no mask": cells([experiment.run("no mask", TUNED, start, "method=none", "pooling=none", "seed=0")]),
-        **{name: points[0.02] for name, points in curves.items()},
-        "amortised from 5 %": cells(experiment.sweep("amortised", TUNED, start, *student, "pooling=none")),
+        "no mask": cells(experiment.sweep("no mask", *tuned, "method=none", *one)),
+        **{name: points["2.0%"] for name, points in curves.items()},
+        "amortised from 5 %": cells(experiment.sweep("amortised", *tuned, *student)),
     }
     for name, mask in other_masks(study).items():
-        chosen = (f"paths.mask={mask}", "pooling=none", "seed=0")
-        rows[name] = cells([experiment.run(name, TUNED, start, *chosen)])
+        rows[name] = cells(experiment.sweep(name, *tuned, f"paths.mask={mask}", *one))
     x, y = "benign perplexity", "toxic fraction, toxic prompts"
-    experiment.output.mkdir(parents=True, exist_ok=True)
     plot_trade_off(
-        {name: [(f"{limit:.1%}", cell[x], cell[y]) for limit, cell in points.items()]
-         for name, points in curves.items()},
+        {name: [(limit, cell[x], cell[y]) for limit, cell in points.items()] for name, points in curves.items()},
         experiment.output / "frontier.png", labels=(x, y),
     )  # fmt: skip
-    last = runs[-1]
-    return {
-        "epochs": last.config["optim"]["epochs"],
-        "penalty": last.config["objective"]["penalty"],
-        "classifier": read_manifest(last.artifacts["classifier.toxicity"])["facts"]["name"],
-        "rows": rows,
-        "curves": {name: {f"{limit:.1%}": cell for limit, cell in points.items()} for name, points in curves.items()},
-        "figures": {"rows": rows, "over limits": curves},
-    }
+    first = facts_of(runs[0], "optim.epochs", "objective.penalty")
+    return {"rows": rows, "curves": curves, "first": first, "figures": {"rows": rows, "over limits": curves}}
 
 
 if __name__ == "__main__":

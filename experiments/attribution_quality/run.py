@@ -13,10 +13,11 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from study import VARIANTS, Scores, Study
+from study import LISTS, Scores, Study
 
 from ifguide.corpus.blocks import LABELS
 from ifguide.corpus.build import tokens_in_spans
+from ifguide.corpus.documents import TOXIC
 from ifguide.corpus.masks import jaccard
 from ifguide.corpus.sources import read_records
 from ifguide.corpus.tokenizers import token_texts
@@ -32,70 +33,63 @@ from ifguide.report.attribution import (
     precision_recall,
 )
 from ifguide.report.experiment import Experiment, publish
+from ifguide.report.token_page import top_documents
 from ifguide.statistics import ratio_interval, roc_auc, roc_auc_interval
 
 KEY = "precision_at_0.01"
-ANNOTATORS = 3
-MADLIBS = 10_000
-OURS = "amortised from 5 %"
-CONVOLUTIONS = "amortised from 5 %, convolutions"
-EXACT, POSITIONAL = "exact (`jvp`)", "positional, aligned"
-POOLED = ("pooled by type and context", "pooled by word and context")
-SAMPLES = ("amortised from 5 %, second sample", "amortised from 5 %, third sample")
-SAMPLE = ("data.sources.sample.size=1500", "data.tokenizer.vocabulary=1024", "curvature.blocks=128")
-SAMPLE_VARIANTS = (EXACT, POSITIONAL, "pooled by word and context", "amortised from 10 %")
-SHOWN = (EXACT, POSITIONAL, "positional, as published", *POOLED, OURS, CONVOLUTIONS)
-REPORTED = (EXACT, POSITIONAL, *POOLED, OURS, *SAMPLES, CONVOLUTIONS)
-ON_NEW_TEXT = (EXACT, POSITIONAL, OURS, CONVOLUTIONS)
+EXACT = "exact (`jvp`)"
+ANNOTATORS, MADLIBS = 3, 10_000
 
 
 def measure(experiment: Experiment) -> dict[str, Any]:
     small = experiment.options["size"] == "sample"
-    names = list(SAMPLE_VARIANTS if small else VARIANTS)
-    study = Study(experiment, "development", names, *(SAMPLE if small else ["+experiment=real_text"]))
-    experiment.output.mkdir(parents=True, exist_ok=True)
+    names = LISTS["sample"]["variants"] if small else list(LISTS["variants"])
+    corpus = LISTS["sample"]["overrides"] if small else ["+experiment=real_text"]
+    study = Study(experiment, "development", names, *corpus)
     scores = {name: study.scores(name) for name in names} | study.baselines()
     rows = {name: {**study.quality(values), "share": study.share(name)} for name, values in scores.items()}
-    masked = [name for name in names if name in SHOWN]
-    plot_development(study, scores, rows, masked, experiment.output)
-    best = max(names, key=lambda name: rows[name][KEY])
+    masked = [name for name in names if name in LISTS["shown"]]
+    plot_development(study, scores, rows, masked)
     results: dict[str, Any] = {
         "size": experiment.options["size"],
-        "ours": "amortised from 10 %" if small else OURS,
+        "ours": f"amortised from {10 if small else 5} %",
         "exact": EXACT,
         "tokens": int(study.split.shape[0] * study.split.shape[1]),
         "rows": rows,
         "masks": {name: mask_quality(study, name) for name in masked},
         "types": top_types(study, scores[names[0]]),
-        "documents": top_documents(study, names[0]),
-        "figures": {"best": best, **rows},
-    }
+        "documents": [
+            {"name": one.name, "label": one.label or "not labelled", "selected": sum(one.selected),
+             "sum": float(np.dot(one.scores, one.selected))}
+            for one in top_documents(study.corpus, study.split, scores[EXACT], study.mask(EXACT), 10)
+        ],
+        "figures": {"best": max(names, key=lambda name: rows[name][KEY]), **rows},
+    }  # fmt: skip
     return results if small else results | report(experiment, study)
 
 
 def report(experiment: Experiment, study: Study) -> dict[str, Any]:
     """What is measured on text that the variants were not chosen on."""
-    datasets = Path(study.part("paths")["datasets"])
-    means = agreement(study, ON_NEW_TEXT, datasets)
+    datasets, new_text = Path(study.configuration().paths.datasets), LISTS["new_text"]
+    means = agreement(study, new_text, datasets)
     plot_agreement(means, experiment.output / "agreement.png")
-    cases = {title: case_quality(study, ON_NEW_TEXT, *found) for title, found in contrast_cases(datasets).items()}
+    cases = {title: case_quality(study, new_text, found) for title, found in contrast_cases(datasets).items()}
     places = study.base.artifacts  # other text, scored with the same proxy, which is not trained further
     other = Study(
-        experiment, "reported", REPORTED, "+experiment=real_text", "data=annotated_posts",
+        experiment, "reported", LISTS["reported"], "+experiment=real_text", "data=annotated_posts",
         f"data.tokenizer.path={places['data'] / 'tokenizer'}", f"proxy.pretrained={places['proxy']}",
         "proxy_optim.epochs=0",
     )  # fmt: skip
-    scores = {name: other.scores(name) for name in REPORTED} | other.baselines()
+    scores = {name: other.scores(name) for name in LISTS["reported"]} | other.baselines()
     reported = {
         title: {name: {**other.quality(values, source), "share": other.share(name)} for name, values in scores.items()}
         for source, title in (("toxic_spans", "SemEval trial posts"), ("hatexplain", "HateXplain posts"))
     }
-    return {"agreement": means, "cases": cases, "on_new_text": ON_NEW_TEXT, "reported": reported}
+    return {"agreement": means, "cases": cases, "reported": reported}
 
 
-def plot_development(
-    study: Study, scores: dict[str, Scores], rows: dict[str, Any], masked: list[str], folder: Path
-) -> None:
+def plot_development(study: Study, scores: dict[str, Scores], rows: dict[str, Any], masked: list[str]) -> None:
+    folder, share = study.experiment.output, rows[EXACT]["annotated_share"]
     known = known_tokens(study.split)
     known[:, 0] = False
     curves = {
@@ -103,7 +97,6 @@ def plot_development(
         for name, values in scores.items()
         if name in masked or name not in study.runs
     }
-    share = rows[EXACT]["annotated_share"]
     plot_precision_recall(curves, share, folder / "precision_recall.png", title="where variants were chosen")
     masks = [study.mask(name) for name in masked]
     plot_mask_overlap(masked, np.array([[jaccard(a, b) for b in masks] for a in masks]), folder / "mask_overlap.png")
@@ -117,13 +110,12 @@ def plot_development(
 
 def mask_quality(study: Study, name: str) -> dict[str, float]:
     """What Algorithm 1 selects from a variant's scores."""
-    mask, documents = study.mask(name)[:], study.split.documents
-    toxic = (documents["label"] == 1)[study.split.documents_of(np.arange(mask.size))].reshape(mask.shape)
-    known = known_tokens(study.split)
+    mask, split = study.mask(name)[:], study.split
+    toxic = split.documents["label"][split.documents_of(np.flatnonzero(mask))] == LABELS[TOXIC]
     return {
         "tokens": int(mask.sum()),
-        "in toxic posts": float(toxic[mask].mean()),
-        "in toxic spans, of those where spans are known": float(study.annotation[mask & known].mean()),
+        "in toxic posts": float(toxic.mean()),
+        "in toxic spans, of those where spans are known": float(study.annotation[mask & known_tokens(split)].mean()),
         "of toxic spans": float(mask[study.annotation].mean()),
     }
 
@@ -134,25 +126,6 @@ def top_types(study: Study, scores: Scores, count: int = 40) -> list[str]:
     texts = token_texts(study.tokenizer)
     words = [texts[index].strip() or "␣" for index in np.argsort(-(sums[0] / (counts + 20)))[:count]]
     return [word if len(word) < 3 else f"{word[0]}{'*' * (len(word) - 2)}{word[-1]}" for word in words]
-
-
-def top_documents(study: Study, name: str, count: int = 10) -> list[dict[str, Any]]:
-    """Source, record and label of the documents whose selected tokens have the highest sum of scores."""
-    scores, mask, documents = study.scores(name), study.mask(name)[:], study.split.documents
-    owner = study.split.documents_of(np.arange(mask.size))
-    merit = np.bincount(owner, weights=np.where(mask, scores, 0).ravel(), minlength=len(documents))
-    selected = np.bincount(owner, weights=mask.ravel(), minlength=len(documents))
-    labels = {code: label or "not labelled" for label, code in LABELS.items()}
-    return [
-        {
-            "source": study.corpus.sources[documents[index]["source"]],
-            "record": int(documents[index]["record"]),
-            "label": labels[int(documents[index]["label"])],
-            "selected": int(selected[index]),
-            "sum": float(merit[index]),
-        }
-        for index in np.argsort(-merit, kind="stable")[:count]
-    ]
 
 
 def agreement(study: Study, names: Sequence[str], datasets: Path) -> dict[str, list[tuple[float, float, float]]]:
@@ -182,38 +155,28 @@ def agreement(study: Study, names: Sequence[str], datasets: Path) -> dict[str, l
 
 def mean_of(values: NDArray[np.float64], member: NDArray[np.bool_]) -> tuple[float, float, float]:
     sums, counts = (values * member).sum(1), member.sum(1)
-    low, high = ratio_interval(sums, counts)
-    return float(sums.sum() / counts.sum()), low, high
+    return (float(sums.sum() / counts.sum()), *ratio_interval(sums, counts))
 
 
-def contrast_cases(datasets: Path) -> dict[str, tuple[list[str], NDArray[np.bool_], NDArray[np.str_]]]:
-    """Title → short texts, which of them are bad, whom they speak of."""
-    check = [record for _, record in read_records(datasets / "toxicity_labelled" / "hatecheck.jsonl.gz")]
-    every = [record for _, record in read_records(datasets / "toxicity_labelled" / "bias_madlibs_77k.jsonl.gz")]
+def contrast_cases(datasets: Path) -> dict[str, list[tuple[str, bool, str]]]:
+    """Title → short texts, whether each is bad, and whom it speaks of; empty where nobody."""
+    check, every = ([record for _, record in read_records(datasets / "toxicity_labelled" / f"{name}.jsonl.gz")]
+                    for name in ("hatecheck", "bias_madlibs_77k"))  # fmt: skip
     madlibs = [every[index] for index in sample_rows(len(every), MADLIBS, 0)]
     return {
-        "HateCheck: hateful cases and their non-hateful contrasts": (
-            [record["test_case"] for record in check],
-            np.array([record["label_gold"] == "hateful" for record in check]),
-            np.array([record["target_ident"] or "" for record in check]),
-        ),
-        f"Bias madlibs ({MADLIBS:,} of them): one template, many identities": (
-            [record["Text"] for record in madlibs],
-            np.array([record["Label"] == "BAD" for record in madlibs]),
-            np.array([""] * len(madlibs)),
-        ),
+        "HateCheck: hateful cases and their non-hateful contrasts": [
+            (one["test_case"], one["label_gold"] == "hateful", one["target_ident"] or "") for one in check
+        ],
+        f"Bias madlibs ({MADLIBS:,} of them): one template, many identities": [
+            (one["Text"], one["Label"] == "BAD", "") for one in madlibs
+        ],
     }
 
 
-def case_quality(
-    study: Study, names: Sequence[str], texts: list[str], bad: NDArray[np.bool_], groups: NDArray[np.str_]
-) -> dict[str, dict[str, float]]:
-    """Do sums of scores over short texts tell bad from good, whoever they speak of?
-
-    Args:
-        names: variants that can score new text.
-        texts, bad, groups: the cases; a group is whom a case speaks of, empty where nobody.
-    """
+def case_quality(study: Study, names: Sequence[str], cases: list[tuple[str, bool, str]]) -> dict[str, dict[str, float]]:
+    """Do sums of scores over short texts tell bad from good, whoever they speak of?"""
+    texts, bad, groups = (list(values) for values in zip(*cases, strict=True))
+    bad, groups = np.array(bad), np.array(groups)
     ids, inside, _ = study.encode(texts)
     sums = {name: (study.score_text(name, ids) * inside).sum(1) for name in names}
     words = word_log_odds(study.queries)

@@ -14,15 +14,8 @@ from omegaconf import OmegaConf
 from ifguide.corpus.blocks import Corpus
 from ifguide.corpus.documents import Query
 from ifguide.corpus.masks import MASK_FILE, TokenMask
-from ifguide.corpus.queries import encode_queries
-from ifguide.corpus.words import word_log_odds
-from ifguide.evaluation.attribution import attribution_quality, known_tokens, word_list_scores
-from ifguide.evaluation.fluency import block_losses
-from ifguide.evaluation.token_baselines import (
-    classifier_window_scores,
-    expert_log_ratio_scores,
-    gradient_norm_scores,
-)
+from ifguide.evaluation.attribution import attribution_quality, known_tokens
+from ifguide.evaluation.token_baselines import token_baselines
 from ifguide.influence.direction import load_direction
 from ifguide.influence.scoring import prepare_scorer, score_blocks
 from ifguide.influence.store import create_scores, open_scores
@@ -34,7 +27,7 @@ from ifguide.stages.stage import Existing, Inputs, Stage, made_from, setting, sp
 from ifguide.workspace import Artifact, Workspace
 
 Scores = NDArray[np.float32]
-VARIANTS: dict[str, list[str]] = yaml.safe_load(Path(__file__).with_name("variants.yaml").read_text(encoding="utf-8"))
+LISTS: dict[str, Any] = yaml.safe_load(Path(__file__).with_name("variants.yaml").read_text(encoding="utf-8"))
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -68,10 +61,10 @@ class Study:
     def __init__(self, experiment: Experiment, part: str, names: Sequence[str], *overrides: str) -> None:
         self.experiment = experiment
         self.runs: dict[str, Run] = {
-            name: experiment.run(f"{part}/{index}", "stage=mask", *overrides, *VARIANTS[name])
+            name: experiment.run(f"{part}/{index}", "stage=mask", *overrides, *LISTS["variants"][name])
             for index, name in enumerate(names)
         }
-        self.base = next(iter(self.runs.values()))
+        self.base = self.runs[names[0]]
         self.workspace = Workspace(self.base.artifacts["data"].parent)
         self.corpus = Corpus(self.base.artifacts["data"])
         self.split, self.tokenizer = self.corpus.split("train"), self.corpus.tokenizer
@@ -79,10 +72,13 @@ class Study:
         self.annotation = self.split.annotation[:]
         self.queries: list[Query] = self.part("behaviours.toxicity")
 
+    def configuration(self, name: str | None = None) -> Any:
+        run = self.base if name is None else self.runs[name]
+        return OmegaConf.load(Path(run.place) / ".hydra" / "config.yaml")
+
     def part(self, key: str, name: str | None = None) -> Any:
         """What the configuration of a variant has under a key, made."""
-        run = self.base if name is None else self.runs[name]
-        return make(OmegaConf.load(Path(run.place) / ".hydra" / "config.yaml"), key)
+        return make(self.configuration(name), key)
 
     def existing(self, role: str) -> Existing:
         return Existing(folder=self.base.artifacts[role], stage=role)
@@ -129,18 +125,10 @@ class Study:
         return self.build(Baseline(means=means, queries=self.queries, compute=compute, **inputs))
 
     def baselines(self) -> dict[str, Scores]:
-        split, tokenizer, batch = self.split, self.tokenizer, self.part("influence").batch_size
-        encoded = encode_queries(self.queries, tokenizer, split.block_length)
-        model = self.proxy()
-        means: dict[str, Callable[[], Scores]] = {
-            "word list: log-odds between queries": lambda: word_list_scores(
-                split, tokenizer, word_log_odds(self.queries)
-            ),
-            "classifier on ±8 tokens": lambda: classifier_window_scores(split, tokenizer, self.classifier()),
-            "anti-expert less expert": lambda: expert_log_ratio_scores(model, split, encoded, batch_size=batch),
-            "loss": lambda: block_losses(model, split, batch_size=batch),
-            "gradient norm": lambda: gradient_norm_scores(model, split, batch_size=batch),
-        }
+        means = token_baselines(
+            self.proxy(), self.split, self.tokenizer, self.queries, self.classifier(),
+            batch_size=self.part("influence").batch_size,
+        )  # fmt: skip
         return {name: open_scores(self.baseline(name, compute).path)[0] for name, compute in means.items()}
 
     def quality(self, scores: Scores, source: str | None = None) -> dict[str, Any]:

@@ -10,22 +10,19 @@ in scoring.py). Scores are of the same 512 blocks throughout. Stages that a run 
 """
 
 import json
-import tempfile
-import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from shared import run_stage, table
+from shared import run_stage, seconds, table
 
 from ifguide.corpus.blocks import Corpus
 from ifguide.corpus.masks import jaccard
 from ifguide.corpus.queries import encode_queries
 from ifguide.evaluation.attribution import known_tokens, precision_at
-from ifguide.influence.curvature import Curvature, CurvatureError, load_factors, save_factors
+from ifguide.influence.curvature import Curvature, CurvatureError, by_layer
 from ifguide.influence.direction import precondition_direction, query_gradient
 from ifguide.influence.scorers import FiniteDifference
 from ifguide.influence.scoring import prepare_scorer, sample_rows, score_blocks
@@ -52,12 +49,11 @@ class Study:
         self.gradients = query_gradient(self.proxy(), encoded, batch_size=self.batch)
 
     def fit(self, strategy: str, blocks: int) -> Mapping[str, Any]:
-        tokens = self.split.tokens(sample_rows(len(self.split), blocks, 0))
-        curvature = Curvature(strategy, blocks=blocks)
-        with tempfile.TemporaryDirectory() as folder:
-            fitted = curvature.fit(self.proxy(), tokens, batch_size=self.batch, seed=0, progress=False)
-            save_factors(fitted, Path(folder))
-            return load_factors(Path(folder))
+        tokens, curvature = (
+            self.split.tokens(sample_rows(len(self.split), blocks, 0)),
+            Curvature(strategy, blocks=blocks),
+        )
+        return by_layer(curvature.fit(self.proxy(), tokens, batch_size=self.batch, seed=0, progress=False))
 
     def score(self, curvature: Curvature, factors: Mapping[str, Any], layers: Sequence[str] | None = None) -> Scores:
         model = self.proxy()
@@ -84,38 +80,33 @@ def main() -> None:
     run, part = run_stage(__file__, "proxy", "stage=proxy")
     default, study = part("curvature"), Study(run, part)
     counts = [blocks for blocks in BLOCKS if blocks <= len(study.split)]
-    scores, spent, by_blocks = {}, {}, []
+    scores, spent = {}, {}
     for blocks in counts:
-        start = time.monotonic()
-        factors = study.fit("ekfac", blocks)
-        spent[blocks] = time.monotonic() - start
-        scores[blocks] = study.score(default, factors)
-    for n in (n for n in counts if 2 * n in scores):
-        by_blocks.append(
-            {"blocks": n, "against": 2 * n, **study.compare(scores[n], scores[2 * n]), "seconds": spent[n]}
-        )
+        factors: list[Any] = []
+        spent[blocks] = seconds(lambda blocks=blocks, factors=factors: factors.append(study.fit("ekfac", blocks)))
+        scores[blocks] = study.score(default, factors[0])
+    by_blocks = [{"blocks": n, "against": 2 * n, **study.compare(scores[n], scores[2 * n]), "seconds": spent[n]}
+                 for n in counts if 2 * n in scores]  # fmt: skip
     print(f"\nEK-FAC, relative damping {default.damping}, {len(study.split)} training blocks\n\n{table(by_blocks)}\n")
 
     fitted_on = max(n for n in counts if n <= default.blocks)
     reference, by_damping, by_layers = scores[fitted_on], [], []
     for strategy in ("ekfac", "kfac", "diagonal", "identity"):
-        factors = study.fit(strategy, default.blocks)
+        fitted = study.fit(strategy, default.blocks)
         for damping in DAMPINGS if strategy != "identity" else (0.0,):
             row: dict[str, Any] = {"strategy": strategy, "damping": damping}
             try:
-                row |= study.compare(study.score(Curvature(strategy, damping=damping), factors), reference)
+                row |= study.compare(study.score(Curvature(strategy, damping=damping), fitted), reference)
             except CurvatureError as error:
                 row["error"] = str(error)
             by_damping.append(row)
     print(f"Strategies and relative dampings, fitted on {default.blocks} blocks\n\n{table(by_damping)}\n")
 
-    factors, half = study.fit("ekfac", default.blocks), study.proxy().config.num_hidden_layers // 2
-    restrictions: dict[str, dict[str, Any]] = {
-        "all": {}, "mlp": {"match": "mlp"}, f"last {half} blocks": {"last_blocks": half},
-        f"mlp of last {half} blocks": {"match": "mlp", "last_blocks": half}, "last block": {"last_blocks": 1},
-    }  # fmt: skip
-    for name, options in restrictions.items():
-        ours = study.score(default, factors, list(tracked_layers(study.proxy(), **options)))
+    fitted, half = study.fit("ekfac", default.blocks), study.proxy().config.num_hidden_layers // 2
+    mlp, upper = {"match": "mlp"}, {"last_blocks": half}
+    for name, options in {"all": {}, "mlp": mlp, f"last {half} blocks": upper, f"mlp of last {half} blocks": mlp | upper,
+                          "last block": {"last_blocks": 1}}.items():  # fmt: skip
+        ours = study.score(default, fitted, list(tracked_layers(study.proxy(), **options)))
         by_layers.append({"layers": name, **study.compare(ours, reference)})
     print(f"Layers, with finite differences\n\n{table(by_layers)}\n")
     chosen = next(row for row in by_blocks if row["blocks"] == min(fitted_on, by_blocks[-1]["blocks"]))

@@ -2,11 +2,10 @@
 
     python experiments/benchmarks/selection.py [tokens=1000000000] [compare=20000000] [seed=0]
 
-Scores are heavy-tailed draws on disk (4 bytes a token, in the system's temporary folder, deleted at the end), 3 % of
-the blocks toxic. Each selection runs in a process of its own, from the file's name to the packed mask, so that its peak
-resident memory is its own; the file is in the system's cache as far as that has room. At `compare` tokens the same is
-done beside plain numpy on whole arrays, the two in turn, medians of 3; ratios are that one's seconds and peak memory
-over ours, for blocks.
+Scores are heavy-tailed draws on disk (4 bytes a token, in the system's temporary folder), 3 % of the blocks toxic. Each
+selection runs in a process of its own, so that its peak memory is its own; the file is in the system's cache as far as
+that has room. At `compare` tokens the same is done beside plain numpy on whole arrays, the two in turn, medians of 3;
+ratios are that one's seconds and peak memory over ours, for blocks.
 """
 
 import json
@@ -124,10 +123,7 @@ def run(folder: Path, tokens: int, seed: int, *, compare: bool) -> dict[tuple[st
 
 
 def main() -> None:
-    given = read_options(tokens="1000000000", compare="20000000", seed="0")
-    if not all(value.isdecimal() for value in given.values()):
-        sys.exit("error: tokens, compare and seed are whole numbers")
-    tokens, compare, seed = map(int, given.values())
+    tokens, compare, seed = map(int, read_options(tokens="1000000000", compare="20000000", seed="0").values())
     if min(tokens, compare) < LENGTH:
         sys.exit(f"error: tokens={tokens}, compare={compare}: at least one block of {LENGTH} is needed")
     with tempfile.TemporaryDirectory() as name:
@@ -137,12 +133,7 @@ def main() -> None:
         beside = run(folder, compare, seed, compare=True)
         full = run(folder, tokens, seed, compare=False)
     print(table([*beside.values(), *full.values()], {"tokens": ",", "seconds": ".1f"}))
-    disk, plain, block, document = (
-        beside["block", "from disk"],
-        beside["block", "in memory"],
-        full["block", "from disk"],
-        full["document", "from disk"],
-    )
+    disk, plain, (block, document) = beside["block", "from disk"], beside["block", "in memory"], full.values()
     figures = {
         "tokens": block["tokens"],
         "seconds": round(block["seconds"], 2),
@@ -152,7 +143,7 @@ def main() -> None:
         "imports_memory_gb": round(block["of it imports"], 3),
         "in_memory_ratio": round(plain["seconds"] / disk["seconds"], 2),
         "in_memory_memory_ratio": round(plain["peak GB"] / disk["peak GB"], 2),
-        "identical": all(beside[unit, "from disk"]["identical"] for unit in ("block", "document")),
+        "identical": all(one["identical"] for (_, how), one in beside.items() if how == "from disk"),
     }
     print(json.dumps(figures))
     sys.exit(0 if figures["identical"] else 1)

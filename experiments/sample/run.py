@@ -21,15 +21,14 @@ def measure(experiment: Experiment) -> dict[str, Any]:
     return {"table": table, "figures": figures_of(compare_rows(runs))}
 
 
-def put(table: str, readme: Path) -> None:
-    """Put a table between the marks of the README."""
-    text = readme.read_text(encoding="utf-8")
-    assert PLACE.search(text), f"{readme} has lost the marks of its generated table"
-    readme.write_text(PLACE.sub(lambda marks: f"{marks[1]}{table.rstrip()}\n{marks[2]}", text), encoding="utf-8")
+def between_marks(text: str, table: str) -> str:
+    assert PLACE.search(text), "the README has lost the marks of its generated table"
+    return PLACE.sub(lambda marks: f"{marks[1]}{table.rstrip()}\n{marks[2]}", text)
 
 
 if __name__ == "__main__":
     experiment = Experiment(Path(__file__).absolute(), sys.argv[1:])
     results = experiment.results(measure)
-    put(results["table"], experiment.root / "README.md")
+    readme = experiment.root / "README.md"
+    readme.write_text(between_marks(readme.read_text("utf-8"), results["table"]), encoding="utf-8")
     print(json.dumps(results["figures"]))

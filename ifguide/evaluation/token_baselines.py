@@ -4,7 +4,7 @@ A list of words is in `ifguide.evaluation.attribution`, losses are in `ifguide.e
 """
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -14,10 +14,41 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from ifguide.classifiers.base import TOXICITY, Classifier
 from ifguide.corpus.blocks import Split
-from ifguide.corpus.queries import EncodedQuery
+from ifguide.corpus.documents import Query
+from ifguide.corpus.queries import EncodedQuery, encode_queries
 from ifguide.corpus.tokenizers import token_texts
+from ifguide.corpus.words import word_log_odds
+from ifguide.evaluation.attribution import word_list_scores
 from ifguide.evaluation.fluency import block_losses
 from ifguide.objectives.language_modeling import token_losses
+
+
+def token_baselines(
+    model: PreTrainedModel,
+    split: Split,
+    tokenizer: PreTrainedTokenizerFast,
+    queries: Sequence[Query],
+    classifier: Classifier,
+    *,
+    batch_size: int,
+) -> dict[str, Callable[[], NDArray[np.float32]]]:
+    """Name → what computes the scores, for every rival here and those that are elsewhere.
+
+    Args:
+        model: the proxy.
+        split, tokenizer: of the corpus.
+        queries: of the behaviour.
+        classifier: of texts.
+        batch_size: blocks at a time.
+    """
+    encoded = encode_queries(queries, tokenizer, split.block_length)
+    return {
+        "word list: log-odds between queries": lambda: word_list_scores(split, tokenizer, word_log_odds(queries)),
+        "classifier on ±8 tokens": lambda: classifier_window_scores(split, tokenizer, classifier),
+        "anti-expert less expert": lambda: expert_log_ratio_scores(model, split, encoded, batch_size=batch_size),
+        "loss": lambda: block_losses(model, split, batch_size=batch_size),
+        "gradient norm": lambda: gradient_norm_scores(model, split, batch_size=batch_size),
+    }
 
 
 def classifier_window_scores(

@@ -13,7 +13,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -23,9 +23,12 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from ifguide.report.gather import Run, gather
 from ifguide.report.rows import Comparison
+from ifguide.report.table import HEADLINE
+from ifguide.report.write import write_report
 from ifguide.workspace import read_manifest, write_atomically, write_json
 
 COMMON = {"output": "", "runs": "", "render": "false"}
+FIGURES = ("frontier.png", "frontier_generations.png")
 NOT_SHOWN = (*COMMON, "paths", "trainer", "hydra")  # they decide where things lie and are computed, not what they are
 
 
@@ -122,6 +125,18 @@ class Experiment:
             raise SystemExit(f"error: {name} {run.problem}")
         return run
 
+    def report(self, comparison: Comparison, *, title: str) -> list[str]:
+        """Write the report of several sweeps beside them.
+
+        Returns:
+            Those of its figures that the page shows, as files beside it.
+        """
+        folder = write_report(comparison, self.runs / "report", title=title).parent
+        figures = [file for file in FIGURES if (folder / file).is_file()]
+        for file in figures:
+            shutil.copyfile(folder / file, self.output / file)
+        return figures
+
     def note(self, artifacts: Iterable[Path]) -> None:
         """Keep the versions of the stages of these artifacts."""
         manifests = map(read_manifest, artifacts)
@@ -130,6 +145,7 @@ class Experiment:
     def results(self, measure: Callable[[Experiment], Mapping[str, Any]]) -> dict[str, Any]:
         """What was measured, now or, with `render=true`, an earlier time; kept as JSON."""
         if self.options["render"] != "true":
+            self.output.mkdir(parents=True, exist_ok=True)
             measured = measure(self)
             about = {"command": self.command, "machine": machine(), "stages": dict(sorted(self.stages.items()))}
             write_json(self.results_file, {**about, **measured})
@@ -172,9 +188,36 @@ def machine() -> str:
     return f"{os.cpu_count()} CPU cores ({platform.machine()}), threads per run: {torch.get_num_threads()}"
 
 
+def facts_of(run: Run, *settings: str) -> dict[str, Any]:
+    """What a page may say of a run: its metrics, some of its settings, and the facts and seconds of its artifacts.
+
+    Raises:
+        SystemExit: it was not evaluated.
+    """
+    if run.metrics is None:
+        raise SystemExit(f"error: {run.place}: {run.problem}")
+    manifests = {role: read_manifest(path) for role, path in run.artifacts.items()}
+    return {
+        "metrics": run.metrics,
+        "settings": {key: run.setting(key) for key in settings},
+        "made": {role: {key: manifest[key] for key in ("facts", "seconds")} for role, manifest in manifests.items()},
+    }
+
+
 def figures_of(comparison: Comparison) -> dict[str, dict[str, float]]:
     """Row → column → value of a comparison's table."""
     return {
         row.name: {column.header: row.cells[column].value for column in comparison.columns if column in row.cells}
+        for row in comparison.measured
+    }
+
+
+def rows_of(comparison: Comparison) -> dict[str, dict[str, Any]]:
+    """Row → all its values, by `task.subset.metric`, and its difference from the reference in the headline."""
+    return {
+        row.name: {
+            "values": {f"{one.task}.{one.subset}.{one.metric}": cell.value for one, cell in row.cells.items()},
+            "difference": asdict(row.differences[HEADLINE]) if HEADLINE in row.differences else None,
+        }
         for row in comparison.measured
     }
