@@ -2,11 +2,10 @@
 
     python experiments/benchmarks/curvature.py [override ...]
 
-Overrides are those of run.py, as in `+experiment=real_text`; without them, the built-in sample and its proxy. For each
-number of blocks: rank correlation of the final token scores, and overlap of their masks, with those of a fit on twice
-as many blocks (which holds the smaller sample). For each strategy and damping: the same against the default, and how
-well the scores find the tokens that are known to be toxic. For restricted layers: the same (what scoring then costs is
-in scoring.py). Scores are of the same 512 blocks throughout. Stages that a run has built are found in its workspace.
+Overrides are those of run.py; without them, the built-in sample and its proxy. For each number of blocks: rank
+correlation of the final token scores, and overlap of their masks, with those of a fit on twice as many blocks (which
+holds the smaller sample). For each strategy and damping, and for restricted layers: the same against the default, and
+how well the scores find the tokens that are known to be toxic. Scores are of the same 512 blocks throughout.
 """
 
 import json
@@ -104,8 +103,8 @@ def main() -> None:
 
     fitted, half = study.fit("ekfac", default.blocks), study.proxy().config.num_hidden_layers // 2
     mlp, upper = {"match": "mlp"}, {"last_blocks": half}
-    for name, options in {"all": {}, "mlp": mlp, f"last {half} blocks": upper, f"mlp of last {half} blocks": mlp | upper,
-                          "last block": {"last_blocks": 1}}.items():  # fmt: skip
+    kept = {"all": {}, "mlp": mlp, f"last {half} blocks": upper, f"mlp of last {half} blocks": mlp | upper}
+    for name, options in {**kept, "last block": {"last_blocks": 1}}.items():
         ours = study.score(default, fitted, list(tracked_layers(study.proxy(), **options)))
         by_layers.append({"layers": name, **study.compare(ours, reference)})
     print(f"Layers, with finite differences\n\n{table(by_layers)}\n")
