@@ -18,6 +18,9 @@ from run_folders import write_sweep
 from safetensors.numpy import load_file
 from wandb_files import OfflineRun
 
+from ifguide.corpus.tokenizers import make_tokenizer
+from ifguide.models import ModelSettings
+
 pytest.importorskip("profanity_check")
 TINY = ["+debug=smoke"]
 ROOT = Path(__file__).parents[1]
@@ -48,6 +51,11 @@ def write_own_data(folder):
     passages = [{"text": f"the garden of letter {i} is green and the tap drips"} for i in range(4)]
     (folder / "my" / "passages.jsonl").write_text("\n".join(map(json.dumps, passages)))
     (folder / "my" / "prompts.jsonl").write_text("\n".join(json.dumps({"prompt": f"letter {i}"}) for i in range(3)))
+    tokenizer = make_tokenizer(texts, vocabulary=400)
+    settings = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
+    model = ModelSettings(architecture="gpt_neox", settings={**settings, "max_position_embeddings": 512})
+    model.build(len(tokenizer), tokenizer.eos_token_id).save_pretrained(folder / "my" / "model")
+    tokenizer.save_pretrained(folder / "my" / "model")
 
 
 SMALL = {  # settings of the smoke configuration, by what may be chosen otherwise
@@ -66,7 +74,9 @@ SMALL = {  # settings of the smoke configuration, by what may be chosen otherwis
 def shrink(arguments):
     """Small settings for a command, where its groups have them."""
     chosen = {argument.lstrip("+~").split("=")[0].split("@")[0] for argument in arguments}
-    return [value for group, values in SMALL.items() if group not in chosen for value in values]
+    small = [value for group, values in SMALL.items() if group not in chosen for value in values]
+    learns_words = any("word_filter" in argument for argument in arguments)  # from many queries
+    return [*small, "behaviours.toxicity.size=1000"] if learns_words else small
 
 
 @pytest.mark.slow
@@ -85,7 +95,9 @@ def test_every_command_of_the_readme_runs(command, tmp_path):
         assert "| ifguide " in run(tmp_path, *arguments).stdout
         assert_report(next(tmp_path.glob("outputs/*/*")))
         return
-    run(tmp_path, *arguments, *([] if "+debug=smoke" in arguments else shrink(arguments)))
+    flags = ["-m"] if "-m" in arguments else []
+    given = [argument for argument in arguments if argument != "-m"]
+    run(tmp_path, *flags, *([] if "+debug=smoke" in given else shrink(given)), *given)
     methods, seeds = ["ifguide"], ["0"]
     for argument in arguments if "-m" in arguments else ():
         methods = argument[7:].split(",") if argument.startswith("method=") else methods
@@ -145,7 +157,7 @@ def test_a_single_run_ends_in_a_report_of_one_row_and_a_log(tmp_path):
     (folder,) = tmp_path.glob("outputs/*/*")
     for name in ("report.html", "table.md", "table.csv", "metrics.json", "run.json"):
         assert (folder / name).stat().st_size > 0
-    assert "| ifguide" in result.stdout and "| ifguide" in (folder / "run.log").read_text()
+    assert "ifguide ¹ |" in result.stdout and "ifguide ¹ |" in (folder / "run.log").read_text()
 
 
 def test_a_plan_builds_nothing_and_says_what_would_be(tmp_path):

@@ -46,7 +46,8 @@ class NgramNetwork(nn.Module):
     def forward(self, features: Tensor, starts: Tensor) -> Tensor:
         """[n] logits of n texts from all their features in one row, and where each text's begin."""
         counts = torch.diff(starts, append=starts.new_tensor([len(features)]))
-        return self.head(self.vectors(features, starts) * counts.sqrt()[:, None] / SCALE).squeeze(-1)
+        logits: Tensor = self.head(self.vectors(features, starts) * counts.sqrt()[:, None] / SCALE).squeeze(-1)
+        return logits
 
     def features(self, texts: Sequence[str]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         return hashed_ngrams(texts, buckets=self.buckets, characters=self.characters, words=self.words)

@@ -57,11 +57,13 @@ class SequenceClassification(ReadyClassifier):
 
     @cached_property
     def _config(self) -> PreTrainedConfig:
-        return AutoConfig.from_pretrained(self.path)
+        config: PreTrainedConfig = AutoConfig.from_pretrained(self.path)
+        return config
 
     def _label(self, category: str) -> int:
         """Index of a category's label."""
-        label, known = self.categories[category], {int(i): name for i, name in self._config.id2label.items()}
+        label = self.categories[category]
+        known = {int(index): name for index, name in (self._config.id2label or {}).items()}
         for index, name in known.items():
             if label in (index, name):
                 return index

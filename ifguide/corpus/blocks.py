@@ -48,7 +48,7 @@ class Split:
 
     @property
     def block_length(self) -> int:
-        return self.blocks.features["input_ids"].length
+        return int(self.blocks.features["input_ids"].length)
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -90,7 +90,7 @@ class Corpus:
     @property
     def end_of_text(self) -> int:
         """The token between documents."""
-        return int(self.tokenizer.eos_token_id)  # type: ignore[arg-type]
+        return int(self.tokenizer.eos_token_id)
 
     def split(self, name: str) -> Split:
         blocks = Dataset.from_file(str(self.path / f"{name}.arrow"))

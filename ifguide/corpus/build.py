@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from tqdm.auto import tqdm
 from transformers import PreTrainedTokenizerFast
 
+from ifguide.checks import check_whole_number
 from ifguide.corpus.blocks import DOCUMENT_ROW, LABELS, SPLITS, write_blocks
 from ifguide.corpus.documents import Document
 from ifguide.corpus.masks import TokenMask
@@ -49,8 +50,8 @@ class CorpusSettings:
             raise ValueError(
                 f"validation={self.validation}, test={self.test}: shares of documents that sum to less than 1"
             )
-        if self.block_length < 2:
-            raise ValueError(f"block_length={self.block_length}: a block has at least 2 tokens")
+        check_whole_number("seed", self.seed, least=0)
+        check_whole_number("block_length", self.block_length, least=2)
 
     def build(self, directory: Path) -> dict[str, Any]:
         """Write the corpus into a folder; returns its facts."""
@@ -104,7 +105,7 @@ def build_corpus(
     encoder.save_pretrained(directory / "tokenizer")
 
     stream = directory / "stream.bin"
-    table: list[tuple] = []
+    table: list[tuple[int, int, int, bool, int, int, int, int]] = []
     facts: dict[str, dict[str, float]] = {}
     with stream.open("wb") as tokens, (directory / "annotation.bin").open("wb") as bits:
         position = 0

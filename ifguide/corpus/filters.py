@@ -106,7 +106,7 @@ class WordFilter:
         return np.array([[count(text) for text in texts]], np.float64)
 
     def drop(self, scores_KD: NDArray[np.float64]) -> NDArray[np.bool_]:
-        return scores_KD[0] >= self.at_least
+        return np.asarray(scores_KD[0] >= self.at_least)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -196,7 +196,7 @@ class InfluenceFilter:
     def drop(self, scores_KD: NDArray[np.float64]) -> NDArray[np.bool_]:
         """Documents that one of the behaviours drops."""
         chosen = [drop_highest(scores, threshold=self.threshold, share=self.share) for scores in scores_KD]
-        return np.any(chosen, axis=0)
+        return np.asarray(np.any(chosen, axis=0))
 
 
 def check_rule(threshold: float | None, share: float | None) -> None:

@@ -54,11 +54,10 @@ def make_tokenizer(
     else:
         _check_path(path)
         with loading(f"path={path}"):
-            tokenizer = (
-                PreTrainedTokenizerFast(tokenizer_file=path)
-                if path.endswith(".json")
-                else AutoTokenizer.from_pretrained(path, use_fast=True)
-            )
+            if path.endswith(".json"):
+                tokenizer = PreTrainedTokenizerFast(tokenizer_file=path)
+            else:
+                tokenizer = AutoTokenizer.from_pretrained(path, use_fast=True)  # type: ignore[assignment]
     if not set(tokenizer.get_vocab()) - set(tokenizer.all_special_tokens):  # what is made of a folder without one
         raise ValueError(f"path={path}: it holds no tokenizer; put its tokenizer.json beside its config.json")
     token = end_of_text or tokenizer.eos_token or END_OF_TEXT

@@ -87,7 +87,7 @@ def known_tokens(split: Split, source: int | None = None) -> NDArray[np.bool_]:
     With a source, annotated documents of others are left out too.
     """
     documents = split.documents
-    known = documents["annotated"] | (documents["label"] != LABELS[TOXIC])
+    known: NDArray[np.bool_] = documents["annotated"] | (documents["label"] != LABELS[TOXIC])
     if source is not None:
         known &= (documents["source"] == source) | (documents["label"] != LABELS[TOXIC])
     return known[split.documents_of(np.arange(len(split) * split.block_length))].reshape(split.shape)

@@ -126,4 +126,5 @@ def wins(log_odds_C2: NDArray[np.float64]) -> NDArray[np.float64]:
 
 def same_in_both_orders(log_odds_C2: NDArray[np.float64]) -> NDArray[np.float64]:
     """1 where the judge prefers the same continuation whatever its place (or the texts are equal), else 0: [C]."""
-    return (np.sign(log_odds_C2[:, 0]) == -np.sign(log_odds_C2[:, 1])).astype(np.float64)
+    same: NDArray[np.float64] = (np.sign(log_odds_C2[:, 0]) == -np.sign(log_odds_C2[:, 1])).astype(np.float64)
+    return same

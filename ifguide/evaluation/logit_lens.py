@@ -164,7 +164,7 @@ def lens_sums(
         where = (torch.from_numpy(owner_M), torch.tensor([place for _, places in batch for place in places]))
         states, logits_MV = states_at(model, blocks, padded, where)
         for layer, states_MH in enumerate(states):
-            lens_MV = head(norm(states_MH))  # type: ignore[misc]
+            lens_MV = head(norm(states_MH))
             masses_M = lens_MV.double().softmax(-1)[:, chosen].sum(-1)
             np.add.at(sums_LN[layer], first + owner_M, masses_M.cpu().numpy())
         if (lens_MV - logits_MV).abs().max() > TOLERANCE * logits_MV.abs().max():

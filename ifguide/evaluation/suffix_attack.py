@@ -174,7 +174,7 @@ def find_suffix(
 
 def suffix_gradient(model: PreTrainedModel, prefix: Tensor, suffix_K: Tensor, target: Tensor) -> Tensor:
     """Gradient of the target's loss by the suffix's one-hot rows, [K, V] (V rows of the embedding)."""
-    weight = model.get_input_embeddings().weight.detach()  # type: ignore[union-attr, operator]
+    weight = model.get_input_embeddings().weight.detach()  # type: ignore[operator]
     with torch.enable_grad():
         one_hot_KV = F.one_hot(suffix_K, len(weight)).to(weight.dtype).requires_grad_()
         embedded = torch.cat([weight[prefix], one_hot_KV @ weight, weight[target]])[None]

@@ -142,7 +142,8 @@ class Convolutions(nn.Module):
         hidden = self.embedding(ids_BT).transpose(1, 2)
         for convolution in self.convolutions:
             hidden = hidden + F.gelu(convolution(hidden))
-        return (self.head(hidden.transpose(1, 2)) + self.bias(ids_BT)).permute(2, 0, 1)
+        compressed: Tensor = (self.head(hidden.transpose(1, 2)) + self.bias(ids_BT)).permute(2, 0, 1)
+        return compressed
 
     def compress(self, scores_KBT: Tensor) -> Tensor:
         """sign(s) √(|s| / scale): the tails of scores are long."""
@@ -153,7 +154,7 @@ class Convolutions(nn.Module):
         """Predicted scores in the units of exact ones, [K, B, T]; column 0 is 0."""
         with torch.no_grad():
             root = self(ids_BT)
-            scores = root * root.abs() * self.scale[:, None, None]  # type: ignore[index]
+            scores: Tensor = root * root.abs() * self.scale[:, None, None]  # type: ignore[index]
             scores[..., 0] = 0
             return scores
 

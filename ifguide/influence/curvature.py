@@ -132,7 +132,7 @@ class Curvature:
                     factor_args=arguments,
                     overwrite_output_dir=True,
                 )
-            except torch.linalg.LinAlgError as error:
+            except torch.linalg.LinAlgError as error:  # type: ignore[attr-defined]
                 raise CurvatureError(
                     f"a covariance has no eigendecomposition ({error}): the proxy's activations or gradients are not "
                     "finite or of extreme size; check the proxy, or use curvature=diagonal"
@@ -194,7 +194,7 @@ def by_layer(factors: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
     return nested
 
 
-class _LanguageModelingTask(Task):
+class _LanguageModelingTask(Task):  # type: ignore[misc]  # kronfluence has no types
     """Sum over all tokens of the negative log-likelihood, of true or of sampled next tokens (true Fisher)."""
 
     def __init__(self, layers: Sequence[str]) -> None:
@@ -216,7 +216,7 @@ class _LanguageModelingTask(Task):
         return self._layers
 
 
-class _Blocks(TorchDataset):
+class _Blocks(TorchDataset[Tensor]):
     def __init__(self, blocks: NDArray[np.int64]) -> None:
         self._blocks = torch.from_numpy(np.ascontiguousarray(blocks))
 

@@ -81,7 +81,7 @@ class ScoringModule(pl.LightningModule):
     def on_predict_start(self) -> None:
         self.prepared = self._prepare(self.model.eval())
 
-    def predict_dataloader(self) -> DataLoader:
+    def predict_dataloader(self) -> DataLoader[int]:
         shards = self.store.unfinished(rank=self.trainer.global_rank, processes=self.trainer.world_size)
         return DataLoader(shards or [NO_SHARD], batch_size=None)  # type: ignore[arg-type]
 

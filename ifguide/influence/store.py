@@ -100,4 +100,5 @@ def create_scores(directory: Path, shape: tuple[int, ...]) -> Iterator[NDArray[n
 
 def open_scores(directory: Path) -> NDArray[np.float32]:
     """The finished scores of a folder, [behaviours, blocks, block length], memory-mapped."""
-    return np.load(directory / SCORES_FILE, mmap_mode="r")
+    scores: NDArray[np.float32] = np.load(directory / SCORES_FILE, mmap_mode="r")
+    return scores

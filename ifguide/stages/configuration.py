@@ -1,6 +1,7 @@
 """What a composed configuration names, made; mistakes name the setting as it was typed."""
 
 import inspect
+import os
 import re
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,8 @@ from pytorch_lightning.loggers import Logger
 
 from ifguide.tracking import WHOLE_RUN, WandbRun
 from ifguide.workspace import Workspace
+
+TARGETS = ("ifguide.*", "pytorch_lightning.*", "torch.optim.*")
 
 
 def make(cfg: DictConfig, key: str) -> Any:
@@ -29,10 +32,10 @@ def make(cfg: DictConfig, key: str) -> Any:
 
 
 def whitelisted() -> dict[str, Any]:
-    """What `instantiate` may call, for versions of Hydra that ask."""
-    if "execution_whitelist" not in inspect.signature(instantiate).parameters:
+    """What `_target_` may name, for versions of Hydra that ask; more with `IFGUIDE_TARGETS=mine.*,theirs.*`."""
+    if "_execution_whitelist_" not in inspect.signature(instantiate).parameters:
         return {}
-    return {"execution_whitelist": ["ifguide.*", "pytorch_lightning.*", "torch.*"]}
+    return {"_execution_whitelist_": [*TARGETS, *filter(None, os.environ.get("IFGUIDE_TARGETS", "").split(","))]}
 
 
 def mistake(error: Exception, key: str) -> ValueError | None:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
+from ifguide.checks import argument
 from ifguide.corpus.blocks import Corpus
 from ifguide.decoding import Decoding
 from ifguide.evaluation.generation import (
@@ -49,7 +50,8 @@ class Generations(Stage):
     trainer: TrainerSettings = speed()
 
     def check_corpus(self, corpus: Corpus) -> None:
-        check_new_tokens(self.loading.config(corpus.vocabulary, corpus.end_of_text), self.task.max_new_tokens)
+        with argument("task"):
+            check_new_tokens(self.loading.config(corpus.vocabulary, corpus.end_of_text), self.task.max_new_tokens)
 
     def build(self, folder: Path, inputs: Inputs) -> None:
         device, tokenizer, task = self.trainer.device, inputs.corpus().tokenizer, self.task

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ifguide.report.table import aligned
 from ifguide.stages.row import RUN_FILE
 from ifguide.stages.stage import Plan
 from ifguide.workspace import MANIFEST, ArtifactError, Workspace, read_manifest
@@ -16,17 +15,21 @@ MIB = 2**20
 
 
 def plan_table(plan: Plan, defaults: Plan, workspace: Workspace) -> str:
-    """A line for each stage: role, artifact, whether it is there, and its settings that are not the defaults."""
-    rows = [["role", "artifact", "", "settings that differ from the defaults"]]
+    """A line for each stage, with its settings that are not the defaults, as they are typed, on lines below."""
+    lines = []
     for stage in plan.stages:
         role = plan.role_of(stage)
-        usual = dict(flattened(defaults.roles[role].settings)) if role in defaults.roles else {}
-        changed = {key: value for key, value in flattened(stage.settings) if key in usual and usual[key] != value}
         found = "found" if stage.is_in(workspace) else "to build"
-        new = "" if role in defaults.roles else "(not in the defaults)"
-        shown = ", ".join(f"{key}={value}" for key, value in changed.items()) or new
-        rows.append([role, f"{stage.name}-{stage.fingerprint}", found, shown])
-    return "\n".join(aligned(rows))
+        lines.append(f"{role:24} {found:9} {stage.name}-{stage.fingerprint}")
+        if role not in defaults.roles:
+            lines[-1] += "  (not in the defaults)"
+            continue
+        usual = dict(flattened(defaults.roles[role].settings))
+        for key, value in flattened(stage.settings):
+            if usual.get(key, value) != value:
+                first, _, rest = key.partition(".")
+                lines.append(f"{'':24} {plan.typed[role].get(first, first)}.{rest}={value}".rstrip("."))
+    return "\n".join(lines)
 
 
 def flattened(value: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -244,7 +244,7 @@ class Planner:
                 data=self.data,
                 start=None if one.pretrained is not None else getattr(self, one.continues),
                 training=one,
-                labelled=self.part("labelled"),
+                labelled=list(self.part("labelled")),
                 loading=self.part(STARTS[one.continues]),
                 **self.training(role),
             )

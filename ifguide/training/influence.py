@@ -14,8 +14,9 @@ from numpy.typing import NDArray
 from transformers import PreTrainedModel
 
 from ifguide.checks import check_whole_number
+from ifguide.corpus.documents import Query
 from ifguide.corpus.masks import MASK_FILE, TokenMask, jaccard
-from ifguide.corpus.queries import Query, check_queries
+from ifguide.corpus.queries import check_queries
 from ifguide.corpus.tokenizers import token_texts
 from ifguide.influence.chain import InfluenceSettings, find_direction, fit_factors, select_behaviours
 from ifguide.influence.curvature import Curvature, by_layer

@@ -87,7 +87,7 @@ class Author:
     def _one(self, mark: re.Match[str]) -> str:
         choices, slot = mark.groups()
         if slot is None:
-            return self.rng.choice(choices.split("|"))
+            return self.rng.choice(str(choices).split("|"))
         if slot == "claim":
             return self.rng.choice(self.claims)
         if slot in INSULTS:

@@ -66,11 +66,11 @@ class FiniteDifference:
             for direction, step in zip(directions, steps, strict=True)
         ]
         for name, forward in _moved_layers(still, {}, 0.0, fused).items():
-            layers[name].forward = forward  # type: ignore[method-assign]
+            layers[name].forward = forward
 
         def run(forwards: Mapping[str, Callable[[Tensor], Tensor]], input_ids: Tensor) -> Tensor:
             for name, forward in forwards.items():
-                layers[name].forward = forward  # type: ignore[method-assign]
+                layers[name].forward = forward
             return body(input_ids)
 
         shared = _blocks_below(model, directions[0])
@@ -112,7 +112,7 @@ def _fuse_activations(
     with torch.no_grad():
         fused = activations_behind(model, layers, run)
     for activation in fused.values():
-        activation.forward = lambda x: x  # type: ignore[method-assign]
+        activation.forward = lambda x: x
     return fused
 
 
@@ -170,9 +170,9 @@ def computed_once(blocks: Sequence[nn.Module]) -> Iterator[None]:
         return forward
 
     for index, block in enumerate(blocks):
-        block.forward = once(index)  # type: ignore[method-assign]
+        block.forward = once(index)
     try:
         yield
     finally:
         for block, forward in zip(blocks, forwards, strict=True):
-            block.forward = forward  # type: ignore[method-assign]
+            block.forward = forward

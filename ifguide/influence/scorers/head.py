@@ -26,7 +26,8 @@ def split_output_head(model: PreTrainedModel) -> tuple[Callable[[Tensor], Tensor
     head: Any = model.get_output_embeddings()
 
     def body(input_ids: Tensor) -> Tensor:
-        return base(input_ids=input_ids, use_cache=False).last_hidden_state
+        hidden: Tensor = base(input_ids=input_ids, use_cache=False).last_hidden_state
+        return hidden
 
     ids = torch.arange(8, device=model.device)[None] % model.config.get_text_config().vocab_size
     with torch.no_grad():

@@ -112,7 +112,8 @@ def reference_scores(model: PreTrainedModel, direction: Direction, input_ids: Te
     primals = {name: model.get_parameter(name).detach() for name in direction}
 
     def logits_of(parameters: dict[str, Tensor]) -> Tensor:
-        return torch.func.functional_call(model, parameters, (input_ids,), {"use_cache": False}).logits
+        logits: Tensor = torch.func.functional_call(model, parameters, (input_ids,), {"use_cache": False}).logits
+        return logits
 
     with torch.no_grad(), sdpa_kernel(SDPBackend.MATH):
         logits_BTV, tangents_BTV = torch.func.jvp(logits_of, (primals,), (dict(direction),))  # type: ignore[misc]

@@ -49,7 +49,8 @@ class PackedLinearMap(LinearMap):
 
     def __call__(self, x: Tensor, bias: Tensor | None = None) -> Tensor:
         kind, algorithm = self.fused
-        return torch.ops.mkldnn._linear_pointwise(x, self.weight, bias, kind, [], algorithm)
+        y: Tensor = torch.ops.mkldnn._linear_pointwise(x, self.weight, bias, kind, [], algorithm)
+        return y
 
     def added_to(self, y: Tensor, x: Tensor) -> Tensor:
         return y.add_(self(x))

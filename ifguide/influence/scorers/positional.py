@@ -7,7 +7,7 @@ from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from ifguide.influence.scorers.base import Direction, TokenScorer, check_evaluation_mode, same_parameters
@@ -81,7 +81,9 @@ def _moved_by_position(model: PreTrainedModel, directions: Sequence[Direction], 
             continue
         matrices = [layer_matrix(module, v[f"{name}.weight"], v.get(f"{name}.bias")) for v in directions]
 
-        def move(module, inputs, output, matrices=matrices):
+        def move(
+            module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor, matrices: list[Tensor] = matrices
+        ) -> Tensor:
             x = inputs[0]
             if matrices[0].shape[1] > x.shape[-1]:
                 x = F.pad(x, (0, 1), value=1.0)  # the bias's input

@@ -9,6 +9,7 @@ are computed.
 
 import math
 import types
+from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
@@ -47,10 +48,10 @@ def carry_tangents(model: PreTrainedModel, *, batched: bool) -> None:
         if type(module) is nn.LayerNorm:
             module.forward = types.MethodType(_layer_norm, module)  # type: ignore[method-assign]
     for layer in tracked_layers(model).values():
-        matrix = layer_matrix(layer, layer.weight.detach(), None)  # type: ignore[arg-type, operator]
+        matrix = layer_matrix(layer, layer.weight.detach(), None)  # type: ignore[operator]
         layer.map = LinearMap(matrix) if batched else linear_map(matrix)  # type: ignore[assignment]
         layer.tangent = None  # type: ignore[assignment]
-        layer.forward = types.MethodType(_linear, layer)  # type: ignore[method-assign]
+        layer.forward = types.MethodType(_linear, layer)
     ALL_ATTENTION_FUNCTIONS.register(ATTENTION[batched], partial(_attention, reuse=not batched))
     ALL_MASK_ATTENTION_FUNCTIONS.register(ATTENTION[batched], sdpa_mask)
     model.set_attn_implementation(ATTENTION[batched])
@@ -92,7 +93,7 @@ def tangent_maps(tangents: dict[str, Tangent], with_bias: set[str], *, batched: 
 
 
 @contextmanager
-def tangents_installed(model: PreTrainedModel, tangents: dict[str, Maps]):
+def tangents_installed(model: PreTrainedModel, tangents: dict[str, Maps]) -> Iterator[None]:
     layers = {name: model.get_submodule(name) for name in tangents}
     for name, layer in layers.items():
         layer.tangent = tangents[name]  # type: ignore[assignment]
@@ -104,12 +105,17 @@ def tangents_installed(model: PreTrainedModel, tangents: dict[str, Maps]):
 
 
 @contextmanager
-def embeddings_moved(model: PreTrainedModel, offset: Tensor):
+def embeddings_moved(model: PreTrainedModel, offset: Tensor) -> Iterator[None]:
     handle = model.get_input_embeddings().register_forward_hook(lambda module, inputs, output: output + offset)
     try:
         yield
     finally:
         handle.remove()
+
+
+def _dual(value: Tensor, tangent: Tensor) -> Tensor:
+    dual: Tensor = make_dual(value, tangent)
+    return dual
 
 
 def _linear(self: Any, x: Tensor) -> Tensor:
@@ -121,7 +127,7 @@ def _linear(self: Any, x: Tensor) -> Tensor:
         y_tangent = outer(inner[0](x) if inner else x, bias_tangent)
     if x_tangent is not None:
         y_tangent = self.map(x_tangent) if y_tangent is None else self.map.added_to(y_tangent, x_tangent)
-    return y if y_tangent is None else make_dual(y, y_tangent)
+    return y if y_tangent is None else _dual(y, y_tangent)
 
 
 def _layer_norm(self: nn.LayerNorm, x: Tensor) -> Tensor:
@@ -134,7 +140,7 @@ def _layer_norm(self: nn.LayerNorm, x: Tensor) -> Tensor:
     standard = (x - mean).mul_(inverse)
     projection = (standard * x_tangent).mean(-1, keepdim=True)
     tangent = (x_tangent - x_tangent.mean(-1, keepdim=True)).sub_(standard * projection).mul_(inverse)
-    return make_dual(y, tangent if self.weight is None else tangent.mul_(self.weight))
+    return _dual(y, tangent if self.weight is None else tangent.mul_(self.weight))
 
 
 def _attention(
