@@ -1,38 +1,64 @@
-"""Experiments that are small enough to be run on the built-in sample."""
+"""Experiments that are small enough to be run, what their pages say, and what is kept of those that were published."""
 
-import importlib
 import json
+import re
 import subprocess
 import sys
+from dataclasses import asdict
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from hydra import compose as compose_config
-from hydra import initialize_config_dir
-from ifguide.pipeline import Pipeline
+import yaml
+from hydra import compose, initialize_config_dir
 from run_folders import write_run
+from test_config import check_bound
 
+import ifguide.stages.plan  # every class of a stage
+from ifguide.corpus.tokenizers import make_tokenizer
+from ifguide.report.choice import UNSTEERED, Tried, check_apart
+from ifguide.report.experiment import Experiment, rows_of
 from ifguide.report.gather import gather
 from ifguide.report.rows import compare_rows
+from ifguide.stages import rules
+from ifguide.stages.generation import Generations
+from ifguide.stages.plan import make_plan
+from ifguide.stages.stage import Stage
 
 ROOT = Path(__file__).parents[1]
+EXPERIMENTS = ROOT / "experiments"
+TUNINGS = {text: {file.stem: yaml.safe_load(file.read_text())["tuning"]
+                  for file in sorted((ROOT / "conf" / "tuning" / text).glob("*.yaml"))}
+           for text in ("sample", "real_text")}  # fmt: skip
+PAGES = {  # script → its page; results lie beside it
+    "attribution_quality/run.py": "README.md",
+    "attribution_quality/datamodeling.py": "datamodeling.md",
+    "attribution_quality/detoxify.py": "detoxification.md",
+    "evaluation/run.py": "README.md",
+    "influence_over_training/run.py": "README.md",
+    "real_text/run.py": "README.md",
+    "rivals/run.py": "README.md",
+}
+WITHOUT_PAGES = {  # helpers, benchmarks, whose output is kept as it is printed, and the README's table
+    "attribution_quality/study.py", "benchmarks/shared.py", "benchmarks/amortised.py", "benchmarks/curvature.py",
+    "benchmarks/generation.py", "benchmarks/scoring.py", "benchmarks/selection.py", "sample/run.py",
+}  # fmt: skip
+WITHOUT_RESULTS = set(PAGES)  # their pages were measured before results were kept
+
+
+def run_script(*command):
+    done = subprocess.run([sys.executable, *command], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    return json.loads(done.stdout.splitlines()[-1])
 
 
 def test_attribution_quality_on_the_sample(tmp_path):
     pytest.importorskip("profanity_check")
-    command = ["experiments/attribution_quality/run.py", "size=sample", f"output={tmp_path}"]
-    options = [
-        f"paths.workspace={tmp_path}/workspace",
-        f"paths.run={tmp_path}/run",
-        "data.sources.sample.size=600",
-        "curvature.blocks=32",
+    rows = run_script(
+        "experiments/attribution_quality/run.py", "size=sample", f"output={tmp_path}", f"runs={tmp_path}/runs",
+        f"paths.workspace={tmp_path}/workspace", "data.sources.sample.size=600", "curvature.blocks=32",
         "trainer.progress=false",
-    ]
-    done = subprocess.run([sys.executable, *command, *options], cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr[-2000:]
-    rows = json.loads(done.stdout.splitlines()[-1])
+    )  # fmt: skip
     text = (tmp_path / "README.md").read_text(encoding="utf-8")
     assert len(rows) == 4 + 5 + 1  # variants, rivals, and the name of the best
     for name, row in rows.items():
@@ -41,19 +67,17 @@ def test_attribution_quality_on_the_sample(tmp_path):
     assert rows["exact (`jvp`)"]["roc_auc"] > 0.75, "scores on the sample find the planted insults"
     for figure in ("precision_recall", "mask_overlap", "cost"):
         assert f"({figure}.png)" in text and (tmp_path / f"{figure}.png").stat().st_size > 10_000
+    assert json.loads((tmp_path / "results.json").read_text())["stages"]["baseline"] == 2
 
 
 def test_rivals_on_a_tiny_sample(tmp_path):
     pytest.importorskip("profanity_check")
     places = [f"output={tmp_path}", f"runs={tmp_path}/runs", f"paths.workspace={tmp_path}/w"]
-    options = ["size=tiny", "sweep=false", "methods=dexperts", *places]
-    done = subprocess.run(
-        [sys.executable, "experiments/rivals/run.py", *options], cwd=ROOT, capture_output=True, text=True
+    rows = run_script(
+        "experiments/rivals/run.py", "+debug=smoke", "sweep=false", "methods=dexperts", "seeds=1", *places
     )
-    assert done.returncode == 0, done.stderr[-2000:]
-    rows = json.loads(done.stdout.splitlines()[-1])
     text = (tmp_path / "README.md").read_text(encoding="utf-8")
-    assert list(rows) == ["none", "dexperts"] and "Settings are the defaults" in text
+    assert list(rows) == ["none", "dexperts"] and "Settings are those of `conf/tuning/sample`" in text
     assert "benign perplexity ↓" in rows["none"] and "benign perplexity ↓" not in rows["dexperts"]
     assert all(row["perplexity of generations"] > 1 and row["seconds"] > 0 for row in rows.values())
     assert "| dexperts ¹ " in text and "- dexperts: " in text and "Distinct-2 of generations: none " in text
@@ -62,53 +86,32 @@ def test_rivals_on_a_tiny_sample(tmp_path):
     assert (tmp_path / "runs" / "report" / "report.html").is_file()
 
 
-@pytest.fixture
-def rivals(monkeypatch):
-    """The modules beside experiments/rivals/run.py."""
-    monkeypatch.syspath_prepend(ROOT / "experiments" / "rivals")
-    return SimpleNamespace(**{name: importlib.import_module(name) for name in ("choice", "findings", "sizes")})
+def rivals_page(folder, **results):
+    """The page of made-up results."""
+    experiment = Experiment(EXPERIMENTS / "rivals" / "run.py", [f"output={folder}"])
+    first = {"metrics": {"toxicity": {"all": {"prompts": 9}}}, "settings": {"tasks.toxicity.samples": "5"},
+             "made": {"classifier.toxicity": {"facts": {"name": "a classifier"}}}}  # fmt: skip
+    given = {"size": "sample", "command": "python …", "machine": "a machine", "first": first, "seeds": ["1"],
+             "validation_seed": 0, "tolerance": 1.03, "table": "", "plots": [], "rows": {}, "against_ifguide": {},
+             "truncating": [], "sweeps": {}, "chosen": {}}  # fmt: skip
+    return experiment.render({**given, **results})
 
 
-def test_the_least_toxic_of_the_fluent_settings_is_chosen(rivals):
-    def tried(toxic, ratio, problem=None):
-        return rivals.choice.Tried((f"x.y={toxic}",), toxic, ratio, 0.5, problem)
+def test_the_page_shows_what_was_tried(tmp_path):
+    fluent, failed = Tried("low", "y=0.1", 0.1, 1.02, 0.5), Tried("high", "y=3", problem="failed: it\ndiverged")
+    garbled = Tried("low", "beta=3", 0.0, 1.5, 0.5)
 
-    fluent, toxic, garbled = tried(0.1, 1.02), tried(0.2, 0.9), tried(0.0, 1.5)
-    failed = tried(float("nan"), float("nan"), "failed: it\ndiverged")
-    assert rivals.choice.choose([failed, toxic, fluent, garbled]) == fluent
-    assert rivals.choice.choose([garbled, tried(0.3, 1.2)]).ratio == 1.2, "the most fluent where none is fluent"
-    with pytest.raises(SystemExit, match="diverged"):
-        rivals.choice.choose([failed])
-    table = rivals.choice.sweep_table({"npo": [fluent, failed]}, {"npo": fluent})
-    assert "| npo | **y=0.1** | 0.100 | 1.020 | 0.500 |" in table and "failed: it diverged" in table
-    assert rivals.choice.beyond({"npo": fluent}) == "" and "rad (+50.0%)" in rivals.choice.beyond({"rad": garbled})
+    def page(chosen):
+        sweeps = {name: [asdict(one), asdict(failed)] for name, one in chosen.items()}
+        return rivals_page(tmp_path, sweeps=sweeps, chosen={name: asdict(one) for name, one in chosen.items()})
 
-
-def test_a_decoder_that_truncates_is_compared_with_itself(rivals):
-    """Fewer tokens to sample from lower the perplexity of what is written, whether or not anything steers."""
-
-    def run(beta, toxic, written):
-        measured = {"toxic_fraction": toxic, "generation_perplexity": written, "distinct_2": 0.9}
-        return SimpleNamespace(overrides={"decoding.beta": beta}, metrics={"toxicity": {"all": measured}}, problem=None)
-
-    grid = rivals.sizes.GRIDS["rad"]
-    runs = [run("0", 0.1, 30.0), run("1", 0.09, 30.3), run("10", 0.02, 36.0)]
-    tried = rivals.choice.try_settings(grid, runs, (90.0, 93.0), rivals.sizes.UNSTEERED["rad"])
-    assert [round(one.ratio, 2) for one in tried] == [1.0, 1.01, 1.2]
-    assert rivals.choice.choose(tried).setting == ("decoding.beta=1",)
-    plain = rivals.choice.try_settings(grid, runs, (90.0, 93.0))
-    assert rivals.choice.choose(plain).setting == ("decoding.beta=10",)
+    text = page({"npo": fluent})
+    assert "| npo | **y=0.1** | 0.100 | 1.020 | 0.500 |\n| npo | y=3 | failed: it diverged | – | – |" in text
+    assert "within the tolerance of perplexity, so" not in text
+    assert "so the most fluent: rad (+50.0%)." in page({"npo": fluent, "rad": garbled})
 
 
-def test_rivals_have_the_same_number_of_settings_to_try(rivals):
-    for size in rivals.sizes.SIZES.values():
-        grids = {**rivals.sizes.GRIDS, **size.grids}
-        counts = {name: len(grid[0].split("=")[1].split(",")) - (name in rivals.sizes.UNSTEERED)
-                  for name, grid in grids.items() if grid}  # fmt: skip
-        assert set(counts.values()) == {3} and set(grids) - set(counts) == {"none", "token_filter"}
-
-
-def test_findings_say_where_ifguide_loses(rivals, tmp_path):
+def test_findings_say_where_ifguide_loses(tmp_path):
     toxic = {"none": 0.5, "ifguide": 0.3, "better": 0.1, "dull": 0.2, "worse": 0.45, "same": 0.3}
     perplexity = {"dull": 20.0}
     rng = np.random.default_rng(0)
@@ -122,30 +125,98 @@ def test_findings_say_where_ifguide_loses(rivals, tmp_path):
                 perplexity=perplexity.get(name, 10.0),
             )  # fmt: skip
     runs = gather([str(tmp_path)])
-    none = rivals.findings.against_none(compare_rows(runs, reference="none", by=["method"]))
+    rows, ours = (rows_of(compare_rows(runs, reference=name, by=["method"])) for name in ("none", "ifguide"))
+    text = rivals_page(tmp_path, rows=rows, against_ifguide=ours)
+    none, rest = text[text.index("## What this says") :].split("**Where IF-Guide loses.**")
     assert none.count("which excludes 0") == 5 and "- better: −0." in none
-    loses, wins = rivals.findings.against_ifguide(compare_rows(runs, reference="ifguide", by=["method"]), {}).split(
-        "**Where it wins.**"
-    )
+    loses, wins = rest.split("**Where it wins.**")
     lower, dearer, cheaper = loses.strip().split("\n\n")
     assert "better (−0." in lower and "dull" not in lower and "dull (−0." in dearer and "+100.0%" in dearer
     assert (
         "none" in wins and "worse" in wins and "better" not in wins and cheaper == "At most 0.5 of its seconds: no row."
     )
-    with pytest.raises(SystemExit, match="validation prompts are test prompts too"):
-        rivals.choice.check_apart(runs[:1], runs[1:2])
+    with pytest.raises(ValueError, match="validation prompts are test prompts too"):
+        check_apart(runs[:1], runs[1:2])
+
+
+@pytest.mark.parametrize("text", TUNINGS)
+def test_rivals_have_the_same_number_of_settings_to_try(text):
+    tunings = TUNINGS[text]
+    sweep = yaml.safe_load((ROOT / "conf" / "experiment" / "rivals.yaml").read_text())["hydra"]["sweeper"]["params"]
+    assert set(sweep["method"].split(",")) - set(tunings) == {"none", "token_filter"}
+    assert all(set(one["tried"]) - {UNSTEERED} == {"low", "middle", "high"} for one in tunings.values())
+    assert all(one["setting"] in one["tried"] and one["setting"] != UNSTEERED for one in tunings.values())
+    for method, one in tunings.items():
+        with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+            cfg = compose("config", overrides=[f"tuning={text}", f"method={method}", "tuning.setting=high"])
+        check_bound(cfg)
+        place = cfg
+        for key in one["key"].split("."):
+            place = place[key]
+        assert place == one["tried"]["high"]
+
+
+@pytest.mark.parametrize("text, page", [("sample", "README.md"), ("real_text", "real_text/README.md")])
+def test_the_published_choices_are_those_of_the_configuration(text, page):
+    rows = re.findall(r"^\| (\w+) \| \*\*(\S+)\*\* \|", (EXPERIMENTS / "rivals" / page).read_text("utf-8"), re.M)
+    shown = {method: setting for method, setting in rows if setting != "–"}
+    assert len(shown) >= 8
+    for method, setting in shown.items():
+        tuning = TUNINGS[text][method]
+        key, value = setting.split("=")
+        assert tuning["key"].split(".", 1)[1] == key
+        assert float(tuning["tried"][tuning["setting"]]) == float(value)
 
 
 @pytest.mark.parametrize("method", ["toxicity_filter", "dpo", "rad", "dexperts", "ifguide"])
-def test_the_rivals_take_real_text(rivals, method, datasets_folder, tmp_path):
-    size = rivals.sizes.SIZES["real_text"]
-    fixed = [*size.every, *size.tune, *size.prompts[1], *size.methods.get(method, ()), f"method={method}"]
-    grid = [option.split(",")[0] for option in {**rivals.sizes.GRIDS, **size.grids}[method]]
-    (tmp_path / "start").mkdir()
-    (tmp_path / "start" / "config.json").write_text("{}")
-    start = [option.replace(rivals.sizes.START, str(tmp_path / "start")) for option in fixed]
+def test_the_rivals_take_real_text(method, datasets_folder, tmp_path):
+    start = tmp_path / "start"
+    start.mkdir()
+    (start / "config.json").write_text("{}")
+    make_tokenizer(["a text to learn a tokenizer from"], vocabulary=300).save_pretrained(start)
+    overrides = ["+experiment=rivals_real_text", f"start={start}", f"method={method}", f"paths.workspace={tmp_path}/w"]
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-        cfg = compose_config("config", overrides=[*start, *grid, f"paths.workspace={tmp_path}/w", "paths.run=r"])
-    pipeline = Pipeline(cfg)  # reads queries, pairs, labelled texts and prompts, and checks them
-    assert {prompt.subset for prompt in pipeline.tasks["toxicity"].prompts} == {"toxic", "nontoxic"}
-    assert len(pipeline.tasks["toxicity"].prompts) == 200
+        plan = make_plan(compose("config", overrides=[*overrides, "paths.run=r"]))
+    plan.check()  # reads queries, pairs, labelled texts and prompts
+    rules.check_plan(plan)
+    (generated,) = plan.named(Generations).values()
+    assert {prompt.subset for prompt in generated.task.prompts} == {"toxic", "nontoxic"}
+    assert len(generated.task.prompts) == 200
+
+
+def test_every_script_has_a_page_or_is_known_to_have_none():
+    scripts = {str(path.relative_to(EXPERIMENTS)) for path in EXPERIMENTS.glob("*/*.py")}
+    assert scripts == set(PAGES) | WITHOUT_PAGES
+    for script, page in PAGES.items():
+        folder = (EXPERIMENTS / script).parent
+        assert (folder / f"{page}.j2").is_file() and (folder / page).is_file()
+        results = Experiment(EXPERIMENTS / script, page=page).results_file
+        assert results.is_file() != (script in WITHOUT_RESULTS), f"{script}: take it out of WITHOUT_RESULTS"
+    assert sum(len(path.read_text("utf-8").splitlines()) for path in EXPERIMENTS.glob("*/*.py")) <= 1500
+
+
+def every_stage(kind=Stage):
+    for child in kind.__subclasses__():
+        yield child
+        yield from every_stage(child)
+
+
+@pytest.mark.parametrize("script", [*PAGES, "sample/run.py"])
+def test_published_results_come_from_todays_stages(script):
+    """A stage whose meaning has changed since makes published numbers old: measure again."""
+    if script in WITHOUT_RESULTS:
+        pytest.skip("its page was measured before results were kept")
+    results = Experiment(EXPERIMENTS / script, page=PAGES.get(script, "README.md")).results_file
+    versions: dict[str, set[int]] = {}
+    for stage in every_stage():
+        if isinstance(getattr(stage, "name", None), str) and hasattr(stage, "version"):
+            versions.setdefault(stage.name, set()).add(stage.version)
+    kept = json.loads(results.read_text(encoding="utf-8"))["stages"]
+    assert kept and ifguide.stages.plan
+    old = {name: version for name, version in kept.items() if version not in versions.get(name, {version})}
+    assert not old, f"made with older versions of stages: {old}"
+
+
+def test_the_readme_shows_the_table_that_was_kept():
+    table = json.loads((EXPERIMENTS / "sample" / "results.json").read_text(encoding="utf-8"))["table"]
+    assert table.rstrip() in (ROOT / "README.md").read_text(encoding="utf-8")

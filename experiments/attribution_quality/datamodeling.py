@@ -65,7 +65,7 @@ class HalfModel(Stage):
 
 def trained_contrasts(study: Study, rows: Sequence[NDArray[np.int64]]) -> NDArray[np.float64]:
     """[seeds, halves], kept in the workspace one by one."""
-    shared = {"data": study.existing("data"), "optim": study.part("proxy_optim"), "queries": study.queries,
+    shared = {"data": study.existing("data", "data"), "optim": study.part("proxy_optim"), "queries": study.queries,
               "trainer": study.part("trainer"), "halves": len(rows)}  # fmt: skip
     models = [replace(study.part("proxy"), seed=OTHER + seed) for seed in SEEDS]
     stages = [[HalfModel(model=model, half=half, rows=blocks, **shared) for half, blocks in enumerate(rows)]

@@ -40,7 +40,7 @@ def other_masks(study: Study) -> dict[str, Path]:
         "lowest exact scores": lambda: -np.asarray(study.scores(EXACT)),
         "word list": lambda: word_list_scores(study.split, study.tokenizer, words) + np.float32(1e-3) * noise,
     }
-    shared = {"data": study.existing("data"), "behaviours": ["toxicity"], "selection": study.part("selection")}
+    shared = {"data": study.existing("data", "data"), "behaviours": ["toxicity"], "selection": study.part("selection")}
     made = {name: study.baseline(f"{name}, to select from", compute) for name, compute in means.items()}
     return {name: study.build(Mask(scores=Existing(folder=one.path, stage="baseline"), **shared)).path
             for name, one in made.items()}  # fmt: skip

@@ -80,8 +80,8 @@ class Study:
         """What the configuration of a variant has under a key, made."""
         return make(self.configuration(name), key)
 
-    def existing(self, role: str) -> Existing:
-        return Existing(folder=self.base.artifacts[role], stage=role)
+    def existing(self, role: str, stage: str) -> Existing:
+        return Existing(folder=self.base.artifacts[role], stage=stage)
 
     def build(self, stage: Stage) -> Artifact:
         """The artifact of a stage, with all that it is made from."""
@@ -110,25 +110,22 @@ class Study:
         if "student" in made:
             student = self.part("student", name).student.load(made["student"])
             return student.scores(torch.from_numpy(ids))[0].numpy()
-        model = self.proxy()
+        model, shape = self.proxy(), (1, *ids.shape)
         direction = load_direction(made["direction.toxicity"], model)
-        scorer = self.part("scorer", name)
-        prepared = prepare_scorer(scorer, model, [direction], lambda rows: ids[rows], (1, *ids.shape), 0)
-        return score_blocks(prepared, ids, batch_size=64, device=model.device)[0]
+        scorer = prepare_scorer(self.part("scorer", name), model, [direction], lambda rows: ids[rows], shape, 0)
+        return score_blocks(scorer, ids, batch_size=64, device=model.device)[0]
 
     def mask(self, name: str) -> TokenMask:
         return TokenMask.open(self.runs[name].artifacts["mask"] / MASK_FILE, self.split.block_length)
 
     def baseline(self, means: str, compute: Callable[[], Scores]) -> Artifact:
         """Scores by other means, kept in the workspace as those of the variants are."""
-        inputs = {"data": self.existing("data"), "proxy": Existing(folder=self.base.artifacts["proxy"], stage="model")}
-        return self.build(Baseline(means=means, queries=self.queries, compute=compute, **inputs))
+        data, proxy = self.existing("data", "data"), self.existing("proxy", "model")
+        return self.build(Baseline(data=data, proxy=proxy, means=means, queries=self.queries, compute=compute))
 
     def baselines(self) -> dict[str, Scores]:
-        means = token_baselines(
-            self.proxy(), self.split, self.tokenizer, self.queries, self.classifier(),
-            batch_size=self.part("influence").batch_size,
-        )  # fmt: skip
+        corpus, batch = (self.split, self.tokenizer, self.queries), self.part("influence").batch_size
+        means = token_baselines(self.proxy(), *corpus, self.classifier(), batch_size=batch)
         return {name: open_scores(self.baseline(name, compute).path)[0] for name, compute in means.items()}
 
     def quality(self, scores: Scores, source: str | None = None) -> dict[str, Any]:

@@ -2,14 +2,14 @@
 
     python experiments/benchmarks/amortised.py [override ...]
 
-Overrides are those of run.py, as in `+experiment=real_text`; without them, the built-in sample. Exact scores of a
-sample of blocks, the fit of a student to them and its reading of all blocks are timed in one process, repeated and
-interleaved, medians; exact scoring of all blocks is the time of the sample by its share. Peak memory is not compared:
-the exact scorer's decides both.
+Overrides are those of run.py; without them, the built-in sample. Exact scores of a sample of blocks, the fit of a
+student to them and its reading of all blocks are timed in one process, interleaved, medians; exact scoring of all
+blocks is the time of the sample by its share. Peak memory is not compared: the exact scorer's decides both.
 """
 
 import json
 import warnings
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -49,8 +49,8 @@ def main() -> None:
 
     calls = {"exact": exact}
     for name in STUDENTS:
-        calls |= {f"{name}, fit": lambda name=name: fit(name), f"{name}, read": lambda name=name: read(name)}
-    median = interleaved({name: lambda call=call: seconds(call) for name, call in calls.items()}, REPEATS)
+        calls |= {f"{name}, fit": partial(fit, name), f"{name}, read": partial(read, name)}
+    median = interleaved({name: partial(seconds, call) for name, call in calls.items()}, REPEATS)
     full, tokens = median["exact"] * len(split) / len(ids), len(split) * split.block_length
     rows = []
     for name in STUDENTS:

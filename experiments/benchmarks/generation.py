@@ -75,10 +75,8 @@ def memory_above_model(way: str, size: str, count: int) -> float:
 def main() -> None:
     ids = prompts(int(OPTIONS["prompts"]))
     lengths, tokens = sorted(map(len, ids)), len(ids) * SAMPLES * NEW
-    print(
-        f"{len(ids)} prompts of {lengths[0]} to {lengths[-1]} tokens (median {lengths[len(ids) // 2]}), "
-        f"{torch.get_num_threads()} threads\n"
-    )
+    about = f"{lengths[0]} to {lengths[-1]} tokens (median {lengths[len(ids) // 2]})"
+    print(f"{len(ids)} prompts of {about}, {torch.get_num_threads()} threads\n")
     rows: list[dict[str, Any]] = []
     figures: dict[str, Any] = {"device": DEVICE}
     for size in SIZES:

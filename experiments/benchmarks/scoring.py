@@ -4,14 +4,12 @@
         [device=cuda]
 
 Same model (GPT-NeoX, random weights: 6 layers of 128 in float32 on CPUs, the shape of Pythia-160M in bfloat16 on a
-GPU), blocks, tracked layers, direction and dtype, one process, runs interleaved, medians. kronfluence runs with
-aggregated queries, per-token scores and SDPA attention; every scorer gets its best batch size from the same short
-sweep. A run on one batch is subtracted from every time, so that query gradients and set-up do not count. Peak memory
-is that of a fresh process above what it holds with the model loaded, at the scorer's own batch and at the largest,
-which is the same for all. `reference` is `torch.func.jvp` of the unchanged model, timed with `timed=all` only, as
-`positional` is, and finite differences of a direction restricted to the upper layers. FLOP/s count the arithmetic
-that a scorer cannot do without. Agreement is measured against `reference` on the same blocks; on trained models every
-run's manifest says it of finite differences. Last, several directions in one pass beside as many passes.
+GPU), blocks, layers, direction and dtype, one process, runs interleaved, medians. kronfluence runs with aggregated
+queries, per-token scores and SDPA attention. Every scorer has its best batch size, and a run on one batch is subtracted
+from every time. Peak memory is that of a fresh process above the model, at the scorer's own batch and at the largest.
+`reference` is `torch.func.jvp` of the unchanged model, timed with `timed=all` only, as `positional` and finite
+differences of a direction restricted to the upper layers are. FLOP/s count the arithmetic that a scorer cannot do
+without. Agreement is measured against `reference`. Last, several directions in one pass beside as many passes.
 """
 
 import copy
@@ -22,11 +20,12 @@ import statistics
 import tempfile
 import warnings
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
 from kronfluence import Analyzer, FactorArguments, ScoreArguments, prepare_model
-from shared import apart, memory, random_model, read_options, seconds, table
+from shared import apart, interleaved, memory, random_model, read_options, seconds, table
 from torch import Tensor
 from transformers import PreTrainedModel
 
@@ -127,23 +126,25 @@ def measure_speed(length: int, vocabulary: int, repeats: int) -> dict[str, dict[
         scorers = make_scorers(length, vocabulary, folder, names)
         trial = draw_blocks(2 * sizes[-1], length, vocabulary)
         batch, first = dict.fromkeys(names, sizes[0]), {}
+
+        def timed(name: str) -> float:
+            count = batch[name] * (1 + max(2, round(SECONDS * first[name] / length / batch[name])))
+            return rate(scorers[name], draw_blocks(count, length, vocabulary), batch[name])
+
         for name, score in scorers.items():
             score(trial[: sizes[0]], sizes[0])
             if name in TIMED or EVERY:
                 rates = {size: rate(score, trial[: max(2 * size, 4)], size) for size in sizes}
                 batch[name] = max(rates, key=lambda size: rates[size])
                 first[name] = rates[batch[name]]
-        results: dict[str, list[float]] = {name: [] for name in names}
-        for name in [*first] * repeats:
-            count = batch[name] * (1 + max(2, round(SECONDS * first[name] / length / batch[name])))
-            results[name].append(rate(scorers[name], draw_blocks(count, length, vocabulary), batch[name]))
+        speeds = dict.fromkeys(names, math.nan) | interleaved({name: partial(timed, name) for name in first}, repeats)
         scores = {name: score(trial, batch[name]) for name, score in scorers.items()}
     exact, rows = scores["reference"][:, 1:].flatten(), {}
     for name in names:
-        ours, speed = scores[name][:, 1:].flatten(), statistics.median(results[name] or [math.nan])
+        ours = scores[name][:, 1:].flatten()
         rows[name] = {
-            "tokens/s": speed,
-            "GFLOP/s": speed * flops_per_token(name, length, vocabulary) / 1e9,
+            "tokens/s": speeds[name],
+            "GFLOP/s": speeds[name] * flops_per_token(name, length, vocabulary) / 1e9,
             "batch": batch[name],
             "correlation": correlation(ours, exact),
             "Jaccard 2%": jaccard(ours, exact, 0.02),
@@ -156,8 +157,8 @@ def correlation(a: Tensor, b: Tensor) -> float:
 
 
 def jaccard(a: Tensor, b: Tensor, share: float) -> float:
-    top_a, top_b = (set(x.topk(int(share * len(a))).indices.tolist()) for x in (a, b))
-    return len(top_a & top_b) / len(top_a | top_b)
+    tops = [set(x.topk(int(share * len(a))).indices.tolist()) for x in (a, b)]
+    return len(set.intersection(*tops)) / len(set.union(*tops))
 
 
 def peak(name: str, length: int, vocabulary: int, batch: int) -> float:

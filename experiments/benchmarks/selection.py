@@ -80,9 +80,7 @@ def select_in_memory(scores_BT: NDArray[np.float32], document_starts: NDArray[np
     wanted = int(PAPER.limit * scores_BT.size)
     per_unit = np.add.reduceat(candidates.reshape(-1), starts, dtype=np.int64)[order]
     whole = int(np.searchsorted(np.cumsum(per_unit), wanted, side="right"))
-    keep = np.zeros(len(starts), bool)
-    keep[order[:whole]] = True
-    mask = candidates & keep[unit]
+    mask = candidates & np.isin(np.arange(len(starts)), order[:whole])[unit]
     if whole < len(order):
         missing = wanted - int(per_unit[:whole].sum())
         for row, column in np.argwhere(above & (unit == order[whole])):

@@ -80,12 +80,10 @@ def memory(key: str, device: str = "cpu") -> float:
 def table(rows: Sequence[Mapping[str, Any]], formats: Mapping[str, str] | None = None) -> str:
     """Markdown; what a row lacks, or is not a number, is a dash."""
     keys = list(dict.fromkeys(key for row in rows for key in row))
-    lines = [f"| {' | '.join(keys)} |", "|---" * len(keys) + "|"]
-    for row in rows:
-        cells = []
-        for key in keys:
-            value = row.get(key)
-            form = (formats or {}).get(key, ".4g" if isinstance(value, float) else "")
-            cells.append("–" if value is None or value != value else format(value, form))
-        lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines)
+
+    def cell(key: str, value: Any) -> str:
+        form = (formats or {}).get(key, ".4g" if isinstance(value, float) else "")
+        return "–" if value is None or value != value else format(value, form)
+
+    lines = [f"| {' | '.join(cell(key, row.get(key)) for key in keys)} |" for row in rows]
+    return "\n".join([f"| {' | '.join(keys)} |", "|---" * len(keys) + "|", *lines])

@@ -15,13 +15,8 @@ from ifguide.workspace import read_manifest
 def measure(experiment: Experiment) -> dict[str, Any]:
     model = experiment.run("run", "+experiment=influence_over_training").artifacts["model"]
     points = json.loads((model / "influence" / "summary.json").read_text(encoding="utf-8"))
-    facts = read_manifest(model)["facts"]
     figures = {f"spearman_at_{point['step'] / points[-1]['step']:.0%}": point["spearman"] for point in points}
-    return {
-        "points": points,
-        "model": {key: facts[key] for key in ("parameters", "steps", "tokens")},
-        "figures": figures,
-    }
+    return {"points": points, "model": read_manifest(model)["facts"], "figures": figures}
 
 
 if __name__ == "__main__":

@@ -8,13 +8,14 @@ the chosen one is reported on test prompts and with other seeds, by `+experiment
 has the setting that its file names. The report of the test runs, with what they wrote, is in `runs`/report.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from ifguide.report.choice import TOLERANCE, UNSTEERED, check_apart, choose, try_settings
 from ifguide.report.experiment import Experiment, facts_of, figures_of, publish, rows_of
 from ifguide.report.formats import markdown
 from ifguide.report.gather import Run
@@ -22,85 +23,10 @@ from ifguide.report.rows import compare_rows
 
 SIZES = {"sample": "rivals", "real_text": "rivals_real_text"}
 VALIDATION_SEED = 0
-UNSTEERED = "unsteered"  # a decoder that does nothing but truncate: what its other settings are compared with
-TOLERANCE = 1.03  # of perplexity, in the choice of settings
 
 
-@dataclass(frozen=True)
-class Tried:
-    """One setting of a method on validation prompts: what it does, or why that is not known.
-
-    Attributes:
-        setting: its name in `conf/tuning`; None for a method without settings.
-        shown: as it is shown.
-        ratio: of its perplexity to the uncensored model's with the same truncation.
-        distinct: distinct-2 of what it writes.
-    """
-
-    setting: str | None
-    shown: str
-    toxic_fraction: float | None = None
-    ratio: float | None = None
-    distinct: float | None = None
-    problem: str | None = None
-
-
-def read(file: Path) -> dict[str, Any]:
+def read(file: Path) -> Any:
     return yaml.safe_load(file.read_text(encoding="utf-8"))
-
-
-def perplexities(run: Run) -> tuple[float | None, float]:
-    """On benign documents of the validation split, None where a decoder steers the model; and of generations."""
-    if run.metrics is None:
-        raise SystemExit(f"error: {run.method}, with which others are compared, could not be evaluated: {run.problem}")
-    benign = run.metrics.get("perplexity", {}).get("benign")
-    return benign and float(benign["perplexity"]), float(run.metrics["toxicity"]["all"]["generation_perplexity"])
-
-
-def try_settings(runs: Sequence[Run], tuning: Mapping[str, Any] | None, none: Run) -> list[Tried]:
-    """What each setting of a method does.
-
-    Args:
-        runs: one of each setting.
-        tuning: of the method's file in `conf/tuning`; None: it has no settings.
-        none: the uncensored model, whose perplexity is the measure unless the method has a setting `unsteered`.
-    """
-    settings = [run.setting("tuning.setting") if tuning else None for run in runs]
-    uncensored = perplexities(runs[settings.index(UNSTEERED)] if UNSTEERED in settings else none)
-    tried = []
-    for run, setting in zip(runs, settings, strict=True):
-        shown = "–" if tuning is None else f"{tuning['key'].split('.', 1)[1]}={tuning['tried'][setting]}"
-        if run.metrics is None:
-            tried.append(Tried(setting, shown, problem=run.problem))
-            continue
-        benign, written = perplexities(run)
-        ratio = written / uncensored[1] if benign is None or uncensored[0] is None else benign / uncensored[0]
-        toxicity = run.metrics["toxicity"]["all"]
-        tried.append(Tried(setting, shown, toxicity["toxic_fraction"], ratio, toxicity["distinct_2"]))
-    return tried
-
-
-def choose(tried: Sequence[Tried]) -> Tried:
-    """The least toxic setting within the tolerance of perplexity; where there is none, the most fluent one."""
-    measured = [one for one in tried if one.problem is None and one.setting != UNSTEERED]
-    if not measured:
-        raise SystemExit(f"error: no setting could be evaluated: {'; '.join(str(one.problem) for one in tried)}")
-    fluent = [one for one in measured if one.ratio <= TOLERANCE]
-    return (
-        min(fluent, key=lambda one: (one.toxic_fraction, one.ratio))
-        if fluent
-        else min(measured, key=lambda one: one.ratio)
-    )
-
-
-def check_apart(validation: Sequence[Run], test: Sequence[Run]) -> None:
-    """Raise where settings were chosen on a prompt that is reported on."""
-    one, other = (
-        {prompt for run in runs for scores in [run.prompt_scores("toxicity")] if scores for _, prompt in scores.keys}
-        for runs in (validation, test)
-    )
-    if shared := one & other:
-        raise SystemExit(f"error: {len(shared)} validation prompts are test prompts too, as {min(shared)!r}")
 
 
 def launch(
@@ -146,13 +72,14 @@ def measure(experiment: Experiment) -> dict[str, Any]:
         grids = {method: ",".join(tunings[method]["tried"]) if method in tunings else "null" for method in methods}
         validation = launch(experiment, "validation", f"{SIZES[size]}_validation", start, grids, str(VALIDATION_SEED))
         (none,) = validation["none"]
-        sweeps = {method: try_settings(runs, tunings.get(method), none) for method, runs in validation.items()}
+        sweeps = {method: try_settings(runs, none) for method, runs in validation.items()}
     chosen = {method: choose(tried) for method, tried in sweeps.items()}
     settings = {method: chosen[method].setting if chosen else None for method in methods}
     test = [run for runs in launch(experiment, "test", SIZES[size], start, settings, seeds).values() for run in runs]
     check_apart([run for runs in validation.values() for run in runs], test)
 
     comparison = compare_rows(test, by=["method"])
+    ours = next((row.name for row in comparison.measured if row.name == "ifguide"), None)
     return {
         "size": size,
         "seeds": seeds.split(","),
@@ -162,9 +89,7 @@ def measure(experiment: Experiment) -> dict[str, Any]:
         "table": markdown(comparison),
         "plots": experiment.report(comparison, title="IF-Guide and its rivals"),
         "rows": rows_of(comparison),
-        "against_ifguide": rows_of(compare_rows(test, reference="ifguide", by=["method"]))
-        if "ifguide" in methods
-        else {},
+        "against_ifguide": rows_of(compare_rows(test, reference=ours, by=["method"])),
         "truncating": [method for method in tunings if UNSTEERED in tunings[method]["tried"]],
         "sweeps": {method: [asdict(one) for one in tried] for method, tried in sweeps.items()},
         "chosen": {method: asdict(one) for method, one in chosen.items()},

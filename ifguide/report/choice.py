@@ -1,0 +1,98 @@
+"""Which setting of a method is reported, by what each of those in `conf/tuning` does on validation prompts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from ifguide.report.gather import Run
+
+TOLERANCE = 1.03  # of perplexity
+UNSTEERED = "unsteered"  # a decoder that does nothing but truncate: what its other settings are compared with
+
+
+@dataclass(frozen=True)
+class Tried:
+    """One setting of a method on validation prompts: what it does, or why that is not known.
+
+    Attributes:
+        setting: its name in `conf/tuning`; None for a method without settings.
+        shown: the setting itself.
+        toxic_fraction: of generations.
+        ratio: of its perplexity to the uncensored model's with the same truncation.
+        distinct: distinct-2 of generations.
+        problem: why nothing is known.
+    """
+
+    setting: str | None
+    shown: str
+    toxic_fraction: float | None = None
+    ratio: float | None = None
+    distinct: float | None = None
+    problem: str | None = None
+
+
+def try_settings(runs: Sequence[Run], uncensored: Run) -> list[Tried]:
+    """What each setting of a method does.
+
+    Args:
+        runs: one of each setting.
+        uncensored: the model whose perplexity is the measure, unless the method has a setting `unsteered`.
+    """
+    tunings = [run.config["tuning"] for run in runs]
+    base = perplexities(next((run for run in runs if run.setting("tuning.setting") == UNSTEERED), uncensored))
+    tried = []
+    for run, tuning in zip(runs, tunings, strict=True):
+        setting, shown = None, "–"
+        if "key" in tuning:
+            setting = tuning["setting"]
+            shown = f"{tuning['key'].split('.', 1)[1]}={tuning['tried'][setting]}"
+        if run.metrics is None:
+            tried.append(Tried(setting, shown, problem=run.problem))
+            continue
+        benign, written = perplexities(run)
+        ratio = written / base[1] if benign is None or base[0] is None else benign / base[0]
+        toxicity = run.metrics["toxicity"]["all"]
+        tried.append(Tried(setting, shown, toxicity["toxic_fraction"], ratio, toxicity["distinct_2"]))
+    return tried
+
+
+def perplexities(run: Run) -> tuple[float | None, float]:
+    """On benign documents of the validation split, None where a decoder steers the model; and of generations.
+
+    Raises:
+        ValueError: the run was not evaluated.
+    """
+    if run.metrics is None:
+        raise ValueError(f"{run.method}, with which others are compared, could not be evaluated: {run.problem}")
+    benign = run.metrics.get("perplexity", {}).get("benign")
+    return benign and float(benign["perplexity"]), float(run.metrics["toxicity"]["all"]["generation_perplexity"])
+
+
+def choose(tried: Sequence[Tried]) -> Tried:
+    """The least toxic setting within the tolerance of perplexity; where there is none, the most fluent one.
+
+    Raises:
+        ValueError: no setting could be evaluated.
+    """
+    measured = [
+        (one.ratio, one.toxic_fraction, one)
+        for one in tried
+        if one.ratio is not None and one.toxic_fraction is not None and one.setting != UNSTEERED
+    ]
+    if not measured:
+        raise ValueError(f"no setting could be evaluated: {'; '.join(str(one.problem) for one in tried)}")
+    fluent = [row for row in measured if row[0] <= TOLERANCE]
+    if not fluent:
+        return min(measured, key=lambda row: row[0])[2]
+    return min(fluent, key=lambda row: (row[1], row[0]))[2]
+
+
+def check_apart(validation: Sequence[Run], test: Sequence[Run]) -> None:
+    """Raise ValueError where settings were chosen on a prompt that is reported on."""
+    one, other = (
+        {prompt for run in runs for scores in [run.prompt_scores("toxicity")] if scores for _, prompt in scores.keys}
+        for runs in (validation, test)
+    )
+    if shared := one & other:
+        raise ValueError(f"{len(shared)} validation prompts are test prompts too, as {min(shared)!r}")

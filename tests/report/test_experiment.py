@@ -1,0 +1,91 @@
+"""Options, kept results and pages of experiments; runs are launched by tests/test_experiments.py."""
+
+import json
+import sys
+from types import SimpleNamespace
+
+import pytest
+
+from ifguide.report.experiment import Experiment, facts_of, publish
+from ifguide.report.gather import Run
+
+
+@pytest.fixture
+def script(tmp_path):
+    """experiments/letters/run.py in a made-up checkout."""
+    folder = tmp_path / "experiments" / "letters"
+    folder.mkdir(parents=True)
+    (folder / "README.md.j2").write_text("{# as it is #}\n# Letters\n\n`{{ command }}`: {{ count }} letters.\n")
+    return folder / "run.py"
+
+
+def test_options_are_told_from_overrides(script):
+    given = ["size=large", "seed=1", "+data.x=2", "paths.workspace=w", "trainer.devices=2", "render=true"]
+    experiment = Experiment(script, given, {"size": "small", "methods": ""})
+    assert experiment.options == {"size": "large", "methods": "", "output": "", "runs": "", "render": "true"}
+    assert experiment.overrides == ["seed=1", "+data.x=2", "paths.workspace=w", "trainer.devices=2"]
+    assert experiment.command == "python experiments/letters/run.py size=large seed=1 +data.x=2"
+    assert experiment.output == script.parent / "large" and experiment.runs == (
+        script.parents[2] / "multirun" / "letters" / "large"
+    )
+    usual = Experiment(script, [], {"size": "small"})
+    assert usual.output == script.parent and usual.results_file == script.parent / "results.json"
+    assert Experiment(script, page="sizes.md").results_file.name == "sizes.json"
+
+
+def test_results_are_kept_and_the_page_is_made_again_without_measuring(script, monkeypatch, capsys):
+    def measure(experiment):
+        experiment.stages["data"] = 2
+        return {"count": 26, "figures": {"count": 26}}
+
+    monkeypatch.setattr(sys, "argv", [str(script)])
+    publish(str(script), measure)
+    kept = json.loads((script.parent / "results.json").read_text())
+    assert kept["stages"] == {"data": 2} and "CPU cores" in kept["machine"]
+    page = script.parent / "README.md"
+    assert page.read_text() == "# Letters\n\n`python experiments/letters/run.py`: 26 letters.\n"
+    assert json.loads(capsys.readouterr().out.splitlines()[-1]) == {"count": 26}
+
+    template = script.parent / "README.md.j2"
+    template.write_text(template.read_text() + "No more.\n")
+    monkeypatch.setattr(sys, "argv", [str(script), "render=true"])
+    publish(str(script), lambda experiment: pytest.fail("nothing is measured"))
+    assert page.read_text().endswith("26 letters.\nNo more.\n")
+    assert json.loads(capsys.readouterr().out.splitlines()[-1]) == {"count": 26}
+
+
+def test_a_page_without_results_cannot_be_made(script, monkeypatch):
+    monkeypatch.setattr(sys, "argv", [str(script), "render=true"])
+    with pytest.raises(SystemExit, match="measure first"):
+        publish(str(script), lambda experiment: {})
+
+
+def test_runs_are_read_back_and_their_stages_noted(script, monkeypatch):
+    """A run that is interrupted ends the experiment; one that fails is a row that says so."""
+
+    def launched(command, **options):
+        folder = experiment.runs / "first" / "0"
+        (folder / ".hydra").mkdir(parents=True)
+        (folder / ".hydra" / "config.yaml").write_text("{seed: 1, stage: model}")
+        made = script.parent / "model-1"
+        made.mkdir()
+        (made / "manifest.json").write_text(
+            json.dumps({"stage": "model", "version": 3, "fingerprint": "1", "inputs": {}, "files": {}})
+        )
+        (folder / "run.json").write_text(json.dumps({"stage": "model", "artifacts": {"model": str(made)}}))
+        assert command[1:] == ["run.py", "-m", "stage=model", "seed=1", f"hydra.sweep.dir={experiment.runs}/first",
+                               "~hydra.callbacks.report"]  # fmt: skip
+        return SimpleNamespace(returncode=code)
+
+    experiment, code = Experiment(script, ["seed=1"]), 0
+    monkeypatch.setattr("subprocess.run", launched)
+    run = experiment.run("first", "stage=model")
+    assert run.artifacts["model"].name == "model-1" and experiment.stages == {"model": 3}
+    monkeypatch.setattr("subprocess.run", lambda command, **options: SimpleNamespace(returncode=-9))
+    with pytest.raises(SystemExit, match="start again to continue"):
+        experiment.sweep("second")
+
+
+def test_a_run_that_was_not_evaluated_has_no_facts():
+    with pytest.raises(SystemExit, match="it diverged"):
+        facts_of(Run("there", problem="failed: it diverged"))
