@@ -11,15 +11,15 @@ import pytest
 import torch
 from conftest import tiny_tokenizer
 from hydra import compose, initialize_config_dir
-from ifguide.pipeline.report import report
 from run_folders import write_sweep
 
 from ifguide.corpus.documents import Prompt
 from ifguide.evaluation.generation import GENERATIONS_FILE, load_generations, save_generations
 from ifguide.evaluation.judge import Judge
-from ifguide.models import build_model
+from ifguide.models import ModelSettings
+from ifguide.stages.commands import report
 from ifguide.statistics import hierarchical_interval
-from ifguide.workspace import Workspace
+from ifguide.workspace import Recipe, Workspace
 
 CONF = Path(__file__).parents[1] / "conf"
 METHODS = (("none", 0.9, 12.0), ("ifguide", 0.3, 12.5))
@@ -39,9 +39,8 @@ def sweep(tmp_path):
         asked = [Prompt(*row) for row in zip(rows["prompt"], rows["subset"], rows["record"], strict=True)]
         texts = [[f" {file.parent.name}{text}" for text in texts] for texts in rows["continuations"]]
         made = Workspace(tmp_path / "workspace").build(
-            "generations", version=1, settings={"of": file.parent.name}, inputs={},
-            builder=partial(save_prompts, asked=asked, texts=texts),
-        )  # fmt: skip
+            Recipe("generations", 1, {"of": file.parent.name}, {}), partial(save_prompts, asked=asked, texts=texts)
+        )
         facts["artifacts"]["generations.toxicity"] = str(made.path)
         file.write_text(json.dumps(facts))
     return sweep
@@ -50,7 +49,7 @@ def sweep(tmp_path):
 @pytest.fixture
 def judge(tmp_path):
     settings = dict(hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32)
-    model = build_model(vocabulary=320, architecture="gpt_neox", settings=settings)
+    model = ModelSettings(architecture="gpt_neox", settings=settings).build(320, None)
     for parameter in model.parameters():  # or its preferences drown in rounding
         torch.nn.init.normal_(parameter, std=0.5, generator=torch.Generator().manual_seed(0))
     model.save_pretrained(tmp_path / "judge")

@@ -4,7 +4,7 @@ import time
 
 import pytest
 
-from ifguide.workspace import Artifact, ArtifactError, Workspace, file_signature
+from ifguide.workspace import Artifact, ArtifactError, Recipe, Workspace, file_signature
 
 
 def build(workspace, *, settings=None, inputs=None, builder=None, **options):
@@ -12,9 +12,8 @@ def build(workspace, *, settings=None, inputs=None, builder=None, **options):
         (directory / "content.txt").write_text("content")
         return {"figure": 3}
 
-    return workspace.build(
-        "stage", version=1, settings=settings or {}, inputs=inputs or {}, builder=builder or write, **options
-    )
+    fingerprints = {name: artifact.fingerprint for name, artifact in (inputs or {}).items()}
+    return workspace.build(Recipe("stage", 1, settings or {}, fingerprints), builder or write, **options)
 
 
 def refuse(directory):
@@ -39,7 +38,7 @@ def test_settings_inputs_and_version_decide_the_fingerprint(workspace):
     assert build(workspace, settings={"b": [2, None], "a": 1}, builder=refuse) == base
     other = build(workspace, settings={"a": 2, "b": [2, None]})
     with_input = build(workspace, settings={"a": 1, "b": [2, None]}, inputs={"other": other})
-    newer = workspace.build("stage", version=2, settings={"a": 1}, inputs={}, builder=lambda directory: None)
+    newer = workspace.build(Recipe("stage", 2, {"a": 1}, {}), lambda directory: None)
     assert len({artifact.fingerprint for artifact in (base, other, with_input, newer)}) == 4
 
 
@@ -125,7 +124,7 @@ def _build_slowly(root, log):
             file.write("built\n")
         time.sleep(0.5)
 
-    Workspace(root).build("stage", version=1, settings={}, inputs={}, builder=slow)
+    Workspace(root).build(Recipe("stage", 1, {}, {}), slow)
 
 
 def test_two_processes_build_once(tmp_path):

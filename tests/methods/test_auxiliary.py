@@ -79,7 +79,7 @@ def test_experts_learn_their_own_texts(corpus, start, tmp_path):
         assert facts["texts"] == 76 and facts["steps"] > 0
         model = AutoModelForCausalLM.from_pretrained(folder).eval()
         for kind in (False, True):
-            split = pack_texts([t for t, y in texts if y == kind], corpus.tokenizer, 16)
+            split = pack_texts([one.text for one in texts if one.toxic == kind], corpus.tokenizer, 16)
             ids = torch.from_numpy(split.tokens(slice(0, len(split))))
             with torch.no_grad():
                 losses[toxic, kind] = float(cross_entropy(model(ids).logits, ids))
@@ -99,9 +99,9 @@ def test_local_labels_are_values_or_toxicities(tmp_path):
     rows = [{"t": "a", "y": 0.7}, {"t": " ", "y": 0.1}, {"t": "b", "y": 0.0}, {"t": "c", "y": 1}]
     (tmp_path / "l.jsonl").write_text("\n".join(map(json.dumps, rows)))
     found = list(LabelledSource(files=str(tmp_path / "l.jsonl"), text="t", label="y"))
-    assert found == [("a", 0.7), ("b", 0.0), ("c", 1.0)]
+    assert found == [LabelledText("a", 0.7), LabelledText("b", 0.0), LabelledText("c", 1.0)]
     found = list(LabelledSource(files=str(tmp_path / "l.jsonl"), text="t", label="y", positive=[1], limit=2))
-    assert found == [("a", 0.0), ("b", 0.0)]
+    assert found == [LabelledText("a", 0.0), LabelledText("b", 0.0)]
     with pytest.raises(ValueError, match="both kinds"):
         check_labelled(found)
     (tmp_path / "l.jsonl").write_text(json.dumps({"t": "a", "y": 2}))
