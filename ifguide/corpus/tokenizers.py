@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import AutoTokenizer, PreTrainedTokenizerFast
+from transformers import AutoTokenizer, PreTrainedConfig, PreTrainedTokenizerFast
 
 from ifguide.models import loading
 
@@ -99,6 +99,18 @@ def train_byte_level_bpe(texts: Iterable[str], vocabulary: int) -> PreTrainedTok
     )
     tokenizer.train_from_iterator(texts, trainer)
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token=END_OF_TEXT)
+
+
+def beginning_of_text(tokenizer: PreTrainedTokenizerFast, config: PreTrainedConfig | None = None) -> int:
+    """The token that a text begins after: the tokenizer's own beginning of a text, or else its end-of-text token.
+
+    Args:
+        tokenizer: as `make_tokenizer` leaves it.
+        config: of the model that reads. A model trained from scratch on a corpus of ours has only ever seen texts after
+            the end of another, whatever its tokenizer has; its configuration says that it begins with that token.
+    """
+    own, end = tokenizer.bos_token_id, int(tokenizer.eos_token_id)
+    return end if own is None or getattr(config, "bos_token_id", own) == end else int(own)
 
 
 def vocabulary_size(tokenizer: PreTrainedTokenizerFast) -> int:
