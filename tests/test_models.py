@@ -5,7 +5,7 @@ from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 from ifguide.models import (
-    build_model,
+    ModelSettings,
     check_context,
     check_new_tokens,
     layer_matrix,
@@ -53,7 +53,7 @@ def test_layer_matrices_round_trip(module):
 def test_a_new_model_fits_its_tokenizer_and_its_seed_decides_its_weights():
     settings = ARCHITECTURES["gpt_neox"]
     first, second, other = (
-        build_model(vocabulary=100, architecture="gpt_neox", settings=settings, seed=seed) for seed in (0, 0, 1)
+        ModelSettings(architecture="gpt_neox", settings=settings, seed=seed).build(100, None) for seed in (0, 0, 1)
     )
     assert first.get_input_embeddings().weight.shape[0] == 128
     weights = [model.get_input_embeddings().weight for model in (first, second, other)]
@@ -63,7 +63,7 @@ def test_a_new_model_fits_its_tokenizer_and_its_seed_decides_its_weights():
 def test_a_model_continues_from_its_folder(tmp_path):
     model = tiny_model(dtype=torch.float32)
     model.save_pretrained(tmp_path)
-    loaded = build_model(vocabulary=60, pretrained=str(tmp_path))
+    loaded = ModelSettings(pretrained=str(tmp_path)).build(60, None)
     assert torch.equal(loaded(torch.arange(5)[None]).logits, load_model(tmp_path)(torch.arange(5)[None]).logits)
     assert torch.allclose(loaded(torch.arange(5)[None]).logits, model(torch.arange(5)[None]).logits, atol=1e-5)
 
@@ -71,17 +71,19 @@ def test_a_model_continues_from_its_folder(tmp_path):
 @pytest.mark.parametrize(
     "options, message",
     [
-        (dict(vocabulary=70, architecture="gpt_neox", settings={"vocab_size": 60}), "70 tokens"),
-        (dict(vocabulary=60), "architecture"),
-        (dict(vocabulary=60, architecture="no_such_model"), "no_such_model"),
-        (dict(vocabulary=60, pretrained="./nowhere"), "not a Hugging Face model folder"),
+        (dict(architecture="gpt_neox", settings={"vocab_size": 60}), "70 tokens"),
+        (dict(), "^architecture=None"),
+        (dict(architecture="no_such_model"), "no_such_model"),
+        (dict(pretrained="./nowhere"), "^model.pretrained=./nowhere: not a Hugging Face model folder"),
     ],
 )
 def test_mistakes_are_refused(options, message):
     if "settings" in options:
         options["settings"] = {**ARCHITECTURES["gpt_neox"], **options["settings"]}
     with pytest.raises(ValueError, match=message):
-        build_model(**options)
+        settings = ModelSettings(**options)
+        settings.check("model")
+        settings.build(70, None)
 
 
 def test_blocks_longer_than_the_context_are_refused():
@@ -94,7 +96,7 @@ def test_blocks_longer_than_the_context_are_refused():
 def test_continuations_leave_room_for_a_prompt():
     config = tiny_model().config
     check_new_tokens(config, 63)
-    with pytest.raises(ValueError, match=r"evaluation\.max_new_tokens=64: .* context of 64"):
+    with pytest.raises(ValueError, match=r"^max_new_tokens=64: .* context of 64"):
         check_new_tokens(config, 64)
 
 

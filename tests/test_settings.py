@@ -10,6 +10,7 @@ from conftest import tiny_model, tiny_tokenizer
 from hydra import compose, initialize_config_dir
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
+from omegaconf import OmegaConf
 from transformers import AutoConfig, AutoModelForSequenceClassification
 
 from ifguide.workspace import describe, fingerprint_of
@@ -17,9 +18,10 @@ from ifguide.workspace import describe, fingerprint_of
 CONF = Path(__file__).parents[1] / "conf"
 GROUPS = (
     "classifier", "curvature", "data", "filter", "judge", "labelled", "objective", "pairs", "pooling", "queries",
-    "scorer", "selection", "task", "evaluation", "utility",
+    "scorer", "selection", "student", "task", "utility",
 )  # fmt: skip
 OPTIONS = sorted((path.parent.name, path.stem) for path in CONF.glob("*/*.yaml") if path.parent.name in GROUPS)
+PLACES = {"classifier": "classifiers", "queries": "behaviours", "task": "tasks", "utility": "utilities"}
 OTHERS = {int: lambda value: value + 1, bool: lambda value: not value, str: lambda value: f"{value} again"}
 
 
@@ -46,7 +48,7 @@ def files(tmp_path_factory):
 
 def make(group, option, files):
     """An option of a group, made as a run makes it; skipped where it needs what is not here."""
-    place = f"utilities.{option}" if group == "utility" else group
+    place = f"{PLACES[group]}.{'x' if group == 'utility' else 'toxicity'}" if group in PLACES else group
     local = f"{files}/records.jsonl"
     given = {
         ("classifier", "perspective_file"): {"scores.files": local},
@@ -55,8 +57,6 @@ def make(group, option, files):
         },
         ("classifier", "toxigen_roberta"): {"path": f"{files}/checkpoint"},
         ("data", "local"): {"sources.local.files": local},
-        ("evaluation", "attaq"): {"prompts.files": local},
-        ("evaluation", "local"): {"prompts.files": local},
         ("task", "attaq"): {"prompts.files": local},
         ("task", "local"): {"prompts.files": local},
         ("judge", "quality"): {"pretrained": f"{files}/judge"},
@@ -65,10 +65,11 @@ def make(group, option, files):
     }  # fmt: skip
     settings = given.get((group, option), {"files": local} if option == "local" else {})
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        chosen = f"+utility@{place}={option}" if group == "utility" else f"{group}={option}"
+        chosen = f"{group}@{place}={option}" if group in PLACES else f"{group}={option}"
+        chosen = f"+{chosen}" if group == "utility" else chosen
         cfg = compose("config", overrides=[chosen, *(f"{place}.{key}={value}" for key, value in settings.items())])
     try:
-        return instantiate(cfg.utilities[option] if group == "utility" else cfg[group], _convert_="all")
+        return instantiate(OmegaConf.select(cfg, place), _convert_="all")
     except InstantiationException as error:
         if any(reason in str(error) for reason in ("IFGUIDE_DATASETS", "is not installed")):
             pytest.skip(str(error))

@@ -17,11 +17,11 @@ from study import VARIANTS, Scores, Study
 
 from ifguide.corpus.blocks import LABELS
 from ifguide.corpus.build import tokens_in_spans
+from ifguide.corpus.masks import jaccard
 from ifguide.corpus.sources import read_records
 from ifguide.corpus.tokenizers import token_texts
 from ifguide.corpus.words import WORD, word_log_odds
 from ifguide.evaluation.attribution import known_tokens
-from ifguide.corpus.masks import jaccard
 from ifguide.influence.pooling import type_sums
 from ifguide.influence.scoring import sample_rows
 from ifguide.report.attribution import (

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -21,6 +21,8 @@ class ProfanityCheck(ReadyClassifier):
     Raises:
         ValueError: the package is not installed.
     """
+
+    ALSO_SETTINGS: ClassVar[tuple[str, ...]] = ("name",)  # which has the version of the package with the weights
 
     def __post_init__(self) -> None:
         if find_spec("profanity_check") is None:

@@ -11,12 +11,9 @@ from typing import Any, ClassVar, TextIO
 import pyarrow.parquet
 
 from ifguide.corpus.documents import BENIGN, TOXIC, Document
-from ifguide.workspace import file_signature, find_files
+from ifguide.workspace import find_files
 
 READABLE = (".txt", ".jsonl", ".parquet")
-
-# Settings that name files: their content decides, not where they lie.
-PATH_KEYS = ("path", "pretrained", "checkpoint", "config", "include_path")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,28 +114,6 @@ class HubSource:
             count += 1
             if count == self.limit:
                 return
-
-
-def by_content(value: Any, key: str | None = None) -> Any:
-    """Replace the names of files by signatures of their content, so that an artifact outlives a moved folder."""
-    if isinstance(value, dict):
-        return {name: by_content(child, name) for name, child in value.items()}
-    if isinstance(value, list):
-        return [by_content(child, key) for child in value]
-    if key == "files" and value is not None:
-        return [file_signature(path) for path in find_files(value)]
-    if key in PATH_KEYS and isinstance(value, str) and Path(value).exists():
-        return file_signature(Path(value))
-    return value
-
-
-def files_in(value: Any) -> dict[str, str]:
-    """Content signature → name of every file that resolved settings read as `files`, at any depth."""
-    if not isinstance(value, dict):
-        return {}
-    nested = {signature: name for child in value.values() for signature, name in files_in(child).items()}
-    here = find_files(value["files"]) if value.get("files") else []
-    return nested | {file_signature(path): path.name for path in here}
 
 
 def read_records(

@@ -187,10 +187,10 @@ def test_perplexity_is_by_the_label_of_the_document(corpus):
 
 def test_block_losses_are_those_of_a_forward_pass(corpus):
     split = corpus.split("test")
-    from ifguide.models import build_model
+    from ifguide.models import ModelSettings
 
     settings = dict(hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32)
-    model = build_model(vocabulary=corpus.vocabulary, architecture="gpt_neox", settings=settings)
+    model = ModelSettings(architecture="gpt_neox", settings=settings).build(corpus.vocabulary, None)
     losses = block_losses(model, split, batch_size=2)
     ids = torch.from_numpy(split.tokens(slice(0, 1)))
     with torch.no_grad():

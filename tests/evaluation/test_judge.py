@@ -9,7 +9,7 @@ from conftest import tiny_tokenizer
 from torch import nn
 
 from ifguide.evaluation.judge import Judge, answer_log_odds, same_in_both_orders, wins
-from ifguide.models import build_model
+from ifguide.models import ModelSettings
 
 TEMPLATE = "Text: {prompt}\nA:{first}\nB:{second}\nAnswer:"
 CPU = torch.device("cpu")
@@ -25,7 +25,7 @@ def folder(tokenizer, tmp_path_factory):
     folder = tmp_path_factory.mktemp("judge")
     settings = dict(hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32)
     settings["max_position_embeddings"] = 120
-    build_model(vocabulary=320, architecture="gpt_neox", settings=settings).save_pretrained(folder)
+    ModelSettings(architecture="gpt_neox", settings=settings).build(320, None).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return str(folder)
 
@@ -55,7 +55,7 @@ def generations(*rows):
 
 
 def test_log_odds_are_those_of_single_answers(folder, tokenizer):
-    model = build_model(vocabulary=320, pretrained=folder).double().eval()
+    model = ModelSettings(pretrained=folder).build(320, None).double().eval()
     questions = [TEMPLATE.format(prompt="one", first=" the cat", second=text) for text in (" idiot", " sat on it")]
     found = answer_log_odds(model, tokenizer, questions, batch_size=3)
     for question, odds in zip(questions, found, strict=True):

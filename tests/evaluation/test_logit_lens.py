@@ -9,7 +9,7 @@ from conftest import ARCHITECTURES, VOCABULARY, tiny_model, tiny_tokenizer
 
 from ifguide.corpus.documents import LabelledText, Query
 from ifguide.evaluation.logit_lens import LogitLens, first_tokens, lens_sums, toxic_tokens
-from ifguide.models import build_model, final_norm
+from ifguide.models import ModelSettings, final_norm
 
 TEXTS = [
     LabelledText("the cat sat and saw one idiot on a mat", 1.0),
@@ -68,7 +68,7 @@ def tokenizer():
 @pytest.fixture(scope="module")
 def model():
     settings = dict(hidden_size=16, num_hidden_layers=3, num_attention_heads=2, intermediate_size=32)
-    return build_model(vocabulary=320, architecture="gpt_neox", settings=settings).double().eval()
+    return ModelSettings(architecture="gpt_neox", settings=settings).build(320, None).double().eval()
 
 
 def test_places_are_those_before_toxic_words_of_toxic_texts(model, tokenizer, tmp_path):

@@ -10,7 +10,7 @@ from conftest import VOCABULARY, tiny_model, tiny_tokenizer
 
 from ifguide.corpus.documents import Query
 from ifguide.evaluation.suffix_attack import SuffixAttack, find_suffix, suffix_gradient, target_losses
-from ifguide.models import build_model
+from ifguide.models import ModelSettings
 
 PREFIX, SUFFIX, TARGET = torch.tensor([0, 7, 9]), torch.tensor([4, 4, 30]), torch.tensor([11, 5])
 
@@ -83,7 +83,7 @@ def tokenizer():
 def trained(tokenizer, *, gives_way):
     """A model that says what it was told not to after a suffix with a token divisible by ten in it, or never."""
     settings = dict(hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=64)
-    model = build_model(vocabulary=320, architecture="gpt_neox", settings=settings)
+    model = ModelSettings(architecture="gpt_neox", settings=settings).build(320, None)
     toxic, polite = (torch.tensor(tokenizer.encode(text)[:2]) for text in (" idiot who", " cat sat"))
     prompt = torch.tensor([tokenizer.eos_token_id, *tokenizer.encode("the old mat")])
     optimizer, generator = torch.optim.Adam(model.parameters(), lr=1e-2), torch.Generator().manual_seed(0)
@@ -113,9 +113,10 @@ def test_a_model_that_is_easy_is_broken_and_one_that_is_not_is_not(tokenizer):
 
 
 def test_forward_passes_are_those_that_are_run(tokenizer):
-    model, rows = build_model(vocabulary=320, architecture="gpt_neox", settings=dict(
+    settings = dict(
         hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32, max_position_embeddings=24
-    )), []  # fmt: skip
+    )
+    model, rows = ModelSettings(architecture="gpt_neox", settings=settings).build(320, None), []
     model.eval().gpt_neox.layers[0].register_forward_hook(lambda block, inputs, output: rows.append(output.shape[:2]))
     queries = [Query("the cat sat on a mat " * n, " and saw one idiot", True, str(n)) for n in (0, 1, 5)]
     metrics = SuffixAttack(queries=queries, steps=3, candidates=5, suffix_tokens=4, batch_size=2)(model, tokenizer)[

@@ -12,7 +12,7 @@ from ifguide.evaluation.token_baselines import (
     expert_log_ratio_scores,
     gradient_norm_scores,
 )
-from ifguide.models import build_model
+from ifguide.models import ModelSettings
 from ifguide.objectives.language_modeling import token_losses
 from ifguide.report.attribution import plot_cost, plot_mask_overlap, plot_precision_recall, precision_recall
 from ifguide.statistics import roc_auc
@@ -22,7 +22,7 @@ from ifguide.statistics import roc_auc
 def small_model(corpus):
     settings = dict(hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32)
     torch.manual_seed(0)
-    return build_model(vocabulary=corpus.vocabulary, architecture="gpt_neox", settings=settings)
+    return ModelSettings(architecture="gpt_neox", settings=settings).build(corpus.vocabulary, None)
 
 
 class IdiotClassifier:

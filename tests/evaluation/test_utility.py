@@ -16,7 +16,7 @@ from ifguide.evaluation.lambada import Lambada
 from ifguide.evaluation.likelihood import continuation_likelihoods
 from ifguide.evaluation.probe import ToxicityProbe, fit_logistic, mean_hidden_states
 from ifguide.evaluation.task import check_names, measurement_names, merge_metrics
-from ifguide.models import build_model
+from ifguide.models import ModelSettings
 from ifguide.statistics import roc_auc
 
 PAIRS = [("the cat", " sat on a mat"), ("", "bread"), ("one idiot who ate all of", " his"), ("a", "")]
@@ -30,7 +30,7 @@ def tokenizer():
 @pytest.fixture(scope="module")
 def model(tokenizer):
     settings = dict(hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32)
-    model = build_model(vocabulary=320, architecture="gpt_neox", settings=settings).double().eval()
+    model = ModelSettings(architecture="gpt_neox", settings=settings).build(320, None).double().eval()
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(0.1 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1)))

@@ -11,7 +11,7 @@ from ifguide.corpus.labelled import LabelledSource, check_labelled, encode_texts
 from ifguide.methods.dexperts import ExpertTraining
 from ifguide.methods.rad.model import load_reward_model
 from ifguide.methods.rad.training import RewardTraining, TextExamples
-from ifguide.models import LoadOptions, build_model
+from ifguide.models import LoadOptions, ModelSettings
 from ifguide.objectives.language_modeling import cross_entropy
 from ifguide.training.context import TrainingContext
 from ifguide.training.optimization import Optimization
@@ -35,7 +35,7 @@ def labelled(count=160):
 @pytest.fixture(scope="module")
 def start(corpus, tmp_path_factory):
     settings = dict(hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=64)
-    model = build_model(vocabulary=corpus.vocabulary, architecture="gpt_neox", settings=settings)
+    model = ModelSettings(architecture="gpt_neox", settings=settings).build(corpus.vocabulary, None)
     folder = tmp_path_factory.mktemp("start")
     model.save_pretrained(folder)
     corpus.tokenizer.save_pretrained(folder)

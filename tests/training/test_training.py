@@ -38,12 +38,12 @@ class Recorder(nn.Module):
 
 
 def model_for(corpus, dropout=0.0):
-    from ifguide.models import build_model
+    from ifguide.models import ModelSettings
 
     settings = dict(
         hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32, hidden_dropout=dropout
     )
-    return build_model(vocabulary=corpus.vocabulary, architecture="gpt_neox", settings=settings)
+    return ModelSettings(architecture="gpt_neox", settings=settings).build(corpus.vocabulary, None)
 
 
 def run(corpus, directory, objective, *, model=None, trainer=CPU, mask=None, callbacks=(), **options):

@@ -25,12 +25,12 @@ def optimization(**options):
 
 
 def wide_model(corpus, dropout=0.0):
-    from ifguide.models import build_model
+    from ifguide.models import ModelSettings
 
     settings = dict(
         hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32, hidden_dropout=dropout
     )
-    return build_model(vocabulary=corpus.vocabulary, architecture="gpt_neox", settings=settings).double()
+    return ModelSettings(architecture="gpt_neox", settings=settings).build(corpus.vocabulary, None).double()
 
 
 @pytest.fixture(scope="module")
