@@ -130,8 +130,8 @@ class Study:
 
     def baselines(self) -> dict[str, Scores]:
         split, tokenizer, batch = self.split, self.tokenizer, self.part("influence").batch_size
-        encoded = encode_queries(self.queries, tokenizer, split.block_length)
         model = self.proxy()
+        encoded = encode_queries(self.queries, tokenizer, split.block_length, model.config)
         means: dict[str, Callable[[], Scores]] = {
             "word list: log-odds between queries": lambda: word_list_scores(
                 split, tokenizer, word_log_odds(self.queries)

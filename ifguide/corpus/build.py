@@ -160,7 +160,11 @@ def build_corpus(
 def _tokenise(
     documents: Iterator[tuple[int, Document]], tokenizer: PreTrainedTokenizerFast
 ) -> Iterator[tuple[int, Document, NDArray[np.int32], NDArray[np.bool_]]]:
-    """Encode in batches (in parallel, inside the tokenizer) and append the end-of-text token to each document."""
+    """Encode in batches (in parallel, inside the tokenizer) and append the end-of-text token to each document.
+
+    No beginning-of-text token is put before one, even where the tokenizer has such: blocks begin anywhere in a document
+    anyway, and every token of a block is scored and may be selected, so it had better be one that somebody wrote.
+    """
     encode, end = tokenizer.backend_tokenizer.encode_batch, tokenizer.eos_token_id
     with tqdm(desc="Tokenising", unit=" documents", leave=False, disable=None) as progress:
         while batch := list(islice(documents, DOCUMENTS_AT_ONCE)):
