@@ -1,5 +1,6 @@
 """Tokenizers: from the hub, from a local file or folder, or a byte-level BPE trained on the corpus."""
 
+import unicodedata
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -111,6 +112,17 @@ def beginning_of_text(tokenizer: PreTrainedTokenizerFast, config: PreTrainedConf
     """
     own, end = tokenizer.bos_token_id, int(tokenizer.eos_token_id)
     return end if own is None or getattr(config, "bos_token_id", own) == end else int(own)
+
+
+def keeps_text(tokenizer: PreTrainedTokenizerFast, text: str, ids: Sequence[int]) -> bool:
+    """Whether a text can be read back from its tokens, but for how blanks and characters of several code points are
+    written; a tokenizer that drops case, accents or unknown characters does not keep it."""
+    decoded = tokenizer.backend_tokenizer.decode(list(ids), skip_special_tokens=True)
+    return decoded == text or _plain(decoded) == _plain(text)
+
+
+def _plain(text: str) -> str:
+    return " ".join(unicodedata.normalize("NFC", text).split())
 
 
 def vocabulary_size(tokenizer: PreTrainedTokenizerFast) -> int:
