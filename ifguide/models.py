@@ -1,19 +1,24 @@
 """Build or load a causal language model; find the linear layers that influence tracks."""
 
 import copy
+import inspect
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
 from torch import nn
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
+from transformers import CONFIG_MAPPING, AutoConfig, AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from ifguide.checks import check_whole_number
+
+DECIDED = ("bos_token_id", "eos_token_id", "pad_token_id")  # by the tokenizer
+READ_ANYWAY = ("head_dim", "max_position_embeddings")  # by models, or by us, where a configuration does not name them
 
 
 @dataclass(frozen=True)
@@ -52,8 +57,11 @@ class ModelSettings:
         return LoadOptions(self.attention, self.trust_remote_code)
 
     def check(self, name: str) -> None:
-        """Raise ValueError where the pretrained model is not there; `name` is what the caller calls these settings."""
+        """Raise ValueError where the pretrained model is not there, or a new one would not be what its settings say;
+        `name` is what the caller calls these settings."""
         check_pretrained(self.pretrained, f"{name}.pretrained")
+        if self.pretrained is None:
+            check_configuration(str(self.architecture), self.settings, name)
 
     def build(self, vocabulary: int, end_of_text: int | None) -> PreTrainedModel:
         """The model, in float32.
@@ -126,6 +134,26 @@ def check_vocabulary(model: PreTrainedModel, vocabulary: int) -> None:
             f"the tokenizer has {vocabulary} tokens but the model's vocabulary is {rows}; choose the model's own "
             "tokenizer (data.tokenizer.path) or a model with `settings.vocab_size` of at least that"
         )
+
+
+def check_configuration(architecture: str, settings: Mapping[str, Any], name: str = "model") -> None:
+    """Raise ValueError where transformers has no such model type, or makes no configuration of the settings, or would
+    keep one of them without looking at it, as it does with `hiddn_act=relu`."""
+    if architecture not in CONFIG_MAPPING:
+        close = ", ".join(get_close_matches(architecture, CONFIG_MAPPING)) or "gpt2, llama, …"
+        raise ValueError(f"{name}.architecture={architecture}: no model type of transformers, as {close} are")
+    given, usual = {key: value for key, value in settings.items() if value is not None}, CONFIG_MAPPING[architecture]()
+    try:
+        made = AutoConfig.for_model(architecture, **given)
+    except Exception as error:  # of several libraries
+        raise ValueError(f"{name}.settings: no {architecture} has them: {' '.join(str(error).split())}") from error
+    without = {*inspect.signature(PreTrainedConfig).parameters, *DECIDED}
+    known = {*inspect.signature(type(usual)).parameters, *usual.attribute_map, *READ_ANYWAY} - without
+    for key in given:
+        if key in without or (key not in known and hasattr(made, key) and not hasattr(usual, key)):
+            raise ValueError(
+                f"{name}.settings.{key}={given[key]}: it would not act; {architecture} has {', '.join(sorted(known))}"
+            )
 
 
 def check_context(

@@ -15,6 +15,7 @@ import numpy as np
 from pytorch_lightning.loggers import WandbLogger
 from pytorch_lightning.utilities import rank_zero_only
 
+from ifguide.evaluation.task import with_nan
 from ifguide.report.gather import Run, gather, split_override
 from ifguide.report.rows import Comparison, compare_rows
 from ifguide.report.table import TOXICITY_CATEGORY
@@ -204,7 +205,7 @@ def _run_from_wandb(run: Any) -> Run:
         overrides=dict(split_override(override) for override in hydra.get("overrides", [])),
         choices=hydra.get("choices", {}),
         config=config,
-        metrics=metrics or None,
+        metrics=with_nan(metrics) or None,
         problem=None if metrics else problem,
         notes=tuple(summary.get("notes", ())),
     )

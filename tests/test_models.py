@@ -109,3 +109,42 @@ def test_more_last_blocks_than_there_are_are_refused():
 def test_a_model_without_decoder_blocks_is_refused():
     with pytest.raises(ValueError, match="decoder blocks"):
         tracked_layers(nn.Sequential(nn.Linear(2, 2)))
+
+
+@pytest.mark.parametrize(
+    "architecture, settings, message",
+    [
+        (
+            "gpt_neox",
+            {"num_layers": 1},
+            r"^proxy\.settings\.num_layers=1: it would not act; gpt_neox has .*num_hidden_lay",
+        ),
+        ("gpt_neox", {"hiddn_act": "relu"}, r"^proxy\.settings\.hiddn_act=relu: .*hidden_act"),
+        ("gpt_neox", {"rope_theta": 5.0}, "would not act"),
+        ("gpt_neox", {"bos_token_id": 5}, "would not act"),
+        ("gpt_neox", {"dtype": "bfloat16"}, "would not act"),
+        *((other, {"intermediate_size": 8}, "would not act") for other in ("gpt2", "opt", "bloom", "falcon")),
+        ("gpt_neox", {"hidden_size": "x"}, r"^proxy\.settings: no gpt_neox has them: .*'hidden_size'"),
+        ("gptneox", {}, r"^proxy\.architecture=gptneox: .*gpt_neox"),
+    ],
+)
+def test_a_setting_that_would_act_nowhere_is_refused(architecture, settings, message, tmp_path):
+    with pytest.raises(ValueError, match=message):
+        ModelSettings(architecture=architecture, settings=settings).check("proxy")
+    tiny_model().save_pretrained(tmp_path)
+    ModelSettings(architecture=architecture, settings=settings, pretrained=str(tmp_path)).check("proxy")  # not read
+
+
+@pytest.mark.parametrize(
+    "architecture, settings",
+    [
+        *ARCHITECTURES.items(),
+        ("gpt2", {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "vocab_size": None}),
+        ("llama", {"rope_theta": 1e4}),
+        ("gpt_neox", {"rotary_pct": 0.5, "tie_word_embeddings": True}),
+        ("qwen2", {"head_dim": 8}),
+        ("bloom", {"n_layer": 2, "max_position_embeddings": 64}),
+    ],
+)
+def test_settings_that_act_are_taken(architecture, settings):
+    ModelSettings(architecture=architecture, settings=settings).check("model")

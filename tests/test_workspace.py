@@ -2,9 +2,19 @@ import json
 import multiprocessing
 import time
 
+import numpy as np
 import pytest
 
-from ifguide.workspace import Artifact, ArtifactError, Recipe, Workspace, file_signature
+from ifguide.workspace import (
+    Artifact,
+    ArtifactError,
+    Recipe,
+    Workspace,
+    canonical_json,
+    describe,
+    file_signature,
+    write_json,
+)
 
 
 def build(workspace, *, settings=None, inputs=None, builder=None, **options):
@@ -153,3 +163,19 @@ def test_a_signature_follows_content_not_place(tmp_path):
     assert file_signature(a) == file_signature(b)
     b.write_bytes(b"x" * (1 << 20) + b"y" + b"x" * ((2 << 20) - 1))
     assert file_signature(a) != file_signature(b)
+
+
+def test_json_holds_no_number_that_is_not_finite(tmp_path):
+    value = {
+        "perplexity": np.float64("inf"),
+        "interval": [1.5, float("nan")],
+        "rest": (1, "Infinity", None, True),
+    }
+    write_json(tmp_path / "a.json", value)
+
+    def refuse(constant):
+        raise AssertionError(constant)
+
+    found = json.loads((tmp_path / "a.json").read_text(), parse_constant=refuse)
+    assert found == {"perplexity": None, "interval": [1.5, None], "rest": [1, "Infinity", None, True]}
+    assert json.loads(canonical_json(describe(float("inf")))) == "inf"

@@ -57,7 +57,7 @@ class HalfModel(Stage):
             model, LanguageModeling(), self.optim, TrainingContext(self.trainer, folder), seed=self.model.seed,
             blocks=Split(split.blocks.select(self.rows), split.documents, None), mask=None, validation=None,
         )  # fmt: skip
-        encoded = encode_queries(self.queries, corpus.tokenizer, split.block_length)
+        encoded = encode_queries(self.queries, corpus.tokenizer, split.block_length, model.config)
         losses = continuation_likelihoods(model, encoded, batch_size=64, description="Queries").losses
         toxic = np.array([query.toxic for query in encoded])
         return {"contrast": float(losses[toxic].mean() - losses[~toxic].mean())}

@@ -45,7 +45,9 @@ class Study:
         self.proxy = lambda: part("proxy").load(run.artifacts["proxy"])
         self.rows = sample_rows(len(self.split), SCORED, 1)
         self.ids = self.split.tokens(self.rows)
-        encoded = encode_queries(part("behaviours.toxicity"), corpus.tokenizer, self.split.block_length)
+        encoded = encode_queries(
+            part("behaviours.toxicity"), corpus.tokenizer, self.split.block_length, self.proxy().config
+        )
         self.gradients = query_gradient(self.proxy(), encoded, batch_size=self.batch)
 
     def fit(self, strategy: str, blocks: int) -> Mapping[str, Any]:

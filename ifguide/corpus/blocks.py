@@ -92,6 +92,11 @@ class Corpus:
         """The token between documents."""
         return int(self.tokenizer.eos_token_id)
 
+    @property
+    def altered_share(self) -> float:
+        """Share of the documents, of those compared, that cannot be read back from their tokens."""
+        return float(self.info.get("altered_share", 0))
+
     def split(self, name: str) -> Split:
         blocks = Dataset.from_file(str(self.path / f"{name}.arrow"))
         annotation_file = self.path / f"{name}_annotation.npy"

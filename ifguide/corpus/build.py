@@ -17,9 +17,11 @@ from ifguide.checks import check_whole_number
 from ifguide.corpus.blocks import DOCUMENT_ROW, LABELS, SPLITS, write_blocks
 from ifguide.corpus.documents import Document
 from ifguide.corpus.masks import TokenMask
+from ifguide.corpus.tokenizers import keeps_text
 
 TOKENIZER_SAMPLE = 100_000  # documents that a tokenizer is trained on, at most
 DOCUMENTS_AT_ONCE = 1000
+DOCUMENTS_COMPARED = 50  # of each so many: with what can be read back from their tokens
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,10 +110,12 @@ def build_corpus(
     table: list[tuple[int, int, int, bool, int, int, int, int]] = []
     facts: dict[str, dict[str, float]] = {}
     with stream.open("wb") as tokens, (directory / "annotation.bin").open("wb") as bits:
-        position = 0
+        position = altered = compared = 0
         for number, document, ids, inside in _tokenise(documents(), encoder):
             copies_of = _copies(weights.get(list(sources)[number], 1.0), document.text, seed)
             split_of = _split_of(document.text, seed, validation, test)
+            if len(table) % DOCUMENTS_AT_ONCE < DOCUMENTS_COMPARED:
+                compared, altered = compared + 1, altered + (not keeps_text(encoder, document.text, ids.tolist()))
             tokens.write(ids.tobytes())
             bits.write(inside.tobytes())
             is_annotated = document.spans is not None
@@ -152,7 +156,9 @@ def build_corpus(
     del tokens_1d, inside_1d
     stream.unlink()
     (directory / "annotation.bin").unlink()
-    info = {"sources": list(sources), "block_length": block_length, "facts": facts}
+    info: dict[str, Any] = {"sources": list(sources), "block_length": block_length, "facts": facts}
+    if altered:
+        info["altered_share"] = altered / compared
     (directory / "corpus.json").write_text(json.dumps(info, indent=2), encoding="utf-8")
     return facts
 
@@ -160,7 +166,11 @@ def build_corpus(
 def _tokenise(
     documents: Iterator[tuple[int, Document]], tokenizer: PreTrainedTokenizerFast
 ) -> Iterator[tuple[int, Document, NDArray[np.int32], NDArray[np.bool_]]]:
-    """Encode in batches (in parallel, inside the tokenizer) and append the end-of-text token to each document."""
+    """Encode in batches (in parallel, inside the tokenizer) and append the end-of-text token to each document.
+
+    No beginning-of-text token is put before one, even where the tokenizer has such: blocks begin anywhere in a document
+    anyway, and every token of a block is scored and may be selected, so it had better be one that somebody wrote.
+    """
     encode, end = tokenizer.backend_tokenizer.encode_batch, tokenizer.eos_token_id
     with tqdm(desc="Tokenising", unit=" documents", leave=False, disable=None) as progress:
         while batch := list(islice(documents, DOCUMENTS_AT_ONCE)):

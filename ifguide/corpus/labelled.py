@@ -9,11 +9,12 @@ import numpy as np
 import pyarrow as pa
 from datasets import Dataset
 from numpy.typing import NDArray
-from transformers import PreTrainedTokenizerFast
+from transformers import PreTrainedConfig, PreTrainedTokenizerFast
 
 from ifguide.corpus.blocks import DOCUMENT_ROW, Split
 from ifguide.corpus.documents import LabelledText
 from ifguide.corpus.sources import get_field, read_records
+from ifguide.corpus.tokenizers import beginning_of_text
 from ifguide.workspace import find_files
 
 
@@ -132,12 +133,16 @@ def check_labelled(texts: Sequence[LabelledText]) -> None:
 
 
 def encode_texts(
-    texts: Sequence[str], tokenizer: PreTrainedTokenizerFast, max_length: int | None = None
+    texts: Sequence[str],
+    tokenizer: PreTrainedTokenizerFast,
+    max_length: int | None = None,
+    config: PreTrainedConfig | None = None,
 ) -> list[NDArray[np.int64]]:
-    """Token ids of each text between end-of-text tokens, the first `max_length` of them."""
-    end = tokenizer.eos_token_id
+    """Token ids of each text between what a text begins after (`beginning_of_text`) and the end-of-text token, the
+    first `max_length` of them."""
+    start, end = beginning_of_text(tokenizer, config), tokenizer.eos_token_id
     encodings = tokenizer.backend_tokenizer.encode_batch(list(texts), add_special_tokens=False)
-    return [np.array([end, *encoding.ids, end][:max_length], dtype=np.int64) for encoding in encodings]
+    return [np.array([start, *encoding.ids, end][:max_length], dtype=np.int64) for encoding in encodings]
 
 
 def pack_texts(texts: Sequence[str], tokenizer: PreTrainedTokenizerFast, block_length: int) -> Split:

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from transformers import PreTrainedTokenizerFast
+from transformers import PreTrainedConfig, PreTrainedTokenizerFast
 
 from ifguide.corpus.documents import Pair, Prompt, Query
 from ifguide.corpus.queries import check_texts_disjoint, encode_queries
@@ -76,8 +76,13 @@ class EncodedPair:
     response: tuple[NDArray[np.bool_], NDArray[np.bool_]]
 
 
-def encode_pairs(pairs: Sequence[Pair], tokenizer: PreTrainedTokenizerFast, max_length: int) -> list[EncodedPair]:
-    """Tokenise as queries are, after an end-of-text token; both halves have the same prompt.
+def encode_pairs(
+    pairs: Sequence[Pair],
+    tokenizer: PreTrainedTokenizerFast,
+    max_length: int,
+    config: PreTrainedConfig | None = None,
+) -> list[EncodedPair]:
+    """Tokenise as queries are, for the model of this configuration; both halves have the same prompt.
 
     Where a pair is longer than `max_length`, the prompt loses its beginning and each response its end: the prompt keeps
     half of `max_length`, or what the longer response leaves of it, if that is more. A token that is not the same in
@@ -87,7 +92,7 @@ def encode_pairs(pairs: Sequence[Pair], tokenizer: PreTrainedTokenizerFast, max_
         ValueError: no pair is left.
     """
     queries = [Query(pair.prompt, rest, False, "") for pair in pairs for rest in pair.responses]
-    halves = [(half.input_ids, half.continuation) for half in encode_queries(queries, tokenizer)]
+    halves = [(half.input_ids, half.continuation) for half in encode_queries(queries, tokenizer, config=config)]
     encoded = []
     for (chosen, first), (rejected, second) in zip(halves[::2], halves[1::2], strict=True):
         prompt = min(int((~first).sum()), int((~second).sum()))

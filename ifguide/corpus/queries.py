@@ -7,10 +7,11 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from transformers import PreTrainedTokenizerFast
+from transformers import PreTrainedConfig, PreTrainedTokenizerFast
 
 from ifguide.corpus.documents import Prompt, Query
 from ifguide.corpus.sources import get_field, read_records
+from ifguide.corpus.tokenizers import beginning_of_text
 from ifguide.workspace import find_files
 
 
@@ -95,19 +96,23 @@ class EncodedQuery:
 
 
 def encode_queries(
-    queries: Sequence[Query], tokenizer: PreTrainedTokenizerFast, max_length: int | None = None
+    queries: Sequence[Query],
+    tokenizer: PreTrainedTokenizerFast,
+    max_length: int | None = None,
+    config: PreTrainedConfig | None = None,
 ) -> list[EncodedQuery]:
     """Tokenise prompt and continuation together; the boundary comes from the character offsets.
 
-    A token that ends after the prompt does belongs to the continuation. The sequence starts with the end-of-text
-    token, as documents do; a longer one keeps its last `max_length` tokens.
+    A token that ends after the prompt does belongs to the continuation. The sequence starts with what a text begins
+    after for the model of this configuration (`beginning_of_text`); a longer one keeps its last `max_length` tokens.
     """
+    first = beginning_of_text(tokenizer, config)
     encodings = tokenizer.backend_tokenizer.encode_batch(
         [query.prompt + query.continuation for query in queries], add_special_tokens=False
     )
     encoded = []
     for query, encoding in zip(queries, encodings, strict=True):
-        ids = np.array([tokenizer.eos_token_id, *encoding.ids], dtype=np.int64)
+        ids = np.array([first, *encoding.ids], dtype=np.int64)
         inside = np.array([False, *(end > len(query.prompt) for _, end in encoding.offsets)])
         last = slice(None if max_length is None else -max_length, None)
         encoded.append(EncodedQuery(ids[last], inside[last], query.toxic))

@@ -1,11 +1,12 @@
 """Tokenizers: from the hub, from a local file or folder, or a byte-level BPE trained on the corpus."""
 
+import unicodedata
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import AutoTokenizer, PreTrainedTokenizerFast
+from transformers import AutoTokenizer, PreTrainedConfig, PreTrainedTokenizerFast
 
 from ifguide.models import loading
 
@@ -99,6 +100,29 @@ def train_byte_level_bpe(texts: Iterable[str], vocabulary: int) -> PreTrainedTok
     )
     tokenizer.train_from_iterator(texts, trainer)
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token=END_OF_TEXT)
+
+
+def beginning_of_text(tokenizer: PreTrainedTokenizerFast, config: PreTrainedConfig | None = None) -> int:
+    """The token that a text begins after: the tokenizer's own beginning of a text, or else its end-of-text token.
+
+    Args:
+        tokenizer: as `make_tokenizer` leaves it.
+        config: of the model that reads. A model trained from scratch on a corpus of ours has only ever seen texts after
+            the end of another, whatever its tokenizer has; its configuration says that it begins with that token.
+    """
+    own, end = tokenizer.bos_token_id, int(tokenizer.eos_token_id)
+    return end if own is None or getattr(config, "bos_token_id", own) == end else int(own)
+
+
+def keeps_text(tokenizer: PreTrainedTokenizerFast, text: str, ids: Sequence[int]) -> bool:
+    """Whether a text can be read back from its tokens, but for how blanks and characters of several code points are
+    written; a tokenizer that drops case, accents or unknown characters does not keep it."""
+    decoded = tokenizer.backend_tokenizer.decode(list(ids), skip_special_tokens=True)
+    return decoded == text or _plain(decoded) == _plain(text)
+
+
+def _plain(text: str) -> str:
+    return " ".join(unicodedata.normalize("NFC", text).split())
 
 
 def vocabulary_size(tokenizer: PreTrainedTokenizerFast) -> int:

@@ -13,6 +13,7 @@ from ifguide.corpus.documents import Query
 from ifguide.corpus.queries import encode_queries
 from ifguide.evaluation.likelihood import continuation_likelihoods
 from ifguide.evaluation.task import members_of
+from ifguide.models import context_length
 from ifguide.objectives.language_modeling import token_losses
 from ifguide.statistics import mean_interval, ratio_interval
 
@@ -111,8 +112,7 @@ def generation_perplexity(
     pairs = [
         Query(prompt, text, False, "") for prompt, texts in zip(prompts, continuations, strict=True) for text in texts
     ]
-    longest = getattr(model.config, "max_position_embeddings", 1 << 30)
-    encoded = encode_queries(pairs, tokenizer, longest)
+    encoded = encode_queries(pairs, tokenizer, context_length(model.config), model.config)
     found = continuation_likelihoods(model, encoded, batch_size=batch_size, description="Reference model")
     prompt = np.repeat(np.arange(len(prompts)), [len(texts) for texts in continuations])
     losses = np.bincount(prompt, weights=found.losses, minlength=len(prompts)).astype(np.float64)

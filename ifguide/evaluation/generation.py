@@ -10,9 +10,10 @@ from datasets import Dataset
 from numpy.typing import NDArray
 from torch import Tensor
 from tqdm.auto import tqdm
-from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerFast
+from transformers import DynamicCache, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerFast
 
 from ifguide.corpus.documents import Prompt
+from ifguide.corpus.tokenizers import beginning_of_text
 from ifguide.decoding import Decoder
 from ifguide.decoding.nucleus import cached_pieces
 
@@ -102,17 +103,33 @@ def draw(probabilities_RV: Tensor, uniform_R1: Tensor) -> Tensor:
     return torch.cat(chosen)
 
 
-def encode_prompts(prompts: Sequence[Prompt], tokenizer: PreTrainedTokenizerFast, max_length: int) -> list[list[int]]:
-    """Token ids of each prompt after an end-of-text token; a longer one keeps its last `max_length` tokens."""
+def encode_prompts(
+    prompts: Sequence[Prompt],
+    tokenizer: PreTrainedTokenizerFast,
+    max_length: int,
+    config: PreTrainedConfig | None = None,
+) -> list[list[int]]:
+    """Token ids of each prompt behind what a text begins after for the model of this configuration
+    (`beginning_of_text`); a longer one keeps its last `max_length` tokens."""
+    first = beginning_of_text(tokenizer, config)
     encodings = tokenizer.backend_tokenizer.encode_batch([p.text for p in prompts], add_special_tokens=False)
-    return [[tokenizer.eos_token_id, *encoding.ids][-max_length:] for encoding in encodings]
+    return [[first, *encoding.ids][-max_length:] for encoding in encodings]
 
 
-def decode_continuations(tokens_PST: NDArray[np.int64], tokenizer: PreTrainedTokenizerFast) -> list[list[str]]:
-    """Texts of [prompts, samples, tokens]; special tokens are left out."""
-    prompts, samples, length = tokens_PST.shape
-    texts = tokenizer.batch_decode(tokens_PST.reshape(-1, length), skip_special_tokens=True)
-    return [texts[p * samples : (p + 1) * samples] for p in range(prompts)]
+def decode_continuations(
+    prompts: Sequence[Sequence[int]], tokens_PST: NDArray[np.int64], tokenizer: PreTrainedTokenizerFast
+) -> list[list[str]]:
+    """Texts of [prompts, samples, tokens], as they stand behind their prompts; special tokens are left out.
+
+    Each is decoded together with its prompt: some tokenizers drop the blank that what they decode begins with.
+    """
+    decode = tokenizer.backend_tokenizer.decode_batch  # the bare one: it tidies no spaces
+    texts = []
+    for prompt, tokens_ST in zip(prompts, tokens_PST, strict=True):
+        (before,) = decode([list(prompt)], skip_special_tokens=True)
+        both = decode([[*prompt, *tokens] for tokens in tokens_ST.tolist()], skip_special_tokens=True)
+        texts.append([text[len(before) :] for text in both])
+    return texts
 
 
 def save_generations(path: Path, prompts: Sequence[Prompt], texts: Sequence[Sequence[str]]) -> None:

@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 import numpy as np
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
+from ifguide.corpus.tokenizers import beginning_of_text
 from ifguide.evaluation.fluency import Metrics
 
 STANDARD_NORMAL = 1.96  # half of a 95 % interval, in standard errors
@@ -61,7 +62,14 @@ class HarnessTasks:
         from lm_eval import simple_evaluate
         from lm_eval.models.huggingface import HFLM
 
-        harness = HFLM(pretrained=model, tokenizer=tokenizer, batch_size=self.batch_size)
+        own = beginning_of_text(tokenizer, model.config)
+        harness = HFLM(
+            pretrained=model,
+            tokenizer=tokenizer,
+            batch_size=self.batch_size,
+            prefix_token_id=own,
+            add_bos_token=own != tokenizer.eos_token_id,
+        )
         found = simple_evaluate(
             model=harness,
             tasks=list(self.tasks),

@@ -107,10 +107,8 @@ def answer_log_odds(
     Raises:
         ValueError: a question does not fit into the model's context.
     """
-    tokenizer.eos_token = tokenizer.bos_token or tokenizer.eos_token  # the token that queries are encoded after
-    encoded = encode_queries(
-        [Query(question, answer, False, "") for answer in ANSWERS for question in questions], tokenizer, 1 << 30
-    )
+    asked = [Query(question, answer, False, "") for answer in ANSWERS for question in questions]
+    encoded = encode_queries(asked, tokenizer, config=model.config)
     longest = max((len(query.input_ids) for query in encoded), default=0)
     context = getattr(model.config, "max_position_embeddings", longest)
     if longest > context:

@@ -13,6 +13,7 @@ from ifguide.corpus.queries import encode_queries
 from ifguide.corpus.sources import get_field, read_records
 from ifguide.evaluation.fluency import Metrics
 from ifguide.evaluation.likelihood import continuation_likelihoods
+from ifguide.models import context_length
 from ifguide.statistics import mean_interval
 from ifguide.workspace import find_files
 
@@ -62,7 +63,7 @@ class Lambada:
             last token is the most likely one after all before it (what IF-Guide's paper reports); `perplexity`:
             exp(mean −log p(last word)), per word.
         """
-        encoded = encode_queries(self.passages, tokenizer, getattr(model.config, "max_position_embeddings", 1 << 30))
+        encoded = encode_queries(self.passages, tokenizer, context_length(model.config), model.config)
         found = continuation_likelihoods(model, encoded, batch_size=self.batch_size, description="LAMBADA")
         greedy, last = found.greedy.astype(np.float64), found.last_greedy.astype(np.float64)
         return {

@@ -20,6 +20,7 @@ from tqdm.auto import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from ifguide.corpus.documents import LabelledText, Query
+from ifguide.corpus.tokenizers import beginning_of_text
 from ifguide.corpus.words import WordCounter, indicative_words, read_words
 from ifguide.evaluation.fluency import Metrics
 from ifguide.models import decoder_blocks, final_norm
@@ -94,12 +95,12 @@ class LogitLens:
             first_tokens(one.offsets, starts) for one, (*_, starts) in zip(encodings, self.occurrences, strict=True)
         ]
         tokens = toxic_tokens([one.ids for one in encodings], begins, purity=self.purity)
-        rows = []
+        rows, start = [], beginning_of_text(tokenizer, model.config)
         for (_, toxic, _), encoding, places in zip(self.occurrences, encodings, begins, strict=True):
             places = [place for place in places if place < longest and encoding.ids[place] in tokens]
             if toxic and places:
-                # behind an end-of-text token, as documents are, a token stands one later: its index predicts it
-                rows.append(([tokenizer.eos_token_id, *encoding.ids[:longest]], places))
+                # behind what a text begins after, a token stands one later: its index predicts it
+                rows.append(([start, *encoding.ids[:longest]], places))
         if not rows:
             raise ValueError(
                 f"purity={self.purity}: no token of a toxic text begins words of the list that often; "

@@ -20,6 +20,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from ifguide.corpus.documents import LabelledText
 from ifguide.corpus.labelled import hash_fraction
+from ifguide.corpus.tokenizers import beginning_of_text
 from ifguide.evaluation.fluency import Metrics
 from ifguide.statistics import roc_auc, roc_auc_interval
 
@@ -101,12 +102,13 @@ def mean_hidden_states(
 ) -> Tensor:
     """[texts, hidden] means over a text's tokens of the last layer's states, in float64 on the CPU.
 
-    A text follows an end-of-text token, as documents do, which is not in the mean.
+    What a text begins after (`beginning_of_text`) is not in the mean.
     """
     model.eval()
     longest = min(max_length + 1, getattr(model.config, "max_position_embeddings", max_length + 1))
+    start = beginning_of_text(tokenizer, model.config)
     encodings = tokenizer.backend_tokenizer.encode_batch(list(texts), add_special_tokens=False)
-    ids = [[tokenizer.eos_token_id, *encoding.ids][:longest] for encoding in encodings]
+    ids = [[start, *encoding.ids][:longest] for encoding in encodings]
     order = np.argsort([-len(tokens) for tokens in ids], kind="stable")
     states = None
     for first in tqdm(range(0, len(ids), batch_size), desc="Probe", leave=False, disable=None):

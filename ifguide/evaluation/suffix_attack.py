@@ -86,7 +86,7 @@ class SuffixAttack:
         start = tokenizer.encode(START, add_special_tokens=False)[-1:] * self.suffix_tokens
         rows = []
         for number, query in enumerate(tqdm(self.attacked, desc="Suffix attack", leave=False, disable=None)):
-            (encoded,) = encode_queries([query], tokenizer, 1 << 30)
+            (encoded,) = encode_queries([query], tokenizer, config=model.config)
             target = encoded.input_ids[encoded.continuation][: self.target_tokens]
             if room <= len(target):
                 raise ValueError(

@@ -3,6 +3,7 @@
 All measurements have one shape: name → subset → metric → value, with the subset `all` always there.
 """
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -12,6 +13,7 @@ from numpy.typing import NDArray
 
 from ifguide.corpus.documents import Prompt
 
+NOT_FINITE = ("NaN", "Infinity", "-Infinity")  # as W&B writes them
 RESERVED_NAMES = ("perplexity", "attribution", "filter", "cost", "judge")  # measured whatever the tasks are
 
 
@@ -71,6 +73,22 @@ def merge_metrics(parts: Iterable[tuple[str, Mapping[str, Mapping[str, Any]]]]) 
         for subset, values in part.items():
             metrics.setdefault(name, {}).setdefault(subset, {}).update(values)
     return metrics
+
+
+def with_nan(metrics: Mapping[str, Any]) -> dict[str, dict[str, dict[str, Any]]]:
+    """Metrics as they were before they were written: where a number is not finite, JSON has null, W&B a word."""
+    found: dict[str, dict[str, dict[str, Any]]] = {}
+    for name, subsets in metrics.items():
+        for subset, values in (subsets or {}).items():
+            read = {metric: _number(value) for metric, value in (values or {}).items()}
+            found.setdefault(name, {})[subset] = read
+    return found
+
+
+def _number(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_number(one) for one in value]
+    return math.nan if value in (None, *NOT_FINITE) else value
 
 
 def members_of(subsets: Sequence[str]) -> dict[str, NDArray[np.bool_]]:

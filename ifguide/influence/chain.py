@@ -101,7 +101,7 @@ def find_direction(
         factors: layer → factor → tensor.
         block_length: longest query, in tokens.
     """
-    encoded = encode_queries(queries, tokenizer, block_length)
+    encoded = encode_queries(queries, tokenizer, block_length, model.config)
     gradient = query_gradient(model, encoded, batch_size=settings.batch_size, layers=settings.layer_names(model))
     direction = precondition_direction(model, gradient, factors, curvature)
     return direction, {

@@ -9,7 +9,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ifguide.report.rows import Comparison, Row
+from ifguide.report.rows import Comparison, Row, infinite
 from ifguide.report.table import (
     HEADLINE,
     MISSING,
@@ -71,7 +71,7 @@ def lay_out(comparison: Comparison, *, longest_problem: int | None = LONGEST_PRO
         for column in shown:
             measured = row.cells.get(column)
             text = format_measurement(measured, column.decimals)
-            is_best = measured is not None and best[column] == rounded(measured, column)
+            is_best = measured is not None and best[column] == rounded(measured, column) and not infinite(row.cells)
             cells.append(Cell(text, is_best))
             if column == HEADLINE and with_difference:
                 cells.append(Cell(format_difference(row.differences.get(column), column.decimals)))
@@ -178,7 +178,8 @@ def csv_cells(row: Row, column: Column) -> list[float | str]:
 
 def best_value(comparison: Comparison, column: Column) -> float | None:
     """The best value as displayed, so that equal ones are all bold; None where none is better."""
-    values = [rounded(row.cells[column], column) for row in comparison.rows if column in row.cells]
+    rows = [row for row in comparison.rows if column in row.cells and not infinite(row.cells)]
+    values = [rounded(row.cells[column], column) for row in rows]
     values = [value for value in values if math.isfinite(value)]
     if len(set(values)) < 2 or column.header[-1] not in "↓↑":
         return None
@@ -190,7 +191,7 @@ def rounded(measured: Measurement, column: Column) -> float:
 
 
 def format_difference(measured: Measurement | None, decimals: int) -> str:
-    if measured is None:
+    if measured is None or not math.isfinite(measured.value):
         return MISSING
     value = f"{measured.value:+.{decimals}f}"
     if measured.interval is not None:

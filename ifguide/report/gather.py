@@ -20,6 +20,7 @@ import yaml
 from numpy.typing import NDArray
 
 from ifguide.evaluation.generation import GENERATIONS_FILE, load_generations
+from ifguide.evaluation.task import with_nan
 
 RUN_FILE, METRICS_FILE, FAILURE_FILE = "run.json", "metrics.json", "failure.json"
 TOKENS_FILE = "tokens-{behaviour}.json"
@@ -271,9 +272,9 @@ def checked_metrics(content: Any) -> dict[str, Any]:
     for task, subsets in checked_mapping(content).items():
         for subset, values in checked_mapping(subsets or {}).items():
             for name, value in checked_mapping(values or {}).items():
-                if name.endswith("_interval") and value is not None and len(list(map(float, value))) != 2:
+                if name.endswith("_interval") and value is not None and len([float(end or 0) for end in value]) != 2:
                     raise ValueError(f"{task}.{subset}.{name} = {value!r}: an interval is two numbers, [low, high]")
-    return dict(content)
+    return with_nan(content)
 
 
 def split_override(override: str) -> tuple[str, str]:

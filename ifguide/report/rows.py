@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -66,6 +67,13 @@ class Comparison:
     @property
     def failed(self) -> list[Row]:
         return [row for row in self.rows if row.problem is not None]
+
+
+def infinite(cells: Mapping[Column, Measurement]) -> list[Column]:
+    """Perplexities that are not finite: a model that writes nothing sensible is toxic the least, and no success. On
+    toxic documents it is meant to rise."""
+    perplexities = [one for one in cells if one.metric.endswith("perplexity") and one.subset != "toxic"]
+    return [one for one in perplexities if not math.isfinite(cells[one].value)]
 
 
 def compare_rows(runs: Sequence[Run], *, reference: str | None = "none", by: Sequence[str] | None = None) -> Comparison:
@@ -140,6 +148,7 @@ def measured_row(group: Group, reference: Group | None, columns: Sequence[Column
                 notes.append(UNPAIRED)
             if difference is not None:
                 differences[column] = difference
+    notes += [f"{column.header} is not finite: never the best of a column" for column in infinite(cells)]
     theirs = {run.seed for run in reference.runs} if reference is not None else set()
     shared = [str(run.seed) for run in group.runs if run.seed in theirs]
     if 0 < len(shared) < len(group.runs):

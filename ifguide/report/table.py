@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 MISSING = "–"
+NOT_FINITE = "not finite"
 WHOLE = 1000  # from this size on, values are shown without decimals
 SUPERSCRIPTS = str.maketrans("0123456789", "⁰¹²³⁴⁵⁶⁷⁸⁹")
 
@@ -63,11 +65,12 @@ def measurement(metrics: Mapping[str, Any], task: str, subset: str, metric: str)
     if not isinstance(values.get(metric), int | float):
         return None
     interval = values.get(f"{metric}_interval")
-    if interval is None:
+    if not isinstance(interval, Sequence):
         return Measurement(float(values[metric]))
     if len(interval) != 2:
         raise ValueError(f"{task}.{subset}.{metric}_interval = {interval!r}: an interval is two numbers, [low, high]")
-    return Measurement(float(values[metric]), (float(interval[0]), float(interval[1])))
+    low, high = as_pair(interval)
+    return Measurement(float(values[metric]), (low, high) if math.isfinite(high - low) else None)
 
 
 def every_column(metrics: Sequence[Mapping[str, Any]]) -> list[Column]:
@@ -104,6 +107,8 @@ def table_columns(metrics: Sequence[Mapping[str, Any]]) -> list[Column]:
 def format_measurement(measured: Measurement | None, decimals: int = 3) -> str:
     if measured is None:
         return MISSING
+    if not math.isfinite(measured.value):
+        return NOT_FINITE
     if abs(measured.value) >= WHOLE:
         decimals = 0
     value = f"{measured.value:.{decimals}f}"

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -82,7 +83,7 @@ def recorded_mean(runs: Sequence[Run], column: Column) -> Measurement:
     intervals = [one.interval for one in known if one.interval is not None]
     if len(known) == 1:
         return Measurement(mean, known[0].interval)
-    if len(intervals) < len(known):
+    if len(intervals) < len(known) or not math.isfinite(mean):
         return Measurement(mean)
     return Measurement(mean, as_pair(interval_over_seeds([one.value for one in known], intervals)))
 

@@ -95,9 +95,10 @@ class Reference(Stage):
 
     def build(self, folder: Path, inputs: Inputs) -> None:
         trainer = self.setup.trainer
+        model = self.loading.load(inputs["model"], trainer.device)
         found = reference_log_probabilities(
-            self.loading.load(inputs["model"], trainer.device),
-            encode_pairs(self.pairs, inputs.corpus().tokenizer, self.max_length),
+            model,
+            encode_pairs(self.pairs, inputs.corpus().tokenizer, self.max_length, model.config),
             batch_size=trainer.micro_batch_size,
             precision=trainer.precision,
         )
@@ -137,16 +138,17 @@ class PostTrained(Stage):
 
     def check_corpus(self, corpus: Corpus) -> None:
         longest = self.post_training.max_length
-        check_context(self.loading.config(corpus.vocabulary, corpus.end_of_text), longest, "post_training.max_length")
+        config = self.loading.config(corpus.vocabulary, corpus.end_of_text)
+        check_context(config, longest, "post_training.max_length")
         with argument("post_training"):
-            self.post_training.check(encode_pairs(self.pairs, corpus.tokenizer, longest))
+            self.post_training.check(encode_pairs(self.pairs, corpus.tokenizer, longest, config))
 
     def build(self, folder: Path, inputs: Inputs) -> Mapping[str, Any]:
         policy, tokenizer = self.loading.load(inputs["model"]), inputs.corpus().tokenizer
         facts = self.post_training.train(
             policy,
             self.loading.load(inputs["model"]) if self.post_training.kl else None,
-            encode_pairs(self.pairs, tokenizer, self.post_training.max_length),
+            encode_pairs(self.pairs, tokenizer, self.post_training.max_length, policy.config),
             np.load(inputs["reference"] / REFERENCE_FILE),
             self.setup.within(folder),
         )

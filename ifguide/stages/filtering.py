@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from ifguide.classifiers.base import ClassifierSettings
+from ifguide.corpus.blocks import Corpus
 from ifguide.corpus.documents import Query
 from ifguide.corpus.filters import DocumentFilter, TextFilter, filter_facts
 from ifguide.corpus.masks import MASK_FILE, TokenMask
@@ -22,6 +23,7 @@ from ifguide.workspace import describe
 log = logging.getLogger(__name__)
 DOCUMENT_SCORES_FILE = "document_scores.npy"  # [scores a document, documents]
 DROPPED_FILE = "dropped.npy"
+MOST_ALTERED = 0.01  # of the documents, by a tokenizer, where a filter reads them
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -55,6 +57,13 @@ class JudgedDocuments(Stage):
     def check(self) -> None:
         for queries in self.behaviours.values():
             check_queries(queries)
+
+    def check_corpus(self, corpus: Corpus) -> None:
+        if corpus.altered_share > MOST_ALTERED:
+            raise ValueError(
+                f"filter: it reads documents from their tokens, and the corpus's tokenizer (data.tokenizer) alters "
+                f"{corpus.altered_share:.0%} of them (case, accents, signs); use one that keeps texts as they are"
+            )
 
     def build(self, folder: Path, inputs: Inputs) -> None:
         corpus = inputs.corpus()

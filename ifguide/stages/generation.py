@@ -57,9 +57,11 @@ class Generations(Stage):
         device, tokenizer, task = self.trainer.device, inputs.corpus().tokenizer, self.task
         model = self.loading.load(inputs["model"], device)
         decoder = self.decoding.load(inputs.each("auxiliaries"), tokenizer, device, self.auxiliary_loading.load_options)
+        room = context_length(model.config) - task.max_new_tokens
+        prompts = encode_prompts(task.prompts, tokenizer, room, model.config)
         tokens = sample_continuations(
             model,
-            encode_prompts(task.prompts, tokenizer, context_length(model.config) - task.max_new_tokens),
+            prompts,
             decoder=decoder,
             samples=task.samples,
             max_new_tokens=task.max_new_tokens,
@@ -67,4 +69,4 @@ class Generations(Stage):
             rows=task.rows,
             seed=self.seed,
         )
-        save_generations(folder / GENERATIONS_FILE, task.prompts, decode_continuations(tokens, tokenizer))
+        save_generations(folder / GENERATIONS_FILE, task.prompts, decode_continuations(prompts, tokens, tokenizer))

@@ -6,6 +6,7 @@ from typing import Any
 
 from ifguide.corpus.blocks import Corpus
 from ifguide.corpus.masks import MASK_FILE, TokenMask
+from ifguide.evaluation.task import with_nan
 from ifguide.influence.store import open_scores
 from ifguide.report.token_page import write_token_pages
 from ifguide.stages.evaluation import read_metrics
@@ -32,7 +33,7 @@ def write_row(plan: Plan, artifacts: Mapping[str, Artifact], workspace: Workspac
     Returns:
         The metrics, the cost among them: seconds of all that the generations were made from and with.
     """
-    metrics = read_metrics(artifacts["evaluation"].path)
+    metrics = with_nan(read_metrics(artifacts["evaluation"].path))
     seconds = workspace.seconds(*(artifacts[role] for role in plan.row["generations"].values()))
     if seconds is not None:
         metrics["cost"] = {"all": {"seconds": seconds}}

@@ -1,7 +1,7 @@
 """Artifacts: built once, found again by fingerprint, verified when loaded; the same for every process of a run."""
 
 from ifguide.workspace.artifact import Artifact, ArtifactError, read_manifest
-from ifguide.workspace.files import MANIFEST, file_signature, find_files, write_atomically, write_json
+from ifguide.workspace.files import MANIFEST, file_signature, find_files, finite, write_atomically, write_json
 from ifguide.workspace.fingerprint import canonical_json, describe, fingerprint_of
 from ifguide.workspace.ranks import global_rank, wait_for
 from ifguide.workspace.store import Recipe, Workspace
@@ -17,6 +17,7 @@ __all__ = [
     "file_signature",
     "find_files",
     "fingerprint_of",
+    "finite",
     "global_rank",
     "read_manifest",
     "wait_for",

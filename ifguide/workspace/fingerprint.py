@@ -10,6 +10,7 @@ have their default, so that older artifacts stay valid (`LEFT_OUT_AT_DEFAULT`).
 import hashlib
 import inspect
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import is_dataclass
 from functools import cache, partial
@@ -48,6 +49,8 @@ def describe(value: Any, name: str | None = None) -> Any:
         return [_file(path) for path in find_files(value)]
     if name in MAY_BE_PATHS and isinstance(value, str | Path) and Path(value).exists():
         return file_signature(Path(value))
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)  # which JSON has no number for
     if value is None or isinstance(value, bool | int | float | str):
         return value
     if isinstance(value, Path):

@@ -116,7 +116,9 @@ def test_generations_round_trip(tmp_path, corpus):
     assert (
         encoded[0][-1] == corpus.tokenizer.backend_tokenizer.encode("the cat").ids[-1] and max(map(len, encoded)) <= 3
     )
-    texts = decode_continuations(np.array([[encoded[0][1:3], [corpus.tokenizer.eos_token_id] * 2]]), corpus.tokenizer)
+    texts = decode_continuations(
+        encoded[:1], np.array([[encoded[0][1:3], [corpus.tokenizer.eos_token_id] * 2]]), corpus.tokenizer
+    )
     assert texts[0][1] == ""
     save_generations(tmp_path / "g.arrow", prompts, [["x", "é🤖"], ["", "\x00"]])
     rows = load_generations(tmp_path / "g.arrow")

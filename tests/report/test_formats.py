@@ -1,17 +1,20 @@
 import csv
 import io
+import json
 import re
 import shutil
 import subprocess
 
+import numpy as np
 import pytest
-from run_folders import write_sweep
+from run_folders import write_run, write_sweep
 
 from ifguide.report import formats
 from ifguide.report.formats import comma_separated, latex, latex_text, markdown
 from ifguide.report.gather import Run, gather
-from ifguide.report.rows import compare_rows
-from ifguide.report.table import HEADLINE, Measurement, format_measurement
+from ifguide.report.rows import compare_rows, infinite
+from ifguide.report.table import COLUMNS, HEADLINE, Measurement, format_measurement
+from ifguide.report.write import write_report
 
 
 @pytest.fixture(scope="module")
@@ -109,3 +112,29 @@ def test_a_name_cannot_break_a_table():
     assert [row["method"] for row in csv.DictReader(io.StringIO(comma_separated(comparison)))] == [
         "a|b\nc", "=SUM(1)", 'x"y,z'
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "written", [None, float("inf"), float("nan")]
+)  # the last two are no JSON, but were written once
+def test_a_collapsed_model_is_never_the_best(tmp_path, written):
+    values = np.full((4, 2), 0.2)
+    write_run(tmp_path / "0", "none", 0, values, workspace=tmp_path / "w")
+    for job, seed in (("1", 0), ("2", 1)):
+        folder = write_run(tmp_path / job, "ifguide", seed, values * 0, workspace=tmp_path / "w")
+        metrics = json.loads((folder / "metrics.json").read_text())
+        if seed == 0:  # one of two seeds has collapsed
+            metrics["perplexity"]["benign"] = {"perplexity": written, "perplexity_interval": [3.0, written]}
+            (folder / "metrics.json").write_text(json.dumps(metrics))
+    comparison = compare_rows(gather([str(tmp_path)]))
+    line = next(line for line in markdown(comparison).splitlines() if line.startswith("| ifguide"))
+    assert "**" not in line and "not finite" in line and "nan" not in line
+    assert "benign perplexity ↓ is not finite" in markdown(comparison)
+    write_report(comparison, tmp_path / "report", title="")
+    cells = comparison.rows[1].cells
+    assert all(measured.interval is None or np.isfinite(measured.interval).all() for measured in cells.values())
+
+
+def test_a_perplexity_of_toxic_documents_may_rise_without_end(tmp_path):
+    column = next(column for column in COLUMNS if column.subset == "toxic" and column.task == "perplexity")
+    assert infinite({column: Measurement(float("inf"))}) == []

@@ -51,7 +51,7 @@ def test_missing_stays_missing_and_zero_stays_zero():
 
 def test_a_metric_that_is_not_a_number_does_not_look_missing():
     (row,) = read_back({"diverged": {"perplexity": {"benign": {"perplexity": float("nan")}}}})
-    assert row["benign perplexity ↓"] == "nan"
+    assert row["benign perplexity ↓"] == "not finite"
 
 
 def test_columns_nobody_measured():

@@ -65,9 +65,9 @@ class RAD:
         model = load_reward_model(folders["reward"], **asdict(replace(options, attention=attention)))
         model.to(device).eval()
         theirs = tokenizer_of(folders["reward"], tokenizer)
-        tokens = TokenTranslation.same(tokenizer, device)
+        tokens = TokenTranslation.same(tokenizer, device, model.body.config)
         if theirs.get_vocab() != tokenizer.get_vocab():
-            tokens = TokenTranslation.between(tokenizer, theirs, device)
+            tokens = TokenTranslation.between(tokenizer, theirs, device, model.body.config)
         return RewardAugmentedDecoder(model, tokens, top_k=self.top_k, beta=self.beta, batch_size=self.batch_size)
 
 

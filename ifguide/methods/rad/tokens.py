@@ -5,10 +5,10 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from torch import Tensor
-from transformers import PreTrainedTokenizerFast
+from transformers import PreTrainedConfig, PreTrainedTokenizerFast
 
 from ifguide.corpus.labelled import encode_texts
-from ifguide.corpus.tokenizers import encode_within, token_texts, vocabulary_size
+from ifguide.corpus.tokenizers import beginning_of_text, encode_within, token_texts, vocabulary_size
 from ifguide.training.data import pad
 
 # P prompts, L tokens so far, V vocabulary, M tokens of the reward model
@@ -23,26 +23,34 @@ class TokenTranslation:
         lengths_V: how many there are, at least one.
         unknown: our token for ids beyond the tokenizer's, which a model's padded vocabulary may have.
         tokenizers: ours and the reward model's; None where they are the same.
+        config: of the reward model, which says what a text begins after for it.
     """
 
     ids_VM: Tensor
     lengths_V: Tensor
     unknown: int
     tokenizers: tuple[PreTrainedTokenizerFast, PreTrainedTokenizerFast] | None = None
+    config: PreTrainedConfig | None = None
 
     @staticmethod
-    def same(tokenizer: PreTrainedTokenizerFast, device: torch.device | str) -> "TokenTranslation":
+    def same(
+        tokenizer: PreTrainedTokenizerFast, device: torch.device | str, config: PreTrainedConfig | None = None
+    ) -> "TokenTranslation":
         ids = torch.arange(vocabulary_size(tokenizer), device=device)
+        ids[beginning_of_text(tokenizer)] = beginning_of_text(tokenizer, config)
         return TokenTranslation(ids[:, None], torch.ones_like(ids), tokenizer.eos_token_id)
 
     @staticmethod
     def between(
-        ours: PreTrainedTokenizerFast, theirs: PreTrainedTokenizerFast, device: torch.device | str
+        ours: PreTrainedTokenizerFast,
+        theirs: PreTrainedTokenizerFast,
+        device: torch.device | str,
+        config: PreTrainedConfig | None = None,
     ) -> "TokenTranslation":
         """Each token's text written anew, as within a text; special tokens, and those without text, are its end."""
         texts = token_texts(ours, skip_special_tokens=True)
         ids, valid = pad([np.array(ids or [theirs.eos_token_id]) for ids in encode_within(texts, theirs)])
-        return TokenTranslation(ids.to(device), valid.sum(1).to(device), ours.eos_token_id, (ours, theirs))
+        return TokenTranslation(ids.to(device), valid.sum(1).to(device), ours.eos_token_id, (ours, theirs), config)
 
     def __call__(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
         """Tokens of any shape [...] → the reward model's, [..., M], and which of them are no padding."""
@@ -58,5 +66,7 @@ class TokenTranslation:
             return ids.flatten(1), valid.flatten(1)
         ours, theirs = self.tokenizers
         texts = ours.batch_decode(prompts_PL, skip_special_tokens=True, clean_up_tokenization_spaces=False)
-        ids, valid = pad([row[:-1] for row in encode_texts(texts, theirs)])  # the text does not end here
+        ids, valid = pad(
+            [row[:-1] for row in encode_texts(texts, theirs, config=self.config)]
+        )  # the text does not end here
         return ids.to(prompts_PL.device), valid.to(prompts_PL.device)

@@ -100,7 +100,7 @@ class RewardTraining(Auxiliary):
         model = load_reward_model(start, **asdict(options))
         check_vocabulary(model.body, vocabulary_size(tokenizer))
         longest = getattr(model.body.config, "max_position_embeddings", self.max_length)
-        ids = encode_texts([text.text for text in texts], tokenizer, min(self.max_length, longest))
+        ids = encode_texts([text.text for text in texts], tokenizer, min(self.max_length, longest), model.body.config)
         toxicity = np.array([text.toxicity for text in texts], dtype=np.float32)
         train, held = (
             TextExamples([ids[row] for row in rows], toxicity[rows])
