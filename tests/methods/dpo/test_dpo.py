@@ -63,7 +63,7 @@ def test_long_pairs_keep_one_prompt_and_the_beginnings_of_their_responses(corpus
 def test_pairs_that_differ_beyond_what_is_read_are_left_out(corpus):
     late = Pair("the cat", " sat" * 50 + " on", " sat" * 50 + " idiot")
     assert len(encode_pairs([late, *PAIRS[:2], late], corpus.tokenizer, 40)) == 2
-    with pytest.raises(ValueError, match="^max_length=40: within so many tokens no pair"):
+    with pytest.raises(ValueError, match=r"^max_length=40: within so many tokens no pair"):
         encode_pairs([late], corpus.tokenizer, 40)
 
 
