@@ -1,0 +1,132 @@
+"""Several processes, and processes that are killed."""
+
+import csv
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+from command_line import ROOT, SMOKE, run
+from safetensors.numpy import load_file
+
+pytest.importorskip("profanity_check")
+pytestmark = pytest.mark.slow
+
+
+def losses(folder, key):
+    (file,) = folder.glob(f"outputs/*/*/{key}/metrics.csv")
+    with file.open() as rows:
+        return [float(row["train/loss"]) for row in csv.DictReader(rows) if row.get("train/loss")]
+
+
+def test_two_processes_train_as_one_through_two_stages(tmp_path):
+    """Proxy and target are trained on two gloo processes, with the influence stages between them."""
+    common = [SMOKE, "stage=model", "trainer.precision=64-true", "trainer.log_every=1", "influence.batch_size=16"]
+    for name, trainer in (("one", "cpu"), ("two", "ddp_cpu")):
+        (tmp_path / name).mkdir()
+        run(tmp_path / name, *common, f"trainer={trainer}")
+    for key in ("proxy", "model"):
+        one, two = losses(tmp_path / "one", key), losses(tmp_path / "two", key)
+        assert len(one) == len(two) > 3
+        assert np.allclose(one, two, rtol=0, atol=1e-6), key
+    masks = [next((tmp_path / name).glob("workspace/mask-*/mask.npy")).read_bytes() for name in ("one", "two")]
+    assert masks[0] == masks[1]
+    assert len(list((tmp_path / "two").glob("workspace/model-*"))) == 2
+
+
+def test_a_killed_run_continues_where_it_was(tmp_path):
+    """kill −9 while the target trains: the next run reuses the rest and ends with the same weights."""
+    (tmp_path / "whole").mkdir()
+    (tmp_path / "killed").mkdir()
+    slow = [SMOKE, "stage=model", "method=none", "optim.epochs=8", "trainer.checkpoint_every=2"]
+    run(tmp_path / "whole", *slow)
+    process = subprocess.Popen(
+        [sys.executable, str(ROOT / "run.py"), *slow], cwd=tmp_path / "killed", stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL, start_new_session=True,
+    )  # fmt: skip
+    for _ in range(1200):
+        if list((tmp_path / "killed").glob("workspace/.building/model-*/checkpoints/*.ckpt")):
+            break
+        time.sleep(0.05)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    assert not list((tmp_path / "killed").glob("workspace/model-*")), "killed too late to test anything"
+    run(tmp_path / "killed", *slow)
+    weights = [load_file(next((tmp_path / n).glob("workspace/model-*/model.safetensors"))) for n in ("whole", "killed")]
+    assert all((weights[0][name] == weights[1][name]).all() for name in weights[0])
+
+
+@pytest.fixture(scope="module")
+def before_scoring(tmp_path_factory):
+    """A workspace that holds all that scoring needs."""
+    folder = tmp_path_factory.mktemp("before_scoring")
+    run(folder, SMOKE, *SCORING, "stage=scores", "influence.shard_blocks=50")
+    return folder
+
+
+SCORING = ["scorer=finite_difference", "influence.batch_size=3"]
+
+
+def scores_of(folder):
+    return next(folder.glob("workspace/scores-*/scores.npy")).read_bytes()
+
+
+def without_scores(before_scoring, folder):
+    shutil.copytree(before_scoring / "workspace", folder / "workspace")
+    shutil.rmtree(next(folder.glob("workspace/scores-*")))
+    return folder
+
+
+@pytest.mark.parametrize("scorer", ["jvp", "finite_difference"])
+def test_two_processes_write_the_same_bytes(before_scoring, tmp_path, scorer):
+    folders = [without_scores(before_scoring, tmp_path / name) for name in ("one", "two")]
+    for folder, trainer in zip(folders, ("cpu", "ddp_cpu"), strict=True):
+        options = [f"scorer={scorer}", f"trainer={trainer}", "influence.shard_blocks=7"]
+        run(folder, SMOKE, *SCORING, "stage=scores", *options)
+    assert scores_of(folders[0]) == scores_of(folders[1])
+    if scorer == "finite_difference":  # other shards, of which the last batches differ
+        ours, theirs = (np.load(next(f.glob("workspace/scores-*/scores.npy"))) for f in (before_scoring, folders[0]))
+        assert np.abs(ours - theirs).max() < 1e-3 * ours.std()
+
+
+def test_kills_during_scoring_leave_no_trace(before_scoring, tmp_path):
+    """kill −9 at three points: the store ends byte-identical, and no finished shard is scored again."""
+    folder = without_scores(before_scoring, tmp_path / "killed")
+    command = [SMOKE, *SCORING, "stage=scores", "influence.shard_blocks=50"]
+    shards = "workspace/.building/scores-*/shards_of_*/[0-9]*.npy"
+    kept = {}
+    for wanted in np.sort(np.random.default_rng().choice(range(1, 5), 3, replace=False)):
+        process = subprocess.Popen(
+            [sys.executable, "-c", SLOWLY, *command], cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+            start_new_session=True, env=os.environ | {"PYTHONPATH": str(ROOT)},
+        )  # fmt: skip
+        for _ in range(2400):
+            if len(list(folder.glob(shards))) >= wanted:
+                break
+            time.sleep(0.02)
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        found = {path: path.stat().st_mtime_ns for path in folder.glob(shards)}
+        assert len(found) >= wanted and all(found[path] == kept[path] for path in kept)
+        kept = found
+    assert not list(folder.glob("workspace/scores-*")), "killed too late to test anything"
+    run(folder, *command)
+    assert scores_of(folder) == scores_of(before_scoring)
+
+
+# run.py with a pause before each shard is written, so that it can be killed between any two
+SLOWLY = """
+import sys, time, runpy
+from ifguide.influence.store import ScoreStore
+write = ScoreStore.write
+def slowly(self, *arguments):
+    time.sleep(0.3)
+    write(self, *arguments)
+ScoreStore.write = slowly
+sys.argv[0] = "run.py"
+runpy.run_path(ROOT, run_name="__main__")
+""".replace("ROOT", repr(str(ROOT / "run.py")))
