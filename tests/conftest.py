@@ -90,3 +90,10 @@ def datasets_folder() -> Path:
     if not folder:
         pytest.skip("IFGUIDE_DATASETS is not set: the external data sets are not here")
     return Path(folder)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Whatever asks for the external data sets is marked `data`."""
+    for item in items:
+        if "datasets_folder" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.data)

@@ -25,6 +25,7 @@ from ifguide.stages.generation import Generations
 from ifguide.stages.plan import make_plan
 from ifguide.stages.stage import Stage
 
+pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parents[1]
 EXPERIMENTS = ROOT / "experiments"
 TUNINGS = {text: {file.stem: yaml.safe_load(file.read_text())["tuning"]

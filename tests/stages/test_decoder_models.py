@@ -12,6 +12,7 @@ from ifguide.stages.generation import Generations
 from ifguide.stages.stage import Inputs
 
 pytest.importorskip("profanity_check")
+pytestmark = pytest.mark.slow
 WRITTEN = ["generations", "toxicity", "fluency"]  # what is measured whatever the decoder
 
 

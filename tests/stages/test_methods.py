@@ -11,6 +11,7 @@ from ifguide.influence.direction import load_direction, precondition_direction, 
 from ifguide.influence.store import open_scores
 
 pytest.importorskip("profanity_check")
+pytestmark = pytest.mark.slow
 FILTERS = {
     "word_filter": ("behaviours.toxicity.size=1000",),
     "toxicity_filter": ("filter.threshold=0.8",),

@@ -16,6 +16,7 @@ from ifguide.influence.store import open_scores
 from ifguide.workspace import Artifact, ArtifactError
 
 pytest.importorskip("profanity_check")
+pytestmark = pytest.mark.slow
 AFTER_MODEL = {"model", "generations", "toxicity", "fluency", "perplexity", "evaluation"}
 LABELLED = "_target_: ifguide.corpus.labelled.LabelledSource"
 
