@@ -75,10 +75,17 @@ def test_rivals_on_a_tiny_sample(tmp_path):
     pytest.importorskip("profanity_check")
     places = [f"output={tmp_path}", f"runs={tmp_path}/runs", f"paths.workspace={tmp_path}/w"]
     rows = run_script(
-        "experiments/rivals/run.py", "+debug=smoke", "sweep=false", "methods=dexperts", "seeds=1", *places
+        "experiments/rivals/run.py",
+        "+debug=smoke",
+        "sweep=false",
+        "methods=toxicity_filter,dexperts",
+        "seeds=1",
+        *places,
     )
     text = (tmp_path / "README.md").read_text(encoding="utf-8")
-    assert list(rows) == ["none", "dexperts"] and "Settings are those of `conf/tuning/sample`" in text
+    assert (
+        list(rows) == ["none", "toxicity_filter", "dexperts"] and "Settings are those of `conf/tuning/sample`" in text
+    )
     assert "benign perplexity ↓" in rows["none"] and "benign perplexity ↓" not in rows["dexperts"]
     assert all(row["perplexity of generations"] > 1 and row["seconds"] > 0 for row in rows.values())
     assert "| dexperts ¹ " in text and "- dexperts: " in text and "Distinct-2 of generations: none " in text
