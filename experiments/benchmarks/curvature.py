@@ -106,11 +106,9 @@ def main() -> None:
 
     fitted, half = study.fit("ekfac", default.blocks), study.proxy().config.num_hidden_layers // 2
     mlp, upper = {"match": "mlp"}, {"last_blocks": half}
-    subsets = {
-        "all": {}, "mlp": mlp, f"last {half} blocks": upper, f"mlp of last {half} blocks": mlp | upper,
-        "last block": {"last_blocks": 1},
-    }  # fmt: skip
-    for name, options in subsets.items():
+    both = {**mlp, **upper}
+    subsets = {"all": {}, "mlp": mlp, f"last {half} blocks": upper, f"mlp of last {half} blocks": both}
+    for name, options in {**subsets, "last block": {"last_blocks": 1}}.items():
         ours = study.score(default, fitted, list(tracked_layers(study.proxy(), **options)))
         by_layers.append({"layers": name, **study.compare(ours, reference)})
     print(f"Layers, with finite differences\n\n{table(by_layers)}\n")
