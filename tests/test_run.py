@@ -28,11 +28,11 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 COMMANDS = re.findall(r"^(?:pip install .* && )?(python run\.py.*)$", README.replace("\\\n", " "), re.MULTILINE)
 
 
-def run(folder, *arguments, check=True):
+def run(folder, *arguments, check=True, **environment_too):
     environment = {key: value for key, value in os.environ.items() if key not in ("LOCAL_RANK", "WORLD_SIZE")}
     result = subprocess.run(
         [sys.executable, str(ROOT / "run.py"), *arguments], cwd=folder, capture_output=True, text=True,
-        env=environment | {"WANDB_MODE": "offline"}, timeout=600,
+        env=environment | {"WANDB_MODE": "offline"} | environment_too, timeout=600,
     )  # fmt: skip
     assert not check or result.returncode == 0, result.stderr[-3000:]
     return result
@@ -204,6 +204,33 @@ def test_two_processes_train_as_one_through_two_stages(tmp_path):
     masks = [next((tmp_path / name).glob("workspace/mask-*/mask.npy")).read_bytes() for name in ("one", "two")]
     assert masks[0] == masks[1]
     assert len(list((tmp_path / "two").glob("workspace/model-*"))) == 2
+
+
+def test_one_process_is_the_first_whatever_its_surroundings_say(tmp_path):
+    """A rank that is left over, a notebook's backend, a terminal without arrows, a folder named from home."""
+    surroundings = {
+        "RANK": "1", "LOCAL_RANK": "1", "WORLD_SIZE": "2", "SLURM_PROCID": "1", "SLURM_NTASKS": "2",
+        "SLURM_JOB_NAME": "packed", "HOME": str(tmp_path), "MPLBACKEND": "module://no_such_module.inline",
+        "PYTHONIOENCODING": "ascii",
+    }  # fmt: skip
+    run(tmp_path, *TINY, "paths.workspace='~/kept here'", "hydra.run.dir=run", **surroundings)
+    assert len(list(tmp_path.glob("kept here/model-*/config.json"))) >= 1
+    assert (tmp_path / "run" / "metrics.json").is_file() and (tmp_path / "run" / "report.html").is_file()
+    assert list((tmp_path / "run").glob("model/metrics.csv")), "the log of what was trained"
+    page = run(tmp_path, "stage=report", "report.runs=run", "hydra.run.dir=report", **surroundings).stdout
+    assert "toxic fraction ?" in page and (tmp_path / "report" / "report.html").is_file()
+
+
+def test_folders_may_be_named_anything(tmp_path):
+    """Rows of a sweep that need processes of their own find their folder, and the sweep is reported on."""
+    name = "a [b], c=(d) o'clock"
+    escaped = name.replace("'", "\\'")
+    sweep = f"hydra.sweep.dir='{escaped}'"
+    run(tmp_path, "-m", *TINY, "trainer=ddp_cpu", "stage=data", "seed=0,1", sweep)
+    assert {path.parent.name for path in tmp_path.glob("*/*/run.json")} == {"0", "1"}
+    assert {path.parents[1].name for path in tmp_path.glob("*/*/run.json")} == {name}
+    write_sweep(tmp_path / "made", seeds=(1,)).rename(tmp_path / f"{name} *?")
+    assert "| ifguide " in run(tmp_path, "stage=report", f"report.runs='{escaped} *?'").stdout
 
 
 def test_a_killed_run_continues_where_it_was(tmp_path):
