@@ -16,9 +16,10 @@ from omegaconf.errors import OmegaConfBaseException
 from transformers.utils.logging import disable_progress_bar
 
 from ifguide.stages.commands import COMMANDS, build
+from ifguide.stages.configuration import prepare, processes
 from ifguide.stages.row import FAILURE_FILE
 from ifguide.tracking import finish_tracking
-from ifguide.workspace import global_rank, write_json
+from ifguide.workspace import as_override, global_rank, write_json
 
 failures: list[str] = []
 
@@ -32,6 +33,7 @@ def main(cfg: DictConfig) -> float | None:
     logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
     folder = Path(HydraConfig.get().runtime.output_dir)
     try:
+        prepare(cfg)
         if not runs_alone(cfg):
             return None
         metrics = COMMANDS.get(cfg.stage, build)(cfg, folder)
@@ -57,14 +59,17 @@ def runs_alone(cfg: DictConfig) -> bool:
         True where this process is to do the work itself.
     """
     hydra_cfg = HydraConfig.get()
-    if hydra_cfg.mode != RunMode.MULTIRUN or cfg.trainer.devices * cfg.trainer.num_nodes == 1 or global_rank() > 0:
+    if hydra_cfg.mode != RunMode.MULTIRUN or processes(cfg) == 1 or global_rank() > 0:
         return True
-    command = [sys.executable, __file__, *hydra_cfg.overrides.task, f"hydra.run.dir={hydra_cfg.runtime.output_dir}"]
+    place = as_override(hydra_cfg.runtime.output_dir)
+    command = [sys.executable, __file__, *hydra_cfg.overrides.task, f"hydra.run.dir={place}"]
     if subprocess.run(command, check=False).returncode:
         failures.append(" ".join(command))
     return False
 
 
 if __name__ == "__main__":
+    for stream in (sys.stdout, sys.stderr):
+        stream.reconfigure(errors="replace")  # type: ignore[union-attr]  # a terminal may not know an arrow
     main()
     sys.exit(1 if failures else 0)

@@ -4,6 +4,7 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+LARGEST_SEED = 2**32 - 1
 BEGINS_WITH_ARGUMENT = re.compile(r"\w+(?=[=.:])")  # that a message begins with
 
 
@@ -22,6 +23,13 @@ def check_whole_number(name: str, value: object, *, least: int) -> None:
     """Raise ValueError unless a value is a whole number, not below the least."""
     if type(value) is not int or value < least:
         raise ValueError(f"{name}={value}: it is a whole number, {least} or more")
+
+
+def check_seed(value: object) -> None:
+    """Raise ValueError unless a value is a seed of all that draws: what is made of it has to be one too (`torch` knows
+    none above 2⁶⁴)."""
+    if type(value) is not int or not 0 <= value <= LARGEST_SEED:
+        raise ValueError(f"seed={value}: it is a whole number from 0 to {LARGEST_SEED}")
 
 
 def check_share(name: str, value: float) -> None:

@@ -15,7 +15,7 @@ from torch import nn
 from transformers import CONFIG_MAPPING, AutoConfig, AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
-from ifguide.checks import check_whole_number
+from ifguide.checks import check_seed
 
 DECIDED = ("bos_token_id", "eos_token_id", "pad_token_id")  # by the tokenizer
 READ_ANYWAY = ("head_dim", "max_position_embeddings")  # by models, or by us, where a configuration does not name them
@@ -48,7 +48,7 @@ class ModelSettings:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        check_whole_number("seed", self.seed, least=0)
+        check_seed(self.seed)
         if self.architecture is None and self.pretrained is None:
             raise ValueError("architecture=None: a model needs one, or a folder or hub name in `pretrained`")
 

@@ -10,11 +10,11 @@ ROOT = Path(__file__).parents[1]
 SMOKE = "+debug=smoke"
 
 
-def run(folder, *arguments, check=True):
+def run(folder, *arguments, check=True, **environment_too):
     environment = {key: value for key, value in os.environ.items() if key not in ("LOCAL_RANK", "WORLD_SIZE")}
     result = subprocess.run(
         [sys.executable, str(ROOT / "run.py"), *arguments], cwd=folder, capture_output=True, text=True,
-        env=environment | {"WANDB_MODE": "offline"}, timeout=600,
+        env=environment | {"WANDB_MODE": "offline"} | environment_too, timeout=600,
     )  # fmt: skip
     assert not check or result.returncode == 0, result.stderr[-3000:]
     return result

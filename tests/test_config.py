@@ -9,6 +9,8 @@ from hydra.errors import ConfigCompositionException
 from hydra.utils import get_object
 from omegaconf import DictConfig, OmegaConf
 
+from ifguide.stages.configuration import expand_home
+from ifguide.stages.plan import make_plan
 from ifguide.training.trainer import further_arguments
 
 CONF = Path(__file__).parents[1] / "conf"
@@ -107,3 +109,23 @@ def test_model_shapes_have_their_published_size(option):
         model = AutoModelForCausalLM.from_config(AutoConfig.for_model(cfg.architecture, **settings))
     millions = sum(parameter.numel() for parameter in model.parameters()) / 1e6
     assert millions == pytest.approx(published.get(option, 1.3), rel=0.02)
+
+
+@pytest.mark.parametrize(
+    "key", ["seed", "data.seed", "influence.seed", "proxy.seed", "post_training.seed", "student.seed"]
+)
+@pytest.mark.parametrize("value", [2**32, -1, 0.5])
+def test_a_seed_that_not_everything_takes_names_its_setting(key, value):
+    groups = ["post_training=dpo"] if "post" in key else ["student=words"] if "student" in key else []
+    cfg = compose("config", overrides=[*groups, f"{key}={value}"])
+    with pytest.raises(ValueError, match=rf"^{key}={value}: .*4294967295"):
+        make_plan(cfg, "model")
+
+
+def test_paths_from_home_are_found_wherever_they_stand(monkeypatch):
+    monkeypatch.setenv("HOME", "/house")
+    cfg = OmegaConf.create(
+        {"a": {"path": "~/x", "same": "${a.path}"}, "files": ["~/y", "b~/z"], "none": None, "all": "???"}
+    )
+    expand_home(cfg)
+    assert cfg.a.path == cfg.a.same == "/house/x" and list(cfg.files) == ["/house/y", "b~/z"]

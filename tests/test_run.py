@@ -62,6 +62,33 @@ def test_clean_lists_what_no_run_needs_and_removes_it_when_told_to(tmp_path):
     assert result.returncode == 1 and "clean.runs: no run in nowhere" in result.stderr
 
 
+def test_one_process_is_the_first_whatever_its_surroundings_say(tmp_path):
+    """A rank that is left over, a notebook's backend, a terminal without arrows, a folder named from home."""
+    surroundings = {
+        "RANK": "1", "LOCAL_RANK": "1", "WORLD_SIZE": "2", "SLURM_PROCID": "1", "SLURM_NTASKS": "2",
+        "SLURM_JOB_NAME": "packed", "HOME": str(tmp_path), "MPLBACKEND": "module://no_such_module.inline",
+        "PYTHONIOENCODING": "ascii",
+    }  # fmt: skip
+    run(tmp_path, SMOKE, "paths.workspace='~/kept here'", "hydra.run.dir=run", **surroundings)
+    assert len(list(tmp_path.glob("kept here/model-*/config.json"))) >= 1
+    assert (tmp_path / "run" / "metrics.json").is_file() and (tmp_path / "run" / "report.html").is_file()
+    assert list((tmp_path / "run").glob("model/metrics.csv")), "the log of what was trained"
+    page = run(tmp_path, "stage=report", "report.runs=run", "hydra.run.dir=report", **surroundings).stdout
+    assert "toxic fraction ?" in page and (tmp_path / "report" / "report.html").is_file()
+
+
+def test_folders_may_be_named_anything(tmp_path):
+    """Rows of a sweep that need processes of their own find their folder, and the sweep is reported on."""
+    name = "a [b], c=(d) o'clock"
+    escaped = name.replace("'", "\\'")
+    sweep = f"hydra.sweep.dir='{escaped}'"
+    run(tmp_path, "-m", SMOKE, "trainer=ddp_cpu", "stage=data", "seed=0,1", sweep)
+    assert {path.parent.name for path in tmp_path.glob("*/*/run.json")} == {"0", "1"}
+    assert {path.parents[1].name for path in tmp_path.glob("*/*/run.json")} == {name}
+    write_sweep(tmp_path / "made", seeds=(1,)).rename(tmp_path / f"{name} *?")
+    assert "| ifguide " in run(tmp_path, "stage=report", f"report.runs='{escaped} *?'").stdout
+
+
 @pytest.mark.parametrize(
     "override, message",
     [

@@ -1,5 +1,7 @@
 import json
 import multiprocessing
+import os
+import threading
 import time
 
 import numpy as np
@@ -13,6 +15,10 @@ from ifguide.workspace import (
     canonical_json,
     describe,
     file_signature,
+    find_files,
+    forget_ranks,
+    global_rank,
+    wait_for,
     write_json,
 )
 
@@ -179,3 +185,25 @@ def test_json_holds_no_number_that_is_not_finite(tmp_path):
     found = json.loads((tmp_path / "a.json").read_text(), parse_constant=refuse)
     assert found == {"perplexity": None, "interval": [1.5, None], "rest": [1, "Infinity", None, True]}
     assert json.loads(canonical_json(describe(float("inf")))) == "inf"
+
+
+def test_a_first_process_that_never_comes_is_not_waited_for(tmp_path, monkeypatch):
+    monkeypatch.setenv("RANK", "1")
+    with pytest.raises(
+        ValueError, match=r"^this is process 1 of a run.* unset RANK, LOCAL_RANK, WORLD_SIZE and SLURM_NTASKS"
+    ):
+        wait_for(tmp_path / "manifest", limit_seconds=0.01, poll_seconds=0.01)
+    (tmp_path / "started").touch()  # it is at work, for however long
+    timer = threading.Timer(0.3, (tmp_path / "manifest").touch)
+    timer.start()
+    found = wait_for(tmp_path / "manifest", alive=tmp_path / "started", limit_seconds=0.01, poll_seconds=0.01)
+    assert found == tmp_path / "manifest"
+    forget_ranks()
+    assert global_rank() == 0 and "RANK" not in os.environ
+
+
+def test_a_file_that_exists_is_that_file_whatever_its_name_and_home(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for name in ("a [b]*?, c=(d).jsonl", "a b.jsonl"):
+        (tmp_path / name).touch()
+        assert find_files(f"~/{name}") == find_files(str(tmp_path / name)) == [tmp_path / name]

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from tqdm.auto import tqdm
 from transformers import PreTrainedTokenizerFast
 
-from ifguide.checks import check_whole_number
+from ifguide.checks import check_seed, check_whole_number
 from ifguide.corpus.blocks import DOCUMENT_ROW, LABELS, SPLITS, write_blocks
 from ifguide.corpus.documents import Document
 from ifguide.corpus.masks import TokenMask
@@ -52,7 +52,7 @@ class CorpusSettings:
             raise ValueError(
                 f"validation={self.validation}, test={self.test}: shares of documents that sum to less than 1"
             )
-        check_whole_number("seed", self.seed, least=0)
+        check_seed(self.seed)
         check_whole_number("block_length", self.block_length, least=2)
 
     def build(self, directory: Path) -> dict[str, Any]:

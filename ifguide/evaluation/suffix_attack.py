@@ -20,6 +20,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
+from ifguide.checks import check_seed
 from ifguide.corpus.documents import Query
 from ifguide.corpus.queries import encode_queries
 from ifguide.corpus.tokenizers import vocabulary_size
@@ -65,6 +66,7 @@ class SuffixAttack:
             number = getattr(self, name)
             if number is not None and number < 1:
                 raise ValueError(f"{name}={number}: must be at least 1")
+        check_seed(self.seed)
         if not self.attacked:
             raise ValueError("queries: there is no toxic one, so nothing to make the model say")
 

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from ifguide.checks import check_seed
 from ifguide.influence.pooling import Tokens
 
 WEIGHTS, SHAPE = "student.safetensors", "student.json"
@@ -61,6 +62,7 @@ class Amortised:
     def __post_init__(self) -> None:
         if not 0 < self.share < 1:
             raise ValueError(f"share={self.share}: a share of the blocks above 0 and below 1")
+        check_seed(self.seed)
 
 
 @dataclass(frozen=True)
@@ -90,6 +92,7 @@ class ConvolutionStudent:
         for name in ("width", "epochs", "batch_size"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)}: must be at least 1")
+        check_seed(self.seed)
 
     def fit(
         self, scores_KBT: NDArray[np.float32], tokens: Tokens, texts: Sequence[str]

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-from ifguide.checks import check_whole_number
+from ifguide.checks import check_seed, check_whole_number
 from ifguide.corpus.blocks import Split
 from ifguide.corpus.documents import Query
 from ifguide.corpus.masks import TokenMask
@@ -52,7 +52,7 @@ class InfluenceSettings:
     shard_blocks: int = 256
 
     def __post_init__(self) -> None:
-        check_whole_number("seed", self.seed, least=0)
+        check_seed(self.seed)
         for name in ("batch_size", "shard_blocks"):
             check_whole_number(name, getattr(self, name), least=1)
         if self.last_blocks is not None:

@@ -25,7 +25,7 @@ from ifguide.report.gather import Run, gather
 from ifguide.report.rows import Comparison
 from ifguide.report.table import HEADLINE
 from ifguide.report.write import write_report
-from ifguide.workspace import read_manifest, write_atomically, write_json
+from ifguide.workspace import as_override, read_manifest, write_atomically, write_json
 
 COMMON = {"output": "", "runs": "", "render": "false"}
 FIGURES = ("frontier.png", "frontier_generations.png")
@@ -105,7 +105,14 @@ class Experiment:
         """
         shutil.rmtree(self.runs / name, ignore_errors=True)
         silent = () if report else ("~hydra.callbacks.report",)
-        command = ["run.py", "-m", *overrides, *self.overrides, f"hydra.sweep.dir={self.runs / name}", *silent]
+        command = [
+            "run.py",
+            "-m",
+            *overrides,
+            *self.overrides,
+            f"hydra.sweep.dir={as_override(self.runs / name)}",
+            *silent,
+        ]
         print(f"\n# {' '.join(command)}", flush=True)
         code = subprocess.run([sys.executable, *command], cwd=self.root, check=False).returncode
         if code not in (0, 1):  # 1: some of the runs failed, and say so in their folders
@@ -177,6 +184,7 @@ def publish(
         page: see `Experiment`.
         defaults: the script's options.
     """
+    sys.stdout.reconfigure(errors="replace")  # type: ignore[union-attr]  # a terminal may not know an arrow
     experiment = Experiment(Path(script).absolute(), sys.argv[1:], defaults, page)
     results = experiment.results(measure)
     print(experiment.render(results))

@@ -153,7 +153,7 @@ def gather(places: Sequence[str], *, workspace: Path | None = None) -> list[Run]
     """All runs in these folders or globs.
 
     Args:
-        places: folders of runs, of sweeps, or any folder above them; globs are expanded.
+        places: folders of runs, of sweeps, or any folder above them; or globs, but a folder that exists is that folder.
         workspace: where artifacts are looked for that are neither where their run left them nor in its workspace.
 
     Raises:
@@ -161,7 +161,7 @@ def gather(places: Sequence[str], *, workspace: Path | None = None) -> list[Run]
     """
     runs: list[Run] = []
     for place in places:
-        found = sorted(glob.glob(str(place))) if glob.has_magic(str(place)) else [str(place)]
+        found = [str(place)] if Path(place).exists() or not glob.has_magic(place) else sorted(glob.glob(place))
         folders = [folder for path in found for folder in run_folders(Path(path))]
         if not folders:
             missing = not found or not Path(found[0]).exists()
@@ -210,7 +210,8 @@ def read_run(folder: Path, workspace: Path | None = None) -> Run:
     elif metrics is None:
         problem = "unfinished" if stage == "evaluate" else f"not evaluated (stage={stage})"
     paths = config.get("paths")
-    own = cwd / os.path.expandvars(str(paths.get("workspace") if isinstance(paths, dict) else "workspace"))
+    workspace_of = str(paths.get("workspace") if isinstance(paths, dict) else "workspace")
+    own = cwd / Path(os.path.expandvars(workspace_of)).expanduser()
     return Run(
         place=str(folder),
         overrides=overrides,

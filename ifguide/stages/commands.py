@@ -17,7 +17,7 @@ from ifguide.report.judged import with_win_rates
 from ifguide.report.rows import compare_rows
 from ifguide.report.write import write_report
 from ifguide.stages import listing
-from ifguide.stages.configuration import make, make_workspace, start_tracking
+from ifguide.stages.configuration import expand_home, make, make_workspace, start_tracking
 from ifguide.stages.judging import Judgements, read_judgements
 from ifguide.stages.plan import make_plan
 from ifguide.stages.row import FAILURE_FILE, METRICS_FILE, write_row, write_run
@@ -126,6 +126,7 @@ class SweepReport(Callback):
                 if "tags" in config.logger:
                     config.logger.label, config.logger.tags = "report", []  # it is of no one method
             HydraConfig.instance().set_config(config)
+            expand_home(config)
             report(config, folder, [str(folder)])
             finish_tracking()
         except Exception as error:

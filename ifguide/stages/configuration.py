@@ -3,17 +3,17 @@
 import inspect
 import os
 import re
-from pathlib import Path
 from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf
 from pytorch_lightning.loggers import Logger
+from pytorch_lightning.utilities import rank_zero_only
 
 from ifguide.tracking import WHOLE_RUN, WandbRun
-from ifguide.workspace import Workspace
+from ifguide.workspace import Workspace, forget_ranks
 
 TARGETS = ("ifguide.*", "pytorch_lightning.*", "torch.optim.*")
 
@@ -54,6 +54,35 @@ def mistake(error: Exception, key: str) -> ValueError | None:
     return type(cause)(f"{place}.{message}" if begins_with_argument else f"{place}: {message}")
 
 
+def prepare(cfg: DictConfig) -> None:
+    """What a configuration says of this machine, put in order before anything is done.
+
+    Paths under the home folder are expanded. A run of one process is the first: what a launcher tells it of others is
+    of other runs, or left from an earlier one.
+    """
+    expand_home(cfg)
+    if processes(cfg) == 1:
+        forget_ranks()
+        rank_zero_only.rank = 0  # Lightning read it from the environment when it was imported
+
+
+def processes(cfg: DictConfig) -> Any:
+    """How many processes compute this run."""
+    return cfg.trainer.devices * cfg.trainer.num_nodes
+
+
+def expand_home(node: DictConfig | ListConfig) -> None:
+    """Replace `~/x` by a path under the home folder, wherever it is a value: no shell expands what is in quotes."""
+    for key in list(node.keys()) if isinstance(node, DictConfig) else range(len(node)):
+        if OmegaConf.is_missing(node, key) or OmegaConf.is_interpolation(node, key):
+            continue
+        value = node[key]
+        if isinstance(value, DictConfig | ListConfig):
+            expand_home(value)
+        elif isinstance(value, str) and value.startswith("~/"):
+            node[key] = os.path.expanduser(value)
+
+
 def make_workspace(cfg: DictConfig) -> Workspace:
     """The folder of artifacts.
 
@@ -62,7 +91,7 @@ def make_workspace(cfg: DictConfig) -> Workspace:
     """
     if cfg.paths.workspace is None:
         raise ValueError("paths.workspace=None: it is the folder that artifacts are kept in")
-    return Workspace(Path(cfg.paths.workspace).expanduser(), verify=cfg.paths.verify)
+    return Workspace(cfg.paths.workspace, verify=cfg.paths.verify)
 
 
 def make_logger(cfg: DictConfig, name: str) -> Logger:

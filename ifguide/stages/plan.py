@@ -9,7 +9,7 @@ from typing import Any
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
-from ifguide.checks import check_whole_number
+from ifguide.checks import check_seed
 from ifguide.evaluation.task import check_names, measurement_names
 from ifguide.objectives import LanguageModeling
 from ifguide.stages import rules
@@ -44,7 +44,7 @@ def make_plan(cfg: DictConfig, stage: str | None = None) -> Plan:
     wanted = stage or cfg.stage
     if wanted not in STAGES:
         raise ValueError(f"stage={wanted}; known: {', '.join(STAGES)}, report, plan, clean")
-    check_whole_number("seed", cfg.seed, least=0)
+    check_seed(cfg.seed)
     planner = Planner(cfg)
     targets = planner.targets(wanted)
     needed = {one.fingerprint for target in targets for one in closure(target)}

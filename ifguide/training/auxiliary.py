@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
+from ifguide.checks import check_seed
 from ifguide.corpus.documents import LabelledText
 from ifguide.models import LoadOptions
 from ifguide.training.context import TrainingContext
@@ -35,6 +36,7 @@ class Auxiliary(ABC):
 
     def __post_init__(self) -> None:
         check_validation(self.validation)
+        check_seed(self.seed)
 
     @abstractmethod
     def check(self, texts: Sequence[LabelledText]) -> None:

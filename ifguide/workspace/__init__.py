@@ -1,9 +1,17 @@
 """Artifacts: built once, found again by fingerprint, verified when loaded; the same for every process of a run."""
 
 from ifguide.workspace.artifact import Artifact, ArtifactError, read_manifest
-from ifguide.workspace.files import MANIFEST, file_signature, find_files, finite, write_atomically, write_json
+from ifguide.workspace.files import (
+    MANIFEST,
+    as_override,
+    file_signature,
+    find_files,
+    finite,
+    write_atomically,
+    write_json,
+)
 from ifguide.workspace.fingerprint import canonical_json, describe, fingerprint_of
-from ifguide.workspace.ranks import global_rank, wait_for
+from ifguide.workspace.ranks import forget_ranks, global_rank, wait_for
 from ifguide.workspace.store import Recipe, Workspace
 
 __all__ = [
@@ -12,12 +20,14 @@ __all__ = [
     "ArtifactError",
     "Recipe",
     "Workspace",
+    "as_override",
     "canonical_json",
     "describe",
     "file_signature",
     "find_files",
     "fingerprint_of",
     "finite",
+    "forget_ranks",
     "global_rank",
     "read_manifest",
     "wait_for",

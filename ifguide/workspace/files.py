@@ -21,10 +21,11 @@ def find_files(files: str | Path | Sequence[str | Path]) -> list[Path]:
     """
     found: list[Path] = []
     for pattern in [files] if isinstance(files, str | Path) else files:
-        if Path(pattern).is_file():
-            found.append(Path(pattern))
+        place = Path(pattern).expanduser()
+        if place.is_file():
+            found.append(place)
             continue
-        matches = glob.glob(str(Path(pattern).expanduser()), recursive=True)
+        matches = glob.glob(str(place), recursive=True)
         kept = sorted(path for path in map(Path, matches) if path.is_file())
         if not kept and str(pattern).startswith("None/"):
             raise ValueError(
@@ -34,6 +35,11 @@ def find_files(files: str | Path | Sequence[str | Path]) -> list[Path]:
             raise ValueError(f"no file matches {str(pattern)!r} (looked from {Path.cwd()})")
         found += kept
     return found
+
+
+def as_override(path: str | Path) -> str:
+    """A path as a value on Hydra's command line, whatever characters it holds."""
+    return "'" + str(path).replace("'", "\\'") + "'"
 
 
 def file_signature(path: Path) -> Any:

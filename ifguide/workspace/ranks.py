@@ -4,6 +4,10 @@ import os
 import time
 from pathlib import Path
 
+# by which launchers tell a process that it is one of several; SLURM's other names may be in a configuration
+LAUNCHED = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "NODE_RANK", "NUM_NODES", "SLURM_NTASKS_PER_NODE",
+            "SLURM_NTASKS")  # fmt: skip
+
 
 def global_rank() -> int:
     """Rank of this process among all processes of the run, from the launcher's environment; 0 when alone."""
@@ -16,13 +20,31 @@ def global_rank() -> int:
     return node * max(world // max(nodes, 1), 1) + local
 
 
-def wait_for(*paths: Path, poll_seconds: float = 0.2) -> Path:
-    """Wait until rank 0 has published one of some files, and return it; end this process when its parent has gone."""
-    parent = os.getppid()
+def forget_ranks() -> None:
+    """For a run of one process: what a launcher says of others is of other runs, which it started beside this one
+    (`srun -n 2 python run.py …`), or left from an earlier one."""
+    for name in LAUNCHED:
+        os.environ.pop(name, None)
+
+
+def wait_for(*paths: Path, alive: Path | None = None, limit_seconds: float = 600, poll_seconds: float = 0.2) -> Path:
+    """Wait until rank 0 has published one of some files, and return it; end this process when its parent has gone.
+
+    Raises:
+        ValueError: for so long there was neither one of them nor the sign that rank 0 is at work.
+    """
+    parent, last = os.getppid(), time.monotonic()
     while True:
         for path in paths:
             if path.exists():
                 return path
         if os.getppid() != parent:
             raise SystemExit("the process of rank 0 has ended")
+        if alive is not None and alive.exists():
+            last = time.monotonic()
+        if time.monotonic() - last > limit_seconds:
+            raise ValueError(
+                f"this is process {global_rank()} of a run, says its launcher, and for {limit_seconds:g} s nothing was "
+                f"seen of the first one; start all, or unset {', '.join(LAUNCHED[:3])} and {LAUNCHED[-1]}"
+            )
         time.sleep(poll_seconds)

@@ -120,7 +120,7 @@ class Workspace:
         if global_rank() > 0:
             if collective and wait_for(path / MANIFEST, building / STARTED) == building / STARTED:
                 builder(building)
-            wait_for(path / MANIFEST)
+            wait_for(path / MANIFEST, alive=building / STARTED)
             return Artifact(recipe.stage, recipe.fingerprint, path)
 
         self.root.mkdir(parents=True, exist_ok=True)

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from ifguide.checks import argument
+from ifguide.checks import argument, check_seed
 from ifguide.corpus.pairs import EncodedPair
 from ifguide.methods.dpo.loss import preference_loss, response_divergence
 from ifguide.methods.dpo.pairs import PairExamples, pair_log_probabilities
@@ -90,6 +90,7 @@ class DPO:
 
     def __post_init__(self) -> None:
         check_validation(self.validation)
+        check_seed(self.seed)
         check_every("validate_every", self.validate_every)
         for name, rule, ok in (
             ("beta", "above 0", self.beta > 0),
