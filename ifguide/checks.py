@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from math import isfinite
 
 BEGINS_WITH_ARGUMENT = re.compile(r"\w+(?=[=.:])")  # that a message begins with
 
@@ -22,6 +23,12 @@ def check_whole_number(name: str, value: object, *, least: int) -> None:
     """Raise ValueError unless a value is a whole number, not below the least."""
     if type(value) is not int or value < least:
         raise ValueError(f"{name}={value}: it is a whole number, {least} or more")
+
+
+def check_number(name: str, value: object, *, least: float) -> None:
+    """Raise ValueError unless a value is a finite number, not below the least."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not isfinite(value) or value < least:
+        raise ValueError(f"{name}={value}: it is a finite number, {least:g} or more")
 
 
 def check_share(name: str, value: float) -> None:

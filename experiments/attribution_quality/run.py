@@ -17,11 +17,11 @@ from study import VARIANTS, Scores, Study
 
 from ifguide.corpus.blocks import LABELS
 from ifguide.corpus.build import tokens_in_spans
-from ifguide.corpus.sources import read_records
+from ifguide.corpus.masks import jaccard
+from ifguide.corpus.records import read_records
 from ifguide.corpus.tokenizers import token_texts
 from ifguide.corpus.words import WORD, word_log_odds
 from ifguide.evaluation.attribution import known_tokens
-from ifguide.corpus.masks import jaccard
 from ifguide.influence.pooling import type_sums
 from ifguide.influence.scoring import sample_rows
 from ifguide.report.attribution import (
@@ -159,7 +159,7 @@ def agreement(study: Study, names: Sequence[str], datasets: Path) -> dict[str, l
     """Variant → for 0, 1, 2, 3 annotators of HateXplain: mean percentile of the score among all tokens of posts that
     most of them judged toxic, and its 95 % interval over posts."""
     posts: list[tuple[list[str], NDArray[np.int64]]] = []  # words, and how many annotators marked each
-    for _, record in read_records(datasets / "hatexplain" / "val.jsonl.gz"):
+    for record in (row.values for row in read_records(datasets / "hatexplain" / "val.jsonl.gz")):
         toxic = sum(label != 1 for label in record["annotators"]["label"])
         if 2 * toxic > ANNOTATORS and record["rationales"]:
             posts.append((record["post_tokens"], np.sum(record["rationales"], axis=0)))
@@ -188,8 +188,8 @@ def mean_of(values: NDArray[np.float64], member: NDArray[np.bool_]) -> tuple[flo
 
 def contrast_cases(datasets: Path) -> dict[str, tuple[list[str], NDArray[np.bool_], NDArray[np.str_]]]:
     """Title → short texts, which of them are bad, whom they speak of."""
-    check = [record for _, record in read_records(datasets / "toxicity_labelled" / "hatecheck.jsonl.gz")]
-    every = [record for _, record in read_records(datasets / "toxicity_labelled" / "bias_madlibs_77k.jsonl.gz")]
+    check = [row.values for row in read_records(datasets / "toxicity_labelled" / "hatecheck.jsonl.gz")]
+    every = [row.values for row in read_records(datasets / "toxicity_labelled" / "bias_madlibs_77k.jsonl.gz")]
     madlibs = [every[index] for index in sample_rows(len(every), MADLIBS, 0)]
     return {
         "HateCheck: hateful cases and their non-hateful contrasts": (

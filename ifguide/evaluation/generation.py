@@ -111,7 +111,9 @@ def encode_prompts(prompts: Sequence[Prompt], tokenizer: PreTrainedTokenizerFast
 def decode_continuations(tokens_PST: NDArray[np.int64], tokenizer: PreTrainedTokenizerFast) -> list[list[str]]:
     """Texts of [prompts, samples, tokens]; special tokens are left out."""
     prompts, samples, length = tokens_PST.shape
-    texts = tokenizer.batch_decode(tokens_PST.reshape(-1, length), skip_special_tokens=True)
+    texts = tokenizer.batch_decode(
+        tokens_PST.reshape(-1, length), skip_special_tokens=True, clean_up_tokenization_spaces=False
+    )
     return [texts[p * samples : (p + 1) * samples] for p in range(prompts)]
 
 
