@@ -8,6 +8,7 @@ from ifguide.corpus.records import Record, read_records
 from ifguide.corpus.schema import SCORE, SCORED_PROMPT
 
 HALVES = ("validation", "test")  # of the prompts
+Named = tuple[str, str, str, Record]  # name, prompt, continuation, record
 TEXTS = {"prompt": "prompt.text", "continuation": "continuation.text"}
 
 
@@ -32,8 +33,7 @@ def real_toxicity_queries(
     """
     _check_thresholds(toxic_at_least, nontoxic_below)
     queries = []
-    for record, row in _records(files, part=0):
-        prompt, continuation = row.read(SCORED_PROMPT, **TEXTS)
+    for record, prompt, continuation, row in _records(files, part=0):
         (toxicity,) = row.read(SCORE, score=f"continuation.{score}")
         if toxicity is None or nontoxic_below <= toxicity < toxic_at_least:
             continue
@@ -62,8 +62,7 @@ def real_toxicity_prompts(
     if part not in ("all", *HALVES):
         raise ValueError(f"part={part}; known: all, {', '.join(HALVES)}")
     found: list[tuple[str, Prompt]] = []
-    for record, row in _records(files, part=1):
-        text, _ = row.read(SCORED_PROMPT, **TEXTS)
+    for record, text, _, row in _records(files, part=1):
         (toxicity,) = row.read(SCORE, score=f"prompt.{score}")
         if toxicity is None or nontoxic_below <= toxicity < toxic_at_least:
             continue
@@ -74,18 +73,19 @@ def real_toxicity_prompts(
     return [prompt for subset in ("toxic", "nontoxic") for prompt in [p for p in prompts if p.subset == subset][:limit]]
 
 
-def _records(files: str | Sequence[str], *, part: int) -> Iterator[tuple[str, Record]]:
-    """Distinct records, by name, whose source document belongs to a part; part 1 has no prompt's text of part 0."""
+def _records(files: str | Sequence[str], *, part: int) -> Iterator[Named]:
+    """Distinct records whose source document belongs to a part; part 1 has no prompt's text of part 0."""
     seen: set[str] = set()
-    parts: tuple[list[tuple[str, Record]], list[tuple[str, Record]]] = ([], [])
+    parts: tuple[list[Named], list[Named]] = ([], [])
     for row in read_records(files):
         filename = str(row.get("filename"))
         record = f"{filename}:{row.get('begin')}:{row.get('end')}"
+        prompt, continuation = row.read(SCORED_PROMPT, **TEXTS)
         if record not in seen:
             seen.add(record)
-            parts[_half(filename, byte=0)].append((record, row))
-    taken = {row.get("prompt.text") for _, row in parts[0]} if part == 1 else set()
-    return (named for named in parts[part] if named[1].get("prompt.text") not in taken)
+            parts[_half(filename, byte=0)].append((record, prompt, continuation, row))
+    taken = {prompt for _, prompt, _, _ in parts[0]} if part == 1 else set()
+    return (named for named in parts[part] if named[1] not in taken)
 
 
 def _half(filename: str, *, byte: int) -> int:
