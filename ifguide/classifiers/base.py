@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 TOXICITY = "toxicity"
-TRIED = ("A short text.", "This is one more sentence of a long text. " * 1000)
+TRIED = ("A short text.", "", "This is one more sentence of a long text. " * 1000)
 
 
 class Classifier(Protocol):
@@ -66,19 +66,19 @@ class ReadyClassifier(ABC):
 
 
 def what_is_wrong(classifier: Classifier) -> str | None:
-    """What keeps a classifier from judging one short and one long text, alone and together; None: nothing."""
+    """What keeps a classifier from judging a short, an empty and a long text, alone and together; None: nothing."""
     try:
         alone, both = ([classifier([text]) for text in TRIED], classifier(TRIED))
     except Exception as error:  # whatever it is, later it would end an evaluation
         first = next(iter(str(error).splitlines()), "")
-        return f"the classifier fails when it is tried on a short and a long text ({type(error).__name__}: {first})"
+        return f"the classifier fails on a short, an empty and a long text ({type(error).__name__}: {first})"
     for category, values in both.items():
-        if values.shape != (2,) or not ((values >= 0) & (values <= 1)).all():
-            return f"the classifier's `{category}` of two texts is {values.tolist()}, not two probabilities"
+        if values.shape != (len(TRIED),) or not ((values >= 0) & (values <= 1)).all():
+            return f"the classifier's `{category}` of three texts is {values.tolist()}, not three probabilities"
         single = np.array([one[category][0] for one in alone])
         if np.abs(values - single).max() > 1e-3:
             return (
-                f"the classifier's `{category}` of two texts is {single.tolist()} alone and {values.tolist()} "
+                f"the classifier's `{category}` of three texts is {single.tolist()} alone and {values.tolist()} "
                 "together: its padding tokens count"
             )
     return None

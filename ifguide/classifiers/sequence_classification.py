@@ -139,11 +139,12 @@ class LoadedCheckpoint:
     @torch.no_grad()
     def __call__(self, texts: Sequence[str]) -> dict[str, NDArray[np.float64]]:
         probabilities = np.zeros((len(texts), self.model.config.num_labels))
+        nothing = self._nothing
         order = np.argsort([-len(text) for text in texts], kind="stable")  # texts of like length together
         for first in tqdm(range(0, len(texts), self.batch_size), desc=self.name, leave=False, disable=None):
             rows = order[first : first + self.batch_size]
             batch = self.tokenizer(
-                [texts[row] or self._nothing for row in rows],
+                [texts[row] or nothing for row in rows],
                 return_tensors="pt",
                 padding=self.tokenizer.pad_token is not None,
                 truncation=True,
@@ -155,8 +156,8 @@ class LoadedCheckpoint:
 
     @property
     def _nothing(self) -> str:
-        """What an empty text is read as: without padding, a model needs one token."""
-        return "" if self.tokenizer.pad_token is not None else str(self.tokenizer.eos_token or " ")
+        """What an empty text is read as: a model needs one token, and some tokenizers write none."""
+        return "" if self.tokenizer("").input_ids else str(self.tokenizer.eos_token or " ")
 
     def _probabilities(self, logits: Tensor) -> Tensor:
         if self.activation == "none":
