@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from math import isfinite
 
 LARGEST_SEED = 2**32 - 1
 BEGINS_WITH_ARGUMENT = re.compile(r"\w+(?=[=.:])")  # that a message begins with
@@ -30,6 +31,12 @@ def check_seed(value: object) -> None:
     none above 2⁶⁴)."""
     if type(value) is not int or not 0 <= value <= LARGEST_SEED:
         raise ValueError(f"seed={value}: it is a whole number from 0 to {LARGEST_SEED}")
+
+
+def check_number(name: str, value: object, *, least: float) -> None:
+    """Raise ValueError unless a value is a finite number, not below the least."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not isfinite(value) or value < least:
+        raise ValueError(f"{name}={value}: it is a finite number, {least:g} or more")
 
 
 def check_share(name: str, value: float) -> None:

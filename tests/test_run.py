@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from command_line import SMOKE, run
+from run_folders import write_sweep
 
 pytest.importorskip("profanity_check")
 pytestmark = pytest.mark.slow

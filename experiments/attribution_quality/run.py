@@ -19,7 +19,7 @@ from ifguide.corpus.blocks import LABELS
 from ifguide.corpus.build import tokens_in_spans
 from ifguide.corpus.documents import TOXIC
 from ifguide.corpus.masks import jaccard
-from ifguide.corpus.sources import read_records
+from ifguide.corpus.records import read_records
 from ifguide.corpus.tokenizers import token_texts
 from ifguide.corpus.words import WORD, word_log_odds
 from ifguide.evaluation.attribution import known_tokens
@@ -132,7 +132,7 @@ def agreement(study: Study, names: Sequence[str], datasets: Path) -> dict[str, l
     """Variant → for 0, 1, 2, 3 annotators of HateXplain: mean percentile of the score among all tokens of posts that
     most of them judged toxic, and its 95 % interval over posts."""
     posts: list[tuple[list[str], NDArray[np.int64]]] = []  # words, and how many annotators marked each
-    for _, record in read_records(datasets / "hatexplain" / "val.jsonl.gz"):
+    for record in (row.values for row in read_records(datasets / "hatexplain" / "val.jsonl.gz")):
         toxic = sum(label != 1 for label in record["annotators"]["label"])
         if 2 * toxic > ANNOTATORS and record["rationales"]:
             posts.append((record["post_tokens"], np.sum(record["rationales"], axis=0)))
@@ -160,7 +160,7 @@ def mean_of(values: NDArray[np.float64], member: NDArray[np.bool_]) -> tuple[flo
 
 def contrast_cases(datasets: Path) -> dict[str, list[tuple[str, bool, str]]]:
     """Title → short texts, whether each is bad, and whom it speaks of; empty where nobody."""
-    check, every = ([record for _, record in read_records(datasets / "toxicity_labelled" / f"{name}.jsonl.gz")]
+    check, every = ([row.values for row in read_records(datasets / "toxicity_labelled" / f"{name}.jsonl.gz")]
                     for name in ("hatecheck", "bias_madlibs_77k"))  # fmt: skip
     madlibs = [every[index] for index in sample_rows(len(every), MADLIBS, 0)]
     return {

@@ -1,5 +1,6 @@
 """The protocols of classifiers: as they are configured, and as they classify."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -9,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 TOXICITY = "toxicity"
+TRIED = ("A short text.", "", "This is one more sentence of a long text. " * 1000)
 
 
 class Classifier(Protocol):
@@ -29,7 +31,11 @@ class ClassifierSettings(Protocol):
     def name(self) -> str: ...
 
     def fit(self, folder: Path) -> dict[str, Any]:
-        """Write what training yields into a folder, where there is training; returns facts of it."""
+        """Write what training yields into a folder, where there is training, or try what is ready; returns facts.
+
+        Raises:
+            ValueError: it cannot be trained, or what is ready cannot be used.
+        """
         ...
 
     def load(self, folder: Path, device: str | torch.device) -> Classifier:
@@ -42,8 +48,43 @@ class ClassifierSettings(Protocol):
         ...
 
 
-class ReadyClassifier:
-    """Base of classifiers whose weights or scores exist already: there is nothing to fit."""
+class ReadyClassifier(ABC):
+    """Base of classifiers whose weights or scores exist already: in the place of a training, they are tried."""
+
+    @property
+    def source(self) -> str:
+        """What a message begins with: the argument that says where the classifier is from."""
+        return f"_target_={type(self).__name__}"
+
+    @abstractmethod
+    def load(self, folder: Path, device: str | torch.device = "cpu") -> Classifier: ...
 
     def fit(self, folder: Path) -> dict[str, Any]:
+        if wrong := what_is_wrong(self.load(folder)):
+            raise ValueError(f"{self.source}: {wrong}")
         return {}
+
+
+def what_is_wrong(classifier: Classifier) -> str | None:
+    """What keeps a classifier from judging a short, an empty and a long text, alone and together; None: nothing."""
+    try:
+        alone, both = ([classifier([text]) for text in TRIED], classifier(TRIED))
+    except Exception as error:  # whatever it is, later it would end an evaluation
+        first = next(iter(str(error).splitlines()), "")
+        return f"the classifier fails on a short, an empty and a long text ({type(error).__name__}: {first})"
+    for category, values in both.items():
+        if values.shape != (len(TRIED),) or not ((values >= 0) & (values <= 1)).all():
+            return f"the classifier's `{category}` of three texts is {values.tolist()}, not three probabilities"
+        single = np.array([one[category][0] for one in alone])
+        if np.abs(values - single).max() > 1e-3:
+            return (
+                f"the classifier's `{category}` of three texts is {single.tolist()} alone and {values.tolist()} "
+                "together: its padding tokens count"
+            )
+    return None
+
+
+def folder_name(path: str) -> str:
+    """The last two parts of a path or hub name: folders are often called alike, as checkpoint-500."""
+    whole = Path(path).absolute() if Path(path).exists() else Path(path)
+    return "/".join(whole.parts[-2:])

@@ -3,12 +3,13 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar, Protocol
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from ifguide.checks import argument
 from ifguide.classifiers.base import TOXICITY, ReadyClassifier
 
 
@@ -49,8 +50,12 @@ class FileClassifier(ReadyClassifier):
                 f"scores.categories has no `{TOXICITY}`, only {', '.join(self.scores.categories) or 'nothing'}"
             )
 
+    def fit(self, folder: Path) -> dict[str, Any]:
+        return {"texts": len(self.load(folder).scores)}
+
     def load(self, folder: Path | None = None, device: str | torch.device = "cpu") -> "LoadedScores":
-        scores = self.scores.read()
+        with argument("scores"):
+            scores = self.scores.read()
         if not scores:
             raise ValueError("scores: there is no text with scores")
         return LoadedScores(self.name, scores, tuple(self.scores.categories))

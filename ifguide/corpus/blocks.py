@@ -17,11 +17,11 @@ import numpy as np
 import pyarrow as pa
 from datasets import Dataset
 from numpy.typing import NDArray
-from transformers import AutoTokenizer, PreTrainedTokenizerFast
+from transformers import PreTrainedTokenizerFast
 
 from ifguide.corpus.documents import BENIGN, TOXIC
 from ifguide.corpus.masks import TokenMask
-from ifguide.corpus.tokenizers import vocabulary_size
+from ifguide.corpus.tokenizers import open_tokenizer, vocabulary_size
 
 SPLITS = ("train", "validation", "test")
 LABELS = {None: -1, BENIGN: 0, TOXIC: 1}
@@ -79,9 +79,7 @@ class Corpus:
 
     @cached_property
     def tokenizer(self) -> PreTrainedTokenizerFast:
-        tokenizer = AutoTokenizer.from_pretrained(self.path / "tokenizer")
-        tokenizer.backend_tokenizer.encode_special_tokens = True
-        return tokenizer  # type: ignore[return-value]
+        return open_tokenizer(self.path / "tokenizer")
 
     @property
     def vocabulary(self) -> int:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from tqdm.auto import tqdm
 from transformers import PreTrainedTokenizerFast
 
-from ifguide.checks import check_seed, check_whole_number
+from ifguide.checks import argument, check_number, check_seed, check_whole_number
 from ifguide.corpus.blocks import DOCUMENT_ROW, LABELS, SPLITS, write_blocks
 from ifguide.corpus.documents import Document
 from ifguide.corpus.masks import TokenMask
@@ -46,9 +46,10 @@ class CorpusSettings:
         if unknown := sorted(set(self.weights) - set(self.sources)):
             raise ValueError(f"weights: no source is called {', '.join(unknown)}; known: {', '.join(self.sources)}")
         for name, weight in self.weights.items():
-            if weight < 0:
-                raise ValueError(f"weights.{name}={weight}: a weight is 0 or more")
-        if not (0 <= self.validation and 0 <= self.test and self.validation + self.test < 1):
+            check_number(f"weights.{name}", weight, least=0)
+        for name in ("validation", "test"):
+            check_number(name, getattr(self, name), least=0)
+        if self.validation + self.test >= 1:
             raise ValueError(
                 f"validation={self.validation}, test={self.test}: shares of documents that sum to less than 1"
             )
@@ -101,7 +102,9 @@ def build_corpus(
     weights = weights or {}
 
     def documents() -> Iterator[tuple[int, Document]]:
-        return ((index, document) for index, source in enumerate(sources.values()) for document in source)
+        for index, (name, source) in enumerate(sources.items()):
+            with argument(f"sources.{name}"):
+                yield from ((index, document) for document in source)
 
     encoder = tokenizer(document.text for _, document in islice(documents(), TOKENIZER_SAMPLE))
     encoder.save_pretrained(directory / "tokenizer")

@@ -3,7 +3,8 @@
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from math import isfinite
+from typing import Any, ClassVar
 
 import numpy as np
 import pyarrow as pa
@@ -13,7 +14,8 @@ from transformers import PreTrainedConfig, PreTrainedTokenizerFast
 
 from ifguide.corpus.blocks import DOCUMENT_ROW, Split
 from ifguide.corpus.documents import LabelledText
-from ifguide.corpus.sources import get_field, read_records
+from ifguide.corpus.records import read_records
+from ifguide.corpus.schema import LABELLED, TEXT, Classes, Number, Rule, Schema, shortened
 from ifguide.corpus.tokenizers import beginning_of_text
 from ifguide.workspace import find_files
 
@@ -25,21 +27,27 @@ class LabelledSource:
     Args:
         files: files or globs.
         text, label: fields of a record, nested ones as `continuation.toxicity`.
-        positive: values of the label that mean toxic; every other value means not. Or
+        positive: values of the label that mean toxic.
+        negative: values that mean not; None: every other one. Or
         at_least: the label is a number, and this or more means toxic. With neither, the label is itself a toxicity in
             [0, 1].
         where: field → allowed values; other records are left out.
         limit: keep the first texts only.
 
     Raises:
-        ValueError: no such file; both of `positive` and `at_least`; a field that is not there; a label that is no
-            number, or no toxicity, where one is needed; no text at all. A record whose label is null is left out.
+        ValueError: no such file; both of `positive` and `at_least`; when read, a field that is missing or breaks its
+            rule; a label that is in neither list, or differs from a value of one in case, blanks or type alone; no
+            positive label; a label that is no finite number, or no toxicity, where one is needed; no text at all. A
+            record whose label is null is left out.
     """
+
+    LEFT_OUT_AT_DEFAULT: ClassVar = ("negative",)
 
     files: str | Sequence[str]
     text: str = "text"
     label: str = "label"
     positive: Sequence[Any] | None = None
+    negative: Sequence[Any] | None = None
     at_least: float | None = None
     where: Mapping[str, Sequence[Any]] | None = None
     limit: int | None = None
@@ -52,36 +60,44 @@ class LabelledSource:
                 "toxic) and `at_least`"
             )
 
-    def __iter__(self) -> Iterator[LabelledText]:
-        seen: set[str] = set()
-        for file in find_files(self.files):
-            for place, values in read_records(file):
-                if any(get_field(values, key, place) not in allowed for key, allowed in (self.where or {}).items()):
-                    continue
-                text, label = get_field(values, self.text, place), get_field(values, self.label, place)
-                if label is None or not isinstance(text, str) or not text.strip() or text in seen:
-                    continue
-                seen.add(text)
-                yield LabelledText(text, self._toxicity(label, place))
-                if len(seen) == self.limit:
-                    return
-        if not seen:
-            raise ValueError(f"no labelled text in {', '.join(map(str, find_files(self.files)))}")
+        if self.negative is not None and self.positive is None:
+            raise ValueError(f"negative={list(self.negative)}: values that mean toxic go into `positive`")
+        if self.at_least is not None and not isfinite(self.at_least):
+            raise ValueError(f"at_least={self.at_least}: a finite number")
 
-    def _toxicity(self, label: Any, place: str) -> float:
+    def __iter__(self) -> Iterator[LabelledText]:
+        texts: dict[str, tuple[str, Any]] = {}  # text → place and label
+        complete = True
+        for row in read_records(self.files):
+            if not row.is_chosen(self.where):
+                continue
+            text, label = row.read({**LABELLED, "label": self._rule}, text=self.text, label=self.label)
+            if label is None or not (text or "").strip() or text in texts:
+                continue
+            texts[text] = row.place, label
+            if len(texts) == self.limit:
+                complete = False
+                break
+        if not texts:
+            raise ValueError(f"files={self.files}: there is no labelled text in it")
+        labels = list(texts.values())
         if self.positive is not None:
-            return float(label in self.positive)
-        try:
-            number = float(label)
-        except (TypeError, ValueError):
-            raise ValueError(f"{place}: `{self.label}` is {label!r}: without `positive` it is a number") from None
-        if self.at_least is not None:
-            return float(number >= self.at_least)
-        if not 0 <= number <= 1:
-            raise ValueError(
-                f"{place}: {self.label}={label!r} is no toxicity in [0, 1]; name toxic values in `positive`"
-            )
-        return number
+            toxic = Classes(self.positive, self.negative).of(self.label, labels, complete=complete)
+            values = [float(one) for one in toxic]
+        elif self.at_least is not None:
+            values = [float(label >= self.at_least) for _, label in labels]
+        else:
+            values = [float(label) for _, label in labels]
+        yield from map(LabelledText, texts, values)
+
+    @property
+    def _rule(self) -> Rule:
+        """Of the label."""
+        if self.positive is not None:
+            return LABELLED["label"]
+        hint = "; name values that mean toxic in `positive`"
+        bounds = {"least": 0, "most": 1} if self.at_least is None else {}
+        return Number(**bounds, loose=True, null=True, hint=hint)
 
 
 def hash_fraction(text: str) -> float:
@@ -99,7 +115,8 @@ class TextScores:
         categories: category → field of its score, nested ones as `attributes.TOXICITY`.
 
     Raises:
-        ValueError: no such file; when read, a missing field or score, or a text with two different scores.
+        ValueError: no such file; when read, a field that is missing, a score that is no number in [0, 1], or a text
+            with two different scores.
     """
 
     files: str | Sequence[str]
@@ -112,14 +129,13 @@ class TextScores:
     def read(self) -> dict[str, dict[str, float]]:
         """Text → category → score."""
         scores: dict[str, dict[str, float]] = {}
-        for file in find_files(self.files):
-            for place, values in read_records(file):
-                text = get_field(values, self.text, place)
-                found = {category: get_field(values, field, place) for category, field in self.categories.items()}
-                if missing := [category for category, score in found.items() if not isinstance(score, int | float)]:
-                    raise ValueError(f"{place}: the score of {', '.join(missing)} is no number")
-                if scores.setdefault(text, found) != found:
-                    raise ValueError(f"{place}: this text has two different scores: {text[:60]!r}")
+        fields = {f"score of {category}": field for category, field in self.categories.items()}
+        schema: Schema = {**TEXT, **dict.fromkeys(fields, Number(least=0, most=1))}
+        for row in read_records(self.files):
+            text, *values = row.read(schema, text=self.text, **fields)
+            found = dict(zip(self.categories, values, strict=True))
+            if scores.setdefault(text, found) != found:
+                raise row.mistake(f"this text has two different scores: {shortened(text)}")
         return scores
 
 

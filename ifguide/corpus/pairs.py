@@ -1,8 +1,7 @@
 """Preference pairs: what direct preference optimisation learns from."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,8 +9,8 @@ from transformers import PreTrainedConfig, PreTrainedTokenizerFast
 
 from ifguide.corpus.documents import Pair, Prompt, Query
 from ifguide.corpus.queries import check_texts_disjoint, encode_queries
-from ifguide.corpus.sources import get_field, read_records
-from ifguide.workspace import find_files
+from ifguide.corpus.records import read_records
+from ifguide.corpus.schema import PAIR
 
 
 def local_pairs(
@@ -34,21 +33,9 @@ def local_pairs(
         ValueError: no such file, a field that is not there, or one that holds no text.
     """
 
-    def text(values: Mapping[str, Any], field: str, place: str) -> str:
-        found = get_field(values, field, place)
-        if not isinstance(found, str):
-            raise ValueError(f"{place}: `{field}` is {found!r:.60}: a pair is made of texts; remove the record")
-        return found
-
-    pairs = [
-        Pair(
-            "" if prompt is None or get_field(values, prompt, place) is None else text(values, prompt, place),
-            text(values, chosen, place),
-            text(values, rejected, place),
-        )
-        for file in find_files(files)
-        for place, values in read_records(file)
-    ]
+    rows = read_records(files)
+    found = [row.read(PAIR, prompt=prompt, chosen=chosen, rejected=rejected) for row in rows]
+    pairs = [Pair(before or "", first, second) for before, first, second in found]
     return [pair for pair in pairs if pair.chosen != pair.rejected and pair.chosen and pair.rejected][:limit]
 
 

@@ -1,35 +1,41 @@
 """Evaluation prompts: of any file, and of published data sets whose records need more than a field's name."""
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import replace
 
 from ifguide.corpus.documents import Prompt
-from ifguide.corpus.sources import get_field, read_records
-from ifguide.workspace import find_files
+from ifguide.corpus.records import Record, read_records
+from ifguide.corpus.schema import PROMPT, ListOf
 
 
 def local_prompts(
-    *, files: str | Sequence[str], field: str = "prompt", subset: str | None = None, limit: int | None = None
+    *,
+    files: str | Sequence[str],
+    field: str = "prompt",
+    subset: str | None = None,
+    separator: str | None = "\n",
+    limit: int | None = None,
 ) -> list[Prompt]:
-    """Evaluation prompts from records of any jsonl, parquet or txt file.
+    r"""Evaluation prompts from records of any jsonl, parquet or txt file.
 
     Args:
         files: files or globs.
         field: the field with the text.
         subset: the field that groups prompts in the metrics; None: one group.
+        separator: between the prompts of a `.txt` file, in which `\n` may stand for a line break; None: a file is one
+            prompt.
         limit: at most this many prompts.
     """
     prompts = [
-        Prompt(
-            get_field(values, field, place),
-            "prompts" if subset is None else str(get_field(values, subset, place)),
-            place,
-        )
-        for file in find_files(files)
-        for place, values in read_records(file, text_field=field)
+        _prompt(row, field, subset, row.place) for row in read_records(files, text_field=field, separator=separator)
     ]
     return prompts[:limit]
+
+
+def _prompt(row: Record, field: str, subset: str | None, record: str) -> Prompt:
+    text, group = row.read(PROMPT, text=field, subset=subset)
+    return Prompt(text, "prompts" if subset is None else str(group), record)
 
 
 def bold_prompts(
@@ -50,15 +56,16 @@ def bold_prompts(
     """
     entities, subsets = Counter[str](), Counter[str]()
     prompts = []
-    for values, place in _records(files):
-        entity = "/".join(str(get_field(values, key, place)) for key in ("domain", "category", "name"))
-        texts = values["prompts"] if "prompts" in values else [get_field(values, "text", place)]
-        group = "prompts" if subset is None else str(get_field(values, subset, place))
-        for text in texts:
-            if entities[entity] != per_entity and subsets[group] != limit:
-                prompts.append(Prompt(text.rstrip(), group, f"{entity}/{entities[entity]}"))
+    for row in read_records(files):
+        entity = "/".join(str(row.get(key)) for key in ("domain", "category", "name"))
+        rule, field = (ListOf(PROMPT["text"]), "prompts") if "prompts" in row.values else (PROMPT["text"], "text")
+        texts, group = row.read({**PROMPT, "text": rule}, text=field, subset=subset)
+        name = "prompts" if subset is None else str(group)
+        for text in [texts] if isinstance(texts, str) else texts:
+            if entities[entity] != per_entity and subsets[name] != limit:
+                prompts.append(Prompt(text.rstrip(), name, f"{entity}/{entities[entity]}"))
                 entities[entity] += 1
-                subsets[group] += 1
+                subsets[name] += 1
     return prompts
 
 
@@ -75,17 +82,13 @@ def toxigen_prompts(
     seen: set[str] = set()
     counts = Counter[tuple[str, str]]()
     prompts = []
-    for values, place in _records(files):
-        kind = (str(get_field(values, "group", place)), str(get_field(values, "prompt_label", place)))
-        text = get_field(values, "prompt", place).replace("\\n", "\n")
+    for row in read_records(files):
+        kind = (str(row.get("group")), str(row.get("prompt_label")))
+        prompt = _prompt(row, "prompt", subset, row.place)
+        text = prompt.text.replace("\\n", "\n")
         if text in seen or counts[kind] == limit:
             continue
         seen.add(text)
-        group = "prompts" if subset is None else str(get_field(values, subset, place))
-        prompts.append(Prompt(text, group, place))
+        prompts.append(replace(prompt, text=text))
         counts[kind] += 1
     return prompts
-
-
-def _records(files: str | Sequence[str]) -> Iterator[tuple[Mapping[str, Any], str]]:
-    return ((values, place) for file in find_files(files) for place, values in read_records(file))

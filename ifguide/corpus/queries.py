@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 from transformers import PreTrainedConfig, PreTrainedTokenizerFast
 
 from ifguide.corpus.documents import Prompt, Query
-from ifguide.corpus.sources import get_field, read_records
+from ifguide.corpus.records import read_records
+from ifguide.corpus.schema import QUERY, Classes
 from ifguide.corpus.tokenizers import beginning_of_text
-from ifguide.workspace import find_files
 
 
 def local_queries(
@@ -22,23 +22,26 @@ def local_queries(
     continuation: str = "continuation",
     label: str = "label",
     positive: Sequence[Any] = ("toxic", 1, True),
+    negative: Sequence[Any] | None = None,
 ) -> list[Query]:
     """Queries for any behaviour from records with a prompt, a continuation and a label.
 
     Args:
         files: jsonl or parquet files or globs.
         prompt, continuation, label: names of the fields; an empty prompt is allowed.
-        positive: values of the label that show the behaviour; every other value does not.
+        positive: values of the label that show the behaviour.
+        negative: values that do not; None: every other one.
+
+    Raises:
+        ValueError: no such file; a field that is missing or breaks its rule; a label that is null, that is in neither
+            list, or that differs from a value of one in case, blanks or type alone; no label that is positive.
     """
+    classes = Classes(positive, negative)
+    rows = list(read_records(files))
+    found = [row.read(QUERY, prompt=prompt, continuation=continuation, label=label) for row in rows]
+    toxic = classes.of(label, [(row.place, values[2]) for row, values in zip(rows, found, strict=True)])
     return [
-        Query(
-            get_field(values, prompt, place),
-            get_field(values, continuation, place),
-            get_field(values, label, place) in positive,
-            place,
-        )
-        for file in find_files(files)
-        for place, values in read_records(file)
+        Query(values[0], values[1], shows, row.place) for row, values, shows in zip(rows, found, toxic, strict=True)
     ]
 
 

@@ -5,7 +5,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from ifguide.corpus.documents import BENIGN, TOXIC, Document
-from ifguide.corpus.sources import get_field, merge_spans, read_records
+from ifguide.corpus.records import read_records
+from ifguide.corpus.schema import RATIONALES, Classes
+from ifguide.corpus.sources import merge_spans
 from ifguide.workspace import find_files
 
 
@@ -22,7 +24,8 @@ class RationaleSource:
         name: name of the source in the document index.
 
     Raises:
-        ValueError: no such file, or a rationale of another length than its post.
+        ValueError: no such file; when read, a field that is missing or breaks its rule, or a rationale of another
+            length than its post.
     """
 
     files: str | Sequence[str]
@@ -33,21 +36,22 @@ class RationaleSource:
         find_files(self.files)
 
     def __iter__(self) -> Iterator[Document]:
-        record = 0
-        for file in find_files(self.files):
-            for place, values in read_records(file):
-                words, rationales = (get_field(values, key, place) for key in ("post_tokens", "rationales"))
-                if any(len(rationale) != len(words) for rationale in rationales):
-                    raise ValueError(f"{place}: a rationale has one number per word of its post")
-                labels = Counter(label in self.benign for label in get_field(values, "annotators.label", place))
-                text, spans, end = " ".join(words), [], 0
-                for index, word in enumerate(words):
-                    marks = sum(rationale[index] for rationale in rationales)
-                    if rationales and 2 * marks >= len(rationales):
-                        spans.append((end, end + len(word)))
-                    end += len(word) + 1
-                if labels[True] > labels[False]:
-                    yield Document(text, self.name, record, BENIGN, None)
-                else:
-                    yield Document(text, self.name, record, TOXIC, merge_spans(spans, len(text)))
-                record += 1
+        for record, row in enumerate(read_records(self.files)):
+            words, labels, rationales = row.read(
+                RATIONALES, words="post_tokens", labels="annotators.label", rationales="rationales"
+            )
+            if any(len(rationale) != len(words) for rationale in rationales):
+                raise row.mistake("a rationale has one number per word of its post")
+            votes = Counter(
+                Classes(self.benign).of("annotators.label", [(row.place, one) for one in labels], complete=False)
+            )
+            text, spans, end = " ".join(words), [], 0
+            for index, word in enumerate(words):
+                marks = sum(rationale[index] for rationale in rationales)
+                if rationales and 2 * marks >= len(rationales):
+                    spans.append((end, end + len(word)))
+                end += len(word) + 1
+            if votes[True] > votes[False]:
+                yield Document(text, self.name, record, BENIGN, None)
+            else:
+                yield Document(text, self.name, record, TOXIC, merge_spans(spans, len(text)))

@@ -1,15 +1,15 @@
 """RealToxicityPrompts (Gehman et al., 2020): queries from one half of its source documents, prompts from the other."""
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
 
 from ifguide.corpus.documents import Prompt, Query
-from ifguide.corpus.sources import get_field, read_records
-from ifguide.workspace import find_files
+from ifguide.corpus.records import Record, read_records
+from ifguide.corpus.schema import SCORE, SCORED_PROMPT
 
 HALVES = ("validation", "test")  # of the prompts
-Record = tuple[str, Mapping[str, Any], str]  # name, values, place for error messages
+Named = tuple[str, str, str, Record]  # name, prompt, continuation, record
+TEXTS = {"prompt": "prompt.text", "continuation": "continuation.text"}
 
 
 def real_toxicity_queries(
@@ -33,11 +33,10 @@ def real_toxicity_queries(
     """
     _check_thresholds(toxic_at_least, nontoxic_below)
     queries = []
-    for record, values, place in _records(files, part=0):
-        toxicity = get_field(values, f"continuation.{score}", place)
+    for record, prompt, continuation, row in _records(files, part=0):
+        (toxicity,) = row.read(SCORE, score=f"continuation.{score}")
         if toxicity is None or nontoxic_below <= toxicity < toxic_at_least:
             continue
-        prompt, continuation = values["prompt"]["text"], values["continuation"]["text"]
         queries.append(Query(prompt, continuation, toxicity >= toxic_at_least, record))
     return [q for q in queries if q.toxic][:limit] + [q for q in queries if not q.toxic][:limit]
 
@@ -63,30 +62,30 @@ def real_toxicity_prompts(
     if part not in ("all", *HALVES):
         raise ValueError(f"part={part}; known: all, {', '.join(HALVES)}")
     found: list[tuple[str, Prompt]] = []
-    for record, values, place in _records(files, part=1):
-        toxicity = get_field(values, f"prompt.{score}", place)
+    for record, text, _, row in _records(files, part=1):
+        (toxicity,) = row.read(SCORE, score=f"prompt.{score}")
         if toxicity is None or nontoxic_below <= toxicity < toxic_at_least:
             continue
-        prompt = Prompt(values["prompt"]["text"], "toxic" if toxicity >= toxic_at_least else "nontoxic", record)
-        found.append((HALVES[_half(values["filename"], byte=1)], prompt))
+        prompt = Prompt(text, "toxic" if toxicity >= toxic_at_least else "nontoxic", record)
+        found.append((HALVES[_half(str(row.get("filename")), byte=1)], prompt))
     seen = {prompt.text for half, prompt in found if half == "validation"} if part == "test" else set()
     prompts = [prompt for half, prompt in found if part in ("all", half) and prompt.text not in seen]
     return [prompt for subset in ("toxic", "nontoxic") for prompt in [p for p in prompts if p.subset == subset][:limit]]
 
 
-def _records(files: str | Sequence[str], *, part: int) -> Iterator[Record]:
-    """Distinct records whose source document belongs to a part; part 1 leaves out the prompt texts of part 0."""
+def _records(files: str | Sequence[str], *, part: int) -> Iterator[Named]:
+    """Distinct records whose source document belongs to a part; part 1 has no prompt's text of part 0."""
     seen: set[str] = set()
-    parts: tuple[list[Record], list[Record]] = ([], [])
-    for file in find_files(files):
-        for place, values in read_records(file):
-            filename = str(get_field(values, "filename", place))
-            record = f"{filename}:{get_field(values, 'begin', place)}:{get_field(values, 'end', place)}"
-            if record not in seen:
-                seen.add(record)
-                parts[_half(filename, byte=0)].append((record, values, place))
-    taken = {values["prompt"]["text"] for _, values, _ in parts[0]} if part == 1 else set()
-    return (row for row in parts[part] if row[1]["prompt"]["text"] not in taken)
+    parts: tuple[list[Named], list[Named]] = ([], [])
+    for row in read_records(files):
+        filename = str(row.get("filename"))
+        record = f"{filename}:{row.get('begin')}:{row.get('end')}"
+        prompt, continuation = row.read(SCORED_PROMPT, **TEXTS)
+        if record not in seen:
+            seen.add(record)
+            parts[_half(filename, byte=0)].append((record, prompt, continuation, row))
+    taken = {prompt for _, prompt, _, _ in parts[0]} if part == 1 else set()
+    return (named for named in parts[part] if named[1] not in taken)
 
 
 def _half(filename: str, *, byte: int) -> int:

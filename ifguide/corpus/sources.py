@@ -1,24 +1,18 @@
 """Where documents come from: local files and hub data sets (the built-in sample is in `sample.py`)."""
 
-import gzip
-import json
-import lzma
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, ClassVar, TextIO
-
-import pyarrow.parquet
+from typing import Any, ClassVar
 
 from ifguide.corpus.documents import BENIGN, TOXIC, Document
+from ifguide.corpus.records import Record, read_records
+from ifguide.corpus.schema import DOCUMENT
 from ifguide.workspace import find_files
-
-READABLE = (".txt", ".jsonl", ".parquet")
 
 
 @dataclass(frozen=True, kw_only=True)
 class LocalSource:
-    """Documents from `.txt`, `.jsonl` (each also `.gz` or `.xz`) and `.parquet` files.
+    r"""Documents from `.txt`, `.jsonl` (each also `.gz` or `.xz`) and `.parquet` files.
 
     Args:
         files: a path or glob, or several; resolved in sorted order.
@@ -26,13 +20,14 @@ class LocalSource:
         label: `benign`, `toxic`, or None where it is not known.
         where: field → allowed values; other records are left out.
         spans: field that holds toxic character positions, as [start, end] pairs or as single offsets.
-        separator: text between the documents of a `.txt` file; None: one document per file.
+        separator: text between the documents of a `.txt` file, in which `\n` may stand for a line break; None: one
+            document per file.
         limit: keep the first records only.
         skip_empty: leave out records without text instead of stopping.
         name: name of the source in the document index.
 
     Raises:
-        ValueError: no such file, unknown format or label, missing or empty text field.
+        ValueError: no such file, unknown format or label; when read, a field that is missing or breaks its rule.
     """
 
     files: str | Sequence[str]
@@ -54,27 +49,23 @@ class LocalSource:
 
     def __iter__(self) -> Iterator[Document]:
         count = 0
-        for record, (place, values) in enumerate(self._records()):
-            if any(get_field(values, key, place) not in allowed for key, allowed in (self.where or {}).items()):
+        rows = read_records(self.files, separator=self.separator, text_field=self.field)
+        for record, row in enumerate(rows):
+            if not row.is_chosen(self.where):
                 continue
-            text = get_field(values, self.field, place)
-            if not isinstance(text, str) or not text.strip():
+            text, spans = row.read(DOCUMENT, text=self.field, spans=self.spans)
+            if not (text or "").strip():
                 if self.skip_empty:
                     continue
-                raise ValueError(
-                    f"{place}: the text field `{self.field}` is empty; remove the record or set skip_empty=true"
-                )
-            spans = None if self.spans is None else merge_spans(get_field(values, self.spans, place) or [], len(text))
-            yield Document(text, self.name, record, self.label, spans)
+                empty = "null" if text is None else "empty"
+                raise row.mistake(f"`{self.field}` is {empty}; remove the record or set skip_empty=true")
+            marked = None if self.spans is None else merge_spans(spans, len(text))
+            yield Document(text, self.name, record, self.label, marked)
             count += 1
             if count == self.limit:
                 return
         if count == 0:
-            raise ValueError(f"source {self.name}: no document in {', '.join(map(str, find_files(self.files)))}")
-
-    def _records(self) -> Iterator[tuple[str, Mapping[str, Any]]]:
-        for file in find_files(self.files):
-            yield from read_records(file, separator=self.separator, text_field=self.field)
+            raise ValueError(f"files={self.files}: there is no document in it for the source {self.name}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,69 +98,14 @@ class HubSource:
         rows = datasets.load_dataset(self.path, self.configuration, split=self.split, streaming=self.streaming)
         count = 0
         for record, values in enumerate(rows):
-            text = get_field(values, self.field, f"{self.path}, record {record}")
-            if not text.strip():
+            row = Record(f"{self.path}, record {record}", values, "path")
+            text, _ = row.read(DOCUMENT, text=self.field, spans=None)
+            if not (text or "").strip():
                 continue
             yield Document(text, self.name, record, self.label)
             count += 1
             if count == self.limit:
                 return
-
-
-def read_records(
-    file: Path, *, separator: str | None = None, text_field: str = "text"
-) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """Yield (place for error messages, record) for each record of a file.
-
-    Raises:
-        ValueError: an unknown file format, or a line that is not a JSON object.
-    """
-    suffixes = [s for s in file.suffixes if s not in (".gz", ".xz")]
-    kind = suffixes[-1] if suffixes else ""
-    if kind == ".parquet":
-        index = 0
-        for batch in pyarrow.parquet.ParquetFile(file).iter_batches(batch_size=1000):
-            for values in batch.to_pylist():
-                yield f"{file}, row {index}", values
-                index += 1
-    elif kind == ".jsonl":
-        with open_text(file) as lines:
-            for number, line in enumerate(lines, start=1):
-                if line.strip():
-                    yield f"{file}:{number}", parse_line(line, f"{file}:{number}")
-    elif kind == ".txt":
-        with open_text(file) as lines:
-            content = lines.read()
-        for index, text in enumerate(content.split(separator) if separator else [content]):
-            yield f"{file}, document {index}", {text_field: text}
-    else:
-        raise ValueError(f"{file}: unknown format; text is read from {', '.join(READABLE)} (also .gz, .xz)")
-
-
-def open_text(file: Path) -> TextIO:
-    opener: Any = {".gz": gzip.open, ".xz": lzma.open}.get(file.suffix, open)
-    opened: TextIO = opener(file, "rt", encoding="utf-8")
-    return opened
-
-
-def parse_line(line: str, place: str) -> Mapping[str, Any]:
-    try:
-        values = json.loads(line)
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{place}: not JSON ({error})") from None
-    if not isinstance(values, dict):
-        raise ValueError(f"{place}: a JSON object is expected, this is a {type(values).__name__}")
-    return values
-
-
-def get_field(values: Mapping[str, Any], field: str, place: str) -> Any:
-    """Value of a field, nested ones as `prompt.text`; ValueError lists the known fields."""
-    value: Any = values
-    for part in field.split("."):
-        if not isinstance(value, Mapping) or part not in value:
-            raise ValueError(f"{place}: no field `{field}`; the record has {', '.join(values)}")
-        value = value[part]
-    return value
 
 
 def merge_spans(spans: Iterable[int | Sequence[int]], length: int) -> tuple[tuple[int, int], ...]:

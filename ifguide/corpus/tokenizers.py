@@ -55,18 +55,32 @@ def make_tokenizer(
     else:
         _check_path(path)
         with loading(f"path={path}"):
-            if path.endswith(".json"):
-                tokenizer = PreTrainedTokenizerFast(tokenizer_file=path)
-            else:
-                tokenizer = AutoTokenizer.from_pretrained(path, use_fast=True)  # type: ignore[assignment]
+            tokenizer = open_tokenizer(path)
     if not set(tokenizer.get_vocab()) - set(tokenizer.all_special_tokens):  # what is made of a folder without one
         raise ValueError(f"path={path}: it holds no tokenizer; put its tokenizer.json beside its config.json")
     token = end_of_text or tokenizer.eos_token or END_OF_TEXT
     if token not in tokenizer.get_vocab():
         raise ValueError(f"end_of_text={token}: the tokenizer has no such token; name the one between its documents")
     tokenizer.eos_token = token
-    # A document that spells out a special token must not inject one.
-    tokenizer.backend_tokenizer.encode_special_tokens = True
+    return tokenizer
+
+
+def open_tokenizer(path: str | Path) -> PreTrainedTokenizerFast:
+    """The tokenizer of a `tokenizer.json`, a folder or a hub name, as all but classifiers use it."""
+    if str(path).endswith(".json"):
+        return faithful(PreTrainedTokenizerFast(tokenizer_file=str(path)))
+    return faithful(AutoTokenizer.from_pretrained(path, use_fast=True))  # type: ignore[arg-type]
+
+
+def faithful(tokenizer: PreTrainedTokenizerFast) -> PreTrainedTokenizerFast:
+    """The tokenizer, made to write texts whole and as they are, whatever limits and tidying were saved with it."""
+    backend = tokenizer.backend_tokenizer
+    backend.no_truncation()
+    backend.no_padding()
+    for key in ("max_length", "stride", "truncation_strategy", "pad_to_multiple_of"):
+        tokenizer.init_kwargs.pop(key, None)  # the same limits, which it would save
+    tokenizer.clean_up_tokenization_spaces = False
+    backend.encode_special_tokens = True  # a document that spells out a special token must not inject one
     return tokenizer
 
 
@@ -99,7 +113,7 @@ def train_byte_level_bpe(texts: Iterable[str], vocabulary: int) -> PreTrainedTok
         show_progress=False,
     )
     tokenizer.train_from_iterator(texts, trainer)
-    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token=END_OF_TEXT)
+    return faithful(PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token=END_OF_TEXT))
 
 
 def beginning_of_text(tokenizer: PreTrainedTokenizerFast, config: PreTrainedConfig | None = None) -> int:
@@ -172,7 +186,7 @@ def check_same_tokenizer(pretrained: str | None, tokenizer: PreTrainedTokenizerF
     if pretrained is None or (Path(pretrained).is_dir() and not (Path(pretrained) / "tokenizer.json").is_file()):
         return
     with loading(f"pretrained={pretrained}: its tokenizer"):
-        theirs = AutoTokenizer.from_pretrained(pretrained, use_fast=True).get_vocab()
+        theirs = open_tokenizer(pretrained).get_vocab()
     ours = tokenizer.get_vocab()
     if differing := {token for token in theirs.keys() | ours.keys() if theirs.get(token) != ours.get(token)}:
         raise ValueError(

@@ -8,7 +8,7 @@ from math import log
 from pathlib import Path
 
 from ifguide.corpus.documents import Query
-from ifguide.corpus.sources import open_text
+from ifguide.corpus.records import COMPRESSED, read_lines
 from ifguide.workspace import find_files
 
 WORD = re.compile(r"[^\W\d_]+(?:['’][^\W\d_]+)*")
@@ -50,24 +50,29 @@ def read_words(files: str | Sequence[str], column: str | None = None) -> list[st
     """
     words: dict[str, None] = {}
     for file in find_files(files):
-        with open_text(file) as lines:
-            words |= dict.fromkeys(word.strip().lower() for word in _entries(file, lines, column))
+        words |= dict.fromkeys(word.strip().lower() for word in _entries(file, column))
     words.pop("", None)
     if not words:
         raise ValueError(f"files={files}: not one word in it")
     return list(words)
 
 
-def _entries(file: Path, lines: Iterable[str], column: str | None) -> Iterable[str]:
-    kind = next((suffix for suffix in reversed(file.suffixes) if suffix not in (".gz", ".xz")), "")
+def _entries(file: Path, column: str | None) -> Iterable[str]:
+    kind = next((suffix for suffix in reversed(file.suffixes) if suffix not in COMPRESSED), "")
+    lines = (line for _, line in read_lines(file))
     if kind == ".txt":
         return lines
     if kind != ".csv":
-        raise ValueError(f"{file}: a list of words is a .txt file (one a line) or a .csv file with a column of words")
-    table = csv.DictReader(lines)
-    if column not in (table.fieldnames or ()):
-        raise ValueError(f"column={column}: {file} has the columns {', '.join(table.fieldnames or ())}")
-    return (row[column] or "" for row in table)
+        raise ValueError(
+            f"files={file}: a list of words is a .txt file (one a line) or a .csv file with a column of words"
+        )
+    try:
+        table = csv.DictReader(lines)
+        if column not in (table.fieldnames or ()):
+            raise ValueError(f"column={column}: {file} has the columns {', '.join(table.fieldnames or ())}")
+        return [row[column] or "" for row in table]
+    except csv.Error as error:
+        raise ValueError(f"files={file}: it is no .csv file ({error})") from None
 
 
 class WordCounter:

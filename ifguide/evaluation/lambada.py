@@ -10,12 +10,12 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from ifguide.corpus.documents import Query
 from ifguide.corpus.queries import encode_queries
-from ifguide.corpus.sources import get_field, read_records
+from ifguide.corpus.records import read_records
+from ifguide.corpus.schema import PASSAGE
 from ifguide.evaluation.fluency import Metrics
 from ifguide.evaluation.likelihood import continuation_likelihoods
 from ifguide.models import context_length
 from ifguide.statistics import mean_interval
-from ifguide.workspace import find_files
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,12 +47,12 @@ class Lambada:
     def passages(self) -> list[Query]:
         """Each with its last word as the continuation."""
         found = []
-        for file in find_files(self.files):
-            for place, values in read_records(file, text_field=self.field):
-                context, _, word = get_field(values, self.field, place).rstrip().rpartition(" ")
-                if not context.strip():
-                    raise ValueError(f"{place}: a passage of one word has no last word to predict")
-                found.append(Query(context, f" {word}", False, place))
+        for row in read_records(self.files):
+            (text,) = row.read(PASSAGE, text=self.field)
+            context, _, word = text.rstrip().rpartition(" ")
+            if not context.strip():
+                raise row.mistake("a passage of one word has no last word to predict")
+            found.append(Query(context, f" {word}", False, row.place))
         return found[: self.limit]
 
     def __call__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast) -> Metrics:

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
+from ifguide.checks import argument
 from ifguide.corpus.documents import LabelledText, Query
 from ifguide.corpus.tokenizers import beginning_of_text
 from ifguide.corpus.words import WordCounter, indicative_words, read_words
@@ -78,7 +79,8 @@ class LogitLens:
     def occurrences(self) -> list[tuple[str, bool, list[int]]]:
         """Each text, whether it is toxic, and the characters at which words of the list begin."""
         find = WordCounter(self.words)
-        return [(row.text, row.toxic, find.starts(row.text)) for row in self.texts]
+        with argument("texts"):
+            return [(row.text, row.toxic, find.starts(row.text)) for row in self.texts]
 
     def __call__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast) -> Metrics:
         """Mean probability of all toxic tokens together, with intervals (bootstrap over texts), under `all`.

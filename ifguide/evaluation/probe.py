@@ -18,6 +18,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
+from ifguide.checks import argument
 from ifguide.corpus.documents import LabelledText
 from ifguide.corpus.labelled import hash_fraction
 from ifguide.corpus.tokenizers import beginning_of_text
@@ -64,7 +65,11 @@ class ToxicityProbe:
     @cached_property
     def rows(self) -> list[LabelledText]:
         """All distinct texts."""
-        return list({row.text: row for source in self.texts.values() for row in source}.values())
+        found: dict[str, LabelledText] = {}
+        for name, source in self.texts.items():
+            with argument(f"texts.{name}"):
+                found |= {row.text: row for row in source}
+        return list(found.values())
 
     @cached_property
     def is_held_out(self) -> NDArray[np.bool_]:

@@ -1,26 +1,28 @@
-"""Classifiers: opened, or trained first, before anything that they judge."""
+"""Classifiers: tried, or trained, before anything that they judge."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
+from ifguide.checks import argument
 from ifguide.classifiers.base import ClassifierSettings
 from ifguide.stages.stage import Inputs, Stage, setting
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class FittedClassifier(Stage):
-    """A classifier: what it was trained to, or nothing where it came ready.
+    """A classifier: what it was trained to, or nothing where it came ready and was tried.
 
     Attributes:
         classifier: its settings.
     """
 
     name: ClassVar[str] = "classifier"
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
 
     classifier: ClassifierSettings = setting()
 
     def build(self, folder: Path, inputs: Inputs) -> Mapping[str, Any]:
-        return {"name": self.classifier.name, **self.classifier.fit(folder)}
+        with argument("classifier"):
+            return {"name": self.classifier.name, **self.classifier.fit(folder)}

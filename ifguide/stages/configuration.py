@@ -63,7 +63,7 @@ def prepare(cfg: DictConfig) -> None:
     expand_home(cfg)
     if processes(cfg) == 1:
         forget_ranks()
-        rank_zero_only.rank = 0  # Lightning read it from the environment when it was imported
+        rank_zero_only.rank = 0  # type: ignore[attr-defined]  # Lightning read it from the environment when it was imported
 
 
 def processes(cfg: DictConfig) -> Any:
@@ -73,7 +73,8 @@ def processes(cfg: DictConfig) -> Any:
 
 def expand_home(node: DictConfig | ListConfig) -> None:
     """Replace `~/x` by a path under the home folder, wherever it is a value: no shell expands what is in quotes."""
-    for key in list(node.keys()) if isinstance(node, DictConfig) else range(len(node)):
+    keys: list[Any] = list(node.keys()) if isinstance(node, DictConfig) else list(range(len(node)))
+    for key in keys:
         if OmegaConf.is_missing(node, key) or OmegaConf.is_interpolation(node, key):
             continue
         value = node[key]

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
+from ifguide.checks import argument
 from ifguide.corpus.build import CorpusSettings
 from ifguide.stages.stage import Inputs, Stage, setting
 
@@ -19,4 +20,5 @@ class Data(Stage):
     corpus: CorpusSettings = setting()
 
     def build(self, folder: Path, inputs: Inputs) -> Mapping[str, Any]:
-        return self.corpus.build(folder)
+        with argument("corpus"):
+            return self.corpus.build(folder)

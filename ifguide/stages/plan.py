@@ -9,7 +9,7 @@ from typing import Any
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
-from ifguide.checks import check_seed
+from ifguide.checks import argument, check_seed
 from ifguide.evaluation.task import check_names, measurement_names
 from ifguide.objectives import LanguageModeling
 from ifguide.stages import rules
@@ -236,6 +236,9 @@ class Planner:
 
     def auxiliaries(self) -> dict[str, Stage]:
         """Role → model that the decoder reads."""
+        chosen = self.part("decoding").auxiliaries
+        with argument("labelled"):
+            labelled = list(self.part("labelled")) if chosen else []
         return {
             role: self.add(
                 f"auxiliary.{role}",
@@ -244,11 +247,11 @@ class Planner:
                 data=self.data,
                 start=None if one.pretrained is not None else getattr(self, one.continues),
                 training=one,
-                labelled=list(self.part("labelled")),
+                labelled=labelled,
                 loading=self.part(STARTS[one.continues]),
                 **self.training(role),
             )
-            for role, one in self.part("decoding").auxiliaries.items()
+            for role, one in chosen.items()
         }
 
     @cached_property

@@ -26,7 +26,8 @@ def carry_out(plan: Plan, workspace: Workspace, made: dict[str, Artifact]) -> No
     by_fingerprint: dict[str, Artifact] = {}
     for stage in plan.stages:
         inputs = {key: by_fingerprint[child.fingerprint] for key, child in stage.inputs.items()}
-        artifact = by_fingerprint[stage.fingerprint] = stage.make(workspace, inputs)
+        with plan.naming(plan.role_of(stage)):
+            artifact = by_fingerprint[stage.fingerprint] = stage.make(workspace, inputs)
         made |= {role: artifact for role, one in plan.roles.items() if one.fingerprint == stage.fingerprint}
         if global_rank() == 0:
             seconds = "found" if artifact.reused else f"{artifact.manifest['seconds']:.0f} s"

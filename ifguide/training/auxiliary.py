@@ -6,10 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
-from transformers import AutoTokenizer, PreTrainedTokenizerFast
+from transformers import PreTrainedTokenizerFast
 
 from ifguide.checks import check_seed
 from ifguide.corpus.documents import LabelledText
+from ifguide.corpus.tokenizers import open_tokenizer
 from ifguide.models import LoadOptions
 from ifguide.training.context import TrainingContext
 from ifguide.training.optimization import Optimization
@@ -84,11 +85,10 @@ def tokenizer_of(start: str | Path, fallback: PreTrainedTokenizerFast) -> PreTra
     """The tokenizer of a model folder or hub name; the fallback where a folder has none."""
     if Path(start).is_dir() and not (Path(start) / "tokenizer.json").is_file():
         return fallback
-    tokenizer = AutoTokenizer.from_pretrained(start, use_fast=True)
+    tokenizer = open_tokenizer(start)
     if tokenizer.eos_token_id is None:
         raise ValueError(f"{start}: its tokenizer has no end-of-text token, which texts are put between")
-    tokenizer.backend_tokenizer.encode_special_tokens = True
-    return tokenizer  # type: ignore[return-value]
+    return tokenizer
 
 
 def check_validation(validation: float) -> None:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from ifguide.checks import check_seed
+from ifguide.checks import argument, check_seed
 from ifguide.classifiers.ngrams import NgramClassifier, NgramNetwork
 from ifguide.corpus.documents import LabelledText
 from ifguide.corpus.labelled import hash_fraction
@@ -82,7 +82,10 @@ class TrainedClassifier:
         Raises:
             ValueError: a class is missing in a source, or there are too few texts to keep some out.
         """
-        rows = [(name, row) for name, source in self.texts.items() for row in source]
+        rows: list[tuple[str, LabelledText]] = []
+        for name, source in self.texts.items():
+            with argument(f"texts.{name}"):
+                rows += [(name, row) for row in source]
         texts, toxic = [row.text for _, row in rows], np.array([row.toxic for _, row in rows])
         sources = np.array([name for name, _ in rows])
         kept_out = np.array([hash_fraction(text) < self.validation for text in texts])

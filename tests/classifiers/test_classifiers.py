@@ -34,6 +34,10 @@ def test_a_checkpoint_gives_the_probabilities_of_its_labels(checkpoint):
     kind, folder = checkpoint
     categories = {"toxicity": "rude"} if kind == "one_label" else {"threat": 2, "toxicity": "rude"}
     options = dict(path=str(folder), categories=categories, max_length=32)
+    if kind == "one_label":
+        with pytest.raises(ValueError, match=r"^activation=None: .* 1 label\(s\).* sigmoid \(logits\) or none"):
+            SequenceClassification(**options)
+        options["activation"] = "sigmoid"
     scores = SequenceClassification(**options, batch_size=2).load()(TEXTS)
     model = AutoModelForSequenceClassification.from_pretrained(folder).eval()
     from transformers import AutoTokenizer

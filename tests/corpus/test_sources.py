@@ -57,7 +57,11 @@ def test_text_files_are_documents_or_are_cut_at_a_separator(tmp_path):
 @pytest.mark.parametrize(
     "content, options, message",
     [
-        ('{"text": "a"}\n{"text": " "}', {}, "records.jsonl:2: the text field `text` is empty"),
+        (
+            '{"text": "a"}\n{"text": " "}',
+            {},
+            "records.jsonl:2: `text` is empty; remove the record or set skip_empty=true",
+        ),
         ('{"body": "a"}', {}, "no field `text`; the record has body"),
         ('{"text": "a"', {}, "records.jsonl:1: not JSON"),
         ("[1]", {}, "a JSON object is expected"),

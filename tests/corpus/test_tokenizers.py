@@ -1,18 +1,25 @@
+import json
 from contextlib import nullcontext
 
+import numpy as np
 import pytest
-from conftest import tiny_tokenizer
+from conftest import tiny_model, tiny_tokenizer
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
-from transformers import PreTrainedTokenizerFast
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from ifguide.corpus.blocks import Corpus
 from ifguide.corpus.build import build_corpus
 from ifguide.corpus.documents import Document
 from ifguide.corpus.filters import WordFilter
-from ifguide.corpus.tokenizers import keeps_text, token_texts
+from ifguide.corpus.tokenizers import TokenizerSettings, keeps_text, make_tokenizer, open_tokenizer, token_texts
+from ifguide.evaluation.generation import decode_continuations
 from ifguide.stages.filtering import JudgedDocuments
+from ifguide.training.auxiliary import tokenizer_of
 
 TEXT = "the cat sat on a mat"
+LONG = " ".join([TEXT] * 9) + " ."
 
 
 def test_texts_of_tokens_keep_the_space_that_some_tokenizers_drop_at_the_beginning():
@@ -54,3 +61,64 @@ def test_a_tokenizer_that_does_not_keep_texts_is_known(keeps, tmp_path):
         nullcontext() if keeps else pytest.raises(ValueError, match=r"^filter: .*data\.tokenizer.* alters 50% of them")
     ):
         stage.check_corpus(Corpus(tmp_path))
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory):
+    """A tokenizer's folder without and with limits and tidying in its files."""
+    folder = tmp_path_factory.mktemp("tokenizers")
+    for name in ("plain", "limited"):
+        tiny_tokenizer([TEXT] * 20).save_pretrained(folder / name)
+        tiny_model().config.save_pretrained(folder / name)
+    limited = Tokenizer.from_file(str(folder / "limited/tokenizer.json"))
+    limited.enable_truncation(16)
+    limited.enable_padding(length=24, pad_id=0, pad_token="<|endoftext|>")
+    limited.save(str(folder / "limited/tokenizer.json"))
+    config = folder / "limited/tokenizer_config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {
+        "clean_up_tokenization_spaces": True,
+        "clean_up_tokenization_spaces_for_bpe_even_though_it_will_corrupt_output": True,
+    }))  # fmt: skip
+    return folder
+
+
+def test_the_folder_has_limits_that_would_matter(saved):
+    tokenizer = AutoTokenizer.from_pretrained(saved / "limited")
+    assert len(tokenizer.backend_tokenizer.encode(LONG).ids) != len(tiny_tokenizer([TEXT] * 20).encode(LONG))
+    assert tokenizer.decode(tokenizer.encode(" it .")) != " it ."
+
+
+@pytest.mark.parametrize("suffix", ["", "/tokenizer.json"])
+def test_limits_that_were_saved_with_a_tokenizer_are_off_wherever_one_is_opened(saved, tmp_path, suffix):
+    plain, limited = (f"{saved}/{name}{suffix}" for name in ("plain", "limited"))
+    expected = make_tokenizer((), path=plain).backend_tokenizer.encode(LONG).ids
+    assert len(expected) > 24
+    opened = [make_tokenizer((), path=limited), open_tokenizer(limited)]
+    opened += [] if suffix else [tokenizer_of(limited, None)]
+    opened[0].save_pretrained(tmp_path)
+    for tokenizer in (*opened, open_tokenizer(tmp_path), AutoTokenizer.from_pretrained(tmp_path)):
+        assert tokenizer.backend_tokenizer.encode(LONG).ids == expected
+        assert len(tokenizer.backend_tokenizer.encode_batch(["a", LONG])[0].ids) == 1
+    for tokenizer in opened:
+        ids = np.array(tokenizer.backend_tokenizer.encode("it . is n't").ids)
+        assert tokenizer.decode(ids) == "it . is n't" == decode_continuations([[]], ids[None, None], tokenizer)[0][0]
+
+
+def test_a_corpus_is_the_same_with_and_without_such_limits(saved, tmp_path):
+    documents = [Document(f"{n} {LONG}", "tiny", n) for n in range(20)]
+    tokens = []
+    for name in ("plain", "limited"):
+        (tmp_path / name).mkdir()
+        settings = TokenizerSettings(path=f"{saved}/{name}/tokenizer.json", end_of_text="<|endoftext|>")
+        build_corpus(tmp_path / name, sources={"tiny": documents}, tokenizer=settings, block_length=16,
+                     validation=0.2, test=0)  # fmt: skip
+        tokens.append(Corpus(tmp_path / name).split("train").tokens(slice(None)))
+    assert np.array_equal(*tokens) and tokens[0].size > 24 * 16
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.text(max_size=80) | st.sampled_from(["<|endoftext|> .", " a  b\r\n", "n't do .", "\0", "é\u0301"]))
+def test_any_document_round_trips(text):
+    tokenizer = tiny_tokenizer([TEXT] * 20)
+    ids = tokenizer.backend_tokenizer.encode(text, add_special_tokens=False).ids
+    assert tokenizer.backend_tokenizer.decode(ids) == text == tokenizer.decode(ids, skip_special_tokens=True)

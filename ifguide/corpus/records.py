@@ -1,0 +1,188 @@
+"""Records of files: `.jsonl` and `.parquet`, and the texts of `.txt`; whatever is wrong with a file is one line."""
+
+import gzip
+import json
+import lzma
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TextIO
+
+import pyarrow as pa
+import pyarrow.parquet
+
+from ifguide.corpus.schema import Schema, is_one_of, shortened
+from ifguide.workspace import find_files
+
+READABLE = (".txt", ".jsonl", ".parquet")
+COMPRESSED = {".gz": gzip.open, ".xz": lzma.open}
+LONGEST_LINE = 1 << 26  # characters
+
+
+@dataclass(frozen=True)
+class Record:
+    """One record.
+
+    Attributes:
+        place: file and line, or row.
+        values: its fields.
+        argument: of whoever reads, that named the file; a message begins with it.
+    """
+
+    place: str
+    values: Mapping[str, Any]
+    argument: str = "files"
+
+    def mistake(self, message: str) -> ValueError:
+        return ValueError(f"{self.argument}={self.place}: {message}")
+
+    def get(self, field: str) -> Any:
+        """Value of a field, nested ones as `prompt.text`; ValueError lists the known fields."""
+        value: Any = self.values
+        for part in field.split("."):
+            if not isinstance(value, Mapping) or part not in value:
+                raise self.mistake(f"no field `{field}`; the record has {', '.join(map(str, self.values))}")
+            value = value[part]
+        return value
+
+    def read(self, schema: Schema, **fields: str | None) -> list[Any]:
+        """What the fields hold, by the rules of a schema and in its order.
+
+        Args:
+            schema: entry → rule.
+            fields: entry → field; None: this record has none, and None is returned.
+
+        Raises:
+            ValueError: a value breaks its rule.
+        """
+        found = []
+        for entry, rule in schema.items():
+            field = fields[entry]
+            value = None if field is None else self.get(field)
+            try:
+                found.append(value if field is None else rule(value))
+            except ValueError as error:
+                given = "" if value is None else f": {shortened(value)}"
+                raise self.mistake(f"`{field}` {error}{given}") from None
+        return found
+
+    def is_chosen(self, where: Mapping[str, Sequence[Any]] | None) -> bool:
+        """Whether each field has one of its allowed values."""
+        return all(self.has_one_of(field, allowed, f"where.{field}") for field, allowed in (where or {}).items())
+
+    def has_one_of(self, field: str, allowed: Sequence[Any], name: str) -> bool:
+        try:
+            return is_one_of(self.get(field), allowed, name)
+        except ValueError as error:
+            raise self.mistake(f"`{field}` {error}") from None
+
+
+def read_records(
+    files: str | Path | Sequence[str | Path], *, text_field: str | None = None, separator: str | None = None
+) -> Iterator[Record]:
+    r"""The records of files, one file after the other.
+
+    Args:
+        files: paths or globs.
+        text_field: the field that a text of a `.txt` file is; None: a `.txt` file has no records.
+        separator: between the texts of a `.txt` file, where `\n` may stand for a line break; what is blank between two
+            of them is no text. None: a file is one text.
+
+    Raises:
+        ValueError: no such file, an unknown format, a file that is not what its name says, a line that is not a JSON
+            object, or a separator that occurs in no `.txt` file.
+    """
+    cut = None if not separator else separator.replace("\\r", "").replace("\\n", "\n")
+    whole, is_cut = [], False
+    for file in find_files(files):
+        kind = next((suffix for suffix in reversed(file.suffixes) if suffix not in COMPRESSED), "")
+        if kind not in READABLE:
+            raise ValueError(f"files={file}: unknown format; text is read from {', '.join(READABLE)} (also .gz, .xz)")
+        if kind == ".parquet":
+            yield from _parquet_rows(file)
+        elif kind == ".jsonl":
+            for number, line in read_lines(file):
+                if line.strip():
+                    place = f"{file}:{number}"
+                    yield Record(place, parse_line(line, place))
+        elif text_field is None:
+            raise ValueError(f"files={file}: a .txt file has no fields; records are read from .jsonl or .parquet")
+        else:
+            with reading(file), open_text(file) as opened:
+                content = opened.read()
+            if cut is None:
+                yield Record(f"{file}, document 0", {text_field: content})
+                continue
+            is_cut = is_cut or cut in content
+            whole += [] if cut in content else [file]
+            for index, text in enumerate(content.split(cut)):
+                if text.strip():
+                    place = f"{file}:{index + 1}" if cut == "\n" else f"{file}, document {index}"
+                    yield Record(place, {text_field: text})
+    if whole and not is_cut and cut != "\n":
+        raise ValueError(f"separator={separator!r}: it occurs nowhere in {', '.join(map(str, whole[:3]))}")
+
+
+def _parquet_rows(file: Path) -> Iterator[Record]:
+    index = 0
+    with reading(file), pyarrow.parquet.ParquetFile(file) as opened:
+        for batch in opened.iter_batches(batch_size=1000):
+            for values in batch.to_pylist():
+                yield Record(f"{file}, row {index}", values)
+                index += 1
+
+
+def open_text(file: Path) -> TextIO:
+    """Open a text, compressed or not; a byte-order mark is no part of it."""
+    opener: Any = COMPRESSED.get(file.suffix, open)
+    opened: TextIO = opener(file, "rt", encoding="utf-8-sig")
+    return opened
+
+
+def read_lines(file: Path) -> Iterator[tuple[int, str]]:
+    """Number, from 1 on, and text of every line.
+
+    Raises:
+        ValueError: the file cannot be read, or a line has no end.
+    """
+    with reading(file), open_text(file) as opened:
+        for number, line in enumerate(iter(lambda: opened.readline(LONGEST_LINE + 1), ""), start=1):
+            if len(line) > LONGEST_LINE:
+                raise ValueError(f"files={file}:{number}: a line of more than {LONGEST_LINE >> 20} million characters")
+            yield number, line
+
+
+@contextmanager
+def reading(file: Path) -> Iterator[None]:
+    """Whatever is wrong with a file becomes a ValueError of one line that names it."""
+    try:
+        yield
+    except UnicodeDecodeError as error:
+        raise ValueError(
+            f"files={file}: it is not UTF-8 text (the byte {error.object[error.start]:#04x}); save it as UTF-8, or "
+            "give it the suffix of what it is"
+        ) from error
+    except (EOFError, OSError, lzma.LZMAError, zlib.error, pa.ArrowException) as error:
+        kind = "Parquet" if isinstance(error, pa.ArrowException) else file.suffix
+        raise ValueError(
+            f"files={file}: it is no whole {kind} file; it is cut, damaged or misnamed ({_first_line(error)})"
+        ) from error
+
+
+def _first_line(error: BaseException) -> str:
+    return next(iter(str(error).splitlines()), type(error).__name__)
+
+
+def parse_line(line: str, place: str) -> Mapping[str, Any]:
+    """The JSON object of a line."""
+    try:
+        values = json.loads(line)
+    except RecursionError:
+        raise ValueError(f"files={place}: not JSON that can be read (it is nested too deeply)") from None
+    except ValueError as error:
+        raise ValueError(f"files={place}: not JSON ({_first_line(error)})") from None
+    if not isinstance(values, dict):
+        raise ValueError(f"files={place}: a JSON object is expected, this is a {type(values).__name__}")
+    return values
