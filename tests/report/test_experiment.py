@@ -73,7 +73,7 @@ def test_runs_are_read_back_and_their_stages_noted(script, monkeypatch):
             json.dumps({"stage": "model", "version": 3, "fingerprint": "1", "inputs": {}, "files": {}})
         )
         (folder / "run.json").write_text(json.dumps({"stage": "model", "artifacts": {"model": str(made)}}))
-        assert command[1:] == ["run.py", "-m", "stage=model", "seed=1", f"hydra.sweep.dir={experiment.runs}/first",
+        assert command[1:] == ["run.py", "-m", "stage=model", "seed=1", f"hydra.sweep.dir='{experiment.runs}/first'",
                                "~hydra.callbacks.report"]  # fmt: skip
         return SimpleNamespace(returncode=code)
 

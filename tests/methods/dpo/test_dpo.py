@@ -1,5 +1,4 @@
 import json
-import re
 from math import log
 
 import numpy as np
@@ -199,8 +198,8 @@ def test_records_without_two_different_continuations_are_no_pairs(tmp_path):
 def test_a_prompt_may_be_null_and_every_other_field_is_a_text(tmp_path):
     (tmp_path / "pairs.jsonl").write_text('{"prompt": null, "chosen": "a", "rejected": "b"}\n')
     assert local_pairs(files=str(tmp_path / "pairs.jsonl")) == [Pair("", "a", "b")]
-    for field, value in (("prompt", ["x"]), ("chosen", ["x"]), ("rejected", None)):
+    for field, value, kind in (("prompt", ["x"], "a list"), ("chosen", ["x"], "a list"), ("rejected", None, "null")):
         record = {"prompt": "p", "chosen": "a", "rejected": "b"} | {field: value}
         (tmp_path / "pairs.jsonl").write_text("\n" + json.dumps(record))
-        with pytest.raises(ValueError, match=rf"pairs\.jsonl:2: `{field}` is {re.escape(repr(value))}"):
+        with pytest.raises(ValueError, match=rf"pairs\.jsonl:2: `{field}` is {kind}"):
             local_pairs(files=str(tmp_path / "pairs.jsonl"))
