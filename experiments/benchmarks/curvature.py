@@ -106,8 +106,7 @@ def main() -> None:
 
     fitted, half = study.fit("ekfac", default.blocks), study.proxy().config.num_hidden_layers // 2
     mlp, upper = {"match": "mlp"}, {"last_blocks": half}
-    both = {**mlp, **upper}
-    subsets = {"all": {}, "mlp": mlp, f"last {half} blocks": upper, f"mlp of last {half} blocks": both}
+    subsets = {"all": {}, "mlp": mlp, f"last {half} blocks": upper, f"mlp of last {half} blocks": mlp | upper}
     for name, options in {**subsets, "last block": {"last_blocks": 1}}.items():
         ours = study.score(default, fitted, list(tracked_layers(study.proxy(), **options)))
         by_layers.append({"layers": name, **study.compare(ours, reference)})
