@@ -212,7 +212,7 @@ def test_a_classifier_that_cannot_be_trained_is_named_before_anything_is_trained
         ("evaluation.reference_model=./nowhere", r"^evaluation\.reference_model=./nowhere"),
         ("evaluation.perplexity_split=train", r"^evaluation\.perplexity_split=train: known: validation, test"),
         ("stage=everything", "known: data, proxy"),
-        ("seed=-1", "^(model.)?seed=-1: it is a whole number, 0 or more"),
+        ("seed=-1", r"^(model\.)?seed=-1: it is a whole number from 0"),
         ("seed=1.5", r"^(model.)?seed=1\.5: it is"),
         ("proxy.seed=null", r"^proxy\.seed=None: it is"),
         ("data.seed=x", r"^data\.(sources\.sample\.)?seed=x: it is"),
