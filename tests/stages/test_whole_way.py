@@ -200,7 +200,7 @@ def test_a_classifier_that_is_trained_here_is_an_artifact(done, folder, tmp_path
 
 def test_a_classifier_that_cannot_be_trained_is_named_before_anything_is_trained(tmp_path):
     (tmp_path / "labelled.jsonl").write_text('{"text": "you friend", "label": 0}\n{"text": "you", "label": 0}\n')
-    with pytest.raises(ValueError, match=r"texts\.mine: no text is toxic"):
+    with pytest.raises(ValueError, match=r"^classifiers\.toxicity\.texts\.mine\.positive=\[1\]: no `label`"):
         Row(tmp_path, *trained_classifier("classifiers.toxicity", tmp_path / "labelled.jsonl")).run()
     assert {path.name.split("-")[0] for path in (tmp_path / "workspace").glob("*-*")} <= {"data"}
 
