@@ -19,7 +19,7 @@ class FittedClassifier(Stage):
     """
 
     name: ClassVar[str] = "classifier"
-    version: ClassVar[int] = 3
+    version: ClassVar[int] = 2
 
     classifier: ClassifierSettings = setting()
 
