@@ -61,6 +61,10 @@ def test_clean_lists_what_no_run_needs_and_removes_it_when_told_to(tmp_path):
     assert {path.name for path in tmp_path.glob("workspace/model-*")} == {kept}
     result = run(tmp_path, "stage=clean", "clean.runs=[nowhere]", "clean.confirm=true", check=False)
     assert result.returncode == 1 and "clean.runs: no run in nowhere" in result.stderr
+    result = run(tmp_path, "stage=clean", "clean.confirm=true", check=False)
+    assert result.returncode == 1 and "clean.runs: no run in outputs or multirun" in result.stderr
+    (tmp_path / "kept").rename(tmp_path / "multirun")  # after sweeps alone there is no run in `outputs`
+    assert "0 artifacts" in run(tmp_path, "stage=clean").stdout
 
 
 def test_one_process_is_the_first_whatever_its_surroundings_say(tmp_path):

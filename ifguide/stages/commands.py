@@ -20,13 +20,14 @@ from ifguide.stages import listing
 from ifguide.stages.configuration import expand_home, make, make_workspace, start_tracking
 from ifguide.stages.judging import Judgements, read_judgements
 from ifguide.stages.plan import make_plan
-from ifguide.stages.row import FAILURE_FILE, METRICS_FILE, write_row, write_run
+from ifguide.stages.row import FAILURE_FILE, METRICS_FILE, RUN_FILE, write_row, write_run
 from ifguide.stages.run import carry_out
 from ifguide.stages.stage import Existing
 from ifguide.tracking import finish_tracking, gather_from_wandb
 from ifguide.workspace import Artifact, global_rank
 
 log = logging.getLogger(__name__)
+USUAL_RUNS = ("outputs", "multirun")  # where Hydra puts runs and sweeps
 WANDB = "wandb:"  # entity/project/group, where a folder could stand
 
 
@@ -102,7 +103,10 @@ def show_plan(cfg: DictConfig, folder: Path) -> None:
 
 def clean(cfg: DictConfig, folder: Path) -> None:
     """What no run under `clean.runs` needs, removed with `clean.confirm`."""
-    runs = [Path(run) for run in cfg.clean.runs]
+    usual = [place for place in map(Path, USUAL_RUNS) if any(place.rglob(RUN_FILE))]
+    runs = usual if cfg.clean.runs is None else [Path(run) for run in cfg.clean.runs]
+    if not runs:
+        raise ValueError(f"clean.runs: no run in {' or '.join(USUAL_RUNS)}; name the folders of your runs")
     log.info(listing.clean(make_workspace(cfg).root, runs, confirm=cfg.clean.confirm))
 
 
