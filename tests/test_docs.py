@@ -45,15 +45,30 @@ def overrides_in(page):
 GIVEN = {" ".join(given): given for page in PAGES for given in overrides_in(page)}
 
 
+OPTION_FILE = re.compile(r"^```yaml\n# conf/(\S+\.yaml)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+
+
+@pytest.fixture(scope="module")
+def options_of_the_guides(tmp_path_factory):
+    """The folder of every `conf/<group>/<option>.yaml` that a page tells its reader to write."""
+    folder = tmp_path_factory.mktemp("conf")
+    for page in PAGES:
+        for path, content in OPTION_FILE.findall(page.read_text(encoding="utf-8")):
+            (folder / path).parent.mkdir(exist_ok=True)
+            (folder / path).write_text(content, encoding="utf-8")
+    return folder
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("given", GIVEN.values(), ids=GIVEN)
-def test_every_setting_composes(given):
+def test_every_setting_composes(given, options_of_the_guides):
     overrides = [value for value in given if not value.startswith(("-", "hydra"))]
     overrides = [re.sub(r"=interval\((.*?),.*", r"=\1", value) for value in overrides]
     overrides = [value if set("[{") & set(value) else value.split(",")[0] for value in overrides]
     context = {IN_CONTEXT[key] for key in IN_CONTEXT for value in overrides if value.startswith(key)}
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        compose("config", overrides=[*(c for c in sorted(context) if c not in overrides), *overrides])
+        overrides = [*(c for c in sorted(context) if c not in overrides), *overrides]
+        compose("config", overrides=[*overrides, f"hydra.searchpath=[file://{options_of_the_guides}]"])
 
 
 @pytest.mark.parametrize("page", [*PAGES, WRITTEN[2]], ids=lambda page: str(page.relative_to(ROOT)))
