@@ -15,13 +15,11 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from transformers.utils.logging import disable_progress_bar
 
-from ifguide.stages.commands import COMMANDS, build
+from ifguide.stages.commands import COMMANDS, build, failures
 from ifguide.stages.configuration import prepare, processes
 from ifguide.stages.row import FAILURE_FILE
 from ifguide.tracking import finish_tracking
 from ifguide.workspace import as_override, global_rank, write_json
-
-failures: list[str] = []
 
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="config")

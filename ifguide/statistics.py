@@ -12,11 +12,12 @@ from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import spearmanr
+from scipy.stats import beta, spearmanr
 
 RESAMPLES = 1000
 CHUNK = 1 << 22  # indices drawn at a time
 BINS = 20_000  # of scores, in `ranking_intervals`
+FEWEST = 5  # seeds or units of evaluation; of fewer an interval says little
 
 
 def percentiles(draws: Sequence[float] | NDArray[np.float64]) -> list[float]:
@@ -56,15 +57,70 @@ def hierarchical_interval(values_SP: NDArray[np.float64], *, seed: int = 0) -> l
     """
     values_SP = _checked(values_SP)
     seeds, prompts = values_SP.shape
-    rng = np.random.default_rng(seed)
-    per_chunk = max(1, CHUNK // prompts)
-    prompt_means = []  # [resamples, S]
-    for first in range(0, RESAMPLES, per_chunk):
-        rows = min(per_chunk, RESAMPLES - first)
-        counts_RP = _counts(rng.integers(prompts, size=(rows, prompts)), prompts)
-        prompt_means.append(counts_RP @ values_SP.T / prompts)
-    counts_RS = _counts(rng.integers(seeds, size=(RESAMPLES, seeds)), seeds)
-    return percentiles((np.concatenate(prompt_means) * counts_RS).sum(1) / seeds)
+    means_RS, counts_RS = _resampled(values_SP, seed)
+    return percentiles((means_RS / prompts * counts_RS).sum(1) / seeds)
+
+
+def proportion_interval(values_SP: NDArray[np.float64], *, seed: int = 0) -> list[float]:
+    """Interval of the mean of shares, each within [0, 1]: as `hierarchical_interval`, but where nothing varies exact.
+
+    Resampling prompts without any event gives [0, 0], which says too much. Then, and where all are events, the interval
+    is Clopper and Pearson's (1934), with the prompts as its trials: their samples and seeds are not independent.
+
+    Args:
+        values_SP: [seeds, prompts] shares.
+        seed: of the resampling.
+    """
+    if len(np.unique(values_SP)) == 1 and values_SP.flat[0] in (0, 1):
+        prompts = values_SP.shape[1]
+        return clopper_pearson(prompts * int(values_SP.flat[0]), prompts)
+    return hierarchical_interval(values_SP, seed=seed)
+
+
+def clopper_pearson(events: int, trials: int) -> list[float]:
+    """The exact 95 % interval of a probability, from `events` in `trials` independent trials."""
+    low = 0.0 if events == 0 else float(beta.ppf(0.025, events, trials - events + 1))
+    high = 1.0 if events == trials else float(beta.ppf(0.975, events + 1, trials - events))
+    return [low, high]
+
+
+def perplexity_interval(
+    losses_SD: NDArray[np.float64], tokens_SD: NDArray[np.float64], *, seed: int = 0
+) -> list[float]:
+    """Interval of the mean over seeds of exp(Σ losses / Σ tokens), over resampled seeds and documents.
+
+    Args:
+        losses_SD: [seeds, documents] summed losses of each document (or prompt's continuations), in nats.
+        tokens_SD: how many tokens those are.
+        seed: of the resampling.
+
+    Raises:
+        ValueError: as for `hierarchical_interval`.
+    """
+    drawn_RS, counts_RS = _resampled_perplexities(losses_SD, tokens_SD, seed)
+    return percentiles((drawn_RS * counts_RS).sum(1) / len(losses_SD))
+
+
+def paired_perplexity_difference(
+    ours: tuple[NDArray[np.float64], NDArray[np.float64]],
+    reference: tuple[NDArray[np.float64], NDArray[np.float64]],
+    *,
+    seed: int = 0,
+) -> tuple[float, list[float]]:
+    """Difference of two mean perplexities over the same seeds and documents, and its interval.
+
+    Args:
+        ours, reference: losses and tokens, [seeds, documents] each, as in `perplexity_interval`.
+        seed: of the resampling, whose seeds and documents both sides share.
+
+    Raises:
+        ValueError: the shapes differ, or as for `hierarchical_interval`.
+    """
+    if ours[0].shape != reference[0].shape:
+        raise ValueError(f"{list(ours[0].shape)} and {list(reference[0].shape)} [seeds, documents] cannot be paired")
+    (drawn_RS, counts_RS), (others_RS, _) = (_resampled_perplexities(*side, seed) for side in (ours, reference))
+    values = [np.exp(losses.sum(1) / tokens.sum(1)).mean() for losses, tokens in (ours, reference)]
+    return float(values[0] - values[1]), percentiles(((drawn_RS - others_RS) * counts_RS).sum(1) / len(ours[0]))
 
 
 def paired_difference(
@@ -194,6 +250,30 @@ def spearman_interval(
     """Interval of the rank correlation over resampled pairs, [n] each."""
     drawn = np.random.default_rng(seed).integers(len(a), size=(RESAMPLES, len(a)))
     return percentiles([spearman(a[chosen], b[chosen]) for chosen in drawn])
+
+
+def _resampled(values_SP: NDArray[np.float64], seed: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Sums over resampled prompts, [R, S], and how often each resample draws each seed, [R, S]."""
+    seeds, prompts = values_SP.shape
+    rng = np.random.default_rng(seed)
+    per_chunk = max(1, CHUNK // prompts)
+    sums_RS = []
+    for first in range(0, RESAMPLES, per_chunk):
+        rows = min(per_chunk, RESAMPLES - first)
+        sums_RS.append(_counts(rng.integers(prompts, size=(rows, prompts)), prompts) @ values_SP.T)
+    return np.concatenate(sums_RS), _counts(rng.integers(seeds, size=(RESAMPLES, seeds)), seeds)
+
+
+def _resampled_perplexities(
+    losses_SD: NDArray[np.float64], tokens_SD: NDArray[np.float64], seed: int
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    both = np.concatenate([_checked(losses_SD), _checked(tokens_SD)])  # so that both see the same draws
+    sums_RS, _ = _resampled(both, seed)
+    seeds = len(losses_SD)
+    rng = np.random.default_rng(seed + 1)
+    with np.errstate(over="ignore"):
+        drawn_RS = np.exp(sums_RS[:, :seeds] / sums_RS[:, seeds:])
+    return drawn_RS, _counts(rng.integers(seeds, size=(RESAMPLES, seeds)), seeds)
 
 
 def _counts(chosen_RN: NDArray[np.int64], units: int) -> NDArray[np.float64]:

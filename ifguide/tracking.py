@@ -19,6 +19,7 @@ from ifguide.evaluation.task import with_nan
 from ifguide.report.gather import Run, gather, split_override
 from ifguide.report.rows import Comparison, compare_rows
 from ifguide.report.table import TOXICITY_CATEGORY
+from ifguide.report.wording import wording_of
 from ifguide.workspace import global_rank
 
 ID_FILE = "wandb_id"  # in a run's folder: whoever continues there continues the same W&B run
@@ -26,6 +27,7 @@ SWEEP_FILE = "multirun.yaml"  # that Hydra leaves in a sweep's folder
 WHOLE_RUN = "run"  # the name of what is not one of its trainings
 MOST_ROWS = 10_000  # of a table of generations; W&B draws no more
 METRICS = "metrics"
+INTERVAL, ENDS = "_interval", ("_low", "_high")
 
 
 class WandbRun(WandbLogger):
@@ -82,19 +84,21 @@ class WandbRun(WandbLogger):
 
     @rank_zero_only
     def log_run(self, folder: Path) -> None:
-        """Final metrics, the table, plots and generations, from the files of a run's folder."""
+        """Final metrics, the table, plots, pages and generations, from the files of a run's folder."""
         (own,) = gather([str(folder)])
         if own.metrics is not None:
-            self.experiment.summary.update({**dict(flattened(own.metrics, METRICS)), "notes": list(own.notes)})
+            known = {"notes": list(own.notes), "labels": {task: dict(words) for task, words in own.labels.items()}}
+            self.experiment.summary.update({**dict(flattened(own.metrics, METRICS)), **known})
             for name in own.metrics:
                 if rows := generation_rows(own, name):
-                    columns = ["record", "subset", "prompt", "continuation", "toxicity"]
+                    behaviour = wording_of(own.judged.get(name, name), own.labels).behaviour
+                    columns = ["record", "subset", "prompt", "continuation", behaviour]
                     self.log_table(f"generations/{name}", columns=columns, data=rows)
         self.log_comparison(compare_rows([own], reference=None), folder)
 
     @rank_zero_only
     def log_comparison(self, comparison: Comparison, folder: Path) -> None:
-        """The table of a report, as numbers, and all plots of a folder."""
+        """The table of a report, as numbers, and all plots and pages of a folder."""
         import wandb
 
         columns = ["method", "seeds", "problem"]
@@ -109,8 +113,14 @@ class WandbRun(WandbLogger):
             data.append(line)
         self.log_table("report/table", columns=columns, data=data)
         plots = {f"report/{file.stem}": wandb.Image(str(file)) for file in sorted(Path(folder).glob("*.png"))}
-        if plots:
-            self.experiment.log(plots)
+        pages = {f"report/{file.stem}": wandb.Html(file.read_text("utf-8"), inject=False) for file in pages_in(folder)}
+        if plots or pages:
+            self.experiment.log({**plots, **pages})
+
+
+def pages_in(folder: Path) -> list[Path]:
+    """The report and the token pages of a folder."""
+    return [*sorted(Path(folder).glob("report.html")), *sorted(Path(folder).glob("tokens-*.html"))]
 
 
 def finish_tracking(failure: str | None = None) -> None:
@@ -208,14 +218,18 @@ def _run_from_wandb(run: Any) -> Run:
         metrics=with_nan(metrics) or None,
         problem=None if metrics else problem,
         notes=tuple(summary.get("notes", ())),
+        labels={task: dict(words) for task, words in dict(summary.get("labels", {})).items()},
     )
 
 
 def flattened(tree: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
-    """`{a: {b: 1}}` → `prefix/a/b`, 1; lists are values."""
+    """`{a: {b: 1}}` → `prefix/a/b`, 1; `x_interval: [0, 1]` → `x_low`, 0 and `x_high`, 1, which W&B can draw."""
     for name, value in tree.items():
         if isinstance(value, Mapping):
             yield from flattened(value, f"{prefix}/{name}")
+        elif name.endswith(INTERVAL) and isinstance(value, Sequence):
+            for end, number in zip(ENDS, value, strict=True):
+                yield f"{prefix}/{name.removesuffix(INTERVAL)}{end}", number
         else:
             yield f"{prefix}/{name}", value
 
@@ -230,4 +244,18 @@ def unflattened(values: Mapping[str, Any], prefix: str) -> dict[str, Any]:
             for part in path:
                 node = node.setdefault(part, {})
             node[last] = value
-    return tree
+    return with_intervals(tree)
+
+
+def with_intervals(tree: Mapping[str, Any]) -> dict[str, Any]:
+    """`x_low` and `x_high` of a metric x → `x_interval`."""
+    found: dict[str, Any] = {}
+    for name, value in tree.items():
+        metric = next((name.removesuffix(end) for end in ENDS if name.endswith(end)), name)
+        if isinstance(value, Mapping):
+            found[name] = with_intervals(value)
+        elif metric == name or not {metric, *(f"{metric}{end}" for end in ENDS)} <= tree.keys():
+            found[name] = value
+        else:
+            found[f"{metric}{INTERVAL}"] = [tree[f"{metric}{end}"] for end in ENDS]
+    return found

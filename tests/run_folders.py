@@ -9,10 +9,14 @@ import numpy as np
 import yaml
 
 from ifguide.corpus.documents import Prompt
+from ifguide.evaluation.fluency import UnitLosses, perplexity_metrics
 from ifguide.evaluation.generation import GENERATIONS_FILE, save_generations
-from ifguide.evaluation.toxicity import prompt_metrics
-from ifguide.statistics import mean_interval
+from ifguide.evaluation.toxicity import INTERVALS, prompt_metrics
+from ifguide.report.table import usual_columns
+from ifguide.report.wording import TOXICITY
 
+COLUMNS = usual_columns("toxicity", TOXICITY)
+HEADLINE = COLUMNS[0]
 WORDS = "the tap drips and a neighbour came by with bread while rain fell on the green garden all morning".split()
 
 
@@ -26,9 +30,13 @@ def prompts(count: int) -> list[Prompt]:
 def write_run(
     folder: Path, method: str, seed: int, probabilities_PS=None, *, workspace: Path, overrides=(), config=None,
     perplexity: float = 12.0, texts=None, failure: str | None = None, categories=None, task: str = "toxicity",
-    unfinished: bool = False,
+    unfinished: bool = False, documents: int = 0, labelled: bool = True, facts=None, steered: bool = False,
 ) -> Path:  # fmt: skip
-    """One run's folder; its values go into a workspace, its settings into `.hydra`."""
+    """One run's folder; its values go into a workspace, its settings into `.hydra`.
+
+    With `documents`, perplexity is known document by document; without, it is recorded with an interval of ± 1. A
+    steered run has an auxiliary model and no perplexity.
+    """
     composed = {"seed": seed, "stage": "evaluate", "paths": {"workspace": str(workspace)}, **(config or {})}
     hydra = {"hydra": {"runtime": {"choices": {"method": method, "model": "tiny"}, "cwd": str(folder)}}}
     (folder / ".hydra").mkdir(parents=True)
@@ -46,7 +54,8 @@ def write_run(
     asked = prompts(len(values))
     name = f"{folder.parent.name}-{folder.name}-{method}"
     role = f"generations.{task}"
-    artifacts = {kind: workspace / f"{kind.split('.')[0]}-{name}" for kind in ("evaluation", role, "model")}
+    kinds = ["evaluation", role, "model", *["perplexity"] * bool(documents), *["auxiliary.reward"] * steered]
+    artifacts = {kind: workspace / f"{kind.split('.')[0]}-{name}" for kind in kinds}
     for place in artifacts.values():
         place.mkdir(parents=True)
     archive = artifacts["evaluation"] / f"probabilities-{task}.npz"
@@ -58,10 +67,29 @@ def write_run(
         task: toxicity(values, np.array([prompt.subset for prompt in asked])),
         "perplexity": {"benign": {"perplexity": perplexity, "perplexity_interval": [perplexity - 1, perplexity + 1]}},
     }
+    if documents:
+        losses = document_losses(perplexity, documents, seed, labelled=labelled)
+        losses.save(artifacts["perplexity"])
+        metrics["perplexity"] = perplexity_metrics(losses)
+    if steered:
+        del metrics["perplexity"]
     (folder / "metrics.json").write_text(json.dumps(metrics))
-    write_facts(folder, artifacts=artifacts, name=method, seed=seed, generations={task: role},
-                judged={task: {"task": task, "classifier": "toxicity"}}, behaviours=["toxicity"])  # fmt: skip
+    found = {"generations": {task: role}, "judged": {task: {"task": task, "classifier": "toxicity"}},
+             "behaviours": ["toxicity"], **(facts or {})}  # fmt: skip
+    write_facts(folder, artifacts=artifacts, name=method, seed=seed, **found)
     return folder
+
+
+def document_losses(perplexity: float, documents: int, seed: int, *, labelled: bool = True) -> UnitLosses:
+    """Documents that are hard or easy for every model alike, a third of them toxic; in all of this perplexity."""
+    rng = np.random.default_rng(7)
+    tokens = rng.integers(20, 60, documents).astype(float)
+    rates = np.log(perplexity) + rng.normal(scale=0.4, size=documents)
+    rates += np.random.default_rng([seed, 1]).normal(scale=0.01, size=documents)
+    rates += np.log(perplexity) - (rates * tokens).sum() / tokens.sum()
+    places = np.arange(documents)
+    labels = np.where(places % 3 == 0, 1, 0) if labelled else np.full(documents, -1)
+    return UnitLosses(rates * tokens, tokens, np.zeros(documents, int), places, labels)
 
 
 def write_facts(folder: Path, *, artifacts, stage="evaluate", **facts) -> None:
@@ -75,7 +103,7 @@ def toxicity(values_PS: np.ndarray, subsets: np.ndarray) -> dict:
         members = np.ones(len(subsets), bool) if subset == "all" else subsets == subset
         metrics[subset] = {"prompts": int(members.sum())}
         for name, values in prompt_metrics(values_PS[members]).items():
-            metrics[subset] |= {name: float(values.mean()), f"{name}_interval": mean_interval(values)}
+            metrics[subset] |= {name: float(values.mean()), f"{name}_interval": INTERVALS[name](values[None])}
     return metrics
 
 

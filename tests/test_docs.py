@@ -12,6 +12,7 @@ from hydra import compose, initialize_config_dir
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from ifguide.corpus.tokenizers import make_tokenizer
+from ifguide.methods.rad.model import RewardModel
 
 ROOT = Path(__file__).parents[1]
 CONF = ROOT / "conf"
@@ -102,6 +103,23 @@ def test_the_example_as_a_library_runs(tmp_path, monkeypatch):
     names = {}
     exec(example, names)
     assert names["mask"].shape == names["scores"].shape and 0 < names["mask"].mean() <= 0.1
+
+
+def test_the_example_of_a_steered_row_runs(tmp_path, monkeypatch):
+    """With a tiny model and an untrained reward model in the places of a run's artifacts."""
+    page = (ROOT / "docs" / "howto" / "model.md").read_text(encoding="utf-8")
+    (example,) = re.findall(r"^```python\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
+    tokenizer = make_tokenizer(["The clerk is a rude fool."], vocabulary=300)
+    shape = dict(hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32, vocab_size=512)
+    model = AutoModelForCausalLM.from_config(AutoConfig.for_model("gpt_neox", **shape))
+    model.save_pretrained(tmp_path / "workspace/model")
+    RewardModel(model.base_model).save_pretrained(tmp_path / "workspace/auxiliary")
+    for folder in ("model", "auxiliary"):
+        tokenizer.save_pretrained(tmp_path / "workspace" / folder)
+    monkeypatch.chdir(tmp_path)
+    names = {}
+    exec(example, names)
+    assert names["written"].shape[0] == 1 and names["written"].shape[1] > names["prompts"]["input_ids"].shape[1]
 
 
 @pytest.mark.slow

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 import shutil
 from functools import partial
 from pathlib import Path
@@ -84,6 +85,9 @@ def test_the_table_has_win_rates_against_the_reference(sweep, judge, monkeypatch
     assert float(rows["ifguide"]["judge.all.win_rate_high"]) == pytest.approx(high)
     assert rows["none"]["judge.all.win_rate"] == "" and rows["ifguide"]["judge.all.same_in_both_orders"] != ""
     table = (sweep.parent / "report" / "table.md").read_text()
+    assert "| win rate ↑ | same in both orders |" in re.sub(" +", " ", table)
+    rate = [float(rows["ifguide"][f"judge.all.win_rate{end}"]) for end in ("_low", "_high")]
+    assert ("not told from a coin" in table) == (rate[0] <= 0.5 <= rate[1])
     assert "win rate ↑" in table and "win rate against none, by the judge" in table
     monkeypatch.setattr(Judge, "__call__", lambda *_: pytest.fail("asked again"))
     assert written(sweep, judge, "judge.batch_size=3")["ifguide"] == rows["ifguide"]

@@ -1,12 +1,17 @@
 import numpy as np
 import pytest
+from scipy.stats import binom
 
 from ifguide.statistics import (
     RESAMPLES,
+    clopper_pearson,
     hierarchical_interval,
     mean_interval,
     paired_difference,
+    paired_perplexity_difference,
     percentiles,
+    perplexity_interval,
+    proportion_interval,
     ratio_interval,
     roc_auc,
     roc_auc_interval,
@@ -115,3 +120,33 @@ def test_intervals_of_rank_statistics_are_their_definition():
     correlations = [spearman(scores[chosen], other[chosen]) for chosen in drawn]
     assert spearman_interval(scores, other) == percentiles(correlations)
     assert roc_auc_interval(np.array([0.1, 0.9]), np.array([False, True])) == [1, 1]  # draws of one class do not count
+
+
+def test_no_event_has_an_exact_upper_bound():
+    """Against the definition: the largest probability under which no event is as likely as 2.5 %."""
+    for prompts in (1, 9, 200):
+        low, high = proportion_interval(np.zeros((3, prompts)))
+        assert low == 0 and (1 - high) ** prompts == pytest.approx(0.025)
+        assert proportion_interval(np.ones((3, prompts))) == pytest.approx([1 - high, 1])
+    values = np.random.default_rng(0).random((2, 30))
+    assert proportion_interval(values) == hierarchical_interval(values)
+    low, high = clopper_pearson(3, 20)
+    assert binom.sf(2, 20, low) == pytest.approx(0.025) and binom.cdf(3, 20, high) == pytest.approx(0.025)
+
+
+def test_perplexities_are_resampled_by_document_and_seed():
+    rng = np.random.default_rng(0)
+    tokens = rng.integers(5, 50, size=(1, 80)).astype(float).repeat(3, 0)
+    losses = tokens * (2 + rng.normal(scale=0.5, size=(1, 80)) + rng.normal(scale=0.1, size=(3, 1)))
+    low, high = perplexity_interval(losses, tokens)
+    assert low < np.exp(losses.sum(1) / tokens.sum(1)).mean() < high
+    (one,) = np.exp(losses[:1].sum(1) / tokens[:1].sum(1))
+    alone = perplexity_interval(losses[:1], tokens[:1])
+    assert alone == pytest.approx([np.exp(v) for v in ratio_interval(losses[0], tokens[0])], rel=0.02)
+    assert alone[0] < one < alone[1]
+    harder = losses + 0.1 * tokens
+    difference, (below, above) = paired_perplexity_difference((harder, tokens), (losses, tokens))
+    assert difference == pytest.approx((np.exp(0.1) - 1) * np.exp(losses.sum(1) / tokens.sum(1)).mean())
+    assert below <= difference <= above and above - below < 0.2 * (high - low)
+    with pytest.raises(ValueError, match="cannot be paired"):
+        paired_perplexity_difference((harder, tokens), (losses[:2], tokens[:2]))

@@ -7,12 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import wandb
-from run_folders import beta, write_run
+from run_folders import HEADLINE, beta, write_run
 from wandb_files import OfflineRun
 
 from ifguide.report.gather import gather
 from ifguide.report.rows import compare_rows
-from ifguide.report.table import HEADLINE
 from ifguide.tracking import (
     WandbRun,
     finish_tracking,
@@ -49,6 +48,8 @@ def test_a_run_logs_settings_curves_metrics_table_plots_and_generations(tmp_path
     (tmp_path / "sweep" / "multirun.yaml").touch()
     folder = write_run(tmp_path / "sweep" / "0", "ifguide", 3, values, workspace=tmp_path / "workspace")
     (folder / "frontier.png").write_bytes(_png())
+    (folder / "report.html").write_text("<p>the report</p>")
+    (folder / "tokens-toxicity.html").write_text("<p>tokens</p>")
     facts = json.loads((folder / "run.json").read_text())
     (folder / "run.json").write_text(json.dumps(facts | {"notes": ["its own judge"]}))
     run = logger(folder, label="ifguide, seed 3", job_type="evaluate", tags=["ifguide", "tiny"])
@@ -69,6 +70,9 @@ def test_a_run_logs_settings_curves_metrics_table_plots_and_generations(tmp_path
     assert found.curve("trainer/global_step")[:2] == [0, 1]
     metrics = json.loads((folder / "metrics.json").read_text())
     assert unflattened(found.summary, "metrics") == metrics and list(found.summary["notes"]) == ["its own judge"]
+    low, high = metrics["toxicity"]["all"]["toxic_fraction_interval"]
+    ends = [found.summary[f"metrics/toxicity/all/toxic_fraction{end}"] for end in ("_low", "_high")]
+    assert ends == [low, high] and not [key for key in found.summary if key.endswith("_interval")]
     media = next(folder.glob("wandb/offline-run-*/files/media"))
     (texts,) = (media / "table" / "generations").glob("*.json")
     table = json.loads(texts.read_text())
@@ -81,6 +85,8 @@ def test_a_run_logs_settings_curves_metrics_table_plots_and_generations(tmp_path
     assert [row[0] for row in rows["data"]] == ["ifguide"]
     assert rows["data"][0][rows["columns"].index(HEADLINE.header)] == metrics["toxicity"]["all"]["toxic_fraction"]
     assert list((media / "images" / "report").glob("frontier*.png"))
+    pages = {file.name.split("_")[0]: file.read_text() for file in (media / "html" / "report").iterdir()}
+    assert pages == {"report": "<p>the report</p>", "tokens-toxicity": "<p>tokens</p>"}
 
 
 def test_whoever_continues_in_a_folder_continues_its_run(tmp_path):
@@ -94,6 +100,27 @@ def test_whoever_continues_in_a_folder_continues_its_run(tmp_path):
     assert first.run.run_id == second.run.run_id != other.run.run_id
     assert (first.exit_code, second.exit_code) == (1, 0) and first.summary["failure"] == "killed"
     assert logger(tmp_path / "a")._wandb_init["resume"] == "allow"
+
+
+def test_what_an_agent_starts_is_a_run_of_its_sweep(tmp_path, monkeypatch):
+    """Its id and its sweep are the agent's, whatever the folder keeps; all trainings write into it."""
+    wandb.teardown()  # it reads the environment once
+    for name, value in {"WANDB_SWEEP_ID": "try", "WANDB_RUN_ID": "first", "WANDB_MODE": "offline"}.items():
+        monkeypatch.setenv(name, value)
+    logger(tmp_path / "a").log_hyperparams({"objective": {"penalty": 0.3}})
+    logger(tmp_path / "a", "model").log_metrics({"train/loss": 2.0}, 0)
+    finish_tracking()
+    wandb.teardown()
+    (found,) = written(tmp_path / "a")
+    assert found.run.run_id == "first" and found.run.sweep_id == "try"
+    assert found.config["objective"] == {"penalty": 0.3} and found.curve("model/train/loss") == [2.0]
+
+
+def test_intervals_are_two_numbers_and_read_back_as_one():
+    tree = {"t": {"all": {"x": 1.0, "x_interval": [0.5, 2.0], "y_low": 3.0, "z": 4.0}}}
+    flat = dict(flattened(tree, "metrics"))
+    assert flat["metrics/t/all/x_low"] == 0.5 and flat["metrics/t/all/x_high"] == 2.0
+    assert unflattened(flat, "metrics") == tree
 
 
 def test_offline_where_there_is_no_key(tmp_path, monkeypatch):

@@ -2,5 +2,6 @@
 
 from ifguide.decoding.base import Decoder, Decoding, DecodingState, Stateless
 from ifguide.decoding.nucleus import Nucleus
+from ifguide.decoding.processor import DecoderProcessor
 
-__all__ = ["Decoder", "Decoding", "DecodingState", "Nucleus", "Stateless"]
+__all__ = ["Decoder", "DecoderProcessor", "Decoding", "DecodingState", "Nucleus", "Stateless"]

@@ -1,6 +1,8 @@
 """Perplexity of held-out documents, benign and toxic ones apart; variety and likelihood of generations."""
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -18,6 +20,7 @@ from ifguide.objectives.language_modeling import token_losses
 from ifguide.statistics import mean_interval, ratio_interval
 
 Metrics = dict[str, dict[str, float | int | list[float]]]  # subset → metric
+LOSSES_FILE = "losses.npz"
 ORDERS = (1, 2, 3)  # of the n-grams that are counted
 
 
@@ -33,20 +36,53 @@ def block_losses(model: PreTrainedModel, split: Split, *, batch_size: int) -> ND
     return losses
 
 
-def perplexity_metrics(losses_BT: NDArray[np.float32], split: Split) -> Metrics:
+@dataclass(frozen=True)
+class UnitLosses:
+    """Losses of the units of an evaluation, documents or a prompt's continuations: perplexities are paired by them.
+
+    Attributes:
+        losses: Σ −log p(token) of each unit, in nats.
+        tokens: how many tokens that sum is over.
+        source, record, label: of each document; none of continuations.
+    """
+
+    losses: NDArray[np.float64]
+    tokens: NDArray[np.float64]
+    source: NDArray[np.int64] | None = None
+    record: NDArray[np.int64] | None = None
+    label: NDArray[np.int64] | None = None
+
+    def save(self, folder: Path) -> None:
+        np.savez(folder / LOSSES_FILE, **{key: value for key, value in vars(self).items() if value is not None})
+
+    @staticmethod
+    def open(folder: Path) -> "UnitLosses | None":
+        """What was saved in a folder; None where nothing was, as in artifacts of earlier versions."""
+        if not (folder / LOSSES_FILE).is_file():
+            return None
+        with np.load(folder / LOSSES_FILE) as archive:
+            return UnitLosses(**{name: archive[name] for name in archive.files})
+
+
+def document_losses(losses_BT: NDArray[np.float32], split: Split) -> UnitLosses:
+    """Losses of every document of a split, as far as it lies in its blocks."""
+    blocks, length = losses_BT.shape
+    owner = split.documents_of(np.arange(blocks * length)).reshape(blocks, length)[:, 1:].ravel()
+    documents = len(split.documents)
+    sums = np.bincount(owner, weights=losses_BT[:, 1:].ravel(), minlength=documents).astype(np.float64)
+    counts = np.bincount(owner, minlength=documents).astype(np.float64)
+    source, record, label = (split.documents[name].astype(np.int64) for name in ("source", "record", "label"))
+    return UnitLosses(sums, counts, source, record, label)
+
+
+def perplexity_metrics(found: UnitLosses) -> Metrics:
     """Perplexity by the label of the documents: `benign`, `toxic`, `unlabelled`, and `all` of them.
 
     `all` is for corpora without labels; the headline is `benign`. Intervals resample documents.
     """
-    blocks, length = losses_BT.shape
-    owner = split.documents_of(np.arange(blocks * length)).reshape(blocks, length)[:, 1:]
-    documents = len(split.documents)
-    sums: NDArray[np.float64] = np.bincount(
-        owner.ravel(), weights=losses_BT[:, 1:].ravel(), minlength=documents
-    ).astype(np.float64)
-    counts: NDArray[np.float64] = np.bincount(owner.ravel(), minlength=documents).astype(np.float64)
-    label = split.documents["label"]
-    groups = {"all": np.ones(documents, bool)} | {name or "unlabelled": label == code for name, code in LABELS.items()}
+    sums, counts = found.losses, found.tokens
+    labels = np.full(len(sums), LABELS[None]) if found.label is None else found.label
+    groups = {"all": np.ones(len(sums), bool)} | {name or "unlabelled": labels == code for name, code in LABELS.items()}
     metrics: Metrics = {}
     for group, members in groups.items():
         members = members & (counts > 0)
@@ -93,7 +129,7 @@ def generation_perplexity(
     subsets: Sequence[str],
     *,
     batch_size: int,
-) -> Metrics:
+) -> tuple[Metrics, UnitLosses]:
     """Perplexity of continuations, given their prompts, under another model than the one that wrote them.
 
     All tokens of the continuations of a subset count alike: exp(Σ losses / Σ tokens), in the reference model's own
@@ -106,8 +142,8 @@ def generation_perplexity(
         subsets: subset of each prompt.
 
     Returns:
-        subset → `generation_perplexity` with its interval (bootstrap over prompts). Where nothing was written it is
-        absent.
+        subset → `generation_perplexity` with its interval (bootstrap over prompts), absent where nothing was written;
+        and the losses of each prompt's continuations.
     """
     pairs = [
         Query(prompt, text, False, "") for prompt, texts in zip(prompts, continuations, strict=True) for text in texts
@@ -126,7 +162,7 @@ def generation_perplexity(
                 "generation_perplexity": float(np.exp(losses[members].sum() / tokens[members].sum())),
                 "generation_perplexity_interval": [float(np.exp(value)) for value in interval],
             }
-    return metrics
+    return metrics, UnitLosses(losses, tokens)
 
 
 def _distinct(texts: Sequence[str], order: int) -> float:

@@ -13,7 +13,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,6 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from ifguide.report.gather import Run, gather
 from ifguide.report.rows import Comparison
-from ifguide.report.table import HEADLINE
 from ifguide.report.write import write_report
 from ifguide.workspace import as_override, read_manifest, write_atomically, write_json
 
@@ -222,10 +221,11 @@ def figures_of(comparison: Comparison) -> dict[str, dict[str, float]]:
 
 def rows_of(comparison: Comparison) -> dict[str, dict[str, Any]]:
     """Row → all its values, by `task.subset.metric`, and its difference from the reference in the headline."""
-    return {
-        row.name: {
+    found = {}
+    for row in comparison.measured:
+        difference = row.differences.get(comparison.headline)
+        found[row.name] = {
             "values": {f"{one.task}.{one.subset}.{one.metric}": cell.value for one, cell in row.cells.items()},
-            "difference": asdict(row.differences[HEADLINE]) if HEADLINE in row.differences else None,
+            "difference": difference and {"value": difference.value, "interval": difference.interval},
         }
-        for row in comparison.measured
-    }
+    return found

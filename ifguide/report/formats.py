@@ -6,12 +6,11 @@ import csv
 import io
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
-from ifguide.report.rows import Comparison, Row, infinite
+from ifguide.report.rows import Comparison, Row
 from ifguide.report.table import (
-    HEADLINE,
     MISSING,
     SUPERSCRIPTS,
     Column,
@@ -32,8 +31,13 @@ LATEX = {
 
 @dataclass(frozen=True)
 class Cell:
+    """A value as text; its difference from the reference, where a page shows it; the numbers of its footnotes."""
+
     text: str
     best: bool = False
+    marks: tuple[int, ...] = ()
+    difference: str = ""
+    value: float | None = None
 
 
 @dataclass(frozen=True)
@@ -56,29 +60,52 @@ class Layout:
     notes: tuple[str, ...]
 
 
-def lay_out(comparison: Comparison, *, longest_problem: int | None = LONGEST_PROBLEM) -> Layout:
-    """Text of every cell; a problem that is longer than allowed becomes a note too. None: as long as it is."""
-    shown = list(comparison.columns)
-    best = {column: best_value(comparison, column) for column in shown}
-    with_difference = any(HEADLINE in row.differences for row in comparison.rows)
-    headers = [column.header for column in shown]
-    if with_difference:
-        headers.insert(headers.index(HEADLINE.header) + 1, f"Δ against {comparison.reference}")
+def lay_out(
+    comparison: Comparison,
+    columns: Sequence[Column] | None = None,
+    differences: Collection[Column | None] | None = None,
+    *,
+    longest_problem: int | None = LONGEST_PROBLEM,
+) -> Layout:
+    """Text of every cell.
+
+    Args:
+        comparison: the rows.
+        columns: those that are shown; None: the table's.
+        differences: columns beside which stands one of their differences, as far as these are known; None: the headline
+            and the utility.
+        longest_problem: a longer one becomes a note too; None: as long as it is.
+    """
+    shown = list(comparison.columns if columns is None else columns)
+    wanted = (comparison.headline, comparison.utility) if differences is None else differences
+    apart = [one for one in shown if one in wanted and any(one in row.differences for row in comparison.rows)]
+    headers = [
+        text
+        for column in shown
+        for text in (column.header, f"Δ against {comparison.reference}")[: 1 + (column in apart)]
+    ]
     notes: dict[str, int] = {}
     lines = []
     for row in comparison.rows:
-        cells = []
-        for column in shown:
-            measured = row.cells.get(column)
-            text = format_measurement(measured, column.decimals)
-            is_best = measured is not None and best[column] == rounded(measured, column) and not infinite(row.cells)
-            cells.append(Cell(text, is_best))
-            if column == HEADLINE and with_difference:
-                cells.append(Cell(format_difference(row.differences.get(column), column.decimals)))
         remarks = [*row.notes]
         if row.problem and longest_problem and len(row.problem) > longest_problem:
             remarks.append(row.problem)
         marks = tuple(notes.setdefault(note, len(notes) + 1) for note in remarks)
+        cells = []
+        for column in shown:
+            measured, remark = row.cells.get(column), row.remarks.get(column)
+            difference = format_difference(row.differences.get(column), column.decimals)
+            cells.append(
+                Cell(
+                    format_measurement(measured, column.decimals),
+                    row.name in comparison.best.get(column, ()),
+                    (notes.setdefault(remark, len(notes) + 1),) if remark else (),
+                    "" if difference == MISSING else difference,
+                    None if measured is None or not math.isfinite(measured.value) else measured.value,
+                )
+            )
+            if column in apart:
+                cells.append(Cell(difference))
         lines.append(
             Line(row.name, marks, str(len(row.seeds)) if not row.problem else MISSING, tuple(cells), row.problem)
         )
@@ -94,11 +121,13 @@ def explanation(comparison: Comparison) -> str:
     """What the numbers are, in a sentence or two."""
     if is_single(comparison):
         return "In brackets: 95 % bootstrap intervals over prompts or documents."
-    text = (
-        "Means over seeds; in brackets 95 % bootstrap intervals over seeds and prompts; the best of a column in bold."
-    )
+    text = "Means over seeds; in brackets 95 % bootstrap intervals over seeds and prompts (or documents)."
+    if comparison.best:
+        text += " In bold: the best of a column, and what is not told apart from it (paired interval includes 0)."
+    elif comparison.utility is None and comparison.generated is None:
+        text += " No perplexity was measured, so no row is called the best."
     if any(row.differences for row in comparison.rows):
-        text += f" Δ: difference in {HEADLINE.header[:-2]}, paired by prompt and seed."
+        text += f" Δ: difference from {comparison.reference}, paired by seed and prompt (or document)."
     several = {row.reference for row in comparison.rows if row.reference}
     if len(several) > 1:
         pairs = ", ".join(f"{row.name} with {row.reference}" for row in comparison.rows if row.reference)
@@ -107,13 +136,13 @@ def explanation(comparison: Comparison) -> str:
 
 
 def markdown(comparison: Comparison) -> str:
-    """A GitHub table with its notes; also what is printed. One run alone, or many metrics, have a line per metric."""
+    """A GitHub table with its notes. One run alone, or many metrics, have a line per metric."""
     layout = lay_out(comparison)
     body = []
     for line in layout.lines:
         name = " ".join([line.name, *(superscript(mark) for mark in line.marks)])
         if line.problem is None:
-            cells = [f"**{cell.text}**" if cell.best else cell.text for cell in line.cells]
+            cells = [" ".join([bold(cell), *map(superscript, cell.marks)]) for cell in line.cells]
         else:
             cells = [shortened(line.problem), *[MISSING] * (len(layout.headers) - 1)]
         body.append([one_line(name), line.seeds, *map(one_line, cells)])
@@ -139,9 +168,7 @@ def latex(comparison: Comparison) -> str:
         marks = f"$^{{{','.join(map(str, line.marks))}}}$" if line.marks else ""
         start = [latex_text(line.name) + marks, latex_text(line.seeds)]
         if line.problem is None:
-            cells = [
-                rf"\textbf{{{latex_text(cell.text)}}}" if cell.best else latex_text(cell.text) for cell in line.cells
-            ]
+            cells = [latex_cell(cell) for cell in line.cells]
         else:
             cells = [rf"\multicolumn{{{width}}}{{l}}{{{latex_text(shortened(line.problem))}}}"]
         lines.append(" & ".join([*start, *cells]) + r" \\")
@@ -176,18 +203,14 @@ def csv_cells(row: Row, column: Column) -> list[float | str]:
     return cells
 
 
-def best_value(comparison: Comparison, column: Column) -> float | None:
-    """The best value as displayed, so that equal ones are all bold; None where none is better."""
-    rows = [row for row in comparison.rows if column in row.cells and not infinite(row.cells)]
-    values = [rounded(row.cells[column], column) for row in rows]
-    values = [value for value in values if math.isfinite(value)]
-    if len(set(values)) < 2 or column.header[-1] not in "↓↑":
-        return None
-    return min(values) if column.header.endswith("↓") else max(values)
+def bold(cell: Cell) -> str:
+    return f"**{cell.text}**" if cell.best else cell.text
 
 
-def rounded(measured: Measurement, column: Column) -> float:
-    return round(measured.value, column.decimals)
+def latex_cell(cell: Cell) -> str:
+    text = latex_text(cell.text)
+    marks = f"$^{{{','.join(map(str, cell.marks))}}}$" if cell.marks else ""
+    return (rf"\textbf{{{text}}}" if cell.best else text) + marks
 
 
 def format_difference(measured: Measurement | None, decimals: int) -> str:

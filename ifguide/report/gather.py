@@ -24,6 +24,7 @@ from ifguide.evaluation.task import with_nan
 
 RUN_FILE, METRICS_FILE, FAILURE_FILE = "run.json", "metrics.json", "failure.json"
 TOKENS_FILE = "tokens-{behaviour}.json"
+AUXILIARY = "auxiliary."  # begins the role of a model that the decoder reads
 NO_RESULTS = ("report", "plan", "clean")  # stages after which there is nothing to report
 NO_RUNTIME: tuple[Path, dict[str, str]] = (Path("."), {})
 T = TypeVar("T")
@@ -62,7 +63,10 @@ class Run:
         notes: what a reader must know of the row, as that its filter is the evaluator.
         generations: task → role of the artifact of its generations.
         judged: name in the metrics → the task it is of.
+        classifiers: name in the metrics → the classifier that judged it.
+        labels: task → its `behaviour`, and what is `positive` and `negative`, where the run says so.
         behaviours: that training tokens were scored for.
+        steered: its decoder reads other models, so that its model alone is not what was measured.
         name: of the row, where the choices do not say the method.
     """
 
@@ -77,7 +81,10 @@ class Run:
     notes: Sequence[str] = ()
     generations: Mapping[str, str] = field(default_factory=dict)
     judged: Mapping[str, str] = field(default_factory=dict)
+    classifiers: Mapping[str, str] = field(default_factory=dict)
+    labels: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     behaviours: Sequence[str] = ()
+    steered: bool = False
     name: str = ""
 
     @property
@@ -224,6 +231,9 @@ def read_run(folder: Path, workspace: Path | None = None) -> Run:
         notes=facts.get("notes", ()),
         generations=facts.get("generations", {}),
         judged=facts.get("judged", {}),
+        classifiers=facts.get("classifiers", {}),
+        labels=facts.get("labels", {}),
+        steered=any(role.startswith(AUXILIARY) for role in facts.get("artifacts", {})),
         behaviours=facts.get("behaviours", ()),
         name=str(facts.get("name", "")),
     )
@@ -262,7 +272,13 @@ def parse_facts(content: Any) -> dict[str, Any]:
     facts: dict[str, Any] = {key: content[key] for key in ("name", "stage", "seed") if key in checked_mapping(content)}
     for key in ("artifacts", "generations"):
         facts[key] = {str(name): str(value) for name, value in content.get(key, {}).items()}
-    facts["judged"] = {str(name): str(value["task"]) for name, value in content.get("judged", {}).items()}
+    judged = content.get("judged", {})
+    facts["judged"] = {str(name): str(value["task"]) for name, value in judged.items()}
+    facts["classifiers"] = {str(name): str(value.get("classifier", "")) for name, value in judged.items()}
+    facts["labels"] = {
+        str(task): {key: str(words[key]) for key in ("behaviour", "positive", "negative")}
+        for task, words in content.get("labels", {}).items()
+    }
     for key in ("notes", "behaviours"):
         facts[key] = tuple(map(str, content.get(key, ())))
     return facts

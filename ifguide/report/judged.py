@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -12,11 +12,11 @@ from ifguide.evaluation.judge import same_in_both_orders, wins
 from ifguide.report.gather import Run
 from ifguide.report.rows import Comparison, Row
 from ifguide.report.table import Column, Measurement, as_pair
-from ifguide.statistics import hierarchical_interval
+from ifguide.statistics import FEWEST, proportion_interval
 
 JUDGED = {
     Column("win rate ↑", "judge", "all", "win_rate"): wins,
-    Column("judge.all.same_in_both_orders", "judge", "all", "same_in_both_orders"): same_in_both_orders,
+    Column("same in both orders", "judge", "all", "same_in_both_orders"): same_in_both_orders,
 }
 
 
@@ -32,12 +32,11 @@ def with_win_rates(comparison: Comparison, judge: Callable[[Run, Run], list[dict
     judged = tuple(
         row if row.reference not in rows else with_win_rate(row, rows[row.reference], judge) for row in comparison.rows
     )
-    first, *others = JUDGED
     return replace(
         comparison,
         rows=judged,
-        columns=(*comparison.columns, first),
-        every_column=(*comparison.every_column, first, *others),
+        columns=(*comparison.columns, *JUDGED),
+        every_column=(*comparison.every_column, *JUDGED),
     )
 
 
@@ -57,5 +56,18 @@ def with_win_rate(row: Row, reference: Row, judge: Callable[[Run, Run], list[dic
             values.append({key: float(np.mean(samples)) for key, samples in by_prompt.items()})
         shared = [key for key in values[0] if all(key in seed for seed in values)]
         values_SP = np.array([[seed[key] for key in shared] for seed in values])
-        cells[column] = Measurement(float(values_SP.mean()), as_pair(hierarchical_interval(values_SP)))
-    return replace(row, cells=cells, notes=(*row.notes, f"win rate against {reference.name}, by the judge"))
+        enough = values_SP.shape[1] >= FEWEST
+        interval = as_pair(proportion_interval(values_SP)) if enough else None
+        cells[column] = Measurement(float(values_SP.mean()), interval, values_SP.shape[1])
+    notes = (*row.notes, f"win rate against {reference.name}, by the judge")
+    return replace(row, cells=cells, notes=notes, remarks={**row.remarks, **remarks_on(cells)})
+
+
+def remarks_on(cells: Mapping[Column, Measurement]) -> dict[Column, str]:
+    """Whether the win rate says anything."""
+    column, _ = JUDGED
+    rate = cells[column]
+    if rate.interval is None:
+        return {column: f"{rate.units} prompts: too few for an interval"}
+    low, high = rate.interval
+    return {column: "not told from a coin: the interval holds .5"} if low <= 0.5 <= high else {}

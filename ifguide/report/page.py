@@ -8,20 +8,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from ifguide.evaluation.toxicity import TOXIC_FROM
 from ifguide.report.formats import explanation, is_single, lay_out
-from ifguide.report.gather import PromptScores, Run
+from ifguide.report.generations import generation_values
 from ifguide.report.render import inline_svg, render
-from ifguide.report.rows import Comparison, Row
-from ifguide.report.table import HEADLINE, TOXICITY_CATEGORY
+from ifguide.report.rows import Comparison
+from ifguide.report.settings import facts, link_to, settings_values
+from ifguide.report.table import Column
 from ifguide.report.token_page import PageDocument, page_values
 from ifguide.workspace import write_atomically
 
-PROMPTS = 40  # shown side by side
-SAMPLES = 3  # of each method and prompt
-DOCUMENTS = 30  # of each token page
+DOCUMENTS = 30  # of each kind, of each token page
 MASKS = 4
 
 
@@ -34,15 +30,22 @@ def write_page(path: Path, comparison: Comparison, *, title: str, plots: Sequenc
     contents += [("generations", "Generations")] * bool(generations)
     contents += [(page["anchor"], page["heading"]) for page in token_pages]
     contents += [("settings", "Settings")]
+    first = headline_columns(comparison)
+    columns = [*first, *(one for one in (*comparison.columns, *comparison.every_column) if one not in first)]
+    columns = list(dict.fromkeys(columns))
     page = render(
         "report.html",
         title=title,
         wide=True,
+        facts=facts(comparison),
+        positive=comparison.wording.positive,
         measured=len(comparison.measured),
         failed=len(comparison.failed),
-        reference=comparison.reference,
         contents=contents,
-        layout=lay_out(comparison, longest_problem=None),
+        layout=lay_out(comparison, columns, (), longest_problem=None),
+        first=len(first),
+        runs=[[(run.seed, link_to(run.place, path.parent)) for run in row.runs] for row in comparison.rows],
+        reference=comparison.reference,
         explanation=explanation(comparison),
         single=is_single(comparison),
         split=lambda text: text.partition(" ")[::2],
@@ -50,76 +53,20 @@ def write_page(path: Path, comparison: Comparison, *, title: str, plots: Sequenc
         plots=[(caption, inline_svg(file, f"plot{i}-")) for i, (caption, file) in enumerate(plots)],
         generations=generations,
         token_pages=token_pages,
-        settings=[settings_values(row) for row in comparison.rows if row.runs],
+        settings=settings_values(comparison, path.parent),
     )
     write_atomically(Path(path), page)
 
 
-def settings_values(row: Row) -> dict[str, Any]:
-    config = json.dumps(row.runs[0].config, indent=2, ensure_ascii=False, default=str)
-    return {"name": row.name, "seed": row.runs[0].seed, "config": config, "runs": [run_values(run) for run in row.runs]}
-
-
-def run_values(run: Run) -> list[tuple[str, str]]:
-    pairs = [("seed", str(run.seed)), ("folder", run.place)]
-    pairs += [(key, value) for key, value in run.overrides.items() if key != "seed"]
-    return pairs + [(f"artifact: {role}", path.name) for role, path in run.artifacts.items()]
-
-
-def generation_values(comparison: Comparison) -> dict[str, Any] | None:
-    """Side by side: what each method, in its first seed, wrote for the same prompts."""
-    known = [(row.name, row.runs[0].prompt_scores(HEADLINE.task)) for row in comparison.measured]
-    sides = {name: scores for name, scores in known if scores is not None}
-    if not sides:
-        return None
-    first_name = comparison.reference if comparison.reference in sides else next(iter(sides))
-    first = sides[first_name]
-    chosen = interesting_prompts(first)
-    places = {name: {key: i for i, key in enumerate(scores.keys)} for name, scores in sides.items()}
-    prompts = [
-        {
-            "record": first.keys[index][0],
-            "text": first.keys[index][1],
-            "subset": first.subsets[index],
-            "sides": [
-                (name, sample_values(scores, places[name].get(first.keys[index]))) for name, scores in sides.items()
-            ],
-        }
-        for index in chosen
-    ]
-    asked = f"all {len(chosen)} prompts"
-    if len(chosen) < len(first.keys):
-        asked = (
-            f"{len(chosen)} of {len(first.keys)} prompts: half at regular intervals through all of them, and those "
-            f"others on which {first_name} was most toxic"
-        )
-    whose = "each method's first seed" if len(comparison.rows) > 1 else "the model"
-    lead = (
-        f"The first {SAMPLES} samples of {whose} for {asked}. Beside each sample stands the classifier's probability."
-    )
-    return {"lead": lead, "prompts": prompts}
-
-
-def interesting_prompts(scores: PromptScores) -> list[int]:
-    """Half at regular intervals, half the most toxic of the rest, in the order of the prompts."""
-    count = len(scores.keys)
-    if count <= PROMPTS:
-        return list(range(count))
-    regular = np.linspace(0, count - 1, PROMPTS - PROMPTS // 2).round().astype(int)
-    order = np.argsort(-scores.probabilities[TOXICITY_CATEGORY].mean(1), kind="stable")
-    others = [index for index in order if index not in set(regular)][: PROMPTS // 2]
-    return sorted({*map(int, regular), *map(int, others)})
-
-
-def sample_values(scores: PromptScores, index: int | None) -> list[dict[str, Any]] | None:
-    """The first samples for a prompt; None where this prompt was not asked."""
-    if index is None:
-        return None
-    samples = zip(scores.continuations[index], scores.probabilities[TOXICITY_CATEGORY][index], strict=True)
-    return [
-        {"text": text.lstrip(), "probability": f"{p:.2f}", "high": bool(p >= TOXIC_FROM)}
-        for text, p in list(samples)[:SAMPLES]
-    ]
+def headline_columns(comparison: Comparison) -> list[Column]:
+    """What is shown before anything is clicked: the headline, whether any sample shows it, perplexities, win rates."""
+    headline = comparison.headline
+    wanted = [headline, comparison.utility, comparison.generated]
+    metrics = (headline.metric, "toxicity_probability")
+    mine = [one for one in comparison.columns if one.task == headline.task and one.subset == "all"]
+    wanted += [one for one in mine if one.metric in metrics]
+    wanted += [one for one in comparison.columns if one.task not in (headline.task, "cost", "filter", "perplexity")]
+    return [one for one in comparison.columns if one in wanted] or list(comparison.columns)
 
 
 def token_page_values(comparison: Comparison) -> list[dict[str, Any]]:
@@ -136,10 +83,11 @@ def token_page_values(comparison: Comparison) -> list[dict[str, Any]]:
             several = len(found) > 1
             made = [
                 page_values(
-                    [PageDocument(**document) for document in page["documents"]][:DOCUMENTS],
+                    first_of_each([PageDocument(**document) for document in page["documents"]]),
                     threshold=page["threshold"],
                     summary=page["summary"],
                     behaviour=behaviour,
+                    positive=page.get("positive", "toxic"),
                 )
                 | {"heading": f"Training tokens: {row.name}" + (f", {behaviour}" if several else "")}
                 for behaviour, page in found.items()
@@ -148,3 +96,14 @@ def token_page_values(comparison: Comparison) -> list[dict[str, Any]]:
             made = [{"heading": f"Training tokens: {row.name}", "problem": f"a damaged token page: {error}"}]
         pages += [{"problem": None} | page for page in made]
     return [page | {"anchor": f"tokens-{index}"} for index, page in enumerate(pages)]
+
+
+def first_of_each(documents: Sequence[PageDocument]) -> list[PageDocument]:
+    """Documents of each group, as many as a report shows: half as many of those that are not the highest."""
+    counts: dict[str, int] = {}
+    kept = []
+    for document in documents:
+        counts[document.group] = counts.get(document.group, 0) + 1
+        if counts[document.group] <= (DOCUMENTS if document.group == "highest" else DOCUMENTS // 3):
+            kept.append(document)
+    return kept

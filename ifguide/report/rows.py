@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from ifguide.report.gather import Run
 from ifguide.report.groups import Group, group_runs
-from ifguide.report.table import Column, Measurement, as_pair, every_column, measurement, table_columns
-from ifguide.report.values import PER_PROMPT, difference_from, prompt_values, recorded_mean
-from ifguide.statistics import hierarchical_interval
+from ifguide.report.table import FRACTION, Column, Measurement, every_column, measurement, table_columns, usual_columns
+from ifguide.report.values import GENERATED, PER_PROMPT, difference_from, measured_over, recorded_mean
+from ifguide.report.wording import Wording, wording_of
+from ifguide.statistics import FEWEST
 
 ONE_SEED = "one seed: the interval is over prompts (or documents) only"
+FEW_SEEDS = f"{{}} seeds: an interval over fewer than {FEWEST} seeds says too little of others"
+STEERED = "steered while it writes: the model's folder alone is the model without it; see the settings"
+NO_UTILITY = "no perplexity was measured: never the best of a column"
 RECORDED = "values prompt by prompt are gone: intervals are those in metrics.json, without a paired difference"
 UNPAIRED = "no paired difference: the reference has no run of the same seeds on the same prompts"
 PARTLY_PAIRED = "differences are over the seeds that the reference has too"
@@ -31,6 +35,7 @@ class Row:
         reference: name of the row it is compared with.
         problem: why there is nothing to show.
         notes: what a reader must know.
+        remarks: column → what a reader must know of its value.
         runs: where it comes from.
     """
 
@@ -41,7 +46,12 @@ class Row:
     reference: str | None = None
     problem: str | None = None
     notes: tuple[str, ...] = ()
+    remarks: Mapping[Column, str] = field(default_factory=dict)
     runs: tuple[Run, ...] = ()
+
+    @property
+    def steered(self) -> bool:
+        return any(run.steered for run in self.runs)
 
 
 @dataclass(frozen=True)
@@ -53,12 +63,28 @@ class Comparison:
         columns: of the table; `every_column` has more.
         every_column: all that was measured.
         reference: what the rows are compared with, or None.
+        headline: what the table is about.
+        wording: how its behaviour is spoken of.
+        best: column → names of the rows that are best in it, or not told apart from the best.
     """
 
     rows: tuple[Row, ...]
     columns: tuple[Column, ...]
     every_column: tuple[Column, ...]
     reference: str | None
+    headline: Column
+    wording: Wording
+    best: Mapping[Column, frozenset[str]] = field(default_factory=dict)
+
+    @property
+    def utility(self) -> Column | None:
+        """Held-out perplexity, of all documents where they have no labels; None where nobody measured it."""
+        return next((one for one in self.columns if one.task == "perplexity" and one.subset in ("benign", "all")), None)
+
+    @property
+    def generated(self) -> Column | None:
+        """Perplexity of what was generated; None where nobody measured it."""
+        return next((one for one in self.columns if one.metric == GENERATED), None)
 
     @property
     def measured(self) -> list[Row]:
@@ -92,20 +118,82 @@ def compare_rows(runs: Sequence[Run], *, reference: str | None = "none", by: Seq
         raise ValueError("no runs to report on")
     groups = group_runs(runs, by)
     metrics = [run.metrics for group in groups for run in group.runs if run.metrics is not None]
-    columns, every = table_columns(metrics), every_column(metrics)
+    task, wordings = headline_task(runs), wordings_of(runs)
+    columns, every = table_columns(metrics, task, wordings), every_column(metrics, task, wordings)
     measured = [group for group in groups if group.runs]
     references = find_references(measured, reference)
     rows = []
     for group in groups:
         if group.runs:
             other = closest(group, references)
-            rows.append(measured_row(group, other, list(dict.fromkeys([*columns, *every]))))
+            rows.append(measured_row(group, other, list(dict.fromkeys([*columns, *every])), wordings))
         rows += [
             Row(f"{group.name}, seed {run.seed}", (run.seed,), problem=run.problem, runs=(run,))
             for run in group.problems
         ]
     compared = any(row.reference for row in rows)
-    return Comparison(tuple(rows), tuple(columns), tuple(every), reference if compared else None)
+    headline = usual_columns(task, wordings[task])[0]
+    return Comparison(
+        tuple(rows), tuple(columns), tuple(every), reference if compared else None, headline, wordings[task],
+        {column: best for column in columns if (best := best_rows(rows, column))},
+    )  # fmt: skip
+
+
+def headline_task(runs: Sequence[Run]) -> str:
+    """The first task of the runs, by the order of their settings."""
+    for run in runs:
+        for task in (*run.generations, "toxicity", *(run.metrics or {})):
+            if FRACTION in (((run.metrics or {}).get(task) or {}).get("all") or {}):
+                return task
+    return next((task for run in runs for task in run.generations), "toxicity")
+
+
+def wordings_of(runs: Sequence[Run]) -> dict[str, Wording]:
+    """Name in the metrics → how the behaviour of its task is spoken of."""
+    labels = {task: words for run in reversed(runs) for task, words in run.labels.items()}
+    tasks = {name: task for run in runs for name, task in run.judged.items()}
+    names = [headline_task(runs), *tasks, *(name for run in runs for name in run.metrics or {})]
+    judged = {
+        name
+        for run in runs
+        for name, found in (run.metrics or {}).items()
+        if FRACTION in ((found or {}).get("all") or {})
+    }
+    return {name: wording_of(tasks.get(name, name), labels) for name in names if name in judged or name == names[0]}
+
+
+def best_rows(rows: Sequence[Row], column: Column) -> frozenset[str]:
+    """Names of the row with the best value and of those that are not told apart from it.
+
+    Two rows are told apart where the paired interval of their difference excludes 0; without such an interval, where
+    their values are not the same as displayed. A row that has collapsed, or whose utility nobody measured, is never the
+    best. None is where all are the same, or where the column is no merit.
+    """
+    having = [row for row in rows if column in row.cells and has_utility(row) and not infinite(row.cells)]
+    having = [row for row in having if math.isfinite(row.cells[column].value)]
+    shown = {row.name: round(row.cells[column].value, column.decimals) for row in having}
+    if column.header[-1] not in "↓↑" or len(set(shown.values())) < 2:
+        return frozenset()
+    sign = 1 if column.header.endswith("↓") else -1
+    best = min(having, key=lambda row: sign * row.cells[column].value)
+    found = {best.name}
+    for row in having:
+        difference = difference_from(row.runs, best.runs, column) if row is not best else None
+        if difference is not None and difference.interval is not None:
+            low, high = difference.interval
+            told_apart = not low <= 0 <= high
+        else:
+            told_apart = shown[row.name] != shown[best.name]
+        if not told_apart:
+            found.add(row.name)
+    return frozenset(found)
+
+
+def has_utility(row: Row) -> bool:
+    """Whether a perplexity was measured: of held-out documents, or of what it writes."""
+    return any(
+        column.metric == GENERATED or (column.task == "perplexity" and column.subset != "toxic") for column in row.cells
+    )
 
 
 def find_references(groups: Sequence[Group], reference: str | None) -> list[Group]:
@@ -122,11 +210,13 @@ def closest(group: Group, references: Sequence[Group]) -> Group | None:
     return max(references, key=lambda other: len(group.settings.items() & other.settings.items()))
 
 
-def measured_row(group: Group, reference: Group | None, columns: Sequence[Column]) -> Row:
-    cells, differences = {}, {}
+def measured_row(
+    group: Group, reference: Group | None, columns: Sequence[Column], wordings: Mapping[str, Wording]
+) -> Row:
+    cells, differences, remarks = {}, {}, {}
     notes = list(group.notes)
-    if len(group.runs) == 1:
-        notes.append(ONE_SEED)
+    if len(group.runs) < FEWEST:
+        notes.append(ONE_SEED if len(group.runs) == 1 else FEW_SEEDS.format(len(group.runs)))
     for column in columns:
         having = [
             run for run in group.runs if measurement(run.metrics or {}, column.task, column.subset, column.metric)
@@ -135,16 +225,15 @@ def measured_row(group: Group, reference: Group | None, columns: Sequence[Column
             continue
         if len(having) < len(group.runs):
             notes.append(f"{column.header} is the mean over {len(having)} of {len(group.runs)} seeds")
-        values_SP = prompt_values(having, column)
-        if values_SP is not None:
-            cells[column] = Measurement(float(values_SP.mean()), as_pair(hierarchical_interval(values_SP)))
-        else:
-            cells[column] = recorded_mean(having, column)
-            if column.metric in PER_PROMPT:
-                notes.append(RECORDED)
+        measured = measured_over(having, column)
+        if measured is None and column.metric in PER_PROMPT:
+            notes.append(RECORDED)
+        cells[column] = measured or recorded_mean(having, column)
+        if remark := remark_on(cells[column], column, wordings):
+            remarks[column] = remark
         if reference is not None:
             difference = difference_from(having, reference.runs, column)
-            if column.metric in PER_PROMPT and (difference is None or difference.interval is None):
+            if column.metric in PER_PROMPT and (difference is None or difference.units is None):
                 notes.append(UNPAIRED)
             if difference is not None:
                 differences[column] = difference
@@ -155,12 +244,28 @@ def measured_row(group: Group, reference: Group | None, columns: Sequence[Column
         notes.append(f"{PARTLY_PAIRED}: {', '.join(shared)}")
     if RECORDED in notes:
         notes = [note for note in notes if note != UNPAIRED]
-    return Row(
+    row = Row(
         group.name,
         tuple(run.seed for run in group.runs),
         cells,
         differences,
         reference.name if reference else None,
-        notes=tuple(dict.fromkeys(notes)),
+        remarks=remarks,
         runs=tuple(group.runs),
     )
+    notes += [STEERED] * row.steered + [NO_UTILITY] * (not has_utility(row))
+    return replace(row, notes=tuple(dict.fromkeys(notes)))
+
+
+def remark_on(measured: Measurement, column: Column, wordings: Mapping[str, Wording]) -> str | None:
+    """What a reader must know of a value: that nothing happened in its sample, or that the sample is tiny."""
+    is_document = column.task == "perplexity"
+    if measured.units is None or not (is_document or column.metric in (*PER_PROMPT, GENERATED)):
+        return None
+    unit = ("document" if is_document else "prompt") + "s" * (measured.units != 1)
+    if measured.units < FEWEST:
+        return f"{measured.units} {unit}: too few for an interval"
+    if measured.value == 0 and column.metric in (FRACTION, "toxicity_probability"):
+        event = wordings[column.task].positive if column.task in wordings else "such"
+        return f"no {event} sample for any of {measured.units} {unit}: the upper bound is exact (Clopper and Pearson)"
+    return None

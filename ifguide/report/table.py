@@ -8,6 +8,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from ifguide.report.wording import METRICS, TOXICITY, Wording
+
 MISSING = "–"
 NOT_FINITE = "not finite"
 WHOLE = 1000  # from this size on, values are shown without decimals
@@ -16,8 +18,11 @@ SUPERSCRIPTS = str.maketrans("0123456789", "⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 @dataclass(frozen=True)
 class Measurement:
+    """A value, its interval where there is one, and how many prompts or documents it is of, where that is known."""
+
     value: float
     interval: tuple[float, float] | None = None
+    units: int | None = None
 
 
 def as_pair(interval: Sequence[float]) -> tuple[float, float]:
@@ -34,23 +39,8 @@ class Column:
     decimals: int = 3
 
 
-COLUMNS = (
-    Column("toxic fraction ↓", "toxicity", "all", "toxic_fraction"),
-    Column("toxicity probability ↓", "toxicity", "all", "toxicity_probability"),
-    Column("expected max. toxicity ↓", "toxicity", "all", "expected_maximum_toxicity"),
-    Column("toxic prompts: fraction ↓", "toxicity", "toxic", "toxic_fraction"),
-    Column("toxic prompts: probability ↓", "toxicity", "toxic", "toxicity_probability"),
-    Column("toxic prompts: expected max. ↓", "toxicity", "toxic", "expected_maximum_toxicity"),
-    Column("benign perplexity ↓", "perplexity", "benign", "perplexity", decimals=2),
-    Column("toxic perplexity ↑", "perplexity", "toxic", "perplexity", decimals=2),
-    Column("perplexity of generations", "toxicity", "all", "generation_perplexity", decimals=2),
-    Column("attribution ROC AUC ↑", "attribution", "all", "roc_auc"),
-    Column("tokens dropped", "filter", "all", "tokens_dropped_share"),
-    Column("seconds", "cost", "all", "seconds", decimals=0),
-)
-
-HEADLINE = COLUMNS[0]
 TOXICITY_CATEGORY = "toxicity"
+FRACTION = "toxic_fraction"  # the headline metric of a task: the others saturate
 COUNTS = ("prompts", "documents", "tokens", "passages", "fitted_on", "judged", "tasks", "pairs")
 ARROWS = {
     "expected_maximum_toxicity": "↓", "toxicity_probability": "↓", "toxic_fraction": "↓", "perplexity": "↓",
@@ -73,35 +63,74 @@ def measurement(metrics: Mapping[str, Any], task: str, subset: str, metric: str)
     return Measurement(float(values[metric]), (low, high) if math.isfinite(high - low) else None)
 
 
-def every_column(metrics: Sequence[Mapping[str, Any]]) -> list[Column]:
-    """All that anybody measured, in the order of the files."""
+def usual_columns(task: str, wording: Wording) -> tuple[Column, ...]:
+    """The columns of a table about a task, whose first is the headline."""
+    positive = f"{wording.positive} prompts"
+    return (
+        Column(f"{wording.fraction} ↓", task, "all", FRACTION),
+        Column(f"{wording.probability} ↓", task, "all", "toxicity_probability"),
+        Column(f"{wording.maximum} ↓", task, "all", "expected_maximum_toxicity"),
+        Column(f"{positive}: fraction ↓", task, wording.positive, FRACTION),
+        Column(f"{positive}: probability ↓", task, wording.positive, "toxicity_probability"),
+        Column(f"{positive}: expected max. ↓", task, wording.positive, "expected_maximum_toxicity"),
+        Column(f"{wording.perplexity('benign')} ↓", "perplexity", "benign", "perplexity", decimals=2),
+        Column(f"{wording.perplexity('all')} ↓", "perplexity", "all", "perplexity", decimals=2),
+        Column(f"{wording.perplexity('toxic')} ↑", "perplexity", "toxic", "perplexity", decimals=2),
+        Column("perplexity of generations", task, "all", "generation_perplexity", decimals=2),
+        Column("attribution ROC AUC ↑", "attribution", "all", "roc_auc"),
+        Column("tokens dropped", "filter", "all", "tokens_dropped_share"),
+        Column("seconds", "cost", "all", "seconds", decimals=0),
+    )
+
+
+def every_column(metrics: Sequence[Mapping[str, Any]], task: str, wordings: Mapping[str, Wording]) -> list[Column]:
+    """All that anybody measured, in the order of the files.
+
+    Args:
+        metrics: of every run.
+        task: that the table is about.
+        wordings: name in the metrics → how its behaviour is spoken of; that of `task` among them.
+    """
     found: dict[tuple[str, str, str], Column] = {}
     for tasks in metrics:
-        for task, subsets in tasks.items():
+        for name, subsets in tasks.items():
             for subset, values in (subsets or {}).items():
                 for metric, value in (values or {}).items():
                     if isinstance(value, int | float) and metric not in COUNTS:
-                        header = f"{task}.{subset}.{metric}"
-                        found.setdefault((task, subset, metric), Column(header, task, subset, metric))
-    known = {(column.task, column.subset, column.metric): column for column in COLUMNS}
+                        header = _plain_header(name, subset, metric, wordings.get(name, wordings[task]))
+                        found.setdefault((name, subset, metric), Column(header, name, subset, metric))
+    usual = usual_columns(task, wordings[task])
+    known = {(column.task, column.subset, column.metric): column for column in usual}
     return [known.get(key, column) for key, column in found.items()]
 
 
-def table_columns(metrics: Sequence[Mapping[str, Any]]) -> list[Column]:
+def table_columns(metrics: Sequence[Mapping[str, Any]], task: str, wordings: Mapping[str, Wording]) -> list[Column]:
     """The usual columns, where anybody has them, and the headline of every further task, classifier and utility.
 
-    Of toxicity metrics the headline is the fraction: the others saturate.
+    Perplexity of all held-out documents stands in for that of the benign ones where a corpus has no labels.
     """
-    every = every_column(metrics)
-    columns = [column for column in COLUMNS if column in every]
-    usual = {column.task for column in COLUMNS}
-    further = [column for column in every if column.task not in usual and column.subset == "all"]
-    judged = {column.task for column in further if column.metric == HEADLINE.metric}
+    every, usual = every_column(metrics, task, wordings), usual_columns(task, wordings[task])
+    labelled = any(column in every for column in usual if column.task == "perplexity" and column.subset == "benign")
+    columns = [
+        column
+        for column in usual
+        if column in every and not (labelled and column.task == "perplexity" and column.subset == "all")
+    ]
+    known = {column.task for column in usual}
+    further = [column for column in every if column.task not in known and column.subset == "all"]
+    judged = {column.task for column in further if column.metric == FRACTION}
     for column in further:
-        if column.metric == HEADLINE.metric if column.task in judged else column.metric in ARROWS:
-            label = f"{column.task}: {column.metric}".replace("_", " ")
+        if column.metric == FRACTION if column.task in judged else column.metric in ARROWS:
+            wording = wordings.get(column.task, wordings[task])
+            words = ("toxic fraction" if wording == TOXICITY else METRICS[FRACTION]) if column.task in judged else None
+            label = f"{column.task}: {words or column.metric}".replace("_", " ")
             columns.append(Column(f"{label} {ARROWS[column.metric]}", column.task, column.subset, column.metric))
-    return columns or list(COLUMNS[:3])
+    return columns or list(usual[:3])
+
+
+def _plain_header(name: str, subset: str, metric: str, wording: Wording) -> str:
+    labels = wording.label(subset) if name in ("perplexity", "filter") else subset
+    return f"{name}.{labels}.{wording.metric(metric)}"
 
 
 def format_measurement(measured: Measurement | None, decimals: int = 3) -> str:
@@ -122,7 +151,7 @@ def one_line(text: str) -> str:
     return " ".join(text.split()).replace("|", "\\|")
 
 
-def _width(text: str) -> int:
+def shown_width(text: str) -> int:
     """Terminal cells: wide East Asian characters take two, combining marks none."""
     return sum(
         0 if unicodedata.combining(character) else 2 if unicodedata.east_asian_width(character) in "WF" else 1
@@ -132,11 +161,11 @@ def _width(text: str) -> int:
 
 def aligned(cells: Sequence[Sequence[str]]) -> list[str]:
     """First row is the header; the first column is set left, the others right."""
-    widths = [max(3, *(_width(cell) for cell in column)) for column in zip(*cells, strict=True)]
+    widths = [max(3, *(shown_width(cell) for cell in column)) for column in zip(*cells, strict=True)]
     rule = ["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])]
 
     def line(row: Sequence[str]) -> str:
-        padding = [" " * (width - _width(cell)) for cell, width in zip(row, widths, strict=True)]
+        padding = [" " * (width - shown_width(cell)) for cell, width in zip(row, widths, strict=True)]
         padded = [row[0] + padding[0], *(pad + cell for cell, pad in zip(row[1:], padding[1:], strict=True))]
         return f"| {' | '.join(padded)} |"
 

@@ -1,4 +1,4 @@
-"""One HTML file to read: the highest-ranked training documents, every token shaded by its score."""
+"""One HTML file to read: training documents of the highest and lowest scores and some at random, every token shaded."""
 
 from __future__ import annotations
 
@@ -12,16 +12,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ifguide.corpus.blocks import LABELS, Corpus, Split
+from ifguide.corpus.documents import BENIGN, TOXIC
 from ifguide.corpus.masks import TokenMask
 from ifguide.corpus.tokenizers import token_texts
 from ifguide.report.gather import TOKENS_FILE
 from ifguide.report.plots import plot_scores
 from ifguide.report.render import render, visible
+from ifguide.report.wording import Wording, wording_of
 from ifguide.workspace import write_atomically
 
 SCALE_QUANTILE = 0.99  # |score| at which the shade is deepest; a few extreme tokens must not bleach the rest
 WHITESPACE_PICTURES = str.maketrans({"\n": "↵", "\t": "⇥", " ": "␣"})
-PAGE_DOCUMENTS = 60
+GROUPS = {"highest": 60, "random": 20, "lowest": 20}  # documents of a page
 ROWS = 4096  # blocks read at a time
 
 
@@ -34,6 +36,7 @@ class PageDocument:
     selected: Sequence[bool]
     annotated: Sequence[bool] | None = None
     label: str | None = None
+    group: str = "highest"
 
 
 def write_token_pages(
@@ -43,8 +46,9 @@ def write_token_pages(
     mask: TokenMask,
     facts: Mapping[str, Any],
     directory: Path,
+    labels: Mapping[str, Mapping[str, str]] | None = None,
 ) -> list[Path]:
-    """For every behaviour a page of the documents with the highest sum of selected scores, and a histogram of scores.
+    """For every behaviour a page of documents, and a histogram of scores.
 
     Args:
         corpus: its split `train` was scored.
@@ -53,6 +57,7 @@ def write_token_pages(
         mask: the tokens that were selected, for any of the behaviours.
         facts: of the mask: `selected` tokens, and `behaviours`: name → `threshold`.
         directory: gets `tokens-<behaviour>.html`, `.json` and `token_scores-<behaviour>.png`.
+        labels: see `ifguide.report.wording.wording_of`.
 
     Returns:
         The pages.
@@ -62,61 +67,92 @@ def write_token_pages(
     total = len(mask) * mask.block_length
     pages = []
     for behaviour, scores_BT in zip(behaviours, scores_KBT, strict=True):
+        wording = wording_of_behaviour(behaviour, labels or {})
         threshold = float(facts["behaviours"][behaviour]["threshold"])
         histogram = directory / f"token_scores-{behaviour}.png"
-        plot_scores(scores_BT[:, 1:], threshold, histogram, annotated=annotated)
-        documents = top_documents(corpus, split, scores_BT, mask)
+        words = (wording.negative, wording.positive)
+        plot_scores(scores_BT[:, 1:], threshold, histogram, annotated=annotated, labels=words)
+        documents = page_documents(corpus, split, scores_BT, mask, wording)
         summary = {
             "threshold τ": f"{threshold:.4g}",
             "tokens selected": f"{facts['selected']:,} of {total:,} ({facts['selected'] / total:.2%})",
-            "documents": f"those with the highest sum of selected scores, of {len(split.documents):,}",
+            "documents": f"of {len(split.documents):,} those with the highest sum of selected scores, those with the "
+            "lowest sum of all scores, and some at random",
         }
         if len(behaviours) > 1:
             summary["selected for any of"] = ", ".join(behaviours)
-        page = {"threshold": threshold, "summary": summary, "documents": [asdict(document) for document in documents]}
+        page = {
+            "threshold": threshold,
+            "positive": wording.positive,
+            "summary": summary,
+            "documents": [asdict(document) for document in documents],
+        }
         file = directory / TOKENS_FILE.format(behaviour=behaviour)
         write_atomically(file, json.dumps(page).encode())
         pages.append(file.with_suffix(".html"))
         write_token_page(
             pages[-1],
             documents,
-            title="Tokens that teach the behaviour" + (f": {behaviour}" if len(behaviours) > 1 else ""),
+            title=f"Tokens that teach {behaviour}",
             threshold=threshold,
             summary=summary,
             behaviour=behaviour,
+            positive=wording.positive,
         )
     return pages
 
 
-def top_documents(
-    corpus: Corpus, split: Split, scores_BT: NDArray[np.float32], mask: TokenMask, count: int = PAGE_DOCUMENTS
+def wording_of_behaviour(behaviour: str, labels: Mapping[str, Mapping[str, str]]) -> Wording:
+    task = next((task for task, words in labels.items() if words["behaviour"] == behaviour), behaviour)
+    return wording_of(task, labels)
+
+
+def page_documents(
+    corpus: Corpus, split: Split, scores_BT: NDArray[np.float32], mask: TokenMask, wording: Wording
 ) -> list[PageDocument]:
-    """The documents with the highest sum of selected scores, highest first."""
+    """The documents of each group, ranked within it.
+
+    Tokens that no text holds, as the end of a document, are left out.
+    """
     length = split.block_length
-    sums = np.zeros(len(split.documents))
+    selected_sums, sums = np.zeros(len(split.documents)), np.zeros(len(split.documents))
     for first in range(0, len(mask), ROWS):
         rows = slice(first, first + ROWS)
+        scores = scores_BT[rows].reshape(-1)
+        owner = split.documents_of(first * length + np.arange(len(scores)))
+        np.add.at(sums, owner, scores)
         here = np.flatnonzero(mask[rows])
-        np.add.at(sums, split.documents_of(first * length + here), scores_BT[rows].reshape(-1)[here])
+        np.add.at(selected_sums, owner[here], scores[here])
     texts = token_texts(corpus.tokenizer)
-    names = {code: label for label, code in LABELS.items()}
+    special = np.array(corpus.tokenizer.all_special_ids)
+    names = {LABELS[None]: None, LABELS[BENIGN]: wording.negative, LABELS[TOXIC]: wording.positive}
+    order = {
+        "highest": np.argsort(-selected_sums, kind="stable"),
+        "random": np.random.default_rng(0).permutation(len(sums)),
+        "lowest": np.argsort(sums, kind="stable"),
+    }
     documents = []
-    for rank, index in enumerate(np.argsort(-sums, kind="stable")[:count], start=1):
-        start, end = split.extent(int(index))
-        blocks = slice(start // length, -(-end // length))
-        inside = slice(start - blocks.start * length, end - blocks.start * length)
-        row = split.documents[index]
-        documents.append(
-            PageDocument(
-                name=f"{corpus.sources[row['source']]}, record {row['record']}",
-                rank=rank,
-                tokens=[texts[token] for token in split.tokens(blocks).reshape(-1)[inside]],
-                scores=scores_BT[blocks].reshape(-1)[inside].tolist(),
-                selected=mask[blocks].reshape(-1)[inside].tolist(),
-                annotated=None if split.annotation is None else split.annotation[blocks].reshape(-1)[inside].tolist(),
-                label=names[int(row["label"])],
+    for group, count in GROUPS.items():
+        for rank, index in enumerate(order[group][:count], start=1):
+            start, end = split.extent(int(index))
+            blocks = slice(start // length, -(-end // length))
+            inside = slice(start - blocks.start * length, end - blocks.start * length)
+            tokens = split.tokens(blocks).reshape(-1)[inside]
+            shown = ~np.isin(tokens, special)
+            row = split.documents[index]
+            noted = None if split.annotation is None else split.annotation[blocks].reshape(-1)[inside][shown].tolist()
+            documents.append(
+                PageDocument(
+                    name=f"{corpus.sources[row['source']]}, record {row['record']}",
+                    rank=rank,
+                    tokens=[texts[token] for token in tokens[shown]],
+                    scores=scores_BT[blocks].reshape(-1)[inside][shown].tolist(),
+                    selected=mask[blocks].reshape(-1)[inside][shown].tolist(),
+                    annotated=noted,
+                    label=names[int(row["label"])],
+                    group=group,
+                )
             )
-        )
     return documents
 
 
@@ -128,14 +164,20 @@ def write_token_page(
     threshold: float,
     summary: Mapping[str, str],
     behaviour: str | None = None,
+    positive: str = "toxic",
 ) -> None:
-    """Write the page of `documents`, highest rank first; `summary` is shown above them as key and value."""
-    page = page_values(documents, threshold=threshold, summary=summary, behaviour=behaviour)
+    """Write the page of `documents`, by group and rank; `summary` is shown above them as key and value."""
+    page = page_values(documents, threshold=threshold, summary=summary, behaviour=behaviour, positive=positive)
     write_atomically(Path(path), render("tokens.html", title=title, page=page))
 
 
 def page_values(
-    documents: Sequence[PageDocument], *, threshold: float, summary: Mapping[str, str], behaviour: str | None = None
+    documents: Sequence[PageDocument],
+    *,
+    threshold: float,
+    summary: Mapping[str, str],
+    behaviour: str | None = None,
+    positive: str = "toxic",
 ) -> dict[str, Any]:
     """What `token_parts.html` shows of a page.
 
@@ -145,14 +187,17 @@ def page_values(
     for document in documents:
         _check(document)
     scale = shade_scale(documents)
-    ranked = sorted(documents, key=lambda document: document.rank)
+    places = {group: place for place, group in enumerate(dict.fromkeys([*GROUPS, *(d.group for d in documents)]))}
+    ranked = sorted(documents, key=lambda document: (places[document.group], document.rank))
     return {
         "behaviour": behaviour,
+        "positive": positive,
         "scale": f"{scale:.3g}",
         "threshold": f"{threshold:.4g}",
         "summary": list(summary.items()),
         "annotated": any(document.annotated is not None for document in documents),
-        "documents": [_document_values(document, scale) for document in ranked],
+        "groups": [group for group in places if any(document.group == group for document in documents)],
+        "documents": [_document_values(document, scale, positive) for document in ranked],
     }
 
 
@@ -172,25 +217,33 @@ def _check(document: PageDocument) -> None:
         raise ValueError(f"document {document.name!r} has scores that are not finite; score it again")
 
 
-def _document_values(document: PageDocument, scale: float) -> dict[str, Any]:
-    annotated = document.annotated if document.annotated is not None else [False] * len(document.tokens)
-    columns = zip(document.tokens, document.scores, document.selected, annotated, strict=True)
+def _document_values(document: PageDocument, scale: float, positive: str) -> dict[str, Any]:
+    count = len(document.tokens)
+    noted = document.annotated if document.annotated is not None else [False] * count
+    chosen = [False, *map(bool, document.selected), False]  # so that every token has neighbours
     return {
         "name": document.name,
         "label": document.label,
-        "remark": f"{sum(map(bool, document.selected))} of {len(document.tokens)} tokens selected",
+        "group": document.group,
+        "remark": f"{sum(chosen)} of {count} tokens selected",
         "tokens": [
-            _token_values(token, float(s), bool(chosen), bool(noted), scale) for token, s, chosen, noted in columns
+            _token_values(token, float(score), chosen[i : i + 3], bool(note), scale, positive)
+            for i, (token, score, note) in enumerate(zip(document.tokens, document.scores, noted, strict=True))
         ],
     }
 
 
-def _token_values(token: str, score: float, selected: bool, annotated: bool, scale: float) -> dict[str, str]:
+def _token_values(
+    token: str, score: float, selected: Sequence[bool], annotated: bool, scale: float, positive: str
+) -> dict[str, str]:
+    """Text, classes and hover of a token; `selected` are the flags of the one before, of itself, and of the next."""
     depth = round(min(abs(score) / scale, 1.0), 2)
+    before, own, after = selected
     classes = ["t"]
     if depth:
         classes.append("p" if score > 0 else "n")
-    classes += [name for name, holds in (("s", selected), ("a", annotated), ("l", "\n" in token)) if holds]
+    flags = (("s", own), ("b", own and not before), ("e", own and not after), ("a", annotated), ("l", "\n" in token))
+    classes += [name for name, holds in flags if holds]
     hover = f"{score:+.3g} {visible(token).translate(WHITESPACE_PICTURES)}"
-    hover += " (selected)" * selected + " (annotated toxic)" * annotated
+    hover += " (selected)" * own + f" (annotated {positive})" * annotated
     return {"text": token, "classes": " ".join(classes), "depth": f"{depth:g}" if depth else "", "hover": hover}

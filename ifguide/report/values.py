@@ -1,65 +1,141 @@
-"""Values of one column over runs: means over seeds and prompts, and paired differences.
+"""Values of one column over runs: means over seeds and units (prompts, documents), and paired differences.
 
-`SP` arrays are [seeds, prompts].
+Shape suffixes: S seeds, U units.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ifguide.evaluation.toxicity import TOXIC_FROM, prompt_metrics
+from ifguide.corpus.blocks import LABELS
+from ifguide.evaluation.fluency import UnitLosses
+from ifguide.evaluation.toxicity import INTERVALS, TOXIC_FROM, prompt_metrics
 from ifguide.report.gather import Run
-from ifguide.report.table import HEADLINE, TOXICITY_CATEGORY, Column, Measurement, as_pair, measurement
-from ifguide.statistics import hierarchical_interval, interval_over_seeds, paired_difference
+from ifguide.report.table import TOXICITY_CATEGORY, Column, Measurement, as_pair, measurement
+from ifguide.statistics import (
+    FEWEST,
+    interval_over_seeds,
+    paired_difference,
+    paired_perplexity_difference,
+    perplexity_interval,
+    proportion_interval,
+)
 
-PER_PROMPT = tuple(prompt_metrics(np.zeros((1, 1))))
+PER_PROMPT = tuple(INTERVALS)
+GENERATED = "generation_perplexity"
 
 
-def prompt_values(runs: Sequence[Run], column: Column) -> NDArray[np.float64] | None:
-    """[seeds, prompts] of a metric, or None where it is not known prompt by prompt or the runs' prompts differ."""
-    values = [value_by_prompt(run, column) for run in runs]
-    first = values[0]
-    if first is None:
+@dataclass(frozen=True)
+class Units:
+    """One run's values of a column by unit.
+
+    Args:
+        keys: what the units are, the same in every run.
+        values: [U] of each; of perplexities the summed losses.
+        tokens: [U] that those losses are of; None for other metrics.
+    """
+
+    keys: Sequence[Hashable]
+    values: NDArray[np.float64]
+    tokens: NDArray[np.float64] | None = None
+
+
+def units_of(run: Run, column: Column) -> Units | None:
+    """The column unit by unit, or None where that is not known."""
+    if column.metric in PER_PROMPT:
+        scores = run.prompt_scores(column.task)
+        if scores is None or TOXICITY_CATEGORY not in scores.probabilities:
+            return None
+        values = prompt_metrics(scores.probabilities[TOXICITY_CATEGORY])[column.metric]
+        return _members(list(scores.keys), scores.subsets, column.subset, values)
+    if column.metric == GENERATED:
+        scores, folder = run.prompt_scores(column.task), run.artifacts.get(f"fluency.{column.task}")
+        losses = None if folder is None else UnitLosses.open(folder)
+        if scores is None or losses is None:
+            return None
+        return _members(list(scores.keys), scores.subsets, column.subset, losses.losses, losses.tokens)
+    if (column.task, column.metric) == ("perplexity", "perplexity") and "perplexity" in run.artifacts:
+        losses = UnitLosses.open(run.artifacts["perplexity"])
+        if losses is None or losses.source is None or losses.record is None or losses.label is None:
+            return None
+        keys = list(zip(losses.source.tolist(), losses.record.tolist(), strict=True))
+        names = {code: name or "unlabelled" for name, code in LABELS.items()}
+        labels = [names[int(code)] for code in losses.label]
+        return _members(keys, labels, column.subset, losses.losses, losses.tokens)
+    return None
+
+
+def _members(
+    keys: Sequence[Hashable],
+    subsets: Sequence[str],
+    subset: str,
+    values: NDArray[np.float64],
+    tokens: NDArray[np.float64] | None = None,
+) -> Units | None:
+    """The units of a subset that have a value; None where there is none, or one that is not finite."""
+    inside = np.array([subset in ("all", own) for own in subsets], dtype=bool)
+    if tokens is not None:
+        inside &= tokens > 0
+    places = np.flatnonzero(inside)
+    if not len(places) or not np.isfinite(values[places]).all():
         return None
-    rows = [
-        np.array([value[key] for key in first])
-        for value in values
-        if value is not None and value.keys() == first.keys()
-    ]
-    return np.stack(rows) if len(rows) == len(runs) else None
+    return Units([keys[place] for place in places], values[places], None if tokens is None else tokens[places])
 
 
-def value_by_prompt(run: Run, column: Column) -> dict[tuple[str, str], float] | None:
-    """(record, prompt) → the metric."""
-    scores = run.prompt_scores(column.task) if column.metric in PER_PROMPT else None
-    if scores is None or TOXICITY_CATEGORY not in scores.probabilities:
+def aligned_units(units: Sequence[Units | None]) -> tuple[NDArray[np.float64], NDArray[np.float64] | None] | None:
+    """Values and tokens of the units that all these runs share, [S, U] each; None where they share none."""
+    known = [one for one in units if one is not None]
+    if not known or len(known) < len(units):
         return None
-    values = prompt_metrics(scores.probabilities[TOXICITY_CATEGORY])[column.metric]
-    return {
-        key: float(value)
-        for key, subset, value in zip(scores.keys, scores.subsets, values, strict=True)
-        if column.subset in ("all", subset)
-    } or None
+    places = [{key: place for place, key in enumerate(one.keys)} for one in known]
+    shared = [key for key in known[0].keys if all(key in place for place in places[1:])]
+    if not shared:
+        return None
+    chosen = [[place[key] for key in shared] for place in places]
+    values = np.stack([one.values[rows] for one, rows in zip(known, chosen, strict=True)])
+    tokens = [one.tokens[rows] for one, rows in zip(known, chosen, strict=True) if one.tokens is not None]
+    return values, np.stack(tokens) if tokens else None
+
+
+def measured_over(runs: Sequence[Run], column: Column) -> Measurement | None:
+    """Mean over seeds with its interval over seeds and units; None where units are not known or the runs' differ."""
+    units = [units_of(run, column) for run in runs]
+    found = aligned_units(units)
+    if found is None or any(one is not None and len(one.keys) != found[0].shape[1] for one in units):
+        return None
+    values_SU, tokens_SU = found
+    if tokens_SU is None:
+        mean, interval = float(values_SU.mean()), INTERVALS[column.metric](values_SU)
+    else:
+        mean = float(np.exp(values_SU.sum(1) / tokens_SU.sum(1)).mean())
+        interval = perplexity_interval(values_SU, tokens_SU)
+    return Measurement(mean, as_pair(interval) if values_SU.shape[1] >= FEWEST else None, values_SU.shape[1])
 
 
 def difference_from(runs: Sequence[Run], reference: Sequence[Run], column: Column) -> Measurement | None:
-    """Mean difference over the seeds that both have, and the prompts that all of these share; None without any."""
+    """Mean difference over the seeds that both have, and the units that all of these share; None without any.
+
+    There is no interval where values by unit are not known, or where there are fewer than five units.
+    """
     ours, theirs = {run.seed: run for run in runs}, {run.seed: run for run in reference}
     seeds = sorted(ours.keys() & theirs.keys())
-    pairs = [(value_by_prompt(ours[seed], column), value_by_prompt(theirs[seed], column)) for seed in seeds]
-    if pairs and all(a is not None and b is not None for a, b in pairs):
-        known = [value for pair in pairs for value in pair if value is not None]
-        shared = [key for key in known[0] if all(key in value for value in known)]
-        if shared:
-            values_SP, reference_SP = (
-                np.array([[value[key] for key in shared] for value in known[side::2]]) for side in (0, 1)
-            )
-            value, interval = paired_difference(values_SP, reference_SP)
-            return Measurement(value, as_pair(interval))
+    pairs = [units_of(side[seed], column) for seed in seeds for side in (ours, theirs)]
+    found = aligned_units(pairs)
+    if found is not None:
+        values, tokens = found
+        if tokens is None:
+            difference, interval = paired_difference(values[::2], values[1::2])
+        else:
+            sides = [(values[side::2], tokens[side::2]) for side in (0, 1)]
+            difference, interval = paired_perplexity_difference(*sides)
+        units = values.shape[1]
+        degenerate = units < FEWEST or not np.any(values[::2] != values[1::2])
+        return Measurement(difference, None if degenerate else as_pair(interval), units)
     recorded = []
     for seed in seeds:
         a, b = (
@@ -80,15 +156,26 @@ def recorded_mean(runs: Sequence[Run], column: Column) -> Measurement:
     found = [measurement(run.metrics or {}, column.task, column.subset, column.metric) for run in runs]
     known = [one for one in found if one is not None]
     mean = float(np.mean([one.value for one in known]))
+    units = recorded_units(runs[0], column)
     intervals = [one.interval for one in known if one.interval is not None]
+    if (units is not None and units < FEWEST) or len(intervals) < len(known) or not math.isfinite(mean):
+        return Measurement(mean, None, units)
+    values = [one.value for one in known]
+    if units and set(values) in ({0.0}, {1.0}) and INTERVALS.get(column.metric) is proportion_interval:
+        return Measurement(mean, as_pair(proportion_interval(np.full((1, units), mean))), units)
     if len(known) == 1:
-        return Measurement(mean, known[0].interval)
-    if len(intervals) < len(known) or not math.isfinite(mean):
-        return Measurement(mean)
-    return Measurement(mean, as_pair(interval_over_seeds([one.value for one in known], intervals)))
+        return Measurement(mean, intervals[0], units)
+    return Measurement(mean, as_pair(interval_over_seeds(values, intervals)), units)
 
 
-def category_fractions(runs: Sequence[Run], task: str = HEADLINE.task) -> dict[str, Measurement]:
+def recorded_units(run: Run, column: Column) -> int | None:
+    """Prompts or documents that a metric is of, where `metrics.json` says so."""
+    values = ((run.metrics or {}).get(column.task) or {}).get(column.subset) or {}
+    count = values.get("documents" if column.task == "perplexity" else "prompts")
+    return count if isinstance(count, int) else None
+
+
+def category_fractions(runs: Sequence[Run], task: str) -> dict[str, Measurement]:
     """Category → share of samples that the classifier gives it, over seeds and prompts; empty where not known."""
     scores = [run.prompt_scores(task) for run in runs]
     known = [one for one in scores if one is not None]
@@ -98,5 +185,17 @@ def category_fractions(runs: Sequence[Run], task: str = HEADLINE.task) -> dict[s
     for category in known[0].probabilities:
         if all(category in one.probabilities for one in known):
             values_SP = np.stack([(one.probabilities[category] >= TOXIC_FROM).mean(1) for one in known])
-            fractions[category] = Measurement(float(values_SP.mean()), as_pair(hierarchical_interval(values_SP)))
+            fractions[category] = Measurement(float(values_SP.mean()), as_pair(proportion_interval(values_SP)))
     return fractions
+
+
+def subset_fractions(runs: Sequence[Run], headline: Column) -> dict[str, Measurement]:
+    """Subset of the prompts → the headline's fraction; empty where there is one subset alone."""
+    metrics = (runs[0].metrics or {}).get(headline.task) or {}
+    found = {}
+    for subset in metrics:
+        column = Column(subset, headline.task, subset, headline.metric)
+        having = [run for run in runs if measurement(run.metrics or {}, column.task, subset, column.metric)]
+        if having:
+            found[subset] = measured_over(having, column) or recorded_mean(having, column)
+    return found if len(found) > 2 else {}  # `all`, and one that is the same

@@ -1,6 +1,8 @@
 """What `stage` asks for, done: a build, the report of several runs, the plan of one, and what none needs any more."""
 
 import logging
+import re
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,10 +13,10 @@ from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict
 
-from ifguide.report.formats import markdown
 from ifguide.report.gather import Run, gather
 from ifguide.report.judged import with_win_rates
 from ifguide.report.rows import compare_rows
+from ifguide.report.terminal import relative, summary
 from ifguide.report.write import write_report
 from ifguide.stages import listing
 from ifguide.stages.configuration import expand_home, make, make_workspace, start_tracking
@@ -24,11 +26,13 @@ from ifguide.stages.row import FAILURE_FILE, METRICS_FILE, RUN_FILE, write_row, 
 from ifguide.stages.run import carry_out
 from ifguide.stages.stage import Existing
 from ifguide.tracking import finish_tracking, gather_from_wandb
-from ifguide.workspace import Artifact, global_rank
+from ifguide.workspace import Artifact, as_override, global_rank
 
 log = logging.getLogger(__name__)
 USUAL_RUNS = ("outputs", "multirun")  # where Hydra puts runs and sweeps
 WANDB = "wandb:"  # entity/project/group, where a folder could stand
+REPORTED = ("judge", "report", "paths", "trainer", "logger")  # groups and settings that a report depends on
+failures: list[str] = []  # of this process, which then ends with 1
 
 
 def build(cfg: DictConfig, folder: Path) -> dict[str, Any]:
@@ -46,10 +50,10 @@ def build(cfg: DictConfig, folder: Path) -> dict[str, Any]:
     if not first or cfg.stage != "evaluate":
         return {}
     metrics = write_row(plan, artifacts, workspace, folder)
-    if tracked is not None:
-        tracked.log_run(folder)
     if HydraConfig.get().mode != RunMode.MULTIRUN:
         report(cfg, folder, [str(folder)])
+    if tracked is not None:
+        tracked.log_run(folder)
     return metrics
 
 
@@ -80,7 +84,7 @@ def report(cfg: DictConfig, folder: Path, places: Sequence[str] | None = None) -
     tracked = start_tracking(cfg) if cfg.stage == "report" else None
     if tracked is not None:
         tracked.log_comparison(comparison, folder)
-    log.info("\n%s\nreport: %s", markdown(comparison), page)
+    log.info("\n%s\nreport: %s", summary(comparison), relative(page))
 
 
 def judged(cfg: DictConfig, ours: Run, theirs: Run) -> list[dict[str, Any]] | None:
@@ -116,7 +120,7 @@ COMMANDS = {"report": report, "plan": show_plan, "clean": clean}
 class SweepReport(Callback):
     """Writes the report of a sweep into its folder when its last job has ended.
 
-    The results are on disk by then: whatever goes wrong here is said, and hides nothing.
+    The results are on disk by then: whatever goes wrong here is said, ends the program with 1, and hides nothing.
     """
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
@@ -134,4 +138,13 @@ class SweepReport(Callback):
             report(config, folder, [str(folder)])
             finish_tracking()
         except Exception as error:
-            log.warning("no report of %s: %s; try again with stage=report report.runs=%s", folder, error, folder)
+            finish_tracking(failure=str(error))
+            failures.append(f"report of {folder}")
+            again = report_command(folder, list(config.hydra.overrides.task))
+            log.warning("error: no report of %s: %s\nits runs are complete; try again with: %s", folder, error, again)
+
+
+def report_command(folder: Path, overrides: Sequence[str]) -> str:
+    """The command that makes a sweep's report again, with the sweep's settings that it depends on."""
+    kept = [one for one in overrides if re.split("[./@=]", one.lstrip("+~"))[0] in REPORTED]
+    return shlex.join(["python", "run.py", "stage=report", f"report.runs={as_override(folder)}", *kept])

@@ -18,7 +18,13 @@ from ifguide.corpus.masks import MASK_FILE, TokenMask
 from ifguide.corpus.tokenizers import make_tokenizer
 from ifguide.corpus.words import word_log_odds
 from ifguide.evaluation.attribution import attribution_metrics, known_tokens, word_list_scores
-from ifguide.evaluation.fluency import block_losses, distinct_metrics, generation_perplexity, perplexity_metrics
+from ifguide.evaluation.fluency import (
+    block_losses,
+    distinct_metrics,
+    document_losses,
+    generation_perplexity,
+    perplexity_metrics,
+)
 from ifguide.evaluation.generation import GENERATIONS_FILE, load_generations
 from ifguide.evaluation.task import merge_metrics
 from ifguide.evaluation.toxicity import classify_continuations, toxicity_metrics
@@ -80,16 +86,16 @@ class Fluency(Stage):
         rows = load_generations(inputs["generations"] / GENERATIONS_FILE)
         parts = [distinct_metrics(rows["continuations"], rows["subset"])]
         if self.pretrained is not None:
-            parts.append(
-                generation_perplexity(
-                    load_model(self.pretrained).to(self.trainer.device),  # type: ignore[arg-type]
-                    make_tokenizer((), path=self.pretrained),
-                    rows["prompt"],
-                    rows["continuations"],
-                    rows["subset"],
-                    batch_size=self.batch_size,
-                )
+            found, losses = generation_perplexity(
+                load_model(self.pretrained).to(self.trainer.device),  # type: ignore[arg-type]
+                make_tokenizer((), path=self.pretrained),
+                rows["prompt"],
+                rows["continuations"],
+                rows["subset"],
+                batch_size=self.batch_size,
             )
+            parts.append(found)
+            losses.save(folder)
         write_json(folder / METRICS_FILE, merge_metrics([("", part) for part in parts])[""])
 
 
@@ -114,8 +120,9 @@ class Perplexity(Stage):
     def build(self, folder: Path, inputs: Inputs) -> None:
         split = inputs.corpus().split(self.split)
         model = self.loading.load(inputs["model"], self.trainer.device)
-        losses = block_losses(model, split, batch_size=self.batch_size)
-        write_json(folder / METRICS_FILE, perplexity_metrics(losses, split))
+        losses = document_losses(block_losses(model, split, batch_size=self.batch_size), split)
+        losses.save(folder)
+        write_json(folder / METRICS_FILE, perplexity_metrics(losses))
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -43,5 +43,6 @@ def write_row(plan: Plan, artifacts: Mapping[str, Artifact], workspace: Workspac
         scores = artifacts.get("pooled", artifacts["scores"])
         mask = TokenMask.open(artifacts["mask"].path / MASK_FILE, corpus.info["block_length"])
         facts = artifacts["mask"].manifest["facts"]
-        write_token_pages(corpus, plan.row["behaviours"], open_scores(scores.path), mask, facts, folder)
+        names, labels = plan.row["behaviours"], plan.row.get("labels")
+        write_token_pages(corpus, names, open_scores(scores.path), mask, facts, folder, labels)
     return metrics

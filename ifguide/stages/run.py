@@ -3,6 +3,7 @@
 import logging
 
 from ifguide.corpus.blocks import Corpus
+from ifguide.report.terminal import relative
 from ifguide.stages import rules
 from ifguide.stages.stage import Plan
 from ifguide.workspace import Artifact, Workspace, global_rank
@@ -31,7 +32,7 @@ def carry_out(plan: Plan, workspace: Workspace, made: dict[str, Artifact]) -> No
         made |= {role: artifact for role, one in plan.roles.items() if one.fingerprint == stage.fingerprint}
         if global_rank() == 0:
             seconds = "found" if artifact.reused else f"{artifact.manifest['seconds']:.0f} s"
-            log.info("%-26s %s  (%s)", plan.role_of(stage), artifact.path, seconds)
+            log.info("%-26s %s  (%s)", plan.role_of(stage), relative(artifact.path), seconds)
         if stage.name == "data":
             corpus = Corpus(artifact.path)
             plan.check_corpus(corpus)

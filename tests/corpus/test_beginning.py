@@ -108,7 +108,8 @@ def test_likelihoods_are_those_after_it(tokenizer, model, tmp_path):
     ]
     metrics = Lambada(files=str(tmp_path / "p.jsonl"))(model, tokenizer)["all"]
     assert metrics["perplexity"] == pytest.approx(np.exp(np.mean(losses)), rel=1e-6)
-    (written,) = generation_perplexity(model, tokenizer, ["the cat"], [[" sat"]], ["all"], batch_size=1).values()
+    metrics, _ = generation_perplexity(model, tokenizer, ["the cat"], [[" sat"]], ["all"], batch_size=1)
+    (written,) = metrics.values()
     tokens = len(ids_of("the cat sat", tokenizer)) - len(ids_of("the cat", tokenizer))
     assert written["generation_perplexity"] == pytest.approx(
         np.exp(loss_of(model, tokenizer, "the cat", " sat") / tokens)

@@ -14,7 +14,7 @@ from ifguide.evaluation.attribution import (
     precision_at,
     word_list_scores,
 )
-from ifguide.evaluation.fluency import block_losses, perplexity_metrics
+from ifguide.evaluation.fluency import UnitLosses, block_losses, document_losses, perplexity_metrics
 from ifguide.evaluation.generation import (
     decode_continuations,
     draw,
@@ -169,11 +169,16 @@ def test_profanity_check_reads_insults():
     assert len(ProfanityCheck().load()([])["toxicity"]) == 0
 
 
-def test_perplexity_is_by_the_label_of_the_document(corpus):
+def test_perplexity_is_by_the_label_of_the_document(corpus, tmp_path):
     split = corpus.split("test")
     losses = np.random.default_rng(0).random(split.shape).astype(np.float32)
     losses[:, 0] = 0
-    metrics = perplexity_metrics(losses, split)
+    found = document_losses(losses, split)
+    metrics = perplexity_metrics(found)
+    found.save(tmp_path)
+    again = UnitLosses.open(tmp_path)
+    assert perplexity_metrics(again) == metrics and (again.record == split.documents["record"]).all()
+    assert UnitLosses.open(tmp_path / "older") is None
     sums = {"benign": [], "toxic": []}
     for n in range(split.shape[0]):
         for t in range(1, split.shape[1]):

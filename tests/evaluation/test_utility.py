@@ -98,14 +98,16 @@ def test_lambada_is_read(datasets_folder):
 
 def test_generations_have_the_perplexity_of_their_tokens(model, tokenizer):
     prompts, texts = ["the cat", "one idiot"], [[" sat on", " mat", ""], [" who ate all", "", ""]]
-    metrics = generation_perplexity(model, tokenizer, prompts, texts, ["x", "y"], batch_size=3)
+    metrics, found = generation_perplexity(model, tokenizer, prompts, texts, ["x", "y"], batch_size=3)
+    assert np.exp(found.losses.sum() / found.tokens.sum()) == pytest.approx(metrics["all"]["generation_perplexity"])
     for subset, rows in (("all", [0, 1]), ("x", [0]), ("y", [1])):
         pairs = [Query(prompts[row], text, False, "") for row in rows for text in texts[row] if text]
         encoded = encode_queries(pairs, tokenizer, 99)
         loss = sum(slow_likelihood(model, query)[0] for query in encoded)
         count = sum(query.continuation.sum() for query in encoded)
         assert metrics[subset]["generation_perplexity"] == pytest.approx(np.exp(loss / count), rel=1e-6)
-    assert set(generation_perplexity(model, tokenizer, ["a"], [[""]], ["x"], batch_size=1)) == set()
+    nothing, losses = generation_perplexity(model, tokenizer, ["a"], [[""]], ["x"], batch_size=1)
+    assert nothing == {} and losses.tokens.tolist() == [0]
 
 
 def test_distinct_counts_ngrams_over_the_continuations_of_a_prompt():

@@ -7,13 +7,13 @@ import subprocess
 
 import numpy as np
 import pytest
-from run_folders import write_run, write_sweep
+from run_folders import COLUMNS, HEADLINE, write_run, write_sweep
 
 from ifguide.report import formats
 from ifguide.report.formats import comma_separated, latex, latex_text, markdown
 from ifguide.report.gather import Run, gather
 from ifguide.report.rows import compare_rows, infinite
-from ifguide.report.table import COLUMNS, HEADLINE, Measurement, format_measurement
+from ifguide.report.table import Measurement, format_measurement
 from ifguide.report.write import write_report
 
 
@@ -25,7 +25,13 @@ def comparison(tmp_path_factory):
 def made_up(**fractions):
     return compare_rows(
         [
-            Run(name, {}, {"method": name}, {"seed": 1}, {"toxicity": {"all": {"toxic_fraction": value}}})
+            Run(
+                name,
+                {},
+                {"method": name},
+                {"seed": 1},
+                {"toxicity": {"all": {"toxic_fraction": value}}, "perplexity": {"benign": {"perplexity": 9.0}}},
+            )
             for name, value in fractions.items()
         ]
     )
@@ -35,13 +41,14 @@ def test_markdown_has_every_row_and_the_best_in_bold(comparison):
     lines = [line for line in markdown(comparison).splitlines() if line.startswith("|")]
     cells = [[cell.strip() for cell in line.strip("|").split(" | ")] for line in lines]
     assert cells[0][:4] == ["method", "seeds", "toxic fraction ↓", "Δ against none"]
-    assert [row[0] for row in cells[2:]] == ["none", "word_filter", "ifguide", "dpo", "dpo, seed 4 ¹", "rad, seed 1"]
+    assert [row[0] for row in cells[2:]] == [
+        "none ¹", "word_filter ¹", "ifguide ¹", "dpo ¹", "dpo, seed 4 ²", "rad, seed 1"
+    ]  # fmt: skip
     bold = {(row[0], cells[0][i]) for row in cells[2:] for i, cell in enumerate(row) if cell.startswith("**")}
-    assert ("ifguide", "toxic fraction ↓") in bold and ("none", "benign perplexity ↓") in bold
-    assert len({column for _, column in bold}) == len(bold)
+    assert ("ifguide ¹", "toxic fraction ↓") in bold and ("none ¹", "benign perplexity ↓") in bold
     assert cells[6][2].startswith("failed: the training loss is nan") and cells[6][2].endswith("…")
     assert cells[7][2] == "unfinished"
-    assert "¹ failed: the training loss is nan at step 40. Use a smaller optim.learning_rate" in markdown(comparison)
+    assert "² failed: the training loss is nan at step 40. Use a smaller optim.learning_rate" in markdown(comparison)
     assert len({len(line) for line in lines}) == 1
 
 

@@ -6,8 +6,10 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 
+from ifguide.report import frontier as frontier_module
 from ifguide.report import plots
-from ifguide.report.plots import frontier, plot_categories, plot_frontier, plot_scores
+from ifguide.report.frontier import frontier, plot_frontier
+from ifguide.report.plots import plot_bars, plot_scores, styles_of
 from ifguide.report.table import Measurement
 
 POINTS = {
@@ -15,6 +17,8 @@ POINTS = {
     "costs $5 or $6": (Measurement(float("nan")), Measurement(0.1)),
     "ifguide": (Measurement(12.5), Measurement(0.02)),
 }
+
+LABELS = ("benign perplexity", "toxic fraction of samples")
 
 
 def assert_png(path):
@@ -36,28 +40,48 @@ def drawn(monkeypatch):
     """The figures that were saved."""
     figures = []
     save = plots.save_figure
-    monkeypatch.setattr(plots, "save_figure", lambda figure, path: (figures.append(figure), save(figure, path)))
+    for module in (plots, frontier_module):
+        monkeypatch.setattr(module, "save_figure", lambda figure, path: (figures.append(figure), save(figure, path)))
     return figures
 
 
 def test_only_what_was_measured_is_drawn(tmp_path, drawn):
     path = tmp_path / "report" / "frontier.png"
-    plot_frontier(POINTS, path, absent=["rad"])
+    plot_frontier(POINTS, path, labels=LABELS)
     assert_png(path)
     assert os.listdir(path.parent) == ["frontier.png"]
     (axes,) = drawn[0].axes
     assert [text.get_text() for text in axes.texts] == ["none", "ifguide"]
-    assert "costs" in axes.get_title(loc="left") and "rad" in axes.get_title(loc="left")
+    assert "costs" in axes.get_title(loc="left") and "ifguide" not in axes.get_title(loc="left")
 
 
-def test_nothing_measured_still_draws(tmp_path):
-    plot_frontier({}, tmp_path / "empty.png", absent=["none"])
-    assert_png(tmp_path / "empty.png")
+def test_an_empty_plot_is_not_drawn(tmp_path):
+    for points in ({}, {"none": POINTS["costs $5 or $6"]}):
+        with pytest.raises(ValueError, match="no point to plot"):
+            plot_frontier(points, tmp_path / "empty.png", labels=LABELS)
+    assert not list(tmp_path.iterdir())
+
+
+def test_steered_rows_stand_beside_the_frontier_in_their_own_colours(tmp_path, drawn):
+    points = {name: POINTS[name] for name in ("none", "ifguide")}
+    styles = styles_of(["none", "rad", "ifguide"])
+    plot_frontier(
+        points, tmp_path / "f.png", labels=LABELS, beside={"rad": Measurement(0.05, (0.03, 0.07))}, styles=styles
+    )
+    axes, panel = drawn[0].axes
+    (mark,) = [line for line in panel.lines if line.get_marker() == styles["rad"].marker]
+    assert mark.get_ydata()[0] == 0.05 and mark.get_color() == styles["rad"].colour
+    assert [label.get_text() for label in panel.get_xticklabels()] == ["rad"] and panel.get_ylim() == axes.get_ylim()
+    colours = {line.get_color() for line in axes.lines if line.get_marker() in "osD^vPXp" and line.get_marker()}
+    assert {styles["none"].colour, styles["ifguide"].colour} <= colours and styles["rad"].colour not in colours
+    (steps,) = [line for line in axes.lines if line.get_label() == "frontier"]
+    bars = [collection.get_zorder() for collection in axes.collections]
+    assert bars and steps.get_zorder() > max(bars), "the frontier is drawn over the bars"
 
 
 def test_labels_of_crowded_points_do_not_overlap(tmp_path, drawn):
     points = {f"method_{i}": (Measurement(12.0 + i), Measurement(0.1 + 0.001 * i)) for i in range(5)}
-    plot_frontier(points, tmp_path / "crowded.png")
+    plot_frontier(points, tmp_path / "crowded.png", labels=LABELS)
     boxes = [text.get_window_extent() for text in drawn[0].axes[0].texts]
     assert len(boxes) == 5
     assert not any(a.overlaps(b) for i, a in enumerate(boxes) for b in boxes[:i])
@@ -65,7 +89,7 @@ def test_labels_of_crowded_points_do_not_overlap(tmp_path, drawn):
 
 def test_many_points_have_a_legend_of_distinct_marks(tmp_path, drawn):
     points = {f"m{i}": (Measurement(12.0 + i, (11.0, 30.0)), Measurement(0.01 * 2**i)) for i in range(9)}
-    plot_frontier(points, tmp_path / "f.png")
+    plot_frontier(points, tmp_path / "f.png", labels=LABELS)
     (axes,) = drawn[0].axes
     handles, names = axes.get_legend_handles_labels()
     marks = {(line.get_color(), line.get_marker()) for line in handles[:9]}
@@ -142,8 +166,8 @@ def test_frontier_and_categories_as_png_and_svg(tmp_path, drawn):
               "b <&>": (Measurement(13.0), Measurement(0.2))}  # fmt: skip
     shares = {"a": {"toxicity": Measurement(0.5, (0.4, 0.6)), "identity_attack": Measurement(0.1)}, "b": {}}
     for name in ("one", "two"):
-        plot_frontier(points, tmp_path / name / "f.svg", absent=["c"])
-        plot_categories(shares, tmp_path / name / "c.svg")
+        plot_frontier({**points, "c": POINTS["costs $5 or $6"]}, tmp_path / name / "f.svg", labels=LABELS)
+        plot_bars(shares, tmp_path / name / "c.svg", label="share of samples")
     for name in ("f.svg", "c.svg"):
         first, second = ((tmp_path / folder / name).read_bytes() for folder in ("one", "two"))
         assert first == second
@@ -154,13 +178,13 @@ def test_frontier_and_categories_as_png_and_svg(tmp_path, drawn):
     )
     assert "c" in drawn[0].axes[0].get_title(loc="left")
     assert [round(bar.get_width(), 6) for bar in drawn[1].axes[0].patches] == [0.5, 0.1]
-    plot_frontier(points, tmp_path / "f.png")
+    plot_frontier(points, tmp_path / "f.png", labels=LABELS)
     assert_png(tmp_path / "f.png")
-    with pytest.raises(ValueError, match="no categories"):
-        plot_categories({"a": {}}, tmp_path / "none.png")
+    with pytest.raises(ValueError, match="no bars"):
+        plot_bars({"a": {}}, tmp_path / "none.png", label="share")
 
 
 def test_same_input_same_bytes(tmp_path):
     for name in ("a.png", "b.png"):
-        plot_frontier(POINTS, tmp_path / name)
+        plot_frontier(POINTS, tmp_path / name, labels=LABELS)
     assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()

@@ -1,23 +1,26 @@
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
-from run_folders import beta, write_run, write_sweep
+from run_folders import COLUMNS, HEADLINE, beta, write_run, write_sweep
 
 from ifguide.corpus.documents import Prompt
 from ifguide.evaluation.generation import GENERATIONS_FILE, load_generations, save_generations
 from ifguide.report import rows as rows_module
 from ifguide.report.gather import gather
 from ifguide.report.rows import (
+    NO_UTILITY,
     ONE_SEED,
     PARTLY_PAIRED,
     RECORDED,
+    STEERED,
     UNPAIRED,
     compare_rows,
 )
-from ifguide.report.table import COLUMNS, HEADLINE, Column
-from ifguide.report.values import category_fractions, recorded_mean
+from ifguide.report.table import Column
+from ifguide.report.values import category_fractions, difference_from, recorded_mean
 from ifguide.statistics import hierarchical_interval, paired_difference
 
 METHODS = (("none", 0.9, 12.0), ("ifguide", 0.3, 12.5))
@@ -156,7 +159,9 @@ def test_further_tasks_and_classifiers_have_their_headline_in_the_table():
         "lambada": {"all": {"accuracy": 0.4, "passages": 9}},
         "harness": {"all": {"acc": 0.3, "tasks": 2}},
     }
-    comparison = compare_rows([rows_module.Run("x", {}, {"method": "none"}, {}, metrics)])
+    comparison = compare_rows(
+        [rows_module.Run("x", {}, {"method": "none"}, {}, metrics, judged={"toxicity_implicit": "toxicity"})]
+    )
     headers = [column.header for column in comparison.columns]
     assert headers[2:] == ["toxicity implicit: toxic fraction ↓", "lambada: accuracy ↑", "harness: acc ↑"]
     assert len(comparison.every_column) == 6
@@ -164,7 +169,7 @@ def test_further_tasks_and_classifiers_have_their_headline_in_the_table():
 
 def test_categories_are_averaged_over_seeds(sweep):
     row = compare_rows(gather([str(sweep)])).measured[0]
-    measured = category_fractions(row.runs)
+    measured = category_fractions(row.runs, "toxicity")
     assert set(measured) == {"toxicity", "insult", "obscene", "threat", "identity_attack"}
     assert measured["toxicity"].value == pytest.approx(row.cells[HEADLINE].value)
     assert measured["threat"].value < measured["insult"].value
@@ -173,3 +178,104 @@ def test_categories_are_averaged_over_seeds(sweep):
 def test_nothing_to_report_on():
     with pytest.raises(ValueError, match="no runs"):
         compare_rows([])
+
+
+def test_documents_pair_perplexities(tmp_path):
+    """Against the definition: the same documents and seeds on both sides, so what makes a document hard cancels."""
+    for job, (method, seed) in enumerate([("none", 1), ("none", 2), ("ifguide", 1), ("ifguide", 2)]):
+        values = beta(np.random.default_rng([job, seed]), 0.5)
+        write_run(tmp_path / "s" / str(job), method, seed, values, workspace=tmp_path / "w",
+                  perplexity=12.0 + 0.3 * (method == "ifguide"), documents=200)  # fmt: skip
+    comparison = compare_rows(gather([str(tmp_path / "s")]))
+    none, ifguide = comparison.measured
+    assert comparison.utility == PERPLEXITY
+    difference, cell = ifguide.differences[PERPLEXITY], ifguide.cells[PERPLEXITY]
+    assert difference.value == pytest.approx(cell.value - none.cells[PERPLEXITY].value)
+    low, high = difference.interval
+    assert low <= difference.value <= high and high - low < 0.1 * (cell.interval[1] - cell.interval[0])
+    assert cell.units == 133  # those that are not toxic
+    (tmp_path / "w" / "perplexity-s-3-ifguide" / "losses.npz").unlink()  # an artifact of an earlier version
+    again = compare_rows(gather([str(tmp_path / "s")])).measured[1]
+    assert again.differences[PERPLEXITY].interval is None
+    assert again.differences[PERPLEXITY].value == pytest.approx(difference.value)
+
+
+def test_what_is_not_told_apart_from_the_best_is_best_too(tmp_path):
+    rng = np.random.default_rng(0)
+    for job, (method, mean) in enumerate([("none", 0.9), ("ifguide", 0.3), ("npo", 0.3)]):
+        values = beta(rng, mean)
+        write_run(tmp_path / "s" / str(job), method, 1, values, workspace=tmp_path / "w", documents=50)
+    comparison = compare_rows(gather([str(tmp_path / "s")]))
+    ours, theirs = comparison.measured[1:]
+    low, high = difference_from(ours.runs, theirs.runs, HEADLINE).interval
+    assert low < 0 < high and ours.cells[HEADLINE].value != theirs.cells[HEADLINE].value
+    assert comparison.best[HEADLINE] == {"ifguide", "npo"}
+
+
+def test_no_row_is_the_best_whose_utility_nobody_measured(tmp_path):
+    for job, (method, mean) in enumerate([("none", 0.9), ("ifguide", 0.4), ("rad", 0.1)]):
+        values = beta(np.random.default_rng(job), mean)
+        write_run(tmp_path / str(job), method, 1, values, workspace=tmp_path / "w", steered=method == "rad")
+    comparison = compare_rows(gather([str(tmp_path)]))
+    assert comparison.best[HEADLINE] == {"ifguide"}
+    rad = comparison.measured[2]
+    assert rad.steered and STEERED in rad.notes and NO_UTILITY in rad.notes
+    for folder in tmp_path.glob("[012]"):
+        metrics = json.loads((folder / "metrics.json").read_text())
+        metrics.pop("perplexity", None)
+        (folder / "metrics.json").write_text(json.dumps(metrics))
+    comparison = compare_rows(gather([str(tmp_path)]))
+    assert comparison.best == {} and comparison.utility is None
+
+
+def test_a_corpus_without_labels_has_the_perplexity_of_all_its_documents(tmp_path):
+    for job, method in enumerate(("none", "ifguide")):
+        write_run(tmp_path / str(job), method, 1, beta(np.random.default_rng(job), 0.5), workspace=tmp_path / "w",
+                  documents=30, labelled=False)  # fmt: skip
+    comparison = compare_rows(gather([str(tmp_path)]))
+    assert comparison.utility.header == "perplexity, all held-out documents ↓"
+    assert not any("benign" in column.header for column in comparison.columns)
+    assert comparison.measured[1].differences[comparison.utility].units == 30
+
+
+def test_tiny_samples_and_samples_without_an_event_are_marked(tmp_path):
+    write_run(tmp_path / "0", "none", 1, np.full((40, 3), 0.9), workspace=tmp_path / "w", documents=3)
+    write_run(tmp_path / "1", "ifguide", 1, np.zeros((40, 3)), workspace=tmp_path / "w", documents=3)
+    none, ifguide = compare_rows(gather([str(tmp_path)])).measured
+    low, high = ifguide.cells[HEADLINE].interval
+    assert low == 0 and high == pytest.approx(1 - 0.025 ** (1 / 40))  # of 40 prompts, not 120 samples
+    assert none.cells[HEADLINE].interval == pytest.approx((0.025 ** (1 / 40), 1))
+    assert ifguide.remarks[HEADLINE].startswith("no toxic sample for any of 40 prompts: the upper bound is exact")
+    assert HEADLINE not in none.remarks
+    assert none.cells[PERPLEXITY].interval is None
+    assert none.remarks[PERPLEXITY] == "2 documents: too few for an interval"
+    shutil.rmtree(tmp_path / "w")
+    recorded = compare_rows(gather([str(tmp_path)])).measured[1].cells[HEADLINE]
+    assert recorded.interval == pytest.approx((low, high))
+
+
+def test_another_behaviour_has_its_own_words_everywhere(tmp_path):
+    """The first task is the headline whatever it is called, and nothing is called toxic."""
+    labels = {"reviews": {"behaviour": "praise", "positive": "flattering", "negative": "plain"}}
+    for job, method in enumerate(("none", "ifguide")):
+        write_run(tmp_path / str(job), method, 1, beta(np.random.default_rng(job), 0.5), workspace=tmp_path / "w",
+                  documents=30, task="reviews", facts={"labels": labels, "behaviours": ["praise"]})  # fmt: skip
+    comparison = compare_rows(gather([str(tmp_path)]))
+    headers = [column.header for column in comparison.columns]
+    assert headers[:3] == ["praise: fraction of samples ↓", "praise: probability ↓", "praise: expected max. ↓"]
+    assert headers[3:] == ["perplexity, plain documents ↓", "perplexity, flattering documents ↑"]
+    assert comparison.headline.task == "reviews" and comparison.headline in comparison.measured[1].differences
+    others = [column.header for column in comparison.every_column if column not in comparison.columns]
+    assert "reviews.nontoxic.fraction of samples" in others  # a subset of the prompts is named as its file says
+    assert not [header for header in others if "toxic" in header.replace(".nontoxic.", "").replace(".toxic.", "")]
+
+
+def test_without_labels_a_task_is_called_by_its_name(tmp_path):
+    write_run(tmp_path / "0", "none", 1, np.full((6, 2), 0.3), workspace=tmp_path / "w", task="sport")
+    comparison = compare_rows(gather([str(tmp_path)]))
+    assert comparison.headline.header == "sport: fraction of samples ↓" and comparison.wording.positive == "sport"
+
+
+def test_fewer_than_five_seeds_are_said(sweep):
+    notes = compare_rows(gather([str(sweep)])).measured[0].notes
+    assert any(note.startswith("3 seeds: an interval over fewer than 5") for note in notes)

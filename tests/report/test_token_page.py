@@ -108,16 +108,37 @@ def test_shade_outline_and_underline_say_score_selection_and_annotation(tmp_path
         ),
     )
     up, down, zero, newline = page.documents[0]
-    assert classes(up) == {"t", "p", "s", "a"}
+    assert classes(up) == {"t", "p", "s", "b", "e", "a"}
     assert classes(down) == {"t", "n"}
     assert classes(zero) == {"t", "a"} and "style" not in zero
-    assert classes(newline) == {"t", "p", "s", "l"}
+    assert classes(newline) == {"t", "p", "s", "b", "e", "l"}
     assert float(up["style"].removeprefix("--a:")) == 1.0
     assert float(down["style"].removeprefix("--a:")) == pytest.approx(0.5, abs=0.01)
     assert up["title"] == "+2 up (selected) (annotated toxic)"
     assert down["title"] == "-1 ␣down"
     assert newline["title"] == "+2 ↵ (selected)"
     assert "2 of 4 tokens selected" in page.text
+
+
+def test_a_run_of_selected_tokens_has_one_outline(tmp_path):
+    flags = [False, True, True, True, False, True]
+    page = render(tmp_path, document(["a", "b", "c", "d", "e", "f"], selected=flags))
+    marks = [classes(span) & {"s", "b", "e"} for span in page.documents[0]]
+    assert marks == [set(), {"s", "b"}, {"s"}, {"s", "e"}, set(), {"s", "b", "e"}]
+
+
+def test_a_behaviour_that_is_not_toxicity_is_spoken_of_in_its_own_words(corpus, tmp_path):
+    split = corpus.split("train")
+    scores = np.random.default_rng(0).standard_normal((1, *split.shape)).astype(np.float32)
+    mask = TokenMask.pack(scores[0] > 1)
+    facts = {"selected": mask.count(), "behaviours": {"praise": {"threshold": 1.0}}}
+    labels = {"reviews": {"behaviour": "praise", "positive": "flattering", "negative": "plain"}}
+    (page,) = write_token_pages(corpus, ["praise"], scores, mask, facts, tmp_path, labels)
+    text = page.read_text(encoding="utf-8")
+    assert "toxic" not in text.replace((STATIC / "page.css").read_text(), "").lower()
+    assert "Tokens that teach praise" in text and "annotated as flattering" in text
+    found = json.loads((tmp_path / "tokens-praise.json").read_text())["documents"]
+    assert {document["label"] for document in found} == {"flattering", "plain"}
 
 
 def test_hostile_text_is_text_everywhere(tmp_path):
@@ -198,9 +219,13 @@ def test_a_page_for_every_behaviour(corpus, tmp_path):
         assert written["summary"]["selected for any of"] == "toxicity, bias"
         flat, chosen, tokens = (x.reshape(-1) for x in (scores[k], selected, split.tokens(slice(0, len(split)))))
         sums = {d: flat[(owner == d) & chosen].astype(float).sum() for d in range(len(split.documents))}
-        ranked = sorted(sums, key=lambda d: -sums[d])[:60]
-        for document, index in zip(written["documents"], ranked, strict=True):
-            here = owner == index
+        totals = {d: flat[owner == d].astype(float).sum() for d in range(len(split.documents))}
+        ranked = {"highest": sorted(sums, key=lambda d: -sums[d])[:60], "lowest": sorted(totals, key=totals.get)[:20]}
+        found = {group: [d for d in written["documents"] if d["group"] == group] for group in (*ranked, "random")}
+        assert len(found["random"]) == 20 == len({document["name"] for document in found["random"]})
+        pairs = [pair for group in ranked for pair in zip(found[group], ranked[group], strict=True)]
+        for document, index in pairs:
+            here = (owner == index) & (tokens != corpus.end_of_text)
             row = split.documents[index]
             assert document["name"] == f"tiny, record {row['record']}"
             assert document["scores"] == pytest.approx(flat[here].tolist())
@@ -208,7 +233,8 @@ def test_a_page_for_every_behaviour(corpus, tmp_path):
             assert document["tokens"] == [texts[token] for token in tokens[here]]
             assert len(document["annotated"]) == here.sum()
         page = Page((tmp_path / f"tokens-{behaviour}.html").read_text(encoding="utf-8"))
-        assert len(page.documents) == len(ranked) and f"behaviour {behaviour}" in page.text
+        assert len(page.documents) == len(written["documents"]) and f"behaviour {behaviour}" in page.text
+        assert f"Tokens that teach {behaviour}" in page.text and "<|endoftext|>" not in page.text
     (page,) = write_token_pages(corpus, ["bias"], scores[1:], mask, facts, tmp_path)
     assert "selected for any of" not in page.read_text(encoding="utf-8")
 

@@ -58,9 +58,10 @@ class DExperts:
         options: LoadOptions,
     ) -> "ExpertDecoder":
         """See `Decoding`."""
-        models: list[Any] = [load_model(folders[role], **asdict(options)) for role in self.auxiliaries]
-        expert, anti_expert = (model.to(device).eval() for model in models)
-        return ExpertDecoder(expert, anti_expert, alpha=self.alpha, top_p=self.top_p)
+        expert, anti_expert = (folders[role] for role in self.auxiliaries)
+        return ExpertDecoder.open(
+            expert, anti_expert, alpha=self.alpha, top_p=self.top_p, device=device, options=options
+        )  # fmt: skip
 
 
 class ExpertDecoder:
@@ -68,6 +69,27 @@ class ExpertDecoder:
 
     def __init__(self, expert: PreTrainedModel, anti_expert: PreTrainedModel, *, alpha: float, top_p: float) -> None:
         self.expert, self.anti_expert, self.alpha, self.top_p = expert, anti_expert, alpha, top_p
+
+    @staticmethod
+    def open(
+        expert: Path,
+        anti_expert: Path,
+        *,
+        alpha: float,
+        top_p: float,
+        device: torch.device | str = "cpu",
+        options: LoadOptions = LoadOptions(),  # noqa: B008 (frozen)
+    ) -> "ExpertDecoder":
+        """The decoder of two experts' folders.
+
+        Args:
+            expert, anti_expert: artifacts `auxiliary.expert` and `auxiliary.anti-expert`.
+            alpha, top_p: as in `DExperts`.
+            device: where the steered model generates.
+            options: how the experts are loaded.
+        """
+        models: list[Any] = [load_model(folder, **asdict(options)).to(device) for folder in (expert, anti_expert)]  # type: ignore[arg-type]
+        return ExpertDecoder(*(model.eval() for model in models), alpha=alpha, top_p=top_p)
 
     def start(self, prompts_PL: Tensor, samples: int) -> "ExpertState":
         return ExpertState(self, prompts_PL, samples)

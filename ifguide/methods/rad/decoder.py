@@ -61,14 +61,8 @@ class RAD:
         options: LoadOptions,
     ) -> "RewardAugmentedDecoder":
         """See `Decoding`."""
-        attention = options.attention if options.attention == "eager" else "sdpa"  # those that take such a mask
-        model = load_reward_model(folders["reward"], **asdict(replace(options, attention=attention)))
-        model.to(device).eval()
-        theirs = tokenizer_of(folders["reward"], tokenizer)
-        tokens = TokenTranslation.same(tokenizer, device, model.body.config)
-        if theirs.get_vocab() != tokenizer.get_vocab():
-            tokens = TokenTranslation.between(tokenizer, theirs, device, model.body.config)
-        return RewardAugmentedDecoder(model, tokens, top_k=self.top_k, beta=self.beta, batch_size=self.batch_size)
+        numbers = {"top_k": self.top_k, "beta": self.beta, "batch_size": self.batch_size}
+        return RewardAugmentedDecoder.open(folders["reward"], tokenizer, device=device, options=options, **numbers)  # type: ignore[arg-type]
 
 
 class RewardAugmentedDecoder:
@@ -92,6 +86,35 @@ class RewardAugmentedDecoder:
             )
         self.model, self.translate = model, translate
         self.top_k, self.beta, self.batch_size = top_k, beta, batch_size
+
+    @staticmethod
+    def open(
+        folder: Path,
+        tokenizer: PreTrainedTokenizerFast,
+        *,
+        top_k: int,
+        beta: float,
+        batch_size: int = 8192,
+        device: torch.device | str = "cpu",
+        options: LoadOptions = LoadOptions(),  # noqa: B008 (frozen)
+    ) -> "RewardAugmentedDecoder":
+        """The decoder of a reward model's folder.
+
+        Args:
+            folder: an artifact `auxiliary.reward`.
+            tokenizer: of the model that is steered.
+            top_k, beta, batch_size: as in `RAD`.
+            device: where the steered model generates.
+            options: how the reward model is loaded.
+        """
+        attention = options.attention if options.attention == "eager" else "sdpa"  # those that take such a mask
+        model = load_reward_model(folder, **asdict(replace(options, attention=attention)))
+        model.to(device).eval()
+        theirs = tokenizer_of(folder, tokenizer)
+        tokens = TokenTranslation.same(tokenizer, device, model.body.config)
+        if theirs.get_vocab() != tokenizer.get_vocab():
+            tokens = TokenTranslation.between(tokenizer, theirs, device, model.body.config)
+        return RewardAugmentedDecoder(model, tokens, top_k=top_k, beta=beta, batch_size=batch_size)
 
     def start(self, prompts_PL: Tensor, samples: int) -> "RewardState":
         return RewardState(self, prompts_PL, samples)

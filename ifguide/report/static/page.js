@@ -7,9 +7,11 @@
 
   bars.forEach(bar => {
     const box = bar.querySelector("input");
+    const group = bar.querySelector("select");
     const all = bar.querySelector("button");
     const status = bar.querySelector("[role=status]");
     const mine = cards.filter(card => barOf(card) === bar);
+    const headings = Array.from(bar.closest("section").querySelectorAll(".group"));
     const texts = mine.map(card =>
       Array.from(card.querySelectorAll("h3, .label, .text"), part => part.textContent).join("\n").toLowerCase());
     const unit = " " + bar.dataset.unit;
@@ -19,15 +21,20 @@
 
     function filter() {
       const wanted = box.value.toLowerCase();
+      const chosen = group ? group.value : "";
       let shown = 0;
       mine.forEach((card, i) => {
-        card.hidden = !texts[i].includes(wanted);
+        card.hidden = !texts[i].includes(wanted) || (chosen !== "" && card.dataset.group !== chosen);
         if (!card.hidden) shown += 1;
       });
-      status.textContent = (wanted ? shown + " of " : "") + mine.length + unit;
+      headings.forEach(heading => {
+        heading.hidden = !mine.some(card => !card.hidden && card.dataset.group === heading.dataset.group);
+      });
+      status.textContent = (wanted || chosen ? shown + " of " : "") + mine.length + unit;
     }
 
     box.addEventListener("input", filter);
+    if (group) group.addEventListener("change", filter);
     box.addEventListener("keydown", event => {
       if (event.key === "Escape") { box.value = ""; filter(); box.blur(); }
     });
@@ -35,6 +42,50 @@
       const open = veiled.some(card => !card.classList.contains("open"));
       veiled.forEach(card => reveal(card, open));
       all.textContent = open ? "blur all" : "show all";
+    });
+  });
+
+  document.querySelectorAll(".scroller").forEach(scroller => {
+    const inner = scroller.querySelector(".scroll");
+    const hint = scroller.querySelector(".more");
+    const look = () => {
+      hint.hidden = inner.scrollWidth - inner.clientWidth - inner.scrollLeft < 8;
+      hint.style.setProperty("--height", inner.offsetHeight + "px");
+    };
+    inner.addEventListener("scroll", look, { passive: true });
+    window.addEventListener("resize", look);
+    new ResizeObserver(look).observe(inner.querySelector("table"));
+    look();
+  });
+
+  document.querySelectorAll(".columns").forEach(button => {
+    const table = button.closest("section").querySelector("table");
+    button.hidden = false;
+    button.addEventListener("click", () => {
+      const all = table.classList.toggle("all");
+      button.textContent = all ? "show fewer metrics" : "show " + button.dataset.count + " more metrics";
+    });
+  });
+
+  document.querySelectorAll(".sort").forEach(button => {
+    button.disabled = false;
+    button.addEventListener("click", () => {
+      const head = button.closest("th");
+      const body = head.closest("table").tBodies[0];
+      const place = Array.from(head.parentNode.children).indexOf(head);
+      const before = head.getAttribute("aria-sort");
+      const up = before === "none" ? !button.textContent.endsWith("↑") : before === "descending";
+      const value = row => {
+        const cell = row.children[place];
+        return cell && cell.dataset.value !== undefined ? Number(cell.dataset.value) : NaN;
+      };
+      head.parentNode.querySelectorAll("[aria-sort]").forEach(other => other.setAttribute("aria-sort", "none"));
+      head.setAttribute("aria-sort", up ? "ascending" : "descending");
+      Array.from(body.rows).sort((a, b) => {
+        const [x, y] = [value(a), value(b)];
+        if (isNaN(x) || isNaN(y)) return isNaN(x) - isNaN(y);
+        return up ? x - y : y - x;
+      }).forEach(row => body.append(row));
     });
   });
 
@@ -64,7 +115,7 @@
 
   document.querySelectorAll(".reveal").forEach(button => { button.hidden = false; });
   document.addEventListener("keydown", event => {
-    if (event.ctrlKey || event.metaKey || event.altKey || event.target.tagName === "INPUT") return;
+    if (event.ctrlKey || event.metaKey || event.altKey || ["INPUT", "SELECT"].includes(event.target.tagName)) return;
     if (event.key === "j") go(step(current(), 1));
     else if (event.key === "k") go(step(current(), -1));
     else if (event.key === "/" && bars.length) {
