@@ -9,7 +9,7 @@ from ifguide.decoding.base import Decoder, DecodingState
 # R rows, L tokens so far, V vocabulary
 
 
-class DecoderProcessor(LogitsProcessor):  # type: ignore[misc]
+class DecoderProcessor(LogitsProcessor):
     """Lets `model.generate(logits_processor=[…])` write as a decoder does, with `do_sample=True, top_k=0`.
 
     It shapes the same logits as in an evaluation; what is drawn from them then differs, as the random numbers do. The

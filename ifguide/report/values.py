@@ -81,8 +81,8 @@ def _members(
     inside = np.array([subset in ("all", own) for own in subsets], dtype=bool)
     if tokens is not None:
         inside &= tokens > 0
-    places = np.flatnonzero(inside)
-    if not len(places) or not np.isfinite(values[places]).all():
+    places: list[int] = np.flatnonzero(inside).tolist()
+    if not places or not np.isfinite(values[places]).all():
         return None
     return Units([keys[place] for place in places], values[places], None if tokens is None else tokens[places])
 

@@ -43,9 +43,11 @@ def frontiers(comparison: Comparison, directory: Path) -> list[Plot]:
         ("frontier", comparison.utility, spoken(comparison.utility)),
         ("frontier_generations", comparison.generated, GENERATIONS),
     ):
+        if column is None:
+            continue
         having = [row for row in comparison.measured if headline in row.cells]
         points = {row.name: (row.cells[column], row.cells[headline]) for row in having if column in row.cells}
-        if column is None or sum(math.isfinite(x.value + y.value) for x, y in points.values()) < 2:
+        if sum(math.isfinite(x.value + y.value) for x, y in points.values()) < 2:
             continue
         beside = {row.name: row.cells[headline] for row in having if row.name not in points and row.steered}
         draw = partial(
