@@ -91,7 +91,9 @@ class WandbRun(WandbLogger):
             self.experiment.summary.update({**dict(flattened(own.metrics, METRICS)), **known})
             for name in own.metrics:
                 if rows := generation_rows(own, name):
-                    behaviour = wording_of(own.judged.get(name, name), own.labels).behaviour
+                    behaviour = wording_of(
+                        name if name in own.labels else own.judged.get(name, name), own.labels
+                    ).behaviour
                     columns = ["record", "subset", "prompt", "continuation", behaviour]
                     self.log_table(f"generations/{name}", columns=columns, data=rows)
         self.log_comparison(compare_rows([own], reference=None), folder)

@@ -64,7 +64,7 @@ class Run:
         generations: task → role of the artifact of its generations.
         judged: name in the metrics → the task it is of.
         classifiers: name in the metrics → the classifier that judged it.
-        labels: task → its `behaviour`, and what is `positive` and `negative`, where the run says so.
+        labels: name in the metrics → its `behaviour`, and what is `positive` and `negative`, where the run says so.
         behaviours: that training tokens were scored for.
         steered: its decoder reads other models, so that its model alone is not what was measured.
         name: of the row, where the choices do not say the method.

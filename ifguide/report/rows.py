@@ -150,7 +150,7 @@ def headline_task(runs: Sequence[Run]) -> str:
 
 def wordings_of(runs: Sequence[Run]) -> dict[str, Wording]:
     """Name in the metrics → how the behaviour of its task is spoken of."""
-    labels = {task: words for run in reversed(runs) for task, words in run.labels.items()}
+    labels = {name: words for run in reversed(runs) for name, words in run.labels.items()}
     tasks = {name: task for run in runs for name, task in run.judged.items()}
     names = [headline_task(runs), *tasks, *(name for run in runs for name in run.metrics or {})]
     judged = {
@@ -159,7 +159,11 @@ def wordings_of(runs: Sequence[Run]) -> dict[str, Wording]:
         for name, found in (run.metrics or {}).items()
         if FRACTION in ((found or {}).get("all") or {})
     }
-    return {name: wording_of(tasks.get(name, name), labels) for name in names if name in judged or name == names[0]}
+    return {
+        name: wording_of(name if name in labels else tasks.get(name, name), labels)
+        for name in names
+        if name in judged or name == names[0]
+    }
 
 
 def best_rows(rows: Sequence[Row], column: Column) -> frozenset[str]:

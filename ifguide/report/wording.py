@@ -72,7 +72,7 @@ def wording_of(task: str, labels: Mapping[str, Mapping[str, str]]) -> Wording:
 
     Args:
         task: its name.
-        labels: task → `behaviour`, `positive`, `negative`, as in `run.json`.
+        labels: task, or name in the metrics → `behaviour`, `positive`, `negative`, as in `run.json`.
     """
     found = labels.get(task)
     if found is not None and found["behaviour"] != "toxicity":
