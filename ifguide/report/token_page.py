@@ -76,8 +76,7 @@ def write_token_pages(
         summary = {
             "threshold τ": f"{threshold:.4g}",
             "tokens selected": f"{facts['selected']:,} of {total:,} ({facts['selected'] / total:.2%})",
-            "documents": f"of {len(split.documents):,} those with the highest sum of selected scores, those with the "
-            "lowest sum of all scores, and some at random",
+            "documents": f"the highest, the lowest and some at random, of {len(split.documents):,}",
         }
         if len(behaviours) > 1:
             summary["selected for any of"] = ", ".join(behaviours)
