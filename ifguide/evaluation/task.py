@@ -45,7 +45,7 @@ def measurement_names(tasks: Iterable[str], classifiers: Iterable[str]) -> dict[
     """Name in the metrics → (task, classifier) that it measures: the task's own name for the classifier of that name,
     or else for the first one, `task_classifier` for any other."""
     judges = list(classifiers)
-    names = {}
+    names: dict[str, tuple[str, str]] = {}
     for task in tasks:
         own = task if task in judges else judges[0]
         names |= {task if judge == own else f"{task}_{judge}": (task, judge) for judge in judges}
