@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ifguide.checks import check_whole_number
 from ifguide.corpus.documents import Prompt
 
 NOT_FINITE = ("NaN", "Infinity", "-Infinity")  # as W&B writes them
@@ -37,8 +38,7 @@ class Continuations:
         if not self.prompts:
             raise ValueError("prompts: there is no prompt to evaluate on")
         for name in ("samples", "max_new_tokens", "rows"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}={getattr(self, name)}: must be at least 1")
+            check_whole_number(name, getattr(self, name), least=1)
 
 
 def measurement_names(tasks: Iterable[str], classifiers: Iterable[str]) -> dict[str, tuple[str, str]]:

@@ -274,10 +274,11 @@ class Planner:
             name: self.add(f"toxicity.{name}", Toxicity, generations=written[task], **judges[judge])
             for name, (task, judge) in measurement_names(tasks, classifiers).items()
         }
-        reference = {"pretrained": "evaluation.reference_model"}
+        settings_of = {"pretrained": "reference_model", "batch_size": "batch_size", "split": "perplexity_split"}
+        typed = {field: f"evaluation.{name}" for field, name in settings_of.items()}
         fluency = {
             name: self.add(
-                f"fluency.{name}", Fluency, reference, generations=texts, pretrained=settings.reference_model,
+                f"fluency.{name}", Fluency, typed, generations=texts, pretrained=settings.reference_model,
                 **computed,
             )
             for name, texts in written.items()
@@ -285,9 +286,8 @@ class Planner:
         others: dict[str, Stage] = {}
         if not auxiliaries:  # the model's own perplexity says nothing about a decoder that steers it
             others["perplexity"] = self.add(
-                "perplexity", Perplexity, {"split": "evaluation.perplexity_split"}, split=settings.perplexity_split,
-                **loaded, batch_size=settings.batch_size,
-            )  # fmt: skip
+                "perplexity", Perplexity, typed, split=settings.perplexity_split, **{**loaded, **computed}
+            )
         for name, utility in utilities.items():
             others[name] = self.add(f"utility.{name}", Utility, utility=utility, **loaded)
         if self.part("objective").uses_mask and self.cfg.paths.mask is None:
