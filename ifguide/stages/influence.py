@@ -284,6 +284,7 @@ class Mask(Stage):
                 )  # fmt: skip
         return {
             "selected": mask.count(),
+            "block_length": mask.block_length,
             "behaviours": {name: selection.facts for name, selection in selections.items()},
         }
 

@@ -18,6 +18,7 @@ from ifguide.stages.classifiers import FittedClassifier
 from ifguide.stages.configuration import make, make_logger
 from ifguide.stages.data import Data
 from ifguide.stages.evaluation import Attribution, Evaluation, Fluency, Perplexity, Toxicity, Utility
+from ifguide.stages.export import Export
 from ifguide.stages.filtering import DocumentInfluence, Filtered, FilteredMask, JudgedDocuments
 from ifguide.stages.generation import Generations
 from ifguide.stages.influence import Direction, Factors, FittedStudent, Mask, PooledScores, Scores, StudentScores
@@ -26,7 +27,7 @@ from ifguide.stages.training import Proxy, TrainedModel
 from ifguide.training.context import TrainingSetup
 
 STAGES = (
-    "data", "proxy", "factors", "direction", "scores", "pooled", "mask", "filtered", "model", "evaluate",
+    "data", "proxy", "factors", "direction", "scores", "pooled", "mask", "export", "filtered", "model", "evaluate",
 )  # fmt: skip
 STARTS = {"uncensored": "model", "proxy": "proxy"}  # stage that an auxiliary model continues → its settings
 
@@ -132,17 +133,13 @@ class Planner:
         """Behaviour → its direction; without contrast, that of its toxic queries alone."""
         return {
             name: self.add(
-                f"direction.{name}" if contrast else f"direction.{name}.toxic",
-                Direction,
-                {"queries": f"behaviours.{name}"},
-                factors=self.factors,
+                f"direction.{name}" if contrast else f"direction.{name}.toxic", Direction,
+                {"queries": f"behaviours.{name}"}, factors=self.factors, contrast=contrast,
                 queries=[query for query in queries if contrast or query.toxic],
-                contrast=contrast,
-                curvature=self.part("curvature"),
-                **self.chain,
+                curvature=self.part("curvature"), **self.chain,
             )
             for name, queries in self.part("behaviours").items()
-        }
+        }  # fmt: skip
 
     def scores(self, contrast: bool = True) -> Stage:
         """Scores of all training tokens, exact or by a student of those of some blocks."""
@@ -175,6 +172,13 @@ class Planner:
         return self.add(
             "mask", Mask, scores=self.pooled, data=self.data, behaviours=list(self.part("behaviours")),
             selection=self.part("selection"),
+        )  # fmt: skip
+
+    @cached_property
+    def export(self) -> Stage:
+        return self.add(
+            "export", Export, {"unit": "export.unit"}, data=self.data, mask=self.mask, scores=self.pooled,
+            behaviours=list(self.part("behaviours")), unit=self.cfg.export.unit,
         )  # fmt: skip
 
     def classifier(self, key: str, role: str) -> dict[str, Any]:
@@ -241,18 +245,12 @@ class Planner:
             labelled = list(self.part("labelled")) if chosen else []
         return {
             role: self.add(
-                f"auxiliary.{role}",
-                AuxiliaryModel,
-                {"training": f"decoding.{one.setting}"},
-                data=self.data,
-                start=None if one.pretrained is not None else getattr(self, one.continues),
-                training=one,
-                labelled=labelled,
-                loading=self.part(STARTS[one.continues]),
-                **self.training(role),
+                f"auxiliary.{role}", AuxiliaryModel, {"training": f"decoding.{one.setting}"}, data=self.data,
+                start=None if one.pretrained is not None else getattr(self, one.continues), training=one,
+                labelled=labelled, loading=self.part(STARTS[one.continues]), **self.training(role),
             )
             for role, one in chosen.items()
-        }
+        }  # fmt: skip
 
     @cached_property
     def evaluation(self) -> Stage:
