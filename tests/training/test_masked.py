@@ -1,9 +1,11 @@
 """A mask column in other trainers: what a batch is, what the loss is, and that it is Trainer's own where nothing is."""
 
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
-from conftest import VOCABULARY, tiny_model
+from conftest import VOCABULARY, tiny_model, tiny_tokenizer
 from datasets import Dataset
 from transformers import Trainer, TrainingArguments
 
@@ -104,18 +106,25 @@ def test_a_batch_in_which_nothing_counts_has_no_loss(llama):
     assert loss.item() == 0
 
 
-def train(folder, given, *, objective=None, batch=4, accumulate=1, steps=2):
-    """Weights and losses after some steps; without an objective, with Trainer's own loss."""
-    settings = TrainingArguments(
-        str(folder), max_steps=steps, per_device_train_batch_size=batch, gradient_accumulation_steps=accumulate,
-        learning_rate=0.1, optim="sgd", lr_scheduler_type="constant", logging_steps=1, save_strategy="no", seed=1,
-        use_cpu=True, report_to="none", disable_tqdm=True, remove_unused_columns=False,
-    )  # fmt: skip
+SETTINGS = dict(
+    learning_rate=0.1, optim="sgd", lr_scheduler_type="constant", logging_steps=1, save_strategy="no", seed=1,
+    use_cpu=True, report_to="none", disable_tqdm=True, remove_unused_columns=False,
+)  # fmt: skip
+
+
+def train(folder, given, *, objective=None, batch=4, accumulate=1, steps=2, make=Trainer, settings=TrainingArguments,
+          **more):  # fmt: skip
+    """Weights and losses after some steps; without an objective, with the trainer's own loss."""
     model = tiny_model("llama", dtype=torch.float32)
-    loss = None if objective is None else MaskedLoss(objective)
-    trainer = Trainer(
-        model, settings, train_dataset=Dataset.from_list(given), data_collator=MaskedCollator(), compute_loss_func=loss
-    )
+    trainer = make(
+        model,
+        settings(str(folder), max_steps=steps, per_device_train_batch_size=batch,
+                 gradient_accumulation_steps=accumulate, **SETTINGS, **more),
+        train_dataset=Dataset.from_list(given),
+        data_collator=MaskedCollator(),
+    )  # fmt: skip
+    if objective is not None:
+        trainer.compute_loss_func = MaskedLoss(objective)
     trainer.train()
     losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
     return torch.cat([parameter.detach().flatten() for parameter in model.parameters()]), losses
@@ -138,3 +147,27 @@ def test_accumulated_batches_are_one_batch(tmp_path):
     for batch in (2, 1):
         parts, found = train(tmp_path, given, objective=objective, batch=batch, accumulate=4 // batch)
         assert torch.allclose(parts, whole, atol=1e-6) and found == pytest.approx(losses, rel=1e-5)
+
+
+@pytest.mark.slow
+def test_trls_trainer_has_the_same_loss(tmp_path):
+    """With the one line of `docs/howto/elsewhere.md`."""
+    trl = pytest.importorskip("trl", reason="TRL's trainer needs trl")
+
+    class MaskedSFTTrainer(trl.SFTTrainer):
+        compute_loss = Trainer.compute_loss
+
+    given, tokenizer = rows([9, 2, 7, 3, 8, 5, 4, 6]), tiny_tokenizer(["a cat"])
+    more = dict(settings=trl.SFTConfig, bf16=False, dataset_kwargs={"skip_prepare_dataset": True})
+    sft, ours = (partial(kind, processing_class=tokenizer) for kind in (trl.SFTTrainer, MaskedSFTTrainer))
+    objective = SuppressedLanguageModeling(penalty=1)
+    unmasked = [row | {"mask": [False] * len(row["mask"])} for row in given]
+    plain, losses = train(tmp_path, unmasked, make=sft, **more)
+    weights, found = train(tmp_path, unmasked, make=ours, objective=objective, **more)
+    assert found == pytest.approx(losses, rel=1e-5) and torch.allclose(weights, plain, atol=1e-6)
+    expected, losses = train(tmp_path, given, objective=objective)
+    for batch in (4, 2):
+        weights, found = train(
+            tmp_path, given, make=ours, objective=objective, batch=batch, accumulate=4 // batch, **more
+        )
+        assert found == pytest.approx(losses, rel=1e-5) and torch.allclose(weights, expected, atol=1e-6)
