@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
+from datasets import disable_progress_bars
+
 from ifguide.corpus.export import MaskedSplit, check_unit
 from ifguide.corpus.masks import MASK_FILE, TokenMask
 from ifguide.influence.store import open_scores
@@ -36,6 +38,7 @@ class Export(Stage):
         check_unit(self.unit)
 
     def build(self, folder: Path, inputs: Inputs) -> Mapping[str, Any]:
+        disable_progress_bars()  # of datasets, which ends no line where there is no terminal
         corpus = inputs.corpus()
         split = corpus.split("train")
         mask = TokenMask.open(inputs["mask"] / MASK_FILE, split.block_length)

@@ -28,7 +28,8 @@ def plan_table(plan: Plan, defaults: Plan, workspace: Workspace) -> str:
         for key, value in flattened(stage.settings):
             if usual.get(key, value) != value:
                 first, _, rest = key.partition(".")
-                lines.append(f"{'':24} {plan.typed[role].get(first, first)}.{rest}={value}".rstrip("."))
+                typed = ".".join(filter(None, [plan.typed[role].get(first, first), rest]))
+                lines.append(f"{'':24} {typed}={value}")
     return "\n".join(lines)
 
 

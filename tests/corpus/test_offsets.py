@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
-from ifguide.corpus.offsets import TokenOffsets
+from ifguide.corpus.offsets import TokenOffsets, token_bytes
+from ifguide.corpus.tokenizers import token_texts
 
 TEXT = "the cat sat on a mat"
 HARD = [
@@ -43,6 +44,10 @@ def test_any_tokens_read_as_their_decoder_reads_them(ids):
     assert text == TOKENIZER.backend_tokenizer.decode(ids, skip_special_tokens=False)
     assert (offsets[:, 0] < offsets[:, 1]).all() and (np.diff(offsets, axis=0) >= 0).all()
     assert not ids or (offsets[0, 0], offsets[-1, 1]) == (0, len(text))
+
+
+def test_a_tokens_bytes_are_its_text():
+    assert [piece.decode(errors="replace") for piece in token_bytes(TOKENIZER)] == token_texts(TOKENIZER)
 
 
 def test_a_character_that_is_cut_is_a_replacement_character():
