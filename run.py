@@ -36,7 +36,7 @@ def main(cfg: DictConfig) -> float | None:
             return None
         value = COMMANDS.get(cfg.stage, build)(cfg, folder)
         finish_tracking()
-        return value  # type: ignore[no-any-return]
+        return value
     except Exception as error:
         message = (str(error).splitlines() or [type(error).__name__])[0]
         failures.append(message)

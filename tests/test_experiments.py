@@ -193,7 +193,7 @@ def test_the_published_choices_are_those_of_the_configuration(text, page):
 def test_the_rivals_take_real_text(method, datasets_folder, tmp_path):
     start = tmp_path / "start"
     start.mkdir()
-    (start / "config.json").write_text("{}")
+    (start / "config.json").write_text('{"model_type": "gpt_neox"}')
     make_tokenizer(["a text to learn a tokenizer from"], vocabulary=300).save_pretrained(start)
     overrides = ["+experiment=rivals_real_text", f"start={start}", f"method={method}", f"paths.workspace={tmp_path}/w"]
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):

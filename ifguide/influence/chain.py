@@ -138,7 +138,10 @@ def direction_reliability(
 
 
 def select_behaviours(
-    selection: Algorithm1, behaviours: Sequence[str], scores_KBT: NDArray[Any], document_starts: NDArray[Any]
+    selection: Algorithm1,
+    behaviours: Sequence[str],
+    scores_KBT: NDArray[Any] | Sequence[NDArray[Any]],
+    document_starts: NDArray[Any],
 ) -> tuple[TokenMask, dict[str, Selection]]:
     """The mask of all behaviours together, and the selection of each."""
     selections = {name: selection(column, document_starts) for name, column in zip(behaviours, scores_KBT, strict=True)}

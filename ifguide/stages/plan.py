@@ -10,7 +10,7 @@ from ifguide.stages.planner import Planner
 from ifguide.stages.stage import Plan, closure
 
 STAGES = (
-    "data", "proxy", "factors", "direction", "scores", "pooled", "mask", "filtered", "model", "evaluate",
+    "data", "proxy", "factors", "direction", "scores", "pooled", "mask", "export", "filtered", "model", "evaluate",
 )  # fmt: skip
 
 

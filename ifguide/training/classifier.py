@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from ifguide.checks import argument, check_seed
+from ifguide.checks import argument, check_seed, check_whole_number
 from ifguide.classifiers.ngrams import NgramClassifier, NgramNetwork
 from ifguide.corpus.documents import LabelledText
 from ifguide.corpus.labelled import hash_fraction
@@ -48,8 +48,7 @@ class NgramTraining:
 
     def __post_init__(self) -> None:
         for name in ("buckets", "width", "epochs", "batch_size"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}={getattr(self, name)}: must be at least 1")
+            check_whole_number(name, getattr(self, name), least=1)
         check_seed(self.seed)
         if not (self.characters or self.words) or min([*self.characters, *self.words]) < 1:
             raise ValueError(

@@ -7,10 +7,12 @@ import weakref
 
 import numpy as np
 import pytest
+from datasets import load_from_disk
 from rows import Row
 from safetensors.numpy import load_file
 from torch import nn
 
+from ifguide import masks
 from ifguide.influence.scoring import sample_rows
 from ifguide.influence.store import open_scores
 from ifguide.workspace import Artifact, ArtifactError
@@ -94,6 +96,24 @@ def test_the_mask_joins_its_corpus_only(done, folder):
 def test_selection_reaches_the_limit_or_says_so(done):
     facts = done.facts("mask")["behaviours"]["toxicity"]
     assert facts["selected"] == min(facts["wanted"], facts["candidates"]) == done.mask.count()
+
+
+def test_an_export_is_made_of_what_is_there(done, folder):
+    row = Row(folder, "stage=export", "export.unit=document")
+    with pytest.raises(ValueError, match=r"^export\.unit=page; known: block, document"):
+        Row(folder, "stage=export", "export.unit=page").check()
+    row.run()
+    assert row.built == ["export"] and row.facts("export")["selected"] == done.mask.count()
+    dataset = load_from_disk(str(row.path("export") / "dataset"))
+    assert len(dataset) == len(done.corpus.split("train").documents)
+    chosen = [ids for ids, mask in zip(dataset["input_ids"], dataset["mask"], strict=True) if any(mask)]
+    documents = [json.loads(line) for line in (row.path("export") / "documents.jsonl").read_text().splitlines()]
+    assert 0 < row.facts("export")["documents"] == len(documents) <= len(chosen)
+    threshold = done.facts("mask")["behaviours"]["toxicity"]["threshold"]
+    assert any(span["scores"]["toxicity"] > threshold for document in documents for span in document["spans"])
+    assert Row(folder, "stage=export").plan.roles["export"].fingerprint != row.made["export"].fingerprint
+    assert "export" not in done.made
+    assert (masks.open(done.path("mask"))[:] == done.mask[:]).all()
 
 
 def test_fine_tuning_continues_from_a_model_folder(done, folder):

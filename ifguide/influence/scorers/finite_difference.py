@@ -38,7 +38,7 @@ class FiniteDifference:
             tolerance.
     """
 
-    DTYPES: ClassVar = ("float32",)  # lower precision rounds the difference away
+    DTYPES: ClassVar[tuple[str, ...]] = ("float32",)  # lower precision rounds the difference away
 
     change: float = 0.003
     tolerance: float = 0.999

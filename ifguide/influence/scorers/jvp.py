@@ -44,7 +44,7 @@ class JVP:
         ValueError: unknown form, or a rank below 1 or with the reference form.
     """
 
-    DTYPES: ClassVar = ("float32", "bfloat16")
+    DTYPES: ClassVar[tuple[str, ...]] = ("float32", "bfloat16")
 
     form: str = "fast"
     rank: int | None = None

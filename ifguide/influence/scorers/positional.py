@@ -35,7 +35,7 @@ class Positional:
         ValueError: unknown alignment.
     """
 
-    DTYPES: ClassVar = ("float32", "bfloat16")
+    DTYPES: ClassVar[tuple[str, ...]] = ("float32", "bfloat16")
 
     alignment: str = "predicted"
 
