@@ -49,8 +49,8 @@ def samples_of(run: Run, task: str) -> str:
     samples = run.setting(f"tasks.{run.judged.get(task, task)}.samples")
     if not prompts.get("all"):
         return ""
-    parts = ", ".join(f"{count} {name}" for name, count in prompts.items() if name != "all" and count)
-    return f"{samples or '?'} × {prompts['all']} prompts" + (f" ({parts})" if parts else "")
+    parts = [f"{count} {name}" for name, count in prompts.items() if name != "all" and count]
+    return f"{samples or '?'} × {prompts['all']} prompts" + (f" ({', '.join(parts)})" if len(parts) > 1 else "")
 
 
 def settings_values(comparison: Comparison, directory: Path) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Sequence
 from pathlib import Path
 
@@ -46,7 +47,13 @@ def grid(comparison: Comparison, columns: Sequence[Column], differences: Collect
         else:
             cells = [line.problem.split(":")[0].split(" (")[0], *[MISSING] * (len(layout.headers) - 1)]
         rows.append([shortened(one_line(line.name)), line.seeds, *map(one_line, cells)])
-    return [["method", "seeds", *layout.headers], *rows]
+    return [["method", "seeds", *map(short, layout.headers)], *rows]
+
+
+def short(header: str) -> str:
+    """A header without words that a terminal has no room for."""
+    header = re.sub("perplexity, (all|.*?)(?: held-out)? documents", r"perplexity (\1)", header)
+    return header.replace(": fraction of samples", ": fraction")
 
 
 def width_of(cells: list[list[str]]) -> int:

@@ -9,7 +9,7 @@ from run_folders import beta, write_run, write_sweep
 from ifguide.report.gather import gather
 from ifguide.report.rows import compare_rows
 from ifguide.report.table import shown_width
-from ifguide.report.terminal import WIDTH, relative, summary
+from ifguide.report.terminal import WIDTH, relative, short, summary
 
 
 @pytest.fixture(scope="module")
@@ -35,6 +35,12 @@ def test_one_run_has_a_line_per_metric(tmp_path):
     write_run(tmp_path / "r", "none", 1, beta(np.random.default_rng(0), 0.4), workspace=tmp_path / "w")
     text = summary(compare_rows(gather([str(tmp_path / "r")])))
     assert "| benign perplexity ↓ " in text and max(map(len, text.splitlines())) <= WIDTH
+
+
+def test_headers_are_short():
+    assert short("perplexity, all held-out documents ↓") == "perplexity (all) ↓"
+    assert short("perplexity, plain documents ↓") == "perplexity (plain) ↓"
+    assert short("praise: fraction of samples ↓") == "praise: fraction ↓"
 
 
 def test_a_long_name_is_cut(tmp_path):
