@@ -126,7 +126,7 @@ def compare_rows(runs: Sequence[Run], *, reference: str | None = "none", by: Seq
     for group in groups:
         if group.runs:
             other = closest(group, references)
-            rows.append(measured_row(group, other, list(dict.fromkeys([*columns, *every])), wordings))
+            rows.append(measured_row(group, other, columns, every, wordings))
         rows += [
             Row(f"{group.name}, seed {run.seed}", (run.seed,), problem=run.problem, runs=(run,))
             for run in group.problems
@@ -215,19 +215,24 @@ def closest(group: Group, references: Sequence[Group]) -> Group | None:
 
 
 def measured_row(
-    group: Group, reference: Group | None, columns: Sequence[Column], wordings: Mapping[str, Wording]
+    group: Group,
+    reference: Group | None,
+    shown: Sequence[Column],
+    every: Sequence[Column],
+    wordings: Mapping[str, Wording],
 ) -> Row:
+    """The row of a group; only columns of the table, `shown`, have notes of their own."""
     cells, differences, remarks = {}, {}, {}
     notes = list(group.notes)
     if len(group.runs) < FEWEST:
         notes.append(ONE_SEED if len(group.runs) == 1 else FEW_SEEDS.format(len(group.runs)))
-    for column in columns:
+    for column in dict.fromkeys([*shown, *every]):
         having = [
             run for run in group.runs if measurement(run.metrics or {}, column.task, column.subset, column.metric)
         ]
         if not having:
             continue
-        if len(having) < len(group.runs):
+        if len(having) < len(group.runs) and column in shown:
             notes.append(f"{column.header} is the mean over {len(having)} of {len(group.runs)} seeds")
         measured = measured_over(having, column)
         if measured is None and column.metric in PER_PROMPT:

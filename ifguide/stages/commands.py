@@ -162,4 +162,6 @@ class SweepReport(Callback):
 def report_command(folder: Path, overrides: Sequence[str]) -> str:
     """The command that makes a sweep's report again, with the sweep's settings that it depends on."""
     kept = [one for one in overrides if re.split("[./@=]", one.lstrip("+~"))[0] in REPORTED]
-    return shlex.join(["python", "run.py", "stage=report", f"report.runs={as_override(folder)}", *kept])
+    place = relative(folder)
+    typed = place if re.fullmatch(r"[\w./-]+", place) else as_override(place)
+    return shlex.join(["python", "run.py", "stage=report", f"report.runs={typed}", *kept])

@@ -17,6 +17,7 @@ def test_the_advice_repeats_what_the_report_depends_on():
     ]  # fmt: skip
     typed = shlex.split(report_command(Path("/runs/it's here"), given))
     assert typed[:4] == ["python", "run.py", "stage=report", "report.runs='/runs/it\\'s here'"]
+    assert report_command(Path.cwd() / "multirun" / "2026-01-31", []).endswith("report.runs=multirun/2026-01-31")
     assert typed[4:] == [given[2], given[3], given[4], given[5], given[7], given[8]]
 
 
