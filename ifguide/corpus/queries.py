@@ -9,10 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 from transformers import PreTrainedConfig, PreTrainedTokenizerFast
 
+from ifguide.classifiers.base import TOXICITY
 from ifguide.corpus.documents import Prompt, Query
-from ifguide.corpus.records import read_records
+from ifguide.corpus.records import read_records, say_unlabelled
 from ifguide.corpus.schema import QUERY, Classes
-from ifguide.corpus.tokenizers import beginning_of_text
+from ifguide.corpus.tokenizers import beginning_of_text, last_tokens
 
 
 def local_queries(
@@ -33,29 +34,63 @@ def local_queries(
         negative: values that do not; None: every other one.
 
     Raises:
-        ValueError: no such file; a field that is missing or breaks its rule; a label that is null, that is in neither
-            list, or that differs from a value of one in case, blanks or type alone; no label that is positive.
+        ValueError: no such file; a field that is missing or breaks its rule; a label that is in neither list, or that
+            differs from a value of one in case, blanks or type alone; no label that is positive. Records whose label
+            is null are left out, and how many is said.
     """
     classes = Classes(positive, negative)
-    rows = list(read_records(files))
-    found = [row.read(QUERY, prompt=prompt, continuation=continuation, label=label) for row in rows]
-    toxic = classes.of(label, [(row.place, values[2]) for row, values in zip(rows, found, strict=True)])
+    found = [
+        (row.place, *row.read(QUERY, prompt=prompt, continuation=continuation, label=label))
+        for row in read_records(files)
+    ]
+    labelled = [values for values in found if values[3] is not None]
+    say_unlabelled(files, label, len(found) - len(labelled))
+    toxic = classes.of(label, [(place, value) for place, _, _, value in labelled])
     return [
-        Query(values[0], values[1], shows, row.place) for row, values, shows in zip(rows, found, toxic, strict=True)
+        Query(before, after, shows, place, str(value))
+        for (place, before, after, value), shows in zip(labelled, toxic, strict=True)
     ]
 
 
 def check_queries(queries: Sequence[Query]) -> None:
     """Raise ValueError unless both classes are there and every continuation has text."""
-    toxic = sum(query.toxic for query in queries)
-    if toxic == 0 or toxic == len(queries):
-        only = "toxic" if toxic else "non-toxic"
+    if not queries:
+        raise ValueError("queries: none has a label; a direction needs queries of both kinds")
+    shown = sum(query.toxic for query in queries)
+    if shown == 0 or shown == len(queries):
+        labels = ", ".join(sorted({query.label for query in queries if query.label}))
         raise ValueError(
-            f"the {len(queries)} queries are all {only}: a direction needs both toxic and non-toxic ones; "
-            "check the thresholds or the label field of `queries`"
+            f"queries: all {len(queries)} {'show' if shown else 'do not show'} the behaviour"
+            f"{f' (labels: {labels})' if labels else ''}: a direction needs queries of both kinds; see "
+            "`positive` and `negative`, or the thresholds"
         )
     if empty := [query.record for query in queries if not query.continuation.strip()]:
-        raise ValueError(f"{len(empty)} queries have an empty continuation, the first is {empty[0]}")
+        raise ValueError(f"queries: {len(empty)} have an empty continuation, the first is {empty[0]}")
+
+
+def labels_of(behaviour: str, queries: Sequence[Query]) -> tuple[str, str]:
+    """What the two classes of a behaviour are called: by its records, where each has one label that is a word."""
+    if behaviour == TOXICITY:
+        return "toxic", "non-toxic"
+    found = []
+    for shows, otherwise in ((True, behaviour), (False, f"not {behaviour}")):
+        labels = {query.label for query in queries if query.toxic is shows}
+        label = labels.pop() if len(labels) == 1 else ""
+        found.append(label if label and not label.isnumeric() and label not in ("True", "False") else otherwise)
+    return found[0], found[1]
+
+
+def halves(queries: Sequence[Query]) -> tuple[list[Query], list[Query]]:
+    """Queries in two halves, each with every other continuation of either class; a continuation is in one alone."""
+    parts: tuple[list[Query], list[Query]] = ([], [])
+    seen: dict[tuple[str, bool], int] = {}
+    counts = {True: 0, False: 0}
+    for query in queries:
+        key = (query.continuation.strip(), query.toxic)
+        if key not in seen:
+            seen[key], counts[query.toxic] = counts[query.toxic] % 2, counts[query.toxic] + 1
+        parts[seen[key]].append(query)
+    return parts
 
 
 def check_disjoint(queries: Sequence[Query], prompts: Sequence[Prompt]) -> None:
@@ -107,7 +142,8 @@ def encode_queries(
     """Tokenise prompt and continuation together; the boundary comes from the character offsets.
 
     A token that ends after the prompt does belongs to the continuation. The sequence starts with what a text begins
-    after for the model of this configuration (`beginning_of_text`); a longer one keeps its last `max_length` tokens.
+    after for the model of this configuration (`beginning_of_text`); a longer one keeps that and its last tokens,
+    `max_length` together.
     """
     first = beginning_of_text(tokenizer, config)
     encodings = tokenizer.backend_tokenizer.encode_batch(
@@ -115,8 +151,7 @@ def encode_queries(
     )
     encoded = []
     for query, encoding in zip(queries, encodings, strict=True):
-        ids = np.array([first, *encoding.ids], dtype=np.int64)
-        inside = np.array([False, *(end > len(query.prompt) for _, end in encoding.offsets)])
-        last = slice(None if max_length is None else -max_length, None)
-        encoded.append(EncodedQuery(ids[last], inside[last], query.toxic))
+        ids = np.array(last_tokens(first, encoding.ids, max_length), dtype=np.int64)
+        inside = last_tokens(False, [end > len(query.prompt) for _, end in encoding.offsets], max_length)
+        encoded.append(EncodedQuery(ids, np.array(inside, dtype=bool), query.toxic))
     return encoded

@@ -14,13 +14,14 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from transformers import PreTrainedModel, PreTrainedTokenizerFast
+from transformers import AutoConfig, PreTrainedModel, PreTrainedTokenizerFast
 
+from ifguide.checks import check_limit
 from ifguide.corpus.documents import Query
 from ifguide.corpus.queries import encode_queries
 from ifguide.corpus.tokenizers import make_tokenizer
 from ifguide.evaluation.likelihood import continuation_likelihoods
-from ifguide.models import check_pretrained, load_model
+from ifguide.models import check_pretrained, context_length, load_model
 
 ANSWERS = (" A", " B")
 PLACES = ("{prompt}", "{first}", "{second}")
@@ -61,9 +62,25 @@ class Judge:
         if missing := [place for place in PLACES if place not in self.template]:
             raise ValueError(f"template: {', '.join(missing)} must be in it")
         for name in ("limit", "samples", "batch_size"):
-            number = getattr(self, name)
-            if number is not None and number < 1:
-                raise ValueError(f"{name}={number}: must be at least 1")
+            check_limit(getattr(self, name), name)
+
+    def check(self, prompts: Sequence[str], new_tokens: int) -> None:
+        """Raise ValueError where a comparison cannot fit into the judge's context.
+
+        Args:
+            prompts: that are continued.
+            new_tokens: longest continuation, which is taken to have as many tokens for the judge.
+        """
+        tokenizer = make_tokenizer((), path=self.pretrained)
+        config = AutoConfig.from_pretrained(self.pretrained, trust_remote_code=self.trust_remote_code)
+        asked = [self.template.format(prompt=prompt, first="", second="") for prompt in prompts]
+        encoded = tokenizer.backend_tokenizer.encode_batch(asked, add_special_tokens=False)
+        longest = max((len(one.ids) for one in encoded), default=0) + 2 * new_tokens + len(ANSWERS)
+        if longest > context_length(config):
+            raise ValueError(
+                f"pretrained={self.pretrained}: a comparison has about {longest} tokens, the judge's context only "
+                f"{context_length(config)}"
+            )
 
     def __call__(
         self, first: Sequence[Mapping[str, Any]], second: Sequence[Mapping[str, Any]], device: torch.device

@@ -12,7 +12,8 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from ifguide.classifiers.base import ClassifierSettings
+from ifguide.checks import check_whole_number
+from ifguide.classifiers.base import TOXICITY, ClassifierSettings
 from ifguide.corpus.documents import Query
 from ifguide.corpus.masks import MASK_FILE, TokenMask
 from ifguide.corpus.tokenizers import make_tokenizer
@@ -24,6 +25,7 @@ from ifguide.evaluation.task import merge_metrics
 from ifguide.evaluation.toxicity import classify_continuations, toxicity_metrics
 from ifguide.influence.store import open_scores
 from ifguide.models import ModelSettings, check_pretrained, load_model, loading
+from ifguide.stages import findings
 from ifguide.stages.stage import Inputs, Stage, late_setting, made_from, setting, speed
 from ifguide.training.trainer import TrainerSettings
 from ifguide.workspace import read_manifest, write_json
@@ -44,12 +46,13 @@ class Toxicity(Stage):
     judge: ClassifierSettings = speed()
     trainer: TrainerSettings = speed()
 
-    def build(self, folder: Path, inputs: Inputs) -> None:
+    def build(self, folder: Path, inputs: Inputs) -> Mapping[str, Any]:
         rows = load_generations(inputs["generations"] / GENERATIONS_FILE)
         classifier = self.judge.load(inputs["classifier"], self.trainer.device)
         scores = classify_continuations(rows["continuations"], classifier)
         np.savez(folder / PROBABILITIES_FILE, **scores)  # type: ignore[arg-type]
         write_json(folder / METRICS_FILE, toxicity_metrics(scores, rows["subset"]))
+        return findings.of_judged(scores[TOXICITY])
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -71,6 +74,7 @@ class Fluency(Stage):
     batch_size: int = speed()
 
     def check(self) -> None:
+        check_whole_number("batch_size", self.batch_size, least=1)
         if self.pretrained is not None:
             check_pretrained(self.pretrained, "pretrained")
             with loading(f"pretrained={self.pretrained}: its tokenizer"):
@@ -108,6 +112,7 @@ class Perplexity(Stage):
     batch_size: int = speed()
 
     def check(self) -> None:
+        check_whole_number("batch_size", self.batch_size, least=1)
         if self.split not in ("validation", "test"):
             raise ValueError(f"split={self.split}: known: validation, test")
 

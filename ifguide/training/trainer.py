@@ -9,6 +9,8 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.strategies import Strategy
 
+from ifguide.checks import check_whole_number
+
 OURS = {  # arguments of Lightning's trainer that are decided elsewhere → where
     **dict.fromkeys(("max_steps", "max_epochs", "min_steps", "min_epochs", "max_time"), "epochs of the optimisation"),
     **dict.fromkeys(
@@ -87,8 +89,7 @@ class TrainerSettings:
         if accelerator in ("gpu", "cuda") and not torch.cuda.is_available():
             raise ValueError(f"accelerator={accelerator}: torch sees no GPU here; use trainer=cpu")
         for name in ("devices", "num_nodes", "micro_batch_size", "checkpoint_every", "log_every"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}={getattr(self, name)}: must be at least 1")
+            check_whole_number(name, getattr(self, name), least=1)
         check_every("validate_every", validate_every)
         known = further_arguments()
         for name, value in lightning.items():
