@@ -6,6 +6,7 @@ import runpy
 import sys
 from dataclasses import asdict
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -57,7 +58,7 @@ def run_script(monkeypatch, capsys):
         return run(cwd, *command[2:], check=check)
 
     def script(path, *arguments):
-        monkeypatch.setattr(experiment.subprocess, "run", sweep)
+        monkeypatch.setattr(experiment, "subprocess", SimpleNamespace(run=sweep))
         monkeypatch.setattr(sys, "argv", [path, *arguments])
         monkeypatch.syspath_prepend(str((ROOT / path).parent))
         runpy.run_path(str(ROOT / path), run_name="__main__")

@@ -2,14 +2,17 @@
 
 import inspect
 import logging
+from collections.abc import Sequence
 from copy import deepcopy
 from typing import Any
 
 import pytorch_lightning as pl
 import torch
+from lightning_fabric.plugins import CheckpointIO
 from pytorch_lightning.strategies import Strategy
 
 from ifguide.checks import check_whole_number
+from ifguide.training.checkpoints import WholeCheckpointIO
 
 OURS = {  # arguments of Lightning's trainer that are decided elsewhere → where
     **dict.fromkeys(("max_steps", "max_epochs", "min_steps", "min_epochs", "max_time"), "epochs of the optimisation"),
@@ -110,6 +113,10 @@ class TrainerSettings:
             logging.getLogger("pytorch_lightning.profilers").setLevel(logging.INFO)
         # objects, as a strategy, belong to one trainer only
         ours = {"enable_model_summary": False, "strategy": self.strategy, **self.lightning}
+        plugins = self.lightning.get("plugins") or []
+        plugins = list(plugins) if isinstance(plugins, Sequence) and not isinstance(plugins, str) else [plugins]
+        if not any(isinstance(one, CheckpointIO) for one in plugins):
+            ours["plugins"] = [*plugins, WholeCheckpointIO()]
         return pl.Trainer(
             accelerator=self.accelerator,
             devices=self.devices,
