@@ -72,7 +72,7 @@ def test_attribution_quality_on_the_sample(tmp_path, run_script):
     rows = run_script(
         "experiments/attribution_quality/run.py", "size=sample", f"output={tmp_path}", f"runs={tmp_path}/runs",
         f"paths.workspace={tmp_path}/workspace", "data.sources.sample.size=600", "curvature.blocks=32",
-        "trainer.progress=false",
+        "trainer.progress=false", "proxy.settings.hidden_size=64", "proxy.settings.num_hidden_layers=2",
     )  # fmt: skip
     text = (tmp_path / "README.md").read_text(encoding="utf-8")
     assert len(rows) == 4 + 5 + 1  # variants, rivals, and the name of the best

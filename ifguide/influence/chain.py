@@ -105,8 +105,8 @@ def find_direction(
     gradient = query_gradient(model, encoded, batch_size=settings.batch_size, layers=settings.layer_names(model))
     direction = precondition_direction(model, gradient, factors, curvature)
     return direction, {
-        "toxic_queries": sum(query.toxic for query in encoded),
-        "nontoxic_queries": sum(not query.toxic for query in encoded),
+        "positive_queries": sum(query.toxic for query in encoded),
+        "negative_queries": sum(not query.toxic for query in encoded),
         "gradient_norm": norm(gradient),
         "direction_norm": norm(direction),
     }

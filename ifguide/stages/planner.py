@@ -180,7 +180,10 @@ class Planner:
     def classifier(self, key: str, role: str) -> dict[str, Any]:
         """A classifier's stage, and what loads it."""
         settings = self.part(key)
-        if behaviour := self.judging.get(key.removeprefix("classifiers.")):
+        if hasattr(settings, "behaviour"):
+            behaviour = self.judging.get(key.removeprefix("classifiers."))
+            if behaviour is None:
+                raise ValueError(f"{key}: a classifier that is trained on queries judges; choose another one here")
             with argument(key):
                 queries = halves(self.part("behaviours")[behaviour])[1]
                 settings = replace(settings, behaviour=behaviour, queries=queries)
@@ -269,7 +272,7 @@ class Planner:
             for name, task in tasks.items()
         }  # fmt: skip
         toxicity = {
-            name: self.add(f"toxicity.{name}", Toxicity, generations=written[task], **judges[judge])
+            name: self.add(f"judged.{name}", Toxicity, generations=written[task], **judges[judge])
             for name, (task, judge) in measurement_names(tasks, classifiers).items()
         }
         settings_of = {"pretrained": "reference_model", "batch_size": "batch_size", "split": "perplexity_split"}

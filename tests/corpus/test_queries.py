@@ -96,13 +96,13 @@ def test_queries_without_a_label_are_left_out_and_counted(tmp_path, caplog):
     assert [q.toxic for q in local_queries(files=str(path))] == [True, False]
     assert caplog.messages == [f"files={path}: 2 records whose `label` is null are left out"]
     path.write_text(json.dumps(rows[1]))
-    with pytest.raises(ValueError, match="there is no query with a label"):
+    with pytest.raises(ValueError, match="queries: none has a label"):
         check_queries(local_queries(files=str(path)))
 
 
 @pytest.mark.parametrize("toxic", [True, False])
 def test_one_class_is_refused(toxic):
-    with pytest.raises(ValueError, match="all toxic" if toxic else "all non-toxic"):
+    with pytest.raises(ValueError, match="all 3 show" if toxic else "all 3 do not show"):
         check_queries([Query("p", " c", toxic, "r")] * 3)
 
 

@@ -130,7 +130,9 @@ def test_a_run_leaves_what_programs_read(done):
     assert written["artifacts"] == {role: str(made.path) for role, made in done.made.items()}
     assert written["generations"] == {"toxicity": "generations.toxicity"} and written["behaviours"] == ["toxicity"]
     assert written["judged"] == {"toxicity": {"task": "toxicity", "classifier": "toxicity"}}
-    assert (written["seed"], written["stage"], written["notes"]) == (0, "evaluate", [])
+    assert (written["seed"], written["stage"]) == (0, "evaluate")
+    facts = {role: done.facts(role) for role in ("factors", "direction.toxicity")}  # so small: both have to warn
+    assert written["notes"] == [f"{role}: {one['warnings'][0]}" for role, one in facts.items()]
     for name in ("tokens-toxicity.html", "tokens-toxicity.json", "token_scores-toxicity.png"):
         assert (done.folder / name).stat().st_size > 0
     assert "sample, record" in (done.folder / "tokens-toxicity.html").read_text()
