@@ -137,7 +137,7 @@ class TrainedClassifier(NgramTraining):
         """Train, and save weights and shape.
 
         Returns:
-            Facts: `texts`, `positive_share`, and on the texts that were kept out `roc_auc` of all and of each source, and
+            Facts: `texts`, `positive_share`, and on the texts kept out `roc_auc` of all and of each source, and
             `probabilities`, their 5th, 50th and 95th percentile.
 
         Raises:
