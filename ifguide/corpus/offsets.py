@@ -23,6 +23,7 @@ class TokenOffsets:
 
     def __init__(self, tokenizer: PreTrainedTokenizerFast) -> None:
         self._bytes = token_bytes(tokenizer)
+        self._lengths = np.array([len(piece) for piece in self._bytes])
         # some tokenizers write a blank before the first word of a text, and drop it when they decode
         ids = tokenizer.backend_tokenizer.encode("a", add_special_tokens=False).ids
         written, read = b"".join(self._bytes[id] for id in ids).decode(), tokenizer.backend_tokenizer.decode(ids)
@@ -34,10 +35,10 @@ class TokenOffsets:
         A token that holds a part of a character has the whole character, as its neighbours have it too. Bytes that are
         no character become the replacement character.
         """
-        pieces = [self._bytes[id] for id in ids]
-        text, first_byte = _characters(b"".join(pieces))
-        ends = np.cumsum([len(piece) for piece in pieces], dtype=np.int64)
-        starts = ends - [len(piece) for piece in pieces]
+        ids = np.asarray(ids, dtype=np.int64)
+        text, first_byte = _characters(b"".join([self._bytes[id] for id in ids.tolist()]))
+        ends = np.cumsum(self._lengths[ids])
+        starts = ends - self._lengths[ids]
         # the character that holds the first byte, and the one after that of the last
         offsets = np.stack(
             [np.searchsorted(first_byte, starts, side="right") - 1, np.searchsorted(first_byte, ends, side="left")],
