@@ -88,7 +88,13 @@ def test_the_seed_reaches_only_the_target_and_generation():
 
 
 def test_none_is_not_null():
-    for override in ("paths.mask=None", "optim.clip=None", "data.sources.sample.size=None"):
+    for override in (
+        "paths.mask=None",
+        "optim.clip=None",
+        "data.sources.sample.size=None",
+        "paths.mask=",
+        "model.pretrained=",
+    ):
         with pytest.raises(ValueError, match=f"^{override}: that is a text; where there is none, write null"):
             prepare(compose("config", overrides=[override, "paths.run=r"]))
     prepare(compose("config", overrides=["data=local", "+data.sources.local.where.kind=[None]", "paths.run=r"]))

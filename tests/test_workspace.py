@@ -226,7 +226,7 @@ def test_a_folder_whose_name_has_signs_is_that_folder_within_a_glob(tmp_path, mo
     monkeypatch.chdir(tmp_path / "a [1]")
     assert find_files("b/*.jsonl") == [Path("b/x.jsonl"), Path("b/y.jsonl")]
     assert find_files("../a [1]/b/x*") == [Path("../a [1]/b/x.jsonl")]
-    with pytest.raises(ValueError, match="^'/' is a folder"):
+    with pytest.raises(ValueError, match=r"^'/' is a folder"):
         find_files("/")
 
 
