@@ -117,7 +117,7 @@ def test_a_workspace_is_a_folder(tmp_path):
 @pytest.mark.parametrize(
     "override",
     ["evaluation.batch_size=0", "evaluation.batch_size=2.5", "tasks.toxicity.samples=2.5", "trainer.log_every=0.5",
-     "tasks.toxicity.rows=0", "influence.batch_size=1.5"],
+     "tasks.toxicity.rows=0", "optim.batch_size=16.0", "curvature.blocks=0", "influence.batch_size=1.5"],
 )  # fmt: skip
 def test_what_is_counted_is_a_whole_number(override):
     with pytest.raises(ValueError, match=f"^{override}: it is a whole number, 1 or more"):
