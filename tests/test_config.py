@@ -88,7 +88,13 @@ def test_the_seed_reaches_only_the_target_and_generation():
 
 
 def test_none_is_not_null():
-    for override in ("paths.mask=None", "optim.clip=None", "data.sources.sample.size=None"):
+    for override in (
+        "paths.mask=None",
+        "optim.clip=None",
+        "data.sources.sample.size=None",
+        "paths.mask=",
+        "model.pretrained=",
+    ):
         with pytest.raises(ValueError, match=f"^{override}: that is a text; where there is none, write null"):
             prepare(compose("config", overrides=[override, "paths.run=r"]))
     prepare(compose("config", overrides=["data=local", "+data.sources.local.where.kind=[None]", "paths.run=r"]))
@@ -111,7 +117,7 @@ def test_a_workspace_is_a_folder(tmp_path):
 @pytest.mark.parametrize(
     "override",
     ["evaluation.batch_size=0", "evaluation.batch_size=2.5", "tasks.toxicity.samples=2.5", "trainer.log_every=0.5",
-     "tasks.toxicity.rows=0", "influence.batch_size=1.5"],
+     "tasks.toxicity.rows=0", "optim.batch_size=16.0", "curvature.blocks=0", "influence.batch_size=1.5"],
 )  # fmt: skip
 def test_what_is_counted_is_a_whole_number(override):
     with pytest.raises(ValueError, match=f"^{override}: it is a whole number, 1 or more"):

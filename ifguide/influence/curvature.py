@@ -23,6 +23,7 @@ from torch import Tensor
 from torch.utils.data import Dataset as TorchDataset
 from transformers import PreTrainedModel
 
+from ifguide.checks import check_whole_number
 from ifguide.models import linear_copy, tracked_layers
 
 FACTORS_FILE = "factors.safetensors"
@@ -65,8 +66,7 @@ class Curvature:
     def __post_init__(self) -> None:
         if self.strategy not in FACTORS:
             raise ValueError(f"strategy={self.strategy}; known: {', '.join(FACTORS)}")
-        if self.blocks < 1:
-            raise ValueError(f"blocks={self.blocks}: the factors are fitted on at least one block")
+        check_whole_number("blocks", self.blocks, least=1)
         if self.damping < 0:
             raise ValueError(f"damping={self.damping}: a damping is 0 or more")
 

@@ -83,7 +83,7 @@ def expand_home(node: DictConfig | ListConfig) -> None:
     """Replace `~/x` by a path under the home folder, wherever it is a value: no shell expands what is in quotes.
 
     Raises:
-        ValueError: a setting that is the word None, which YAML and Hydra take for text.
+        ValueError: a setting that is the word None or nothing, which YAML and Hydra take for text.
     """
     keys: list[Any] = list(node.keys()) if isinstance(node, DictConfig) else list(range(len(node)))
     for key in keys:
@@ -94,8 +94,8 @@ def expand_home(node: DictConfig | ListConfig) -> None:
             expand_home(value)
         elif isinstance(value, str) and value.startswith("~/"):
             node[key] = os.path.expanduser(value)
-        elif value == "None" and isinstance(node, DictConfig):
-            raise ValueError(f"{node._get_full_key(key)}=None: that is a text; where there is none, write null")
+        elif value in ("None", "") and isinstance(node, DictConfig):
+            raise ValueError(f"{node._get_full_key(key)}={value}: that is a text; where there is none, write null")
 
 
 def make_workspace(cfg: DictConfig) -> Workspace:

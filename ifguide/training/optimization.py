@@ -10,6 +10,7 @@ import torch
 from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
 
+from ifguide.checks import check_whole_number
 from ifguide.training.schedules import Cosine, Schedule
 
 SET_HERE = {"params": "every weight is optimised", "lr": "set learning_rate", "weight_decay": "set weight_decay here"}
@@ -45,9 +46,9 @@ class Optimization:
     schedule: Schedule = field(default_factory=partial(Cosine, warmup=0.01))
 
     def __post_init__(self) -> None:
+        check_whole_number("batch_size", self.batch_size, least=1)
         for name, rule, ok in (
             ("learning_rate", "above 0", self.learning_rate > 0),
-            ("batch_size", "at least 1", self.batch_size >= 1),
             ("epochs", "0 or more", self.epochs >= 0),
             ("weight_decay", "0 or more", self.weight_decay >= 0),
             ("clip", "above 0", self.clip > 0),

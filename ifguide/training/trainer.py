@@ -94,6 +94,8 @@ class TrainerSettings:
         for name in ("devices", "num_nodes", "micro_batch_size", "checkpoint_every", "log_every"):
             check_whole_number(name, getattr(self, name), least=1)
         check_every("validate_every", validate_every)
+        if str(precision).startswith("16") and self.device.type == "cpu":  # Lightning would take bfloat16 and warn
+            raise ValueError(f"precision={precision}: a CPU computes in 32-true or bf16-mixed; float16 needs a GPU")
         known = further_arguments()
         for name, value in lightning.items():
             if name in OURS:

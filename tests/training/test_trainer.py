@@ -73,7 +73,15 @@ def test_every_argument_of_the_trainer_has_one_place():
 
 
 @pytest.mark.parametrize(
-    "options", [{"devices": 0}, {"micro_batch_size": 0}, {"validate_every": 1.5}, {"log_every": 0}]
+    "options",
+    [
+        {"devices": 0},
+        {"micro_batch_size": 0},
+        {"validate_every": 1.5},
+        {"log_every": 0},
+        {"precision": "16-mixed"},
+        {"devices": "auto"},
+    ],
 )
 def test_settings_out_of_range_are_refused(options):
     with pytest.raises(ValueError, match=f"^{next(iter(options))}="):

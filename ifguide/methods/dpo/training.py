@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from ifguide.checks import argument, check_seed
+from ifguide.checks import argument, check_seed, check_whole_number
 from ifguide.corpus.pairs import EncodedPair
 from ifguide.methods.dpo.loss import preference_loss, response_divergence
 from ifguide.methods.dpo.pairs import PairExamples, pair_log_probabilities
@@ -92,11 +92,11 @@ class DPO:
         check_validation(self.validation)
         check_seed(self.seed)
         check_every("validate_every", self.validate_every)
+        check_whole_number("max_length", self.max_length, least=2)
+        check_whole_number("patience", self.patience, least=1)
         for name, rule, ok in (
             ("beta", "above 0", self.beta > 0),
             ("kl", "0 or more", self.kl >= 0),
-            ("max_length", "at least 2", self.max_length >= 2),
-            ("patience", "at least 1", self.patience >= 1),
         ):
             if not ok:
                 raise ValueError(f"{name}={getattr(self, name)}: must be {rule}")

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
-from ifguide.checks import argument
+from ifguide.checks import argument, check_whole_number
 from ifguide.corpus.documents import LabelledText
 from ifguide.corpus.labelled import check_labelled, encode_texts
 from ifguide.corpus.tokenizers import vocabulary_size
@@ -65,8 +65,7 @@ class RewardTraining(Auxiliary):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.max_length < 2:
-            raise ValueError(f"max_length={self.max_length}: at least 2 tokens")
+        check_whole_number("max_length", self.max_length, least=2)
 
     def check(self, texts: Sequence[LabelledText]) -> None:
         """See `Auxiliary`."""
