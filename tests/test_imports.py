@@ -8,8 +8,8 @@ import pytest
 import ifguide
 
 ORDER = [
-    "checks", "workspace", "statistics", "models", "classifiers", "corpus", "objectives", "influence", "training",
-    "decoding", "methods", "evaluation", "report", "tracking", "stages",
+    "checks", "workspace", "statistics", "opening", "models", "classifiers", "corpus", "objectives", "influence",
+    "training", "decoding", "methods", "evaluation", "report", "tracking", "stages",
 ]  # fmt: skip
 HYDRA = {"configuration", "plan", "commands"}  # of stages/; beside them only run.py knows it
 WHOLE = {*HYDRA, "rules", "run", "row", "listing"}  # files of stages/ that are about several stages

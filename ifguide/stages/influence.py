@@ -24,7 +24,7 @@ from ifguide.influence.scorers import Scorer, TokenScorer
 from ifguide.influence.scoring import ScoringModule, fill_store, prepare_scorer, sample_rows
 from ifguide.influence.selection import Algorithm1
 from ifguide.influence.store import ScoreStore, open_scores
-from ifguide.models import ModelSettings
+from ifguide.models import ModelSettings, untracked
 from ifguide.stages.stage import Inputs, Stage, late_setting, made_from, setting, speed
 from ifguide.training.trainer import TrainerSettings
 
@@ -57,15 +57,22 @@ class Factors(Stage):
         return {"curvature": self.curvature.fitting}
 
     def build(self, folder: Path, inputs: Inputs) -> Mapping[str, Any]:
+        model = self.loading.load(inputs["proxy"], self.trainer.device)
+        share, largest = untracked(model)
+        if largest is not None:
+            log.warning(
+                "influence tracks %.0f %% of the parameters in the decoder blocks: %s is of no linear layer",
+                100 * share, largest,
+            )  # fmt: skip
         factors, blocks = fit_factors(
-            self.loading.load(inputs["proxy"], self.trainer.device),
+            model,
             inputs.corpus().split("train"),
             self.curvature,
             self.influence,
             progress=self.trainer.progress,
         )
         save_factors(factors, folder)
-        return {"blocks": blocks}
+        return {"blocks": blocks, "tracked_share": share}
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

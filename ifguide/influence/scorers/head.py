@@ -13,6 +13,7 @@ from ifguide.influence.scorers.linear import linear_map
 # K directions, B blocks, T tokens, D hidden size, V vocabulary
 
 CHUNK_LOGITS = {"cpu": 1 << 20, "cuda": 1 << 27}  # a chunk that stays in the cache of a CPU
+LARGE = 1000.0  # a logit that a soft cap would not let pass
 CHUNK_TOKENS = 128  # at least, or the products become narrow and slow
 
 
@@ -30,15 +31,27 @@ def split_output_head(model: PreTrainedModel) -> tuple[Callable[[Tensor], Tensor
         return hidden
 
     ids = torch.arange(8, device=model.device)[None] % model.config.get_text_config().vocab_size
-    with torch.no_grad():
-        logits = model(input_ids=ids, use_cache=False).logits
-        ours = head(body(ids)) if isinstance(head, nn.Linear) else None
-    if ours is None or not torch.allclose(ours, logits, rtol=1e-3, atol=1e-3 * float(logits.abs().max())):
+    if not isinstance(head, nn.Linear) or not all(_is_last(model, head, body, ids, size) for size in (None, LARGE)):
         raise ValueError(
             f"the logits of {type(model).__name__} are not a linear head on its last hidden states, which the fast "
             "scorers need; use scorer=jvp scorer.form=reference"
         )
     return body, OutputHead(head.weight.detach(), None if head.bias is None else head.bias.detach())
+
+
+def _is_last(
+    model: PreTrainedModel, head: nn.Linear, body: Callable[[Tensor], Tensor], ids: Tensor, size: float | None
+) -> bool:
+    """Whether the logits are what the head gives, also where that is brought to a size at which caps act."""
+    with torch.no_grad():
+        ours = head(body(ids))
+        scale = 1.0 if size is None else size / max(float(ours.abs().max()), 1e-30)
+        handle = head.register_forward_hook(lambda module, inputs, output: output * scale)
+        try:
+            logits = model(input_ids=ids, use_cache=False).logits
+        finally:
+            handle.remove()
+    return torch.allclose(ours * scale, logits, rtol=1e-3, atol=1e-3 * float(logits.abs().max()))
 
 
 class OutputHead:

@@ -1,5 +1,6 @@
 """Exact token scores by forward-mode differentiation: one Jacobian-vector product scores every token of a batch."""
 
+import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -11,7 +12,7 @@ from torch.autograd.forward_ad import dual_level, unpack_dual
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import PreTrainedModel
 
-from ifguide.influence.scorers.base import Direction, TokenScorer, check_evaluation_mode, same_parameters
+from ifguide.influence.scorers.base import Direction, TokenScorer, check_evaluation_mode, check_tracked, same_parameters
 from ifguide.influence.scorers.head import split_output_head
 from ifguide.influence.scorers.tangents import (
     Tangent,
@@ -45,6 +46,7 @@ class JVP:
     """
 
     DTYPES: ClassVar = ("float32", "bfloat16")
+    OWN_LOSS: ClassVar = True
 
     form: str = "fast"
     rank: int | None = None
@@ -55,11 +57,15 @@ class JVP:
         if self.rank is not None and (self.rank < 1 or self.form == "reference"):
             raise ValueError(f"rank={self.rank}: a rank is at least 1, and only form=fast takes one")
 
+    def complete(self) -> "JVP | None":
+        return None if self.form == "reference" else JVP()
+
     def prepare(self, model: PreTrainedModel, directions: Sequence[Direction], sample_BT: Tensor) -> TokenScorer:
         check_evaluation_mode(model)
         directions = same_parameters(directions)
         if self.form == "reference":
             return TokenScorer(lambda ids: torch.stack([reference_scores(model, v, ids) for v in directions]))
+        check_tracked(model, directions[0])
         return self._prepare_fast(model, directions)
 
     def _prepare_fast(self, model: PreTrainedModel, directions: Sequence[Direction]) -> TokenScorer:
@@ -102,6 +108,16 @@ class JVP:
                 return head.loss_tangents(hidden, tangents, input_ids)
 
         return TokenScorer(score, facts)
+
+
+def exact_scores(model: PreTrainedModel, directions: Sequence[Direction], input_ids: Tensor) -> Tensor:
+    """Exact scores of a few blocks, [K, B, T], by the fast form where it knows the model; the model is not changed."""
+    try:
+        return JVP().prepare(copy.deepcopy(model), directions, input_ids)(input_ids)
+    except torch.OutOfMemoryError:
+        raise
+    except (AttributeError, LookupError, RuntimeError, TypeError, ValueError):  # of an architecture that it does not
+        return JVP("reference").prepare(model, directions, input_ids)(input_ids)
 
 
 def reference_scores(model: PreTrainedModel, direction: Direction, input_ids: Tensor) -> Tensor:
