@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 import torch
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
+from transformers.models.falcon.modeling_falcon import FalconLinear
 from transformers.pytorch_utils import Conv1D
 
 from ifguide.checks import check_seed
@@ -223,7 +224,7 @@ def tracked_layers(
     if last_blocks is not None and last_blocks > len(blocks):
         raise ValueError(f"influence.last_blocks={last_blocks}: the model has {len(blocks)}; null for all")
     first = 0 if last_blocks is None else len(blocks) - last_blocks
-    linear = {name: module for name, module in blocks.named_modules() if isinstance(module, nn.Linear | Conv1D)}
+    linear = {name: module for name, module in blocks.named_modules() if _is_linear(module)}
     layers: dict[str, nn.Module] = {
         f"{prefix}.{name}": module
         for name, module in linear.items()
@@ -236,6 +237,12 @@ def tracked_layers(
             f"the linear layers of its decoder blocks are {', '.join(every) or 'none'}"
         )
     return layers
+
+
+def _is_linear(module: nn.Module) -> bool:
+    """Whether a module is a linear layer and computes no more than one, as a router does that is made of one."""
+    is_plain = type(module).forward in (nn.Linear.forward, FalconLinear.forward)
+    return isinstance(module, Conv1D) or (isinstance(module, nn.Linear) and is_plain)
 
 
 def tracked_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
@@ -259,16 +266,20 @@ def untracked(model: nn.Module) -> tuple[float, str | None]:
 
 
 def linear_copy(model: PreTrainedModel) -> PreTrainedModel:
-    """Deep copy in which each tracked Conv1D is an equal `nn.Linear`, for libraries that only know the latter."""
+    """Deep copy in which each tracked layer is an equal `nn.Linear`, for libraries that only know that class."""
     clone = copy.deepcopy(model)
     for name, module in tracked_layers(clone).items():
-        if isinstance(module, Conv1D):
-            inputs, outputs = module.weight.shape
-            linear = nn.Linear(inputs, outputs, dtype=module.weight.dtype, device=module.weight.device)
-            linear.weight.data.copy_(module.weight.data.T)
-            linear.bias.data.copy_(module.bias.data)
-            parent, _, child = name.rpartition(".")
-            setattr(clone.get_submodule(parent), child, linear)
+        if type(module) is nn.Linear:
+            continue
+        weight, bias = module.get_parameter("weight").detach(), getattr(module, "bias", None)
+        weight = weight.T if isinstance(module, Conv1D) else weight
+        outputs, inputs = weight.shape
+        linear = nn.Linear(inputs, outputs, bias is not None, dtype=weight.dtype, device=weight.device)
+        linear.weight.data.copy_(weight)
+        if bias is not None:
+            linear.bias.data.copy_(bias.detach())
+        parent, _, child = name.rpartition(".")
+        setattr(clone.get_submodule(parent), child, linear)
     return clone
 
 

@@ -18,8 +18,8 @@ from ifguide.influence.scorers.base import (
     moves,
     same_parameters,
 )
+from ifguide.influence.scorers.exact import exact_scores
 from ifguide.influence.scorers.head import split_output_head
-from ifguide.influence.scorers.jvp import exact_scores
 from ifguide.influence.scorers.linear import activations_behind, can_pack, linear_map
 from ifguide.models import decoder_blocks, layer_matrix, tracked_layers
 
@@ -66,7 +66,7 @@ class FiniteDifference:
         if model.dtype not in (torch.float32, torch.float64):
             raise ValueError(f"finite differences need float32 weights, not {model.dtype}; use scorer=jvp")
         body, head = split_output_head(model)
-        exact = exact_scores(model, directions, sample_BT)
+        exact, sample_BT = exact_scores(model, directions, sample_BT, fast=True)
         steps = [self._step(model, direction, scores) for direction, scores in zip(directions, exact, strict=True)]
         layers = tracked_layers(model)
         fused = _fuse_activations(model, layers, lambda: body(sample_BT[:1, :2]))

@@ -1,6 +1,5 @@
 """Exact token scores by forward-mode differentiation: one Jacobian-vector product scores every token of a batch."""
 
-import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -19,8 +18,10 @@ from ifguide.influence.scorers.tangents import (
     carry_tangents,
     embeddings_moved,
     layer_tangents,
+    take_formulas,
     tangent_maps,
     tangents_installed,
+    unfused_attention,
 )
 
 # K directions, B blocks, T tokens, D hidden size, V vocabulary
@@ -64,6 +65,7 @@ class JVP:
         check_evaluation_mode(model)
         directions = same_parameters(directions)
         if self.form == "reference":
+            take_formulas(model)
             return TokenScorer(lambda ids: torch.stack([reference_scores(model, v, ids) for v in directions]))
         check_tracked(model, directions[0])
         return self._prepare_fast(model, directions)
@@ -85,7 +87,7 @@ class JVP:
         maps = tangent_maps(per_direction[0][0], with_bias, batched=False) if len(directions) == 1 else {}
 
         def one(input_ids: Tensor) -> tuple[Tensor, Tensor]:
-            with tangents_installed(model, maps), dual_level():
+            with tangents_installed(model, maps), unfused_attention(model), dual_level():
                 hidden, tangent = unpack_dual(body(input_ids))
                 return hidden, (torch.zeros_like(hidden) if tangent is None else tangent)[None]
 
@@ -97,7 +99,8 @@ class JVP:
                     return body(input_ids)
 
             zero = torch.zeros((), dtype=model.dtype, device=model.device)
-            return torch.func.jvp(from_offset, (zero,), (zero,))  # type: ignore[return-value]
+            with unfused_attention(model):
+                return torch.func.jvp(from_offset, (zero,), (zero,))  # type: ignore[return-value]
 
         # only duals of torch.func can be batched over directions, and only what a dual has touched is one
         several = torch.func.vmap(of_direction, in_dims=(0, None), out_dims=(None, 0))  # type: ignore[arg-type]
@@ -108,16 +111,6 @@ class JVP:
                 return head.loss_tangents(hidden, tangents, input_ids)
 
         return TokenScorer(score, facts)
-
-
-def exact_scores(model: PreTrainedModel, directions: Sequence[Direction], input_ids: Tensor) -> Tensor:
-    """Exact scores of a few blocks, [K, B, T], by the fast form where it knows the model; the model is not changed."""
-    try:
-        return JVP().prepare(copy.deepcopy(model), directions, input_ids)(input_ids)
-    except torch.OutOfMemoryError:
-        raise
-    except (AttributeError, LookupError, RuntimeError, TypeError, ValueError):  # of an architecture that it does not
-        return JVP("reference").prepare(model, directions, input_ids)(input_ids)
 
 
 def reference_scores(model: PreTrainedModel, direction: Direction, input_ids: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ are computed.
 import math
 import types
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 from typing import Any
 
@@ -18,10 +18,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.forward_ad import make_dual, unpack_dual
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import PreTrainedModel
 from transformers.integrations.sdpa_attention import repeat_kv
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, sdpa_mask
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+from transformers.models.bloom.modeling_bloom import BloomGelu, bloom_gelu_forward
 
 from ifguide.influence.scorers.base import Direction, moves, weight_of
 from ifguide.influence.scorers.linear import LinearMap, linear_map
@@ -52,9 +54,24 @@ def carry_tangents(model: PreTrainedModel, *, batched: bool) -> None:
         layer.map = LinearMap(matrix) if batched else linear_map(matrix)  # type: ignore[assignment]
         layer.tangent = None  # type: ignore[assignment]
         layer.forward = types.MethodType(_linear, layer)
+    take_formulas(model)
     ALL_ATTENTION_FUNCTIONS.register(ATTENTION[batched], partial(_attention, reuse=not batched))
     ALL_MASK_ATTENTION_FUNCTIONS.register(ATTENTION[batched], sdpa_mask)
-    model.set_attn_implementation(ATTENTION[batched])
+    model.set_attn_implementation(ATTENTION[batched])  # what has an attention of its own keeps that
+
+
+def unfused_attention(model: PreTrainedModel) -> AbstractContextManager[None]:
+    """Within it, a model with an attention of its own runs that unfused, as fused kernels have no formula."""
+    is_ours = model.config._attn_implementation in ATTENTION.values()
+    return nullcontext() if is_ours else sdpa_kernel(SDPBackend.MATH)
+
+
+def take_formulas(model: PreTrainedModel) -> None:
+    """Let a model compute by operations that have forward-mode formulas, where it takes others for speed."""
+    model.set_experts_implementation("eager")  # grouped products have none
+    for module in model.modules():
+        if isinstance(module, BloomGelu):  # whose gradient is written by hand
+            module.forward = bloom_gelu_forward
 
 
 def layer_tangents(model: PreTrainedModel, direction: Direction, rank: int | None) -> tuple[dict[str, Tangent], float]:
