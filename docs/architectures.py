@@ -97,6 +97,17 @@ ARCHITECTURES: dict[str, dict[str, Any]] = {
         num_hidden_layers=4, head_dim=16, linear_num_value_heads=2, linear_num_key_heads=2, linear_key_head_dim=8,
         linear_value_head_dim=8, shared_expert_intermediate_size=24, decoder_sparse_step=1,
     ),
+    "jamba": G | dict(
+        num_hidden_layers=4, attn_layer_period=2, attn_layer_offset=1, expert_layer_period=2, expert_layer_offset=1,
+        num_experts=4, mamba_d_state=4, mamba_dt_rank=4, use_mamba_kernels=False,
+    ),
+    "dbrx": dict(
+        d_model=32, n_heads=2, n_layers=2, max_seq_len=64,
+        attn_config=dict(kv_n_heads=1, clip_qkv=8.0, rope_theta=1e4),
+        ffn_config=dict(ffn_hidden_size=24, moe_num_experts=4, moe_top_k=2, hidden_size=32),
+    ),
+    "jetmoe": L | dict(num_key_value_heads=2, kv_channels=16),
+    "lfm2": G | dict(full_attn_idxs=[1], block_ff_dim=48, block_auto_adjust_ff_dim=False, pad_token_id=0),
     "minimax": L | dict(head_dim=16, block_size=4),
     "mamba": MAMBA,
     "falcon_mamba": MAMBA,
@@ -108,15 +119,15 @@ ARCHITECTURES: dict[str, dict[str, Any]] = {
     "bert": S,
     "xlnet": dict(d_model=32, n_layer=2, n_head=2, d_inner=48),
 }  # fmt: skip
-LAYERS = {"mamba": "in_proj|x_proj|out_proj", "falcon_mamba": "in_proj|x_proj|out_proj"}  # a second row, of these
+LAYERS = {"mamba": ".[^d]._proj", "falcon_mamba": ".[^d]._proj"}  # a second row, of these
 SCORERS: Mapping[str, Scorer] = {"fast": JVP(), "differences": FiniteDifference(), "reference": JVP("reference")}
 
 HEAD = """<!-- generated: python docs/architectures.py -->
 # Architectures
 
 What works with which architecture of `transformers` {version}, measured on random models of two to four decoder
-blocks in float32. An error is ‖ours − expected‖ / ‖expected‖, where what is expected comes from a backward pass for each
-token (scores) or for each block (curvature). *Refused* is one line before anything is scored, numbered below the table.
+blocks in float32. An error is ‖ours − expected‖ / ‖expected‖, where what is expected comes from a backward pass for
+each token (scores) or for each block (curvature). *Refused* is one line before anything is scored, numbered below.
 
 - **tracked**: share of the parameters in the decoder blocks that are of linear layers; influence is about these.
 - **curvature**: largest error of a layer's eigenvalues, with `curvature=ekfac`.
@@ -124,10 +135,11 @@ token (scores) or for each block (curvature). *Refused* is one line before anyth
 - **generation**: whether the model's cache gives what the whole text gives. Where it does not, it is not used: slower,
   the same samples.
 
-Every run makes the check of its scorer again, on its own model and direction: `self_check` in the manifest of the scores.
-A model that an adapter of PEFT wraps is refused; merge it first (`model.merge_and_unload()`). The experts of a mixture are
-tracked where they are linear layers, not where they are one tensor. `model.experts_implementation=eager` chooses how
-they are computed; the exact scorers compute them so by themselves.
+Every run makes the check of its scorer again, on its own model and direction: `self_check` in the manifest of the
+scores. A model that an adapter of PEFT wraps is refused; merge it first (`model.merge_and_unload()`). The experts of a
+mixture are tracked where they are linear layers, not where they are one tensor: then the share is said when the
+curvature is fitted. `model.experts_implementation=eager` chooses how they are computed; the exact scorers compute them
+so by themselves.
 
 | architecture | tracked | curvature | fast | differences | reference | generation |
 |---|---|---|---|---|---|---|
@@ -175,7 +187,7 @@ def make(name: str) -> tuple[PreTrainedModel, str]:
 
 def row(name: str, notes: Notes, layers: str | None = None) -> str:
     """The line of the table."""
-    setting = f", `influence.layers='{layers}'`".replace("|", "\\|") if layers else ""
+    setting = f", `'influence.layers=\"{layers}\"'`" if layers else ""
     try:
         model, needed = make(name)
         share = f"{untracked(model)[0]:.0%}"

@@ -87,6 +87,8 @@ def check_pretrained(name: str | None, setting: str = "model.pretrained") -> Non
     """Raise ValueError where a name is neither a model folder nor on the hub or in its cache."""
     looks_like_path = name is not None and (name.startswith((".", "/", "~")) or name.count("/") != 1)
     if name is not None and (looks_like_path or Path(name).exists()) and not (Path(name) / "config.json").is_file():
+        if (Path(name) / "adapter_config.json").is_file():
+            raise ValueError(f"{setting}={name}: an adapter of PEFT; save the model that it is merged into")
         raise ValueError(f"{setting}={name}: not a Hugging Face model folder (no config.json in it)")
     if name is not None:
         with loading(f"{setting}={name}"):
@@ -98,10 +100,13 @@ def loading(what: str) -> Iterator[None]:
     """Turn what transformers raises where it cannot load something into a ValueError that names the setting."""
     try:
         yield
-    except (OSError, ValueError, RuntimeError, SafetensorError, UnpicklingError) as error:
-        if isinstance(error, torch.OutOfMemoryError):
-            raise
-        raise ValueError(f"{what} cannot be loaded: {' '.join(str(error).split())}") from error
+    except torch.OutOfMemoryError:
+        raise
+    except (OSError, ValueError, ImportError, RuntimeError, SafetensorError, UnpicklingError) as error:
+        text = " ".join(str(error).split())
+        if "attn_implementation" in text:
+            text = f"{text.partition('. ')[0]}; use attention=eager"
+        raise ValueError(f"{what} cannot be loaded: {text}") from error
 
 
 def check_folder(name: str, setting: str) -> None:

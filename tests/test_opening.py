@@ -139,7 +139,10 @@ def test_tied_weights_and_names_on_the_hub_are_left_alone(tmp_path):
     check_folder("EleutherAI/pythia-14m", "model.pretrained")
 
 
-def test_a_model_with_an_adapter_is_refused():
+def test_a_model_with_an_adapter_is_refused(tmp_path):
+    (tmp_path / "adapter_config.json").write_text("{}")
+    with pytest.raises(ValueError, match=r"^model\.pretrained=.*: an adapter of PEFT; save the model"):
+        ModelSettings(pretrained=str(tmp_path)).check("model")
     model = tiny_model()
     model.peft_config = {}
     with pytest.raises(ValueError, match=r"adapter of PEFT.*merge_and_unload\(\)"):
@@ -153,6 +156,15 @@ def test_dropout_is_read_from_the_configuration(tmp_path):
     assert has_dropout("gpt_neox", {"hidden_dropout": 0.1}, None)
     tiny_model("gpt2").save_pretrained(tmp_path)
     assert has_dropout(None, {}, str(tmp_path)) and not has_dropout(None, {}, str(tmp_path / "nowhere"))
+
+
+@pytest.mark.parametrize(
+    "architecture, attention", [("bloom", "sdpa"), ("gpt_neox", "flash_attention_2"), ("gpt_neox", "nonsense")]
+)
+def test_an_attention_that_is_not_there_is_one_line_with_its_way_out(architecture, attention):
+    settings = ModelSettings(architecture=architecture, attention=attention)
+    with pytest.raises(ValueError, match=rf"^architecture={architecture} cannot be loaded: .*; use attention=eager$"):
+        settings.config(60, None)
 
 
 def test_the_implementation_of_experts_is_chosen():

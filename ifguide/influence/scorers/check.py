@@ -147,5 +147,5 @@ def one_line(model: PreTrainedModel, way_out: str) -> Iterator[None]:
     except torch.OutOfMemoryError:
         raise
     except (AttributeError, LookupError, RuntimeError, TypeError) as error:  # NotImplementedError is of RuntimeError
-        first = next(iter(str(error).splitlines()), type(error).__name__)
+        first = next(iter(str(error).splitlines()), type(error).__name__).partition(". ")[0].rstrip(".")
         raise ValueError(f"this form does not know how {type(model).__name__} computes ({first}); {way_out}") from error
