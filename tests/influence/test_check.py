@@ -189,6 +189,12 @@ def test_scoring_checks_its_scorer(blocks):
         prepare_scorer(JVP(), model, [random_direction(model)], lambda rows: tokens[rows], (1, *tokens.shape), seed=0)
 
 
+def test_a_tolerance_that_was_lowered_is_kept_to():
+    assert FiniteDifference().allowed_error == pytest.approx(0.0447, abs=1e-4) < check_module.LIMIT
+    assert FiniteDifference(tolerance=0.8).allowed_error == pytest.approx(0.75)
+    assert FiniteDifference(tolerance=0).allowed_error == float("inf") and JVP().allowed_error == 0
+
+
 @pytest.mark.parametrize("value, error", [((0.0, 0.0), 0.0), ((1.0, 0.0), float("inf")), ((0.9, 1.0), 0.1)])
 def test_relative_errors(value, error):
     ours, expected = (torch.tensor([[0.0, one]]) for one in value)

@@ -47,6 +47,11 @@ class Scorer(Protocol):
     DTYPES: ClassVar[tuple[str, ...]]
     OWN_LOSS: ClassVar[bool]
 
+    @property
+    def allowed_error(self) -> float:
+        """Relative error that its settings allow beside exact scores; 0 where rounding is all."""
+        ...
+
     def complete(self) -> "Scorer | None":
         """The scorer without what it leaves out on purpose; None where it is the reference that others are checked
         with."""

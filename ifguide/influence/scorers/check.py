@@ -61,14 +61,14 @@ def prepare_checked(
         relative_error(ours, theirs, each_token=scorer.OWN_LOSS)
         for ours, theirs in zip([*of_directions, *of_random], expected, strict=True)
     ]
-    limit = LIMITS.get(model.dtype, LIMIT)
+    limit = max(LIMITS.get(model.dtype, LIMIT), scorer.allowed_error)
     checked = errors if complete == scorer else errors[-1:]  # what is left out on purpose is told, no more
     if not all(error <= limit for error in checked):  # not a number fails, too
         along = "its direction" if not errors[-1] > limit else "a random direction over all its parameters"
         raise ValueError(
             f"scores of {type(model).__name__} by {type(scorer).__name__} differ from the reference form's by "
             f"{max(checked, key=lambda error: (error != error, error)):.2g} of their size along {along} (at most "
-            f"{limit} is taken): this form does not compute a part of the model; {way_out}"
+            f"{limit:.2g} is taken): this form does not compute a part of the model; {way_out}"
         )
     facts = {"blocks": len(few), "relative_error": errors[:-1], "relative_error_of_random_direction": errors[-1]}
     return TokenScorer(prepared.score, {**prepared.facts, "self_check": facts})
@@ -132,11 +132,10 @@ def _kind(name: str) -> str:
 
 def _expected(model: PreTrainedModel, directions: Sequence[Direction], blocks: Tensor) -> tuple[Tensor, Tensor]:
     """The reference's scores, in float32 at least, and the blocks that they are of."""
-    clone = copy.deepcopy(model)
     if model.dtype.itemsize < 4:
-        clone = clone.float()
-    matching = [{name: value.to(clone.dtype) for name, value in direction.items()} for direction in directions]
-    return exact_scores(clone, matching, blocks, fast=False)
+        model = copy.deepcopy(model).float()
+    matching = [{name: value.to(model.dtype) for name, value in direction.items()} for direction in directions]
+    return exact_scores(model, matching, blocks, fast=False)
 
 
 @contextmanager

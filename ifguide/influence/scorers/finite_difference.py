@@ -1,5 +1,6 @@
 """Token scores by a central difference: two ordinary inference passes, the fastest scorer."""
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -55,6 +56,10 @@ class FiniteDifference:
             raise ValueError(f"change={self.change}: the wanted change in loss is above 0")
         if not 0 <= self.tolerance <= 1:
             raise ValueError(f"tolerance={self.tolerance}: a correlation lies in [0, 1]")
+
+    @property
+    def allowed_error(self) -> float:
+        return math.sqrt(1 - self.tolerance**2) / self.tolerance if self.tolerance else math.inf
 
     def complete(self) -> "FiniteDifference":
         return self

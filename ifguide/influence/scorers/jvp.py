@@ -58,6 +58,10 @@ class JVP:
         if self.rank is not None and (self.rank < 1 or self.form == "reference"):
             raise ValueError(f"rank={self.rank}: a rank is at least 1, and only form=fast takes one")
 
+    @property
+    def allowed_error(self) -> float:
+        return 0.0
+
     def complete(self) -> "JVP | None":
         return None if self.form == "reference" else JVP()
 

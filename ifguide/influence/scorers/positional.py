@@ -52,6 +52,10 @@ class Positional:
         if self.alignment not in ALIGNMENTS:
             raise ValueError(f"alignment={self.alignment}; known: {', '.join(ALIGNMENTS)}")
 
+    @property
+    def allowed_error(self) -> float:
+        return 0.0
+
     def complete(self) -> "Positional":
         return Positional()  # as published, the part of the first position is left out
 
