@@ -11,7 +11,7 @@ from pathlib import Path
 import hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 from transformers.utils.logging import disable_progress_bar
 
@@ -36,9 +36,9 @@ def main(cfg: DictConfig) -> float | None:
         prepare(cfg)
         if not runs_alone(cfg):
             return None
-        metrics = COMMANDS.get(cfg.stage, build)(cfg, folder)
+        value = COMMANDS.get(cfg.stage, build)(cfg, folder)
         finish_tracking()
-        return OmegaConf.select(OmegaConf.create(metrics or {}), cfg.objective_metric)  # type: ignore[no-any-return]
+        return value  # type: ignore[no-any-return]
     except Exception as error:
         message = (str(error).splitlines() or [type(error).__name__])[0]
         failures.append(message)

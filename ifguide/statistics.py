@@ -173,6 +173,14 @@ def ranking_intervals(
     return percentiles(areas), [percentiles(row) for row in precisions]
 
 
+def calibration_error(probabilities: NDArray[np.float64], positive: NDArray[np.bool_], *, bins: int = 10) -> float:
+    """Expected calibration error (Naeini et al., 2015): the mean over cases of |mean probability − share of positives|
+    of the case's bin, bins of equal width, [n] each."""
+    place = np.minimum((probabilities * bins).astype(int), bins - 1)
+    sums, hits = (np.bincount(place, weights=values, minlength=bins) for values in (probabilities, positive))
+    return float(np.abs(sums - hits).sum() / len(probabilities))
+
+
 def spearman(a: NDArray[np.floating], b: NDArray[np.floating]) -> float:
     """Rank correlation of two arrays of the same shape; tied values share their mean rank.
 

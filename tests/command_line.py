@@ -1,23 +1,88 @@
-"""`run.py` as a user types it, in a process of its own."""
+"""`run.py` as a user types it, in a process of its own.
 
+Most of a short run's time goes into imports. Unless a test asks for a fresh interpreter, its process is forked from one
+that has imported everything and done nothing.
+"""
+
+import atexit
 import csv
+import multiprocessing
 import os
+import runpy
 import subprocess
 import sys
+import tempfile
+import time
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 SMOKE = "+debug=smoke"
+TIMEOUT = 600
+
+_forks = multiprocessing.get_context("forkserver")
+_forks.set_forkserver_preload(["ifguide.stages.commands", "kronfluence", "wandb"])
 
 
-def run(folder, *arguments, check=True, **environment_too):
-    environment = {key: value for key, value in os.environ.items() if key not in ("LOCAL_RANK", "WORLD_SIZE")}
-    result = subprocess.run(
-        [sys.executable, str(ROOT / "run.py"), *arguments], cwd=folder, capture_output=True, text=True,
-        env=environment | {"WANDB_MODE": "offline"} | environment_too, timeout=600,
-    )  # fmt: skip
+def start(folder, *arguments, before=None, out=os.devnull, err=os.devnull, **environment_too):
+    """A process, forked and running, that its `kill` kills with all that it started.
+
+    Args:
+        folder: where it works.
+        arguments: of run.py.
+        before: called first, in the process.
+        out, err: files of what it prints.
+        environment_too: variables.
+    """
+    process = _forks.Process(target=_main, args=(folder, arguments, _environment(environment_too), before, out, err))
+    process.start()
+    return process
+
+
+def run(folder, *arguments, check=True, fresh=False, **environment_too):
+    """Run to the end; returns what `subprocess.run` does."""
+    command = [sys.executable, str(ROOT / "run.py"), *arguments]
+    if fresh:
+        environment = _environment(environment_too)
+        result = subprocess.run(command, cwd=folder, capture_output=True, text=True, env=environment, timeout=TIMEOUT)
+    else:
+        with tempfile.TemporaryDirectory() as place:
+            files = [Path(place) / name for name in ("out", "err")]
+            process = start(folder, *arguments, out=files[0], err=files[1], **environment_too)
+            process.join(TIMEOUT)
+            if process.exitcode is None:
+                process.kill()
+                raise TimeoutError(f"{command} still runs after {TIMEOUT} s")
+            out, err = (file.read_text(encoding="utf-8") for file in files)
+        result = subprocess.CompletedProcess(command, process.exitcode, out, err)
     assert not check or result.returncode == 0, result.stderr[-3000:]
     return result
+
+
+def wait_until(happened, seconds=60):
+    end = time.monotonic() + seconds
+    while not happened() and time.monotonic() < end:
+        time.sleep(0.02)
+
+
+def _environment(too):
+    kept = {key: value for key, value in os.environ.items() if key not in ("LOCAL_RANK", "WORLD_SIZE")}
+    return kept | {"WANDB_MODE": "offline"} | too
+
+
+def _main(folder, arguments, environment, before, out, err):
+    for number, path in ((1, out), (2, err)):
+        os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND), number)
+    sys.stdout, sys.stderr = open(1, "w", closefd=False), open(2, "w", closefd=False)  # noqa: SIM115
+    os.chdir(folder)
+    os.environ.clear()
+    os.environ.update(environment)
+    sys.argv = [str(ROOT / "run.py"), *arguments]
+    if before is not None:
+        before()
+    try:
+        runpy.run_path(sys.argv[0], run_name="__main__")
+    finally:
+        atexit._run_exitfuncs()  # which a fork ends without
 
 
 def assert_report(folder, methods=("none", "ifguide"), seeds=("1", "2")):

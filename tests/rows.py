@@ -13,7 +13,7 @@ from ifguide.models import load_model
 from ifguide.stages import rules
 from ifguide.stages.configuration import make_workspace
 from ifguide.stages.plan import make_plan
-from ifguide.stages.row import write_row, write_run
+from ifguide.stages.row import write_row, write_run, write_tokens
 from ifguide.stages.run import carry_out
 from ifguide.workspace import Artifact
 
@@ -66,6 +66,8 @@ class Row:
             self.run()
         self.folder.mkdir(parents=True, exist_ok=True)
         write_run(self.plan.row, self.made, self.folder)
+        if "behaviours" in self.plan.row:
+            write_tokens(self.plan, self.made, self.folder)
         return write_row(self.plan, self.made, self.workspace, self.folder)
 
     @property

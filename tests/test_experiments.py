@@ -2,7 +2,7 @@
 
 import json
 import re
-import subprocess
+import runpy
 import sys
 from dataclasses import asdict
 from pathlib import Path
@@ -10,12 +10,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
+from command_line import run
 from hydra import compose, initialize_config_dir
 from run_folders import write_run
 from test_config import check_bound
 
 import ifguide.stages.plan  # every class of a stage
 from ifguide.corpus.tokenizers import make_tokenizer
+from ifguide.report import experiment
 from ifguide.report.choice import UNSTEERED, Tried, check_apart
 from ifguide.report.experiment import Experiment, rows_of
 from ifguide.report.gather import gather
@@ -47,13 +49,24 @@ WITHOUT_PAGES = {  # helpers, benchmarks, whose output is kept as it is printed,
 WITHOUT_RESULTS = set(PAGES)  # their pages were measured before results were kept
 
 
-def run_script(*command):
-    done = subprocess.run([sys.executable, *command], cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr[-2000:]
-    return json.loads(done.stdout.splitlines()[-1])
+@pytest.fixture
+def run_script(monkeypatch, capsys):
+    """Runs a script in this process, its sweeps in forked ones, and returns the JSON of its last line."""
+
+    def sweep(command, *, cwd, check):
+        return run(cwd, *command[2:], check=check)
+
+    def script(path, *arguments):
+        monkeypatch.setattr(experiment.subprocess, "run", sweep)
+        monkeypatch.setattr(sys, "argv", [path, *arguments])
+        monkeypatch.syspath_prepend(str((ROOT / path).parent))
+        runpy.run_path(str(ROOT / path), run_name="__main__")
+        return json.loads(capsys.readouterr().out.splitlines()[-1])
+
+    return script
 
 
-def test_attribution_quality_on_the_sample(tmp_path):
+def test_attribution_quality_on_the_sample(tmp_path, run_script):
     pytest.importorskip("profanity_check")
     rows = run_script(
         "experiments/attribution_quality/run.py", "size=sample", f"output={tmp_path}", f"runs={tmp_path}/runs",
@@ -71,7 +84,7 @@ def test_attribution_quality_on_the_sample(tmp_path):
     assert json.loads((tmp_path / "results.json").read_text())["stages"]["baseline"] == 2
 
 
-def test_rivals_on_a_tiny_sample(tmp_path):
+def test_rivals_on_a_tiny_sample(tmp_path, run_script):
     pytest.importorskip("profanity_check")
     places = [f"output={tmp_path}", f"runs={tmp_path}/runs", f"paths.workspace={tmp_path}/w"]
     rows = run_script(

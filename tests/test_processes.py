@@ -1,17 +1,15 @@
 """Several processes, and processes that are killed."""
 
 import csv
-import os
 import shutil
-import signal
-import subprocess
-import sys
 import time
 
 import numpy as np
 import pytest
-from command_line import ROOT, SMOKE, run
+from command_line import SMOKE, run, start, wait_until
 from safetensors.numpy import load_file
+
+from ifguide.influence.store import ScoreStore
 
 pytest.importorskip("profanity_check")
 pytestmark = pytest.mark.slow
@@ -44,16 +42,11 @@ def test_a_killed_run_continues_where_it_was(tmp_path):
     (tmp_path / "killed").mkdir()
     slow = [SMOKE, "stage=model", "method=none", "optim.epochs=8", "trainer.checkpoint_every=2"]
     run(tmp_path / "whole", *slow)
-    process = subprocess.Popen(
-        [sys.executable, str(ROOT / "run.py"), *slow], cwd=tmp_path / "killed", stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL, start_new_session=True,
-    )  # fmt: skip
-    for _ in range(1200):
-        if list((tmp_path / "killed").glob("workspace/.building/model-*/checkpoints/*.ckpt")):
-            break
-        time.sleep(0.05)
-    os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
+    process = start(tmp_path / "killed", *slow)
+    kept = "workspace/.building/model-*/checkpoints/*.ckpt"
+    wait_until(lambda: list((tmp_path / "killed").glob(kept)))
+    process.kill()
+    process.join()
     assert not list((tmp_path / "killed").glob("workspace/model-*")), "killed too late to test anything"
     run(tmp_path / "killed", *slow)
     weights = [load_file(next((tmp_path / n).glob("workspace/model-*/model.safetensors"))) for n in ("whole", "killed")]
@@ -69,6 +62,17 @@ def before_scoring(tmp_path_factory):
 
 
 SCORING = ["scorer=finite_difference", "influence.batch_size=3"]
+
+
+def write_slowly():
+    """A pause before each shard is written, so that a process can be killed between any two."""
+    write = ScoreStore.write
+
+    def slowly(self, *arguments):
+        time.sleep(0.3)
+        write(self, *arguments)
+
+    ScoreStore.write = slowly
 
 
 def scores_of(folder):
@@ -100,33 +104,13 @@ def test_kills_during_scoring_leave_no_trace(before_scoring, tmp_path):
     shards = "workspace/.building/scores-*/shards_of_*/[0-9]*.npy"
     kept = {}
     for wanted in np.sort(np.random.default_rng().choice(range(1, 5), 3, replace=False)):
-        process = subprocess.Popen(
-            [sys.executable, "-c", SLOWLY, *command], cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-            start_new_session=True, env=os.environ | {"PYTHONPATH": str(ROOT)},
-        )  # fmt: skip
-        for _ in range(2400):
-            if len(list(folder.glob(shards))) >= wanted:
-                break
-            time.sleep(0.02)
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
+        process = start(folder, *command, before=write_slowly)
+        wait_until(lambda: len(list(folder.glob(shards))) >= wanted)  # noqa: B023
+        process.kill()
+        process.join()
         found = {path: path.stat().st_mtime_ns for path in folder.glob(shards)}
         assert len(found) >= wanted and all(found[path] == kept[path] for path in kept)
         kept = found
     assert not list(folder.glob("workspace/scores-*")), "killed too late to test anything"
     run(folder, *command)
     assert scores_of(folder) == scores_of(before_scoring)
-
-
-# run.py with a pause before each shard is written, so that it can be killed between any two
-SLOWLY = """
-import sys, time, runpy
-from ifguide.influence.store import ScoreStore
-write = ScoreStore.write
-def slowly(self, *arguments):
-    time.sleep(0.3)
-    write(self, *arguments)
-ScoreStore.write = slowly
-sys.argv[0] = "run.py"
-runpy.run_path(ROOT, run_name="__main__")
-""".replace("ROOT", repr(str(ROOT / "run.py")))

@@ -74,11 +74,11 @@ def test_one_process_is_the_first_whatever_its_surroundings_say(tmp_path):
         "SLURM_JOB_NAME": "packed", "HOME": str(tmp_path), "MPLBACKEND": "module://no_such_module.inline",
         "PYTHONIOENCODING": "ascii",
     }  # fmt: skip
-    run(tmp_path, SMOKE, "paths.workspace='~/kept here'", "hydra.run.dir=run", **surroundings)
+    run(tmp_path, SMOKE, "paths.workspace='~/kept here'", "hydra.run.dir=run", fresh=True, **surroundings)
     assert len(list(tmp_path.glob("kept here/model-*/config.json"))) >= 1
     assert (tmp_path / "run" / "metrics.json").is_file() and (tmp_path / "run" / "report.html").is_file()
     assert list((tmp_path / "run").glob("model/metrics.csv")), "the log of what was trained"
-    page = run(tmp_path, "stage=report", "report.runs=run", "hydra.run.dir=report", **surroundings).stdout
+    page = run(tmp_path, "stage=report", "report.runs=run", "hydra.run.dir=report", fresh=True, **surroundings).stdout
     assert "toxic fraction ?" in page and (tmp_path / "report" / "report.html").is_file()
 
 

@@ -30,15 +30,17 @@ class Document:
 class Query:
     """A (prompt, continuation) pair whose continuation shows, or does not show, the behaviour.
 
-    `record` names the record it came from; evaluation prompts never share one with queries.
+    `record` names the record it came from; evaluation prompts never share one with queries. `label` is what the record
+    calls its class, for people.
     """
 
-    NOT_SETTINGS: ClassVar = ("record",)
+    NOT_SETTINGS: ClassVar = ("record", "label")
 
     prompt: str
     continuation: str
     toxic: bool
     record: str
+    label: str = ""
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from transformers import PreTrainedConfig, PreTrainedTokenizerFast
 
+from ifguide.classifiers.base import TOXICITY
 from ifguide.corpus.documents import Prompt, Query
 from ifguide.corpus.records import read_records
 from ifguide.corpus.schema import QUERY, Classes
@@ -41,21 +42,48 @@ def local_queries(
     found = [row.read(QUERY, prompt=prompt, continuation=continuation, label=label) for row in rows]
     toxic = classes.of(label, [(row.place, values[2]) for row, values in zip(rows, found, strict=True)])
     return [
-        Query(values[0], values[1], shows, row.place) for row, values, shows in zip(rows, found, toxic, strict=True)
+        Query(values[0], values[1], shows, row.place, str(values[2]))
+        for row, values, shows in zip(rows, found, toxic, strict=True)
     ]
 
 
 def check_queries(queries: Sequence[Query]) -> None:
     """Raise ValueError unless both classes are there and every continuation has text."""
-    toxic = sum(query.toxic for query in queries)
-    if toxic == 0 or toxic == len(queries):
-        only = "toxic" if toxic else "non-toxic"
+    shown = sum(query.toxic for query in queries)
+    if shown == 0 or shown == len(queries):
+        labels = ", ".join(sorted({query.label for query in queries if query.label}))
         raise ValueError(
-            f"the {len(queries)} queries are all {only}: a direction needs both toxic and non-toxic ones; "
-            "check the thresholds or the label field of `queries`"
+            f"queries: all {len(queries)} {'show' if shown else 'do not show'} the behaviour"
+            f"{f' (labels: {labels})' if labels else ''}: a direction needs queries of both kinds; see "
+            "`positive` and `negative`, or the thresholds"
         )
     if empty := [query.record for query in queries if not query.continuation.strip()]:
-        raise ValueError(f"{len(empty)} queries have an empty continuation, the first is {empty[0]}")
+        raise ValueError(f"queries: {len(empty)} have an empty continuation, the first is {empty[0]}")
+
+
+def labels_of(behaviour: str, queries: Sequence[Query]) -> tuple[str, str]:
+    """What the two classes of a behaviour are called: by its records, where each has one label that is a word."""
+    if behaviour == TOXICITY:
+        return "toxic", "non-toxic"
+    found = []
+    for shows, otherwise in ((True, behaviour), (False, f"not {behaviour}")):
+        labels = {query.label for query in queries if query.toxic is shows}
+        label = labels.pop() if len(labels) == 1 else ""
+        found.append(label if label and not label.isnumeric() and label not in ("True", "False") else otherwise)
+    return found[0], found[1]
+
+
+def halves(queries: Sequence[Query]) -> tuple[list[Query], list[Query]]:
+    """Queries in two halves, each with every other continuation of either class; a continuation is in one alone."""
+    parts: tuple[list[Query], list[Query]] = ([], [])
+    seen: dict[tuple[str, bool], int] = {}
+    counts = {True: 0, False: 0}
+    for query in queries:
+        key = (query.continuation.strip(), query.toxic)
+        if key not in seen:
+            seen[key], counts[query.toxic] = counts[query.toxic] % 2, counts[query.toxic] + 1
+        parts[seen[key]].append(query)
+    return parts
 
 
 def check_disjoint(queries: Sequence[Query], prompts: Sequence[Prompt]) -> None:

@@ -14,13 +14,13 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from transformers import PreTrainedModel, PreTrainedTokenizerFast
+from transformers import AutoConfig, PreTrainedModel, PreTrainedTokenizerFast
 
 from ifguide.corpus.documents import Query
 from ifguide.corpus.queries import encode_queries
 from ifguide.corpus.tokenizers import make_tokenizer
 from ifguide.evaluation.likelihood import continuation_likelihoods
-from ifguide.models import check_pretrained, load_model
+from ifguide.models import check_pretrained, context_length, load_model
 
 ANSWERS = (" A", " B")
 PLACES = ("{prompt}", "{first}", "{second}")
@@ -64,6 +64,24 @@ class Judge:
             number = getattr(self, name)
             if number is not None and number < 1:
                 raise ValueError(f"{name}={number}: must be at least 1")
+
+    def check(self, prompts: Sequence[str], new_tokens: int) -> None:
+        """Raise ValueError where a comparison cannot fit into the judge's context.
+
+        Args:
+            prompts: that are continued.
+            new_tokens: longest continuation, which is taken to have as many tokens for the judge.
+        """
+        tokenizer = make_tokenizer((), path=self.pretrained)
+        config = AutoConfig.from_pretrained(self.pretrained, trust_remote_code=self.trust_remote_code)
+        asked = [self.template.format(prompt=prompt, first="", second="") for prompt in prompts]
+        encoded = tokenizer.backend_tokenizer.encode_batch(asked, add_special_tokens=False)
+        longest = max((len(one.ids) for one in encoded), default=0) + 2 * new_tokens + len(ANSWERS)
+        if longest > context_length(config):
+            raise ValueError(
+                f"pretrained={self.pretrained}: a comparison has about {longest} tokens, the judge's context only "
+                f"{context_length(config)}"
+            )
 
     def __call__(
         self, first: Sequence[Mapping[str, Any]], second: Sequence[Mapping[str, Any]], device: torch.device

@@ -42,14 +42,14 @@ class Continuations:
 
 
 def measurement_names(tasks: Iterable[str], classifiers: Iterable[str]) -> dict[str, tuple[str, str]]:
-    """Name in the metrics → (task, classifier) that it measures: the task's own name for the first classifier,
-    `task_classifier` for any other."""
-    first, *others = classifiers
-    return {
-        (task if classifier == first else f"{task}_{classifier}"): (task, classifier)
-        for task in tasks
-        for classifier in (first, *others)
-    }
+    """Name in the metrics → (task, classifier) that it measures: the task's own name for the classifier of that name,
+    or else for the first one, `task_classifier` for any other."""
+    judges = list(classifiers)
+    names = {}
+    for task in tasks:
+        own = task if task in judges else judges[0]
+        names |= {task if judge == own else f"{task}_{judge}": (task, judge) for judge in judges}
+    return names
 
 
 def check_names(tasks: Sequence[str], classifiers: Sequence[str], utilities: Sequence[str]) -> None:

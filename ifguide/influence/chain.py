@@ -7,7 +7,6 @@ from functools import reduce
 from operator import or_
 from typing import Any, ClassVar
 
-import torch
 from numpy.typing import NDArray
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
@@ -16,10 +15,11 @@ from ifguide.checks import check_seed, check_whole_number
 from ifguide.corpus.blocks import Split
 from ifguide.corpus.documents import Query
 from ifguide.corpus.masks import TokenMask
-from ifguide.corpus.queries import encode_queries
+from ifguide.corpus.queries import encode_queries, halves
 from ifguide.influence.curvature import Curvature
+from ifguide.influence.diagnostics import norm, split_half_correlation
 from ifguide.influence.direction import precondition_direction, query_gradient
-from ifguide.influence.scoring import sample_rows
+from ifguide.influence.scoring import SAMPLE_TOKENS, sample_rows
 from ifguide.influence.selection import Algorithm1, Selection
 from ifguide.models import tracked_layers
 
@@ -107,9 +107,34 @@ def find_direction(
     return direction, {
         "toxic_queries": sum(query.toxic for query in encoded),
         "nontoxic_queries": sum(not query.toxic for query in encoded),
-        "gradient_norm": _norm(gradient),
-        "direction_norm": _norm(direction),
+        "gradient_norm": norm(gradient),
+        "direction_norm": norm(direction),
     }
+
+
+def direction_reliability(
+    model: PreTrainedModel,
+    factors: Mapping[str, Mapping[str, Tensor]],
+    curvature: Curvature,
+    settings: InfluenceSettings,
+    queries: Sequence[Query],
+    tokenizer: PreTrainedTokenizerFast,
+    split: Split,
+) -> float | None:
+    """How much scores along directions of two halves of the queries agree (`split_half_correlation`), on a sample of
+    the blocks that curvature is fitted on; None where a class has not two queries.
+
+    The model's weights are rounded on the way.
+    """
+    parts = halves(queries)
+    if any(not {query.toxic for query in queries} <= {query.toxic for query in part} for part in parts):
+        return None
+    length = split.block_length
+    directions = [
+        find_direction(model, factors, curvature, settings, part, tokenizer, block_length=length)[0] for part in parts
+    ]
+    rows = sample_rows(len(split), max(1, SAMPLE_TOKENS // length), settings.seed)
+    return split_half_correlation(model, directions, split.tokens(rows), batch_size=settings.batch_size)
 
 
 def select_behaviours(
@@ -118,7 +143,3 @@ def select_behaviours(
     """The mask of all behaviours together, and the selection of each."""
     selections = {name: selection(column, document_starts) for name, column in zip(behaviours, scores_KBT, strict=True)}
     return reduce(or_, [one.mask for one in selections.values()]), selections
-
-
-def _norm(vectors: Mapping[str, Tensor]) -> float:
-    return float(torch.stack([vector.double().square().sum() for vector in vectors.values()]).sum().sqrt())

@@ -28,6 +28,11 @@ def sample_rows(blocks: int, count: int, seed: int) -> NDArray[np.int64]:
     return np.sort(np.random.default_rng(seed).permutation(blocks)[:count])
 
 
+def rows_of_share(blocks: int, share: float, seed: int) -> NDArray[np.int64]:
+    """Rows of all blocks, or of a random share of them."""
+    return np.arange(blocks) if share == 1 else sample_rows(blocks, max(1, round(share * blocks)), seed)
+
+
 def score_blocks(scorer: TokenScorer, ids_BT: NDArray[np.int64], *, batch_size: int, device: Any) -> NDArray[Any]:
     """Scores of some blocks, [behaviours, B, T] in float32, `batch_size` blocks at a time."""
     parts = []

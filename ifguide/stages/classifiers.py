@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 
 from ifguide.checks import argument
 from ifguide.classifiers.base import ClassifierSettings
+from ifguide.stages import findings
 from ifguide.stages.stage import Inputs, Stage, setting
 
 
@@ -25,4 +26,5 @@ class FittedClassifier(Stage):
 
     def build(self, folder: Path, inputs: Inputs) -> Mapping[str, Any]:
         with argument("classifier"):
-            return {"name": self.classifier.name, **self.classifier.fit(folder)}
+            facts = self.classifier.fit(folder)
+        return {"name": self.classifier.name, **facts, **findings.of_judge(self.classifier.name, facts)}

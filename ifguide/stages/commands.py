@@ -11,6 +11,7 @@ from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict
 
+from ifguide.checks import argument
 from ifguide.report.formats import markdown
 from ifguide.report.gather import Run, gather
 from ifguide.report.judged import with_win_rates
@@ -18,11 +19,12 @@ from ifguide.report.rows import compare_rows
 from ifguide.report.write import write_report
 from ifguide.stages import listing
 from ifguide.stages.configuration import expand_home, make, make_workspace, start_tracking
+from ifguide.stages.generation import Generations
 from ifguide.stages.judging import Judgements, read_judgements
 from ifguide.stages.plan import make_plan
-from ifguide.stages.row import FAILURE_FILE, METRICS_FILE, RUN_FILE, write_row, write_run
+from ifguide.stages.row import FAILURE_FILE, METRICS_FILE, RUN_FILE, objective, write_row, write_run, write_tokens
 from ifguide.stages.run import carry_out
-from ifguide.stages.stage import Existing
+from ifguide.stages.stage import Existing, Plan
 from ifguide.tracking import finish_tracking, gather_from_wandb
 from ifguide.workspace import Artifact, global_rank
 
@@ -31,9 +33,10 @@ USUAL_RUNS = ("outputs", "multirun")  # where Hydra puts runs and sweeps
 WANDB = "wandb:"  # entity/project/group, where a folder could stand
 
 
-def build(cfg: DictConfig, folder: Path) -> dict[str, Any]:
-    """Build what `stage` asks for; an evaluation ends in metrics, which are returned, and a report of the row."""
+def build(cfg: DictConfig, folder: Path) -> float | None:
+    """Build what `stage` asks for; an evaluation ends in metrics and a report of the row, and returns its objective."""
     plan, workspace, first = make_plan(cfg), make_workspace(cfg), global_rank() == 0
+    check_judge(cfg, plan)
     for name in (METRICS_FILE, FAILURE_FILE) if first else ():
         (folder / name).unlink(missing_ok=True)  # of an attempt that is repeated in its folder, perhaps otherwise
     tracked = start_tracking(cfg)
@@ -43,14 +46,16 @@ def build(cfg: DictConfig, folder: Path) -> dict[str, Any]:
     finally:
         if first:
             write_run(plan.row, artifacts, folder)
+    if first and "behaviours" in plan.row:
+        write_tokens(plan, artifacts, folder)
     if not first or cfg.stage != "evaluate":
-        return {}
+        return None
     metrics = write_row(plan, artifacts, workspace, folder)
     if tracked is not None:
         tracked.log_run(folder)
     if HydraConfig.get().mode != RunMode.MULTIRUN:
         report(cfg, folder, [str(folder)])
-    return metrics
+    return objective(metrics, plan.row["objective"])
 
 
 def report(cfg: DictConfig, folder: Path, places: Sequence[str] | None = None) -> None:
@@ -83,6 +88,14 @@ def report(cfg: DictConfig, folder: Path, places: Sequence[str] | None = None) -
     log.info("\n%s\nreport: %s", markdown(comparison), page)
 
 
+def check_judge(cfg: DictConfig, plan: Plan) -> None:
+    """Raise ValueError where the judge of the report could not read what will be written."""
+    judge = make(cfg, "judge") or None
+    for generated in plan.named(Generations).values() if judge is not None else ():
+        with argument("judge"):
+            judge.check([prompt.text for prompt in generated.task.prompts], generated.task.max_new_tokens)
+
+
 def judged(cfg: DictConfig, ours: Run, theirs: Run) -> list[dict[str, Any]] | None:
     """What the judge says of two runs' generations, asked now or found in the workspace; None where these are gone."""
     folders = [run.generations_of(next(iter(run.generations), "")) for run in (ours, theirs)]
@@ -97,8 +110,10 @@ def judged(cfg: DictConfig, ours: Run, theirs: Run) -> list[dict[str, Any]] | No
 
 def show_plan(cfg: DictConfig, folder: Path) -> None:
     """What would be built or found for `plan.stage`."""
-    defaults = make_plan(compose("config"), cfg.plan.stage)
-    log.info(listing.plan_table(make_plan(cfg, cfg.plan.stage), defaults, make_workspace(cfg)))
+    given, usual = (
+        dict(listing.flattened(OmegaConf.to_container(one, resolve=True))) for one in (cfg, compose("config"))
+    )
+    log.info(listing.plan_table(make_plan(cfg, cfg.plan.stage), make_workspace(cfg), given, usual))
 
 
 def clean(cfg: DictConfig, folder: Path) -> None:

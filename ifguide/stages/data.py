@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 
 from ifguide.checks import argument
 from ifguide.corpus.build import CorpusSettings
+from ifguide.stages import findings
 from ifguide.stages.stage import Inputs, Stage, setting
 
 
@@ -21,4 +22,5 @@ class Data(Stage):
 
     def build(self, folder: Path, inputs: Inputs) -> Mapping[str, Any]:
         with argument("corpus"):
-            return self.corpus.build(folder)
+            splits = self.corpus.build(folder)
+        return {**splits, **findings.of_corpus(splits)}

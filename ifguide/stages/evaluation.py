@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from ifguide.classifiers.base import ClassifierSettings
+from ifguide.classifiers.base import TOXICITY, ClassifierSettings
 from ifguide.corpus.documents import Query
 from ifguide.corpus.masks import MASK_FILE, TokenMask
 from ifguide.corpus.tokenizers import make_tokenizer
@@ -24,6 +24,7 @@ from ifguide.evaluation.task import merge_metrics
 from ifguide.evaluation.toxicity import classify_continuations, toxicity_metrics
 from ifguide.influence.store import open_scores
 from ifguide.models import ModelSettings, check_pretrained, load_model, loading
+from ifguide.stages import findings
 from ifguide.stages.stage import Inputs, Stage, late_setting, made_from, setting, speed
 from ifguide.training.trainer import TrainerSettings
 from ifguide.workspace import read_manifest, write_json
@@ -44,12 +45,13 @@ class Toxicity(Stage):
     judge: ClassifierSettings = speed()
     trainer: TrainerSettings = speed()
 
-    def build(self, folder: Path, inputs: Inputs) -> None:
+    def build(self, folder: Path, inputs: Inputs) -> Mapping[str, Any]:
         rows = load_generations(inputs["generations"] / GENERATIONS_FILE)
         classifier = self.judge.load(inputs["classifier"], self.trainer.device)
         scores = classify_continuations(rows["continuations"], classifier)
         np.savez(folder / PROBABILITIES_FILE, **scores)  # type: ignore[arg-type]
         write_json(folder / METRICS_FILE, toxicity_metrics(scores, rows["subset"]))
+        return findings.of_judged(scores[TOXICITY])
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

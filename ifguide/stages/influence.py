@@ -1,6 +1,5 @@
 """From the proxy to the mask: factors → direction → scores → pooled → mask."""
 
-import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,27 +8,34 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from transformers import PreTrainedModel
 
-from ifguide.corpus.blocks import Split
+from ifguide.corpus.blocks import Corpus
 from ifguide.corpus.documents import Query
 from ifguide.corpus.masks import MASK_FILE
 from ifguide.corpus.queries import check_queries
 from ifguide.corpus.tokenizers import token_texts
-from ifguide.influence.amortised import Student
-from ifguide.influence.chain import InfluenceSettings, find_direction, fit_factors, select_behaviours
+from ifguide.influence.chain import (
+    InfluenceSettings,
+    direction_reliability,
+    find_direction,
+    fit_factors,
+    select_behaviours,
+)
 from ifguide.influence.curvature import Curvature, load_factors, save_factors
+from ifguide.influence.diagnostics import mask_shape, mean_loss, on_both_sides, unigram_loss
 from ifguide.influence.direction import load_direction, save_direction
 from ifguide.influence.pooling import Pooling, pool_scores
-from ifguide.influence.scorers import Scorer, TokenScorer
-from ifguide.influence.scoring import ScoringModule, fill_store, prepare_scorer, sample_rows
+from ifguide.influence.scorers import Scorer
+from ifguide.influence.scoring import ScoringModule, fill_store, prepare_scorer, rows_of_share, sample_rows
 from ifguide.influence.selection import Algorithm1
 from ifguide.influence.store import ScoreStore, open_scores
 from ifguide.models import ModelSettings, untracked
+from ifguide.stages import findings
 from ifguide.stages.stage import Inputs, Stage, late_setting, made_from, setting, speed
 from ifguide.training.trainer import TrainerSettings
 
-log = logging.getLogger(__name__)
-STUDENT_TOKENS = 8192  # that a student reads at a time
+LOSS_TOKENS = 1 << 17  # of held-out text, at most, that tell what a proxy has learned
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -58,12 +64,6 @@ class Factors(Stage):
 
     def build(self, folder: Path, inputs: Inputs) -> Mapping[str, Any]:
         model = self.loading.load(inputs["proxy"], self.trainer.device)
-        share, largest = untracked(model)
-        if largest is not None:
-            log.warning(
-                "influence tracks %.0f %% of the parameters in the decoder blocks: %s is of no linear layer",
-                100 * share, largest,
-            )  # fmt: skip
         factors, blocks = fit_factors(
             model,
             inputs.corpus().split("train"),
@@ -72,7 +72,19 @@ class Factors(Stage):
             progress=self.trainer.progress,
         )
         save_factors(factors, folder)
-        return {"blocks": blocks, "tracked_share": share}
+        share, largest = untracked(model)
+        learned = self.learned(model.eval(), inputs.corpus(), findings.of_share(share, largest))
+        return {"blocks": blocks, "tracked_share": share, **learned}
+
+    def learned(self, model: PreTrainedModel, corpus: Corpus, *warnings: str | None) -> Mapping[str, Any]:
+        """What the proxy knows of held-out text, beside what counts of tokens know."""
+        held_out = corpus.split("validation")
+        if not len(held_out):
+            return {findings.WARNINGS: [warning for warning in warnings if warning]}
+        rows = sample_rows(len(held_out), max(1, LOSS_TOKENS // held_out.block_length), self.influence.seed)
+        loss = mean_loss(model, held_out.tokens(rows), batch_size=self.influence.batch_size)
+        unigram = unigram_loss(corpus.split("train"), held_out, corpus.vocabulary)
+        return {"validation_loss": loss, "unigram_loss": unigram, **findings.of_proxy(loss, unigram, *warnings)}
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -105,17 +117,13 @@ class Direction(Stage):
 
     def build(self, folder: Path, inputs: Inputs) -> Mapping[str, Any]:
         corpus = inputs.corpus()
-        direction, facts = find_direction(
-            self.loading.load(inputs["proxy"], self.trainer.device),
-            load_factors(inputs["factors"]),
-            self.curvature,
-            self.influence,
-            self.queries,
-            corpus.tokenizer,
-            block_length=corpus.info["block_length"],
-        )
+        split, model = corpus.split("train"), self.loading.load(inputs["proxy"], self.trainer.device)
+        shared = (model, load_factors(inputs["factors"]), self.curvature, self.influence, self.queries)
+        direction, facts = find_direction(*shared, corpus.tokenizer, block_length=split.block_length)
         save_direction(direction, folder)
-        return facts
+        correlation = direction_reliability(*shared, corpus.tokenizer, split)
+        found = findings.of_direction(correlation, on_both_sides(self.queries), len(self.queries))
+        return {**facts, "split_half_correlation": correlation, **found}
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -157,7 +165,7 @@ class Scores(Stage):
 
     def build(self, folder: Path, inputs: Inputs) -> Mapping[str, Any]:
         split, settings = inputs.corpus().split("train"), self.influence
-        rows = rows_of_share(split, self.share, self.share_seed)
+        rows = rows_of_share(len(split), self.share, self.share_seed)
         model = self.loading.load(inputs["proxy"])
         vectors = [load_direction(path, model) for path in inputs.each("directions").values()]
         store = ScoreStore(folder, (len(vectors), len(rows), split.block_length), shard_blocks=settings.shard_blocks)
@@ -173,73 +181,6 @@ class Scores(Stage):
             batch_size=settings.batch_size,
         )
         return {"behaviours": list(self.directions), **fill_store(self.trainer.inference_trainer(), module)}
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class FittedStudent(Stage):
-    """A student of exact scores of some blocks.
-
-    Attributes:
-        exact: the scores.
-        data: the corpus.
-        student: what is fitted.
-        share, share_seed: which blocks the scores are of.
-    """
-
-    name: ClassVar[str] = "student"
-    version: ClassVar[int] = 2
-
-    exact: Stage = made_from()
-    data: Stage = made_from()
-    student: Student = setting()
-    share: float = speed()
-    share_seed: int = speed()
-
-    def build(self, folder: Path, inputs: Inputs) -> Mapping[str, Any]:
-        corpus = inputs.corpus()
-        split = corpus.split("train")
-        rows = rows_of_share(split, self.share, self.share_seed)
-        student, facts = self.student.fit(
-            open_scores(inputs["exact"]), lambda places: split.tokens(rows[places]), token_texts(corpus.tokenizer)
-        )
-        student.save(folder)
-        return {"blocks": len(rows), **facts}
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class StudentScores(Stage):
-    """Scores of all training blocks by a student.
-
-    Attributes:
-        fitted: the student.
-        data: the corpus.
-        behaviours: names of the columns.
-        student: what loads the fitted one.
-        trainer, shard_blocks: where, and blocks per file.
-    """
-
-    name: ClassVar[str] = "scores"
-    version: ClassVar[int] = 2
-    resumable: ClassVar[bool] = True
-    collective: ClassVar[bool] = True
-
-    fitted: Stage = made_from()
-    data: Stage = made_from()
-    behaviours: Sequence[str] = speed()
-    student: Student = speed()
-    trainer: TrainerSettings = speed()
-    shard_blocks: int = speed()
-
-    def build(self, folder: Path, inputs: Inputs) -> Mapping[str, Any]:
-        split = inputs.corpus().split("train")
-        module = ScoringModule(
-            self.student.load(inputs["fitted"]),
-            lambda model: TokenScorer(model.scores),
-            ScoreStore(folder, (len(self.behaviours), *split.shape), shard_blocks=self.shard_blocks),
-            split.tokens,
-            batch_size=max(1, STUDENT_TOKENS // split.block_length),
-        )
-        return {"behaviours": list(self.behaviours), **fill_store(self.trainer.inference_trainer(), module)}
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -279,23 +220,22 @@ class Mask(Stage):
     selection: Algorithm1 = setting()
 
     def build(self, folder: Path, inputs: Inputs) -> Mapping[str, Any]:
-        starts = inputs.corpus().split("train").documents["start"]
-        mask, selections = select_behaviours(self.selection, self.behaviours, open_scores(inputs["scores"]), starts)
+        corpus = inputs.corpus()
+        split = corpus.split("train")
+        mask, selections = select_behaviours(
+            self.selection, self.behaviours, open_scores(inputs["scores"]), split.documents["start"]
+        )
         mask.save(folder / MASK_FILE)
-        for name, selection in selections.items():
-            if selection.selected < selection.wanted:
-                log.warning(
-                    "%s: selected %s tokens of the %s that selection.limit allows: no more tokens are above the "
-                    "threshold or beside one",
-                    name, f"{selection.selected:,}", f"{selection.wanted:,}",
-                )  # fmt: skip
+        short = [
+            f"{name}: {one.selected:,} tokens of the {one.wanted:,} that selection.limit allows: no more tokens are "
+            "above the threshold or beside one"
+            for name, one in selections.items()
+            if one.selected < one.wanted
+        ]
+        shape = mask_shape(mask, split, token_texts(corpus.tokenizer))
         return {
             "selected": mask.count(),
             "behaviours": {name: selection.facts for name, selection in selections.items()},
+            **shape,
+            **findings.of_mask(mask.count(), len(split) * split.block_length, shape, short),
         }
-
-
-def rows_of_share(split: Split, share: float, seed: int) -> NDArray[np.int64]:
-    """Rows of all blocks of a split, or of a random share of them."""
-    blocks = len(split)
-    return np.arange(blocks) if share == 1 else sample_rows(blocks, max(1, round(share * blocks)), seed)

@@ -12,23 +12,31 @@ from ifguide.stages.stage import Plan
 from ifguide.workspace import MANIFEST, ArtifactError, Workspace, read_manifest
 
 MIB = 2**20
+UNSET = object()
+Settings = Mapping[str, Any]
 
 
-def plan_table(plan: Plan, defaults: Plan, workspace: Workspace) -> str:
-    """A line for each stage, with its settings that are not the defaults, as they are typed, on lines below."""
+def plan_table(plan: Plan, workspace: Workspace, given: Settings, usual: Settings) -> str:
+    """A line for each stage, with its settings that are not the defaults, as they are typed, on lines below.
+
+    Args:
+        plan: of the run.
+        workspace: where stages are found.
+        given, usual: all settings of the run, and of a run without any overrides: key → value (`flattened`).
+    """
     lines = []
     for stage in plan.stages:
         role = plan.role_of(stage)
-        found = "found" if stage.is_in(workspace) else "to build"
-        lines.append(f"{role:24} {found:9} {stage.name}-{stage.fingerprint}")
-        if role not in defaults.roles:
-            lines[-1] += "  (not in the defaults)"
-            continue
-        usual = dict(flattened(defaults.roles[role].settings))
-        for key, value in flattened(stage.settings):
-            if usual.get(key, value) != value:
-                first, _, rest = key.partition(".")
-                lines.append(f"{'':24} {plan.typed[role].get(first, first)}.{rest}={value}".rstrip("."))
+        lines.append(
+            f"{role:24} {'found' if stage.is_in(workspace) else 'to build':9} {stage.name}-{stage.fingerprint}"
+        )
+        typed = plan.typed[role]
+        keys = [typed.get(one, one) for one in stage.settings]
+        lines += [
+            f"{'':24} {key}={value}"
+            for key, value in given.items()
+            if any(f"{key}.".startswith(f"{of_stage}.") for of_stage in keys) and usual.get(key, UNSET) != value
+        ]
     return "\n".join(lines)
 
 

@@ -10,6 +10,7 @@ from ifguide.evaluation.task import with_nan
 from ifguide.influence.store import open_scores
 from ifguide.report.token_page import write_token_pages
 from ifguide.stages.evaluation import read_metrics
+from ifguide.stages.findings import all_warnings
 from ifguide.stages.stage import Plan
 from ifguide.workspace import Artifact, Workspace, write_json
 
@@ -24,11 +25,15 @@ def write_run(row: Mapping[str, Any], artifacts: Mapping[str, Artifact], folder:
         artifacts: role → artifact, those that were made.
         folder: of the run.
     """
-    write_json(folder / RUN_FILE, {**row, "artifacts": {role: str(made.path) for role, made in artifacts.items()}})
+    notes = [*row["notes"], *all_warnings(artifacts)]
+    write_json(
+        folder / RUN_FILE,
+        {**row, "notes": notes, "artifacts": {role: str(made.path) for role, made in artifacts.items()}},
+    )
 
 
 def write_row(plan: Plan, artifacts: Mapping[str, Artifact], workspace: Workspace, folder: Path) -> dict[str, Any]:
-    """Write the metrics and the token pages of an evaluated run.
+    """Write the metrics of an evaluated run.
 
     Returns:
         The metrics, the cost among them: seconds of all that the generations were made from and with.
@@ -38,10 +43,28 @@ def write_row(plan: Plan, artifacts: Mapping[str, Artifact], workspace: Workspac
     if seconds is not None:
         metrics["cost"] = {"all": {"seconds": seconds}}
     write_json(folder / METRICS_FILE, metrics)
-    if "behaviours" in plan.row:
-        corpus = Corpus(artifacts["data"].path)
-        scores = artifacts.get("pooled", artifacts["scores"])
-        mask = TokenMask.open(artifacts["mask"].path / MASK_FILE, corpus.info["block_length"])
-        facts = artifacts["mask"].manifest["facts"]
-        write_token_pages(corpus, plan.row["behaviours"], open_scores(scores.path), mask, facts, folder)
     return metrics
+
+
+def write_tokens(plan: Plan, artifacts: Mapping[str, Artifact], folder: Path) -> None:
+    """Write the token pages of a run that has a mask of its own."""
+    corpus = Corpus(artifacts["data"].path)
+    scores = artifacts.get("pooled", artifacts["scores"])
+    mask = TokenMask.open(artifacts["mask"].path / MASK_FILE, corpus.info["block_length"])
+    facts = artifacts["mask"].manifest["facts"]
+    write_token_pages(corpus, plan.row["behaviours"], open_scores(scores.path), mask, facts, folder)
+
+
+def objective(metrics: Mapping[str, Any], path: str) -> float:
+    """The metric that a sweeper optimises.
+
+    Raises:
+        ValueError: it was not measured; what was is listed.
+    """
+    name, subset, metric = path.split(".", 2)
+    found = metrics.get(name, {}).get(subset, {})
+    if not isinstance(found.get(metric), int | float):
+        known = [key for key, value in found.items() if isinstance(value, int | float)]
+        listed = f"metrics of {name}.{subset}: {', '.join(known)}" if known else f"measured: {', '.join(metrics)}"
+        raise ValueError(f"objective_metric={path}: it was not measured; {listed}")
+    return float(found[metric])

@@ -3,13 +3,13 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ifguide.classifiers.base import ClassifierSettings
+from ifguide.classifiers.base import TOXICITY, ClassifierSettings
 from ifguide.corpus.blocks import Corpus
 from ifguide.corpus.documents import Prompt, Query
 from ifguide.corpus.pairs import check_pairs_disjoint
-from ifguide.corpus.queries import check_disjoint, check_texts_disjoint
+from ifguide.corpus.queries import check_disjoint, check_texts_disjoint, labels_of
 from ifguide.evaluation.generation import encode_prompts
-from ifguide.evaluation.task import measurement_names
+from ifguide.evaluation.task import RESERVED_NAMES, measurement_names
 from ifguide.models import check_context, context_length
 from ifguide.stages.auxiliary import AuxiliaryModel, PostTrained
 from ifguide.stages.classifiers import FittedClassifier
@@ -19,9 +19,11 @@ from ifguide.stages.filtering import JudgedDocuments
 from ifguide.stages.generation import Generations
 from ifguide.stages.influence import Direction
 from ifguide.stages.stage import Existing, Plan
+from ifguide.stages.training import TrainedModel
 from ifguide.training.auxiliary import tokenizer_of
 from ifguide.workspace import ArtifactError, file_signature, find_files, fingerprint_of
 
+SMALL_VOCABULARY = 512  # any: how long a context is does not depend on it
 FILTER_ROLE, AUXILIARY = "classifier.filter", "auxiliary."
 
 
@@ -34,8 +36,11 @@ def check_plan(plan: Plan) -> None:
             check_texts_disjoint([labelled.text for labelled in auxiliary.labelled], prompts, "labelled")
         for post_trained in plan.named(PostTrained).values():
             check_pairs_disjoint(post_trained.pairs, prompts)
+    data = plan.named(Data).get("data")
+    for role, trained in plan.named(TrainedModel).items() if data is not None else ():
+        with plan.naming(role):
+            check_context(trained.model.config(SMALL_VOCABULARY, 0), data.corpus.block_length)
     for mask in plan.named(Existing).values():
-        data = plan.named(Data).get("data")
         if data is not None and mask.made_of("data") != data.fingerprint:
             raise ArtifactError(
                 f"paths.mask={mask.folder} was made for the corpus data-{mask.made_of('data')}, this run's is "
@@ -77,12 +82,24 @@ def used_queries(plan: Plan) -> list[Sequence[Query]]:
     return along + read
 
 
-def row_facts(plan: Plan, values: Mapping[str, Any]) -> dict[str, Any]:
+def check_judges(behaviours: Sequence[str], classifiers: Sequence[str]) -> None:
+    """Raise ValueError where nobody judges a behaviour: a classifier of another one would mislead."""
+    for name in behaviours:
+        if name not in classifiers:
+            raise ValueError(
+                f"behaviours.{name}: no classifier is called so, and none of another behaviour can judge it: add "
+                f"+classifier@classifiers.{name}=from_queries (trained on half of its queries) or another option; "
+                "stage=mask and stage=model need none"
+            )
+
+
+def row_facts(plan: Plan, values: Mapping[str, Any], behaviours: Mapping[str, Sequence[Query]]) -> dict[str, Any]:
     """What `run.json` says beside the artifacts.
 
     Args:
         plan: of the run.
         values: the resolved configuration.
+        behaviours: name → its queries.
     """
     facts: dict[str, Any] = {"notes": notes(plan, values)}
     tasks = [role.removeprefix("generations.") for role in plan.named(Generations)]
@@ -90,9 +107,27 @@ def row_facts(plan: Plan, values: Mapping[str, Any]) -> dict[str, Any]:
         names = measurement_names(tasks, list(values["classifiers"]))
         facts["generations"] = {task: f"generations.{task}" for task in tasks}
         facts["judged"] = {name: {"task": task, "classifier": judge} for name, (task, judge) in names.items()}
+        facts["labels"] = {name: labels(judge, behaviours) for name, (_, judge) in names.items()}
+        facts["objective"] = values["objective_metric"] or f"{tasks[0]}.all.toxic_fraction"
+        check_objective(facts["objective"], [*names, *values["utilities"], *RESERVED_NAMES])
     if "mask" in plan.roles and not isinstance(plan.roles["mask"], Existing):
         facts["behaviours"] = list(values["behaviours"])
     return facts
+
+
+def labels(classifier: str, behaviours: Mapping[str, Sequence[Query]]) -> dict[str, str]:
+    """The behaviour that a classifier judges, by its name or else the first, and what its two classes are called."""
+    behaviour = classifier if classifier in behaviours else next(iter(behaviours), TOXICITY)
+    positive, negative = labels_of(behaviour, behaviours.get(behaviour, ()))
+    return {"behaviour": behaviour, "positive": positive, "negative": negative}
+
+
+def check_objective(path: str, known: Sequence[str]) -> None:
+    """Raise ValueError unless an objective is `name.subset.metric` of something that is measured."""
+    if len(parts := path.split(".", 2)) < 3 or parts[0] not in known:
+        raise ValueError(
+            f"objective_metric={path}: a path into metrics.json, <name>.<subset>.<metric>, of one of {', '.join(known)}"
+        )
 
 
 def notes(plan: Plan, values: Mapping[str, Any]) -> list[str]:

@@ -4,6 +4,7 @@ import logging
 
 from ifguide.corpus.blocks import Corpus
 from ifguide.stages import rules
+from ifguide.stages.findings import said
 from ifguide.stages.stage import Plan
 from ifguide.workspace import Artifact, Workspace, global_rank
 
@@ -32,6 +33,11 @@ def carry_out(plan: Plan, workspace: Workspace, made: dict[str, Artifact]) -> No
         if global_rank() == 0:
             seconds = "found" if artifact.reused else f"{artifact.manifest['seconds']:.0f} s"
             log.info("%-26s %s  (%s)", plan.role_of(stage), artifact.path, seconds)
+            line, warnings = said(artifact)
+            if line:
+                log.info("%-26s %s", "", line)
+            for warning in warnings:
+                log.warning("%-26s warning: %s", "", warning)
         if stage.name == "data":
             corpus = Corpus(artifact.path)
             plan.check_corpus(corpus)

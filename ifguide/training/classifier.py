@@ -21,28 +21,21 @@ from ifguide.statistics import roc_auc
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainedClassifier:
-    """What trains a classifier of toxicity: labelled texts, the size of the network, and the optimisation.
-
-    The loss is binary cross-entropy in which both classes of a source weigh the same, so that the style of a source
-    says nothing about the label, and 0.5 is the border between classes of equal weight. A fixed part of the texts (by
-    a hash of the text) is kept out and judged.
+class NgramTraining:
+    """How a network of n-grams is trained.
 
     Args:
-        texts: name → labelled texts.
         buckets, width, characters, words: see `NgramNetwork`.
         epochs: passes over the texts.
         batch_size: texts per step.
         learning_rate: highest, of AdamW; falls to zero in a cosine.
         weight_decay: of AdamW.
-        validation: share of the texts that is kept out.
         seed: of the first weights and the order of the texts.
 
     Raises:
         ValueError: a setting out of range.
     """
 
-    texts: Mapping[str, Iterable[LabelledText]]
     buckets: int = 1 << 17
     width: int = 16
     characters: Sequence[int] = (3, 4, 5)
@@ -51,54 +44,36 @@ class TrainedClassifier:
     batch_size: int = 128
     learning_rate: float = 0.01
     weight_decay: float = 0.01
-    validation: float = 0.1
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if not self.texts:
-            raise ValueError("texts: there is nothing to train on")
         for name in ("buckets", "width", "epochs", "batch_size"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)}: must be at least 1")
         check_seed(self.seed)
-        if not 0 < self.validation < 1:
-            raise ValueError(f"validation={self.validation}: a share above 0 and below 1")
         if not (self.characters or self.words) or min([*self.characters, *self.words]) < 1:
             raise ValueError(
                 f"characters={list(self.characters)}, words={list(self.words)}: lengths of n-grams, one at "
                 "least, from 1 up"
             )
 
-    @property
-    def name(self) -> str:
-        return f"trained on {', '.join(self.texts)}"
-
-    def fit(self, folder: Path) -> dict[str, Any]:
-        """Train, and save weights and shape.
-
-        Returns:
-            Facts: `texts`, `toxic_share`, and on the texts that were kept out `roc_auc` of all and of each source.
-
-        Raises:
-            ValueError: a class is missing in a source, or there are too few texts to keep some out.
-        """
-        rows: list[tuple[str, LabelledText]] = []
-        for name, source in self.texts.items():
-            with argument(f"texts.{name}"):
-                rows += [(name, row) for row in source]
-        texts, toxic = [row.text for _, row in rows], np.array([row.toxic for _, row in rows])
-        sources = np.array([name for name, _ in rows])
-        kept_out = np.array([hash_fraction(text) < self.validation for text in texts])
-        weights = class_weights(sources, toxic)
+    def train(
+        self,
+        texts: Sequence[str],
+        toxic: NDArray[np.bool_],
+        weights: NDArray[np.float64],
+        chosen: NDArray[np.int64],
+    ) -> NgramNetwork:
+        """A network that tells the chosen ones of some texts; toxic and weights are [n], one for each text."""
         state = torch.random.get_rng_state()
         torch.manual_seed(self.seed)
         network = NgramNetwork(buckets=self.buckets, width=self.width, characters=self.characters, words=self.words)
         features, edges = network.features(texts)
 
-        def batch(chosen: Sequence[int]) -> tuple[Tensor, ...]:
-            parts = [features[edges[row] : edges[row + 1]] for row in chosen]
+        def batch(rows: Sequence[int]) -> tuple[Tensor, ...]:
+            parts = [features[edges[row] : edges[row + 1]] for row in rows]
             starts = np.r_[0, np.cumsum([len(part) for part in parts])][:-1]
-            index = np.array(chosen)
+            index = np.array(rows)
             return (
                 torch.from_numpy(np.concatenate(parts)),
                 torch.from_numpy(starts),
@@ -106,7 +81,7 @@ class TrainedClassifier:
                 torch.from_numpy(weights[index].astype(np.float32)),
             )
 
-        training: Any = np.flatnonzero(~kept_out).tolist()
+        training: Any = chosen.tolist()
         generator = torch.Generator().manual_seed(self.seed)
         loader = DataLoader(training, self.batch_size, shuffle=True, generator=generator, collate_fn=batch)
         module = ClassifierModule(
@@ -126,7 +101,58 @@ class TrainedClassifier:
         )
         trainer.fit(module, loader)
         torch.random.set_rng_state(state)
-        network.eval().save(folder)
+        return network.eval()
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainedClassifier(NgramTraining):
+    """What trains a classifier of toxicity: labelled texts, the size of the network, and the optimisation.
+
+    The loss is binary cross-entropy in which both classes of a source weigh the same, so that the style of a source
+    says nothing about the label, and 0.5 is the border between classes of equal weight. A fixed part of the texts (by
+    a hash of the text) is kept out and judged.
+
+    Args:
+        texts: name → labelled texts.
+        validation: share of the texts that is kept out.
+
+    Raises:
+        ValueError: a setting out of range.
+    """
+
+    texts: Mapping[str, Iterable[LabelledText]]
+    validation: float = 0.1
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.texts:
+            raise ValueError("texts: there is nothing to train on")
+        if not 0 < self.validation < 1:
+            raise ValueError(f"validation={self.validation}: a share above 0 and below 1")
+
+    @property
+    def name(self) -> str:
+        return f"trained on {', '.join(self.texts)}"
+
+    def fit(self, folder: Path) -> dict[str, Any]:
+        """Train, and save weights and shape.
+
+        Returns:
+            Facts: `texts`, `toxic_share`, and on the texts that were kept out `roc_auc` of all and of each source, and
+            `probabilities`, their 5th, 50th and 95th percentile.
+
+        Raises:
+            ValueError: a class is missing in a source, or there are too few texts to keep some out.
+        """
+        rows: list[tuple[str, LabelledText]] = []
+        for name, source in self.texts.items():
+            with argument(f"texts.{name}"):
+                rows += [(name, row) for row in source]
+        texts, toxic = [row.text for _, row in rows], np.array([row.toxic for _, row in rows])
+        sources = np.array([name for name, _ in rows])
+        kept_out = np.array([hash_fraction(text) < self.validation for text in texts])
+        network = self.train(texts, toxic, class_weights(sources, toxic), np.flatnonzero(~kept_out))
+        network.save(folder)
         out = np.flatnonzero(kept_out)
         scores = NgramClassifier(network, name="")([texts[row] for row in out])["toxicity"]
         return {
@@ -134,6 +160,7 @@ class TrainedClassifier:
             "toxic_share": float(toxic.mean()),
             "kept_out": len(out),
             "roc_auc": roc_auc(scores, toxic[out]),
+            "probabilities": np.percentile(scores, [5, 50, 95]).tolist(),
             "sources": {
                 name: {"texts": int((sources == name).sum()), "roc_auc": roc_auc(scores[here], toxic[out][here])}
                 for name in self.texts

@@ -166,6 +166,12 @@ def test_names_of_measurements_are_fixed_and_distinct():
         "bold": ("bold", "toxicity"),
         "bold_implicit": ("bold", "implicit"),
     }
+    assert measurement_names(["toxicity", "sport"], ["toxicity", "sport"]) == {  # its own judge has a task's name
+        "toxicity": ("toxicity", "toxicity"),
+        "toxicity_sport": ("toxicity", "sport"),
+        "sport_toxicity": ("sport", "toxicity"),
+        "sport": ("sport", "sport"),
+    }
     check_names(["toxicity"], ["a"], ["lambada"])
     for names in (
         (["perplexity"], ["a"], []),

@@ -269,7 +269,7 @@ def test_queries_of_one_class_and_shared_prompts_are_refused(folder, tmp_path):
     queries = "queries@behaviours.toxicity=local"
     rows = [{"prompt": f"p{i}", "continuation": " c", "label": "toxic"} for i in range(3)]
     (tmp_path / "one.jsonl").write_text("\n".join(map(json.dumps, rows)))
-    with pytest.raises(ValueError, match="all toxic"):
+    with pytest.raises(ValueError, match=r"^behaviours\.toxicity: all 3 show the behaviour \(labels: toxic\)"):
         Row(folder, queries, f"behaviours.toxicity.files={tmp_path}/one.jsonl", small=False).check()
     rows[0]["label"] = "fine"
     (tmp_path / "two.jsonl").write_text("\n".join(map(json.dumps, rows)))
@@ -292,7 +292,9 @@ def test_amortised_scores_are_of_all_blocks_and_can_be_pooled(done, folder):
 
 def test_two_behaviours_have_a_column_each_and_one_mask(done, folder):
     second = ["+queries@behaviours.second=sample", "behaviours.second.size=8", "behaviours.second.seed=5"]
-    both = Row(folder, *second)
+    with pytest.raises(ValueError, match=r"behaviours\.second: no classifier is called so"):
+        Row(folder, *second)
+    both = Row(folder, *second, "+classifier@classifiers.second=profanity_check")
     metrics = both.metrics()
     scores = open_scores(both.path("scores"))
     assert scores.shape == (2, *both.corpus.split("train").shape)

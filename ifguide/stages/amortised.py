@@ -1,0 +1,83 @@
+"""Scores by a student of exact ones (`ifguide.influence.amortised`)."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+from ifguide.corpus.tokenizers import token_texts
+from ifguide.influence.amortised import Student
+from ifguide.influence.scorers import TokenScorer
+from ifguide.influence.scoring import ScoringModule, fill_store, rows_of_share
+from ifguide.influence.store import ScoreStore, open_scores
+from ifguide.stages.stage import Inputs, Stage, made_from, setting, speed
+from ifguide.training.trainer import TrainerSettings
+
+STUDENT_TOKENS = 8192  # that a student reads at a time
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class FittedStudent(Stage):
+    """A student of exact scores of some blocks.
+
+    Attributes:
+        exact: the scores.
+        data: the corpus.
+        student: what is fitted.
+        share, share_seed: which blocks the scores are of.
+    """
+
+    name: ClassVar[str] = "student"
+    version: ClassVar[int] = 2
+
+    exact: Stage = made_from()
+    data: Stage = made_from()
+    student: Student = setting()
+    share: float = speed()
+    share_seed: int = speed()
+
+    def build(self, folder: Path, inputs: Inputs) -> Mapping[str, Any]:
+        corpus = inputs.corpus()
+        split = corpus.split("train")
+        rows = rows_of_share(len(split), self.share, self.share_seed)
+        student, facts = self.student.fit(
+            open_scores(inputs["exact"]), lambda places: split.tokens(rows[places]), token_texts(corpus.tokenizer)
+        )
+        student.save(folder)
+        return {"blocks": len(rows), **facts}
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class StudentScores(Stage):
+    """Scores of all training blocks by a student.
+
+    Attributes:
+        fitted: the student.
+        data: the corpus.
+        behaviours: names of the columns.
+        student: what loads the fitted one.
+        trainer, shard_blocks: where, and blocks per file.
+    """
+
+    name: ClassVar[str] = "scores"
+    version: ClassVar[int] = 2
+    resumable: ClassVar[bool] = True
+    collective: ClassVar[bool] = True
+
+    fitted: Stage = made_from()
+    data: Stage = made_from()
+    behaviours: Sequence[str] = speed()
+    student: Student = speed()
+    trainer: TrainerSettings = speed()
+    shard_blocks: int = speed()
+
+    def build(self, folder: Path, inputs: Inputs) -> Mapping[str, Any]:
+        split = inputs.corpus().split("train")
+        module = ScoringModule(
+            self.student.load(inputs["fitted"]),
+            lambda model: TokenScorer(model.scores),
+            ScoreStore(folder, (len(self.behaviours), *split.shape), shard_blocks=self.shard_blocks),
+            split.tokens,
+            batch_size=max(1, STUDENT_TOKENS // split.block_length),
+        )
+        return {"behaviours": list(self.behaviours), **fill_store(self.trainer.inference_trainer(), module)}

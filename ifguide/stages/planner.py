@@ -1,0 +1,299 @@
+"""Makes each stage of a configuration when it is asked for."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig
+
+from ifguide.checks import argument
+from ifguide.corpus.documents import Query
+from ifguide.corpus.queries import halves
+from ifguide.evaluation.task import check_names, measurement_names
+from ifguide.objectives import LanguageModeling
+from ifguide.stages import rules
+from ifguide.stages.amortised import FittedStudent, StudentScores
+from ifguide.stages.auxiliary import AuxiliaryModel, PostTrained, Reference
+from ifguide.stages.classifiers import FittedClassifier
+from ifguide.stages.configuration import make, make_logger
+from ifguide.stages.data import Data
+from ifguide.stages.evaluation import Attribution, Evaluation, Fluency, Perplexity, Toxicity, Utility
+from ifguide.stages.filtering import DocumentInfluence, Filtered, FilteredMask, JudgedDocuments
+from ifguide.stages.generation import Generations
+from ifguide.stages.influence import Direction, Factors, Mask, PooledScores, Scores
+from ifguide.stages.stage import Existing, Kind, Stage
+from ifguide.stages.training import Proxy, TrainedModel
+from ifguide.training.context import TrainingSetup
+
+STARTS = {"uncensored": "model", "proxy": "proxy"}  # stage that an auxiliary model continues → its settings
+
+
+class Planner:
+    """Makes each stage of a configuration when it is asked for, and keeps it under its role."""
+
+    def __init__(self, cfg: DictConfig) -> None:
+        self.cfg = cfg
+        self.roles: dict[str, Stage] = {}
+        self.typed: dict[str, dict[str, str]] = {}
+        self._parts: dict[str, Any] = {}
+
+    def part(self, key: str) -> Any:
+        """What the configuration has under a key, instantiated once; None where a group's option is empty."""
+        if key not in self._parts:
+            self._parts[key] = make(self.cfg, key) or None
+        return self._parts[key]
+
+    def add(self, role: str, kind: type[Kind], typed: Mapping[str, str] | None = None, **fields: Any) -> Kind:
+        """Make a stage and keep it.
+
+        Args:
+            role: what it is here.
+            kind: its class.
+            typed: field → the setting as a user types it, where it has another name than the field.
+            fields: of the class; `loading` and `trainer` are the same for all.
+        """
+        stage = kind(**fields)
+        self.roles[role], self.typed[role] = stage, {name: name for name in fields} | dict(typed or {})
+        return stage
+
+    def targets(self, wanted: str) -> list[Stage]:
+        """The stages that a name asks for."""
+        if wanted == "direction":
+            return list(self.directions().values())
+        return [
+            self.scores() if wanted == "scores" else getattr(self, "evaluation" if wanted == "evaluate" else wanted)
+        ]
+
+    @property
+    def name(self) -> str:
+        return str(HydraConfig.get().runtime.choices["method"]) if HydraConfig.initialized() else "run"
+
+    @cached_property
+    def placed(self) -> dict[str, Any]:
+        """Where everything is computed."""
+        return {"trainer": self.part("trainer")}
+
+    def training(self, role: str) -> dict[str, Any]:
+        """What all trainings share: precision, and a setup whose log stands under the role's name."""
+        watching = [one for one in (self.part("callbacks") or {}).values() if not hasattr(one, "adds_files")]
+        trainer = self.part("trainer")
+        setup = TrainingSetup(trainer, lambda: make_logger(self.cfg, role), tuple(watching))
+        return {"precision": trainer.precision, "setup": setup}
+
+    @cached_property
+    def data(self) -> Stage:
+        return self.add("data", Data, {"corpus": "data"}, corpus=self.part("data"))
+
+    @cached_property
+    def proxy(self) -> Stage:
+        return self.add(
+            "proxy", Proxy, {"model": "proxy", "optim": "proxy_optim"}, data=self.data, model=self.part("proxy"),
+            optim=self.part("proxy_optim"), objective=LanguageModeling(), influence=self.part("influence"),
+            **self.training("proxy"),
+        )  # fmt: skip
+
+    @cached_property
+    def chain(self) -> dict[str, Any]:
+        """What the stages of influence share."""
+        shared = {"influence": self.part("influence"), "loading": self.part("proxy")}
+        return {"proxy": self.proxy, "data": self.data, **shared, **self.placed}
+
+    @cached_property
+    def judging(self) -> dict[str, str]:
+        """Classifier → the behaviour whose queries train it."""
+        settings = (self.part("classifiers") or {}).items()
+        trained = {name: one.behaviour or name for name, one in settings if hasattr(one, "behaviour")}
+        for name, behaviour in trained.items():
+            if behaviour not in self.part("behaviours"):
+                raise ValueError(
+                    f"classifiers.{name}.behaviour={behaviour}: no queries are called so; behaviours: "
+                    f"{', '.join(self.part('behaviours')) or 'none'}"
+                )
+        return trained
+
+    @cached_property
+    def behaviours(self) -> dict[str, Sequence[Query]]:
+        """Behaviour → its queries; half of them where a classifier is trained on the others."""
+        judged = self.judging.values()
+        return {name: halves(all_)[0] if name in judged else all_ for name, all_ in self.part("behaviours").items()}
+
+    @cached_property
+    def factors(self) -> Stage:
+        return self.add("factors", Factors, curvature=self.part("curvature"), **self.chain)
+
+    def directions(self, contrast: bool = True) -> dict[str, Stage]:
+        """Behaviour → its direction; without contrast, that of its toxic queries alone."""
+        return {
+            name: self.add(
+                f"direction.{name}" if contrast else f"direction.{name}.toxic",
+                Direction,
+                {"queries": f"behaviours.{name}"},
+                factors=self.factors,
+                queries=[query for query in queries if contrast or query.toxic],
+                contrast=contrast,
+                curvature=self.part("curvature"),
+                **self.chain,
+            )
+            for name, queries in self.behaviours.items()
+        }
+
+    def scores(self, contrast: bool = True) -> Stage:
+        """Scores of all training tokens, exact or by a student of those of some blocks."""
+        suffix = "" if contrast else ".toxic"
+        exact: dict[str, Any] = {"directions": self.directions(contrast), "scorer": self.part("scorer"), **self.chain}
+        amortised = self.part("student")
+        if amortised is None:
+            return self.add(f"scores{suffix}", Scores, **exact)
+        share = {"share": amortised.share, "share_seed": amortised.seed}
+        shared = {"data": self.data, "student": amortised.student}
+        sample = self.add(f"exact_scores{suffix}", Scores, **exact, **share)
+        fitted = self.add(f"student{suffix}", FittedStudent, exact=sample, **shared, **share)
+        return self.add(
+            f"scores{suffix}", StudentScores, fitted=fitted, behaviours=list(self.behaviours),
+            shard_blocks=self.part("influence").shard_blocks, **shared, **self.placed,
+        )  # fmt: skip
+
+    @cached_property
+    def pooled(self) -> Stage:
+        scores, pooling = self.scores(), self.part("pooling")
+        if pooling is None:
+            return scores
+        return self.add("pooled", PooledScores, scores=scores, data=self.data, pooling=pooling)
+
+    @cached_property
+    def mask(self) -> Stage:
+        folder = self.cfg.paths.mask
+        if folder is not None:
+            return self.add("mask", Existing, {"folder": "paths.mask"}, folder=Path(folder), stage="mask")
+        return self.add(
+            "mask", Mask, scores=self.pooled, data=self.data, behaviours=list(self.behaviours),
+            selection=self.part("selection"),
+        )  # fmt: skip
+
+    def classifier(self, key: str, role: str) -> dict[str, Any]:
+        """A classifier's stage, and what loads it."""
+        settings = self.part(key)
+        if behaviour := self.judging.get(key.removeprefix("classifiers.")):
+            with argument(key):
+                queries = halves(self.part("behaviours")[behaviour])[1]
+                settings = replace(settings, behaviour=behaviour, queries=queries)
+        fitted = self.add(role, FittedClassifier, {"classifier": key}, classifier=settings)
+        return {"classifier": fitted, "judge": settings, **self.placed}
+
+    @cached_property
+    def filtered(self) -> Stage:
+        """What a filter leaves of the corpus; the corpus itself where there is none."""
+        chosen = self.part("filter")
+        if chosen is None:
+            return self.data
+        if chosen.reads == "scores":
+            scores = self.scores(chosen.contrast)
+            judged: Stage = self.add("document_scores", DocumentInfluence, data=self.data, scores=scores)
+        else:
+            judging: dict[str, Any] = self.placed
+            if "classifier" in self.cfg.filter:
+                judging = self.classifier("filter.classifier", "classifier.filter")
+            behaviours = self.behaviours if chosen.uses_queries else {}
+            judged = self.add(
+                "document_scores", JudgedDocuments, data=self.data, filter=chosen, behaviours=behaviours, **judging
+            )
+        return self.add("filtered", Filtered, data=self.data, judged=judged, filter=chosen)
+
+    @cached_property
+    def uncensored(self) -> Stage:
+        """The model of this seed without any method."""
+        return self.add(
+            "uncensored", TrainedModel, data=self.data, model=self.part("model"), optim=self.part("optim"),
+            objective=LanguageModeling(), **self.training("uncensored"),
+        )  # fmt: skip
+
+    @cached_property
+    def model(self) -> Stage:
+        post_training = self.part("post_training")
+        role = "model" if post_training is None else "trained"
+        filtered = None if self.part("filter") is None else self.filtered
+        mask = self.mask if self.part("objective").uses_mask else None
+        if mask is not None and filtered is not None:
+            mask = self.add("filtered_mask", FilteredMask, data=self.data, mask=mask, filtered=filtered)
+        recorders = {k: one for k, one in (self.part("callbacks") or {}).items() if hasattr(one, "adds_files")}
+        trained = self.add(
+            role, TrainedModel, data=self.data, filtered=filtered, mask=mask, model=self.part("model"),
+            optim=self.part("optim"), objective=self.part("objective"), recorders=recorders, **self.training(role),
+        )  # fmt: skip
+        if post_training is None:
+            return trained
+        pairs, training = self.part("pairs"), self.training("post_training")
+        shared = {"data": self.data, "model": trained, "pairs": pairs, "loading": self.part("model")}
+        reference = self.add("reference", Reference, max_length=post_training.max_length, **shared, **training)
+        return self.add(
+            "model", PostTrained, reference=reference, post_training=post_training, **shared, setup=training["setup"]
+        )
+
+    def auxiliaries(self) -> dict[str, Stage]:
+        """Role → model that the decoder reads."""
+        chosen = self.part("decoding").auxiliaries
+        with argument("labelled"):
+            labelled = list(self.part("labelled")) if chosen else []
+        return {
+            role: self.add(
+                f"auxiliary.{role}",
+                AuxiliaryModel,
+                {"training": f"decoding.{one.setting}"},
+                data=self.data,
+                start=None if one.pretrained is not None else getattr(self, one.continues),
+                training=one,
+                labelled=labelled,
+                loading=self.part(STARTS[one.continues]),
+                **self.training(role),
+            )
+            for role, one in chosen.items()
+        }
+
+    @cached_property
+    def evaluation(self) -> Stage:
+        tasks, classifiers, utilities = (self.part(key) or {} for key in ("tasks", "classifiers", "utilities"))
+        check_names(list(tasks), list(classifiers), list(utilities))
+        rules.check_judges(list(self.behaviours), list(classifiers))
+        model, auxiliaries, settings = self.model, self.auxiliaries(), self.cfg.evaluation
+        loaded = {"data": self.data, "model": model, "loading": self.part("model"), **self.placed}
+        computed = {**self.placed, "batch_size": settings.batch_size}
+        starts = {STARTS[one.continues] for one in self.part("decoding").auxiliaries.values()}
+        auxiliary_loading = self.part(next(iter(starts), "model"))
+        judges = {name: self.classifier(f"classifiers.{name}", f"classifier.{name}") for name in classifiers}
+        written = {
+            name: self.add(
+                f"generations.{name}", Generations, {"task": f"tasks.{name}"}, auxiliaries=auxiliaries, task=task,
+                decoding=self.part("decoding"), seed=self.cfg.seed, auxiliary_loading=auxiliary_loading, **loaded,
+            )
+            for name, task in tasks.items()
+        }  # fmt: skip
+        toxicity = {
+            name: self.add(f"toxicity.{name}", Toxicity, generations=written[task], **judges[judge])
+            for name, (task, judge) in measurement_names(tasks, classifiers).items()
+        }
+        reference = {"pretrained": "evaluation.reference_model"}
+        fluency = {
+            name: self.add(
+                f"fluency.{name}", Fluency, reference, generations=texts, pretrained=settings.reference_model,
+                **computed,
+            )
+            for name, texts in written.items()
+        }  # fmt: skip
+        others: dict[str, Stage] = {}
+        if not auxiliaries:  # the model's own perplexity says nothing about a decoder that steers it
+            others["perplexity"] = self.add(
+                "perplexity", Perplexity, {"split": "evaluation.perplexity_split"}, split=settings.perplexity_split,
+                **loaded, batch_size=settings.batch_size,
+            )  # fmt: skip
+        for name, utility in utilities.items():
+            others[name] = self.add(f"utility.{name}", Utility, utility=utility, **loaded)
+        if self.part("objective").uses_mask and self.cfg.paths.mask is None:
+            shared: dict[str, Any] = {"data": self.data, "scores": self.pooled, "mask": self.mask}
+            for column, (name, queries) in enumerate(self.behaviours.items()):
+                key = "attribution" if column == 0 else f"attribution_{name}"
+                others[key] = self.add(key, Attribution, column=column, queries=queries, **shared)
+        filtered = None if self.part("filter") is None else self.filtered
+        return self.add("evaluation", Evaluation, toxicity=toxicity, fluency=fluency, others=others, filtered=filtered)
