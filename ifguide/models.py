@@ -14,7 +14,7 @@ from transformers.models.falcon.modeling_falcon import FalconLinear
 from transformers.pytorch_utils import Conv1D
 
 from ifguide.checks import check_seed
-from ifguide.opening import check_causal, check_configuration, check_folder, check_loaded, has_dropout
+from ifguide.opening import check_causal, check_configuration, check_loaded, has_dropout
 from ifguide.opening import check_context as check_context  # what uses models has these from here
 from ifguide.opening import check_new_tokens as check_new_tokens
 from ifguide.opening import check_pretrained as check_pretrained
@@ -68,9 +68,7 @@ class ModelSettings:
         """Raise ValueError where the pretrained model is not there, or a new one would not be what its settings say;
         `name` is what the caller calls these settings."""
         check_pretrained(self.pretrained, f"{name}.pretrained")
-        if self.pretrained is not None:
-            check_folder(self.pretrained, f"{name}.pretrained")
-        else:
+        if self.pretrained is None:
             check_configuration(str(self.architecture), self.settings, name)
 
     def build(self, vocabulary: int, end_of_text: int | None) -> PreTrainedModel:

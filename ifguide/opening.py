@@ -83,8 +83,9 @@ def check_new_tokens(config: PreTrainedConfig, new_tokens: int) -> None:
         )
 
 
-def check_pretrained(name: str | None, setting: str = "model.pretrained") -> None:
-    """Raise ValueError where a name is neither a model folder nor on the hub or in its cache."""
+def check_pretrained(name: str | None, setting: str = "model.pretrained", *, weights: bool = True) -> None:
+    """Raise ValueError where a name is neither a model folder nor on the hub or in its cache, or a folder's weights are
+    missing, empty or cut off; `weights`: whether it has some."""
     looks_like_path = name is not None and (name.startswith((".", "/", "~")) or name.count("/") != 1)
     if name is not None and (looks_like_path or Path(name).exists()) and not (Path(name) / "config.json").is_file():
         if (Path(name) / "adapter_config.json").is_file():
@@ -93,6 +94,8 @@ def check_pretrained(name: str | None, setting: str = "model.pretrained") -> Non
     if name is not None:
         with loading(f"{setting}={name}"):
             PreTrainedConfig.get_config_dict(name)  # runs no code of the hub's
+        if weights:
+            check_folder(name, setting)
 
 
 @contextmanager
