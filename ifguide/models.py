@@ -143,16 +143,17 @@ def load_model(
     Raises:
         ValueError: weights that are missing, not of this configuration or not finite, or a model that is not causal.
     """
-    model, report = AutoModelForCausalLM.from_pretrained(
+    opened: Any = AutoModelForCausalLM.from_pretrained(
         path,
         dtype=torch.float32,
         trust_remote_code=trust_remote_code,
         output_loading_info=True,
         **implementations(attention, experts_implementation),
     )
-    check_loaded(model, report, str(path))
+    model: PreTrainedModel = opened[0]
+    check_loaded(model, opened[1], str(path))
     check_causal(model, str(path))
-    return model  # type: ignore[no-any-return]
+    return model
 
 
 def implementations(attention: str, experts: str | None) -> dict[str, str]:

@@ -169,7 +169,8 @@ def check_causal(model: PreTrainedModel, name: str) -> None:
     what it reads."""
     if model.device.type == "meta":
         return
-    vocabulary, training = model.get_input_embeddings().weight.shape[0], model.training  # type: ignore[operator]
+    embeddings: Any = model.get_input_embeddings()
+    vocabulary, training = len(embeddings.weight), model.training
     text = torch.arange(TOKENS, device=model.device)[None] % vocabulary
     other = text.clone()
     other[:, TOKENS // 2 :] = (text[:, TOKENS // 2 :] + 1) % vocabulary

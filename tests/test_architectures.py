@@ -18,7 +18,7 @@ def rows(text):
     found = {}
     for line in re.findall(r"^\| `.*$", text, re.MULTILINE):
         line = re.sub(r"\[(\d+)\]", lambda number: notes[number[1]], line)
-        found.setdefault(line.split("`")[1], []).append(re.sub(r" \(\d+e[-+]\d+\)", "", line))
+        found.setdefault(line.split("`")[1], []).append(re.sub(r"(exact|close) \(\d+e[-+]\d+\)", "works", line))
     return found
 
 

@@ -83,6 +83,14 @@ def of_direction(correlation: float | None, shared: int, queries: int) -> dict[s
     )
 
 
+def of_scores(facts: Mapping[str, Any]) -> dict[str, Any]:
+    """Args: of a scorer, which was compared with the reference form unless it is that."""
+    if "self_check" not in facts:
+        return {}
+    error = max(facts["self_check"]["relative_error"])
+    return finding(f"scores differ from those of the reference form by {error:.0e} of their size on a few blocks")
+
+
 def of_mask(selected: int, tokens: int, shape: Mapping[str, float], short: Sequence[str]) -> dict[str, Any]:
     """Args: selected tokens, all tokens, `mask_shape`, and what the selection fell short of."""
     largest, fragments = shape["largest_document"], shape["fragments"]

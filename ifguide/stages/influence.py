@@ -180,7 +180,8 @@ class Scores(Stage):
             tokens,
             batch_size=settings.batch_size,
         )
-        return {"behaviours": list(self.directions), **fill_store(self.trainer.inference_trainer(), module)}
+        facts = fill_store(self.trainer.inference_trainer(), module)
+        return {"behaviours": list(self.directions), **facts, **findings.of_scores(facts)}
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

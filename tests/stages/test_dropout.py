@@ -3,7 +3,7 @@
 import pytest
 from rows import Row
 
-DROPOUT = "model.settings.hidden_dropout=0.1"
+DROPOUT = "+model.settings.hidden_dropout=0.1"
 
 
 def fingerprint(folder, role, *overrides):
@@ -29,6 +29,6 @@ def test_one_without_is_not(role, overrides, tmp_path):
 
 
 def test_an_auxiliary_model_with_dropout_is_too(tmp_path):
-    given = ["method=rad", "proxy.settings.hidden_dropout=0.1", "decoding.reward.optim.batch_size=8"]
+    given = ["method=rad", "+proxy.settings.hidden_dropout=0.1", "decoding.reward.optim.batch_size=8"]
     split = [fingerprint(tmp_path, "auxiliary.reward", *given, f"trainer.micro_batch_size={n}")[1] for n in (8, 2)]
     assert split == [None, [4, 1]]

@@ -58,7 +58,7 @@ def _shape(
     sizes = (1.0, LARGE / max(float(ours.abs().max()), 1e-30))
     found = []
     for size in sizes:
-        handle = head.register_forward_hook(lambda module, inputs, output, size=size: output * size)  # type: ignore[misc]
+        handle = head.register_forward_hook(lambda module, inputs, output, size=size: output * size)
         try:
             found.append(model(input_ids=ids, use_cache=False).logits)
         finally:

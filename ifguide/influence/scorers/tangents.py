@@ -71,7 +71,7 @@ def take_formulas(model: PreTrainedModel) -> None:
     model.set_experts_implementation("eager")  # grouped products have none
     for module in model.modules():
         if isinstance(module, BloomGelu):  # whose gradient is written by hand
-            module.forward = bloom_gelu_forward
+            module.forward = bloom_gelu_forward  # type: ignore[method-assign]
 
 
 def layer_tangents(model: PreTrainedModel, direction: Direction, rank: int | None) -> tuple[dict[str, Tangent], float]:

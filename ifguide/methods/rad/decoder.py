@@ -187,7 +187,7 @@ class CachedRewards:
         found = toxicity[:, new:].view(ids_RKM.shape).gather(2, last)[..., 0]
         self._all_RC = torch.cat([self._all_RC, new_RN], 1)
         if self._model not in CHECKED:
-            self._check(ids_RKM[0, 0][valid_RKM[0, 0]], found[0, 0])
+            self._check(ids_RKM[0, -1][valid_RKM[0, -1]], found[0, -1])  # behind all others
             CHECKED.add(self._model)
         return found
 
