@@ -63,7 +63,7 @@ ARCHITECTURES: dict[str, dict[str, Any]] = {
     "exaone4": G | dict(sliding_window=4),
     "ernie4_5": G | dict(head_dim=16),
     "helium": G | dict(head_dim=16),
-    "diffllama": G,
+    "diffllama": G | dict(num_key_value_heads=2),
     "opt": S | dict(ffn_dim=48, word_embed_proj_dim=32),
     "bloom": dict(hidden_size=32, n_layer=2, n_head=2),
     "falcon": dict(hidden_size=32, num_hidden_layers=2, num_attention_heads=2),
@@ -119,7 +119,7 @@ ARCHITECTURES: dict[str, dict[str, Any]] = {
     "bert": S,
     "xlnet": dict(d_model=32, n_layer=2, n_head=2, d_inner=48),
 }  # fmt: skip
-LAYERS = {"mamba": ".[^d]._proj", "falcon_mamba": ".[^d]._proj"}  # a second row, of these
+LAYERS = dict.fromkeys(("jamba", "mamba", "falcon_mamba"), ".[^d]._proj")  # a second row, of these
 SCORERS: Mapping[str, Scorer] = {"fast": JVP(), "differences": FiniteDifference(), "reference": JVP("reference")}
 
 HEAD = """<!-- generated: python docs/architectures.py -->
@@ -153,10 +153,14 @@ class Notes:
         self.texts: list[str] = []
 
     def refused(self, error: Exception | str) -> str:
-        text = re.sub(r"(?:[\w-]+\.)+\d+\.", "…", " ".join(str(error).split())).replace("|", "\\|")
-        text = re.sub(
-            r"\b[0-9.]+(e-?\d+)?(?= of their size)|(?<=differ by )[0-9.e+-]+|(?<=of size )[0-9.e+-]+", "…", text
-        )
+        text = " ".join(str(error).split()).replace("|", "\\|").replace("<", "&lt;")
+        for digits in (
+            r"(?:[\w-]+\.)+\d+\.",
+            r"(?<=only )[0-9.-]+",
+            r"(?<=by )[0-9.e+-]+(?=[, ])",
+            r"(?<=size )[0-9.e+-]+",
+        ):
+            text = re.sub(digits, "…", text)
         if text not in self.texts:
             self.texts.append(text)
         return f"[{self.texts.index(text) + 1}]"

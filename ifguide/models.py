@@ -172,7 +172,8 @@ def check_vocabulary(model: PreTrainedModel, vocabulary: int) -> None:
 
 
 def decoder_blocks(model: nn.Module) -> tuple[str, nn.ModuleList]:
-    """Find the repeated decoder blocks: the outermost ModuleList of `num_hidden_layers` equal modules.
+    """Find the repeated decoder blocks: the outermost ModuleList of `num_hidden_layers` modules that are equal or have
+    linear layers.
 
     Raises:
         ValueError: the model has none, so influence would not know what to track; or it has an adapter.
@@ -184,8 +185,10 @@ def decoder_blocks(model: nn.Module) -> tuple[str, nn.ModuleList]:
         )
     count = getattr(getattr(model, "config", None), "num_hidden_layers", None)
     for name, module in model.named_modules():
-        if isinstance(module, nn.ModuleList) and len(module) == count and len({type(block) for block in module}) == 1:
-            return name, module
+        if isinstance(module, nn.ModuleList) and len(module) == count:
+            has_layers = all(any(map(_is_linear, block.modules())) for block in module)
+            if has_layers or len({type(block) for block in module}) == 1:
+                return name, module
     raise ValueError(f"{type(model).__name__} has no list of {count} decoder blocks, so no layer can be tracked")
 
 

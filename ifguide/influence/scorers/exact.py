@@ -35,8 +35,8 @@ def exact_scores(
             raise
         except FAILURES:
             continue
-    few = blocks_BT[:1, :REVERSED]
-    return torch.stack([reverse_scores(model, direction, few) for direction in directions]), few
+    few, clone = blocks_BT[:1, :REVERSED], copy.deepcopy(model)  # some models keep what they computed last
+    return torch.stack([reverse_scores(clone, direction, few) for direction in directions]), few
 
 
 def reverse_scores(model: PreTrainedModel, direction: Direction, blocks_BT: Tensor) -> Tensor:
