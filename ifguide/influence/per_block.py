@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+TRIED = 8  # tokens of a text that a model is tried on
 SEARCHED = 64  # blocks that a layer may be looked for in
 
 
@@ -53,11 +54,30 @@ def flattened_layers(
         for handle in handles:
             handle.remove()
     if never := [name for name in layers if name not in called]:
-        raise ValueError(
-            f"{never[0]} is called by none of the blocks: {type(model).__name__} reads its weight otherwise, or routes "
-            "no token there; leave it out (influence.layers), or use curvature=identity"
-        )
+        raise ValueError(_never_called(model, never))
     return [name for name in layers if name in flat], 1 if routed else batch_size
+
+
+def check_called(model: PreTrainedModel, layers: Sequence[str]) -> None:
+    """Raise ValueError where a model on the meta device calls none of some layers, so that this is told before it is
+    trained; a model that cannot be run there is found out later."""
+    called = set[str]()
+    for name in layers:
+        model.get_submodule(name).register_forward_pre_hook(lambda *_, name=name: called.add(name))
+    try:
+        with torch.no_grad():
+            model(input_ids=torch.zeros(1, TRIED, dtype=torch.long, device="meta"), use_cache=False)
+    except Exception:  # of any kind: what depends on values does not run there
+        return
+    if never := [name for name in layers if name not in called]:
+        raise ValueError(_never_called(model, never))
+
+
+def _never_called(model: nn.Module, layers: Sequence[str]) -> str:
+    return (
+        f"{layers[0]} is called by none of the blocks: {type(model).__name__} reads its weight otherwise, or routes no "
+        "token there; leave it out (influence.layers), or use curvature=identity"
+    )
 
 
 def give_by_block(model: nn.Module, name: str, blocks: Callable[[], int]) -> None:

@@ -25,6 +25,7 @@ from ifguide.influence.chain import (
 from ifguide.influence.curvature import Curvature, load_factors, save_factors
 from ifguide.influence.diagnostics import mask_shape, mean_loss, on_both_sides, unigram_loss
 from ifguide.influence.direction import load_direction, save_direction
+from ifguide.influence.per_block import check_called
 from ifguide.influence.pooling import Pooling, pool_scores
 from ifguide.influence.scorers import Scorer
 from ifguide.influence.scoring import ScoringModule, fill_store, prepare_scorer, rows_of_share, sample_rows
@@ -61,6 +62,12 @@ class Factors(Stage):
 
     def derived_settings(self) -> dict[str, Any]:
         return {"curvature": self.curvature.fitting}
+
+    def check_corpus(self, corpus: Corpus) -> None:
+        if self.curvature.strategy != "identity" and self.loading.pretrained is None:
+            with torch.device("meta"):
+                model = self.loading.build(corpus.vocabulary, corpus.end_of_text)
+                check_called(model, self.influence.layer_names(model))
 
     def build(self, folder: Path, inputs: Inputs) -> Mapping[str, Any]:
         model = self.loading.load(inputs["proxy"], self.trainer.device)

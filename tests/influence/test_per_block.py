@@ -7,11 +7,13 @@ from conftest import VOCABULARY, tiny_model
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM
 
+from ifguide.influence.chain import InfluenceSettings
 from ifguide.influence.curvature import Curvature, CurvatureError, by_layer, check_counts
 from ifguide.influence.direction import precondition_direction
 from ifguide.influence.per_block import flattened_layers
-from ifguide.models import layer_matrix, tracked_layers, untracked
+from ifguide.models import ModelSettings, layer_matrix, tracked_layers, untracked
 from ifguide.objectives.language_modeling import token_losses
+from ifguide.stages.influence import Factors
 
 SMALL = dict(vocab_size=VOCABULARY, max_position_embeddings=32, num_hidden_layers=2, num_attention_heads=2)
 
@@ -97,6 +99,23 @@ def test_only_layers_with_rows_of_tokens_are_changed(blocks):
 def test_a_layer_that_is_never_called_is_refused(blocks):
     with pytest.raises(CurvatureError, match=r"experts\.2 is called by none of the blocks: .*influence\.layers"):
         Curvature().fit(routed(), blocks.numpy(), batch_size=2, seed=0, progress=False)
+
+
+@pytest.mark.parametrize("architecture, is_refused", [("mamba", True), ("gpt_neox", False), ("qwen2_moe", False)])
+def test_that_is_told_before_anything_is_trained(architecture, is_refused, corpus):
+    settings = dict(hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=16)
+    if architecture == "mamba":
+        settings = dict(hidden_size=16, num_hidden_layers=2, state_size=4)
+    loading = ModelSettings(architecture=architecture, settings=settings, attention="eager")
+    stage = dict(proxy=None, data=None, influence=InfluenceSettings(), loading=loading, trainer=None)
+    Factors(**stage, curvature=Curvature(strategy="identity")).check_corpus(corpus)
+    if is_refused:
+        with pytest.raises(ValueError, match=r"dt_proj is called by none of the blocks"):
+            Factors(**stage, curvature=Curvature()).check_corpus(corpus)
+        loading = dict(stage, influence=InfluenceSettings(layers=".[^d]._proj"))
+        Factors(**loading, curvature=Curvature()).check_corpus(corpus)
+    else:
+        Factors(**stage, curvature=Curvature()).check_corpus(corpus)
 
 
 def test_factors_that_count_something_else_are_refused(blocks):
