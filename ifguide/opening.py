@@ -107,8 +107,8 @@ def loading(what: str) -> Iterator[None]:
         raise
     except (OSError, ValueError, ImportError, RuntimeError, SafetensorError, UnpicklingError) as error:
         text = " ".join(str(error).split())
-        if "attn_implementation" in text:
-            text = f"{text.partition('. ')[0]}; use attention=eager"
+        if re.search(r"attn_implementation|Flash ?Attention|Flex ?Attention", text):
+            text = f"{text.partition('. ')[0].rstrip('.')}; use attention=eager"
         raise ValueError(f"{what} cannot be loaded: {text}") from error
 
 
