@@ -18,6 +18,7 @@ from transformers.utils.logging import disable_progress_bar
 from ifguide.stages.commands import COMMANDS, build
 from ifguide.stages.configuration import prepare, processes
 from ifguide.stages.row import FAILURE_FILE
+from ifguide.stages.signals import listening, stopped
 from ifguide.tracking import finish_tracking
 from ifguide.workspace import as_override, global_rank, write_json
 
@@ -38,7 +39,12 @@ def main(cfg: DictConfig) -> float | None:
             return None
         value = COMMANDS.get(cfg.stage, build)(cfg, folder)
         finish_tracking()
-        return value  # type: ignore[no-any-return]
+        return value
+    except (KeyboardInterrupt, SystemExit):
+        message = f"stopped by {stopped()}"
+        write_json(folder / FAILURE_FILE, {"error": "Stopped", "message": message})
+        finish_tracking(failure=message)
+        raise
     except Exception as error:
         message = (str(error).splitlines() or [type(error).__name__])[0]
         failures.append(message)
@@ -71,5 +77,6 @@ def runs_alone(cfg: DictConfig) -> bool:
 if __name__ == "__main__":
     for stream in (sys.stdout, sys.stderr):
         stream.reconfigure(errors="replace")  # type: ignore[union-attr]  # a terminal may not know an arrow
-    main()
+    with listening():
+        main()
     sys.exit(1 if failures else 0)

@@ -26,6 +26,12 @@ def check_whole_number(name: str, value: object, *, least: int) -> None:
         raise ValueError(f"{name}={value}: it is a whole number, {least} or more")
 
 
+def check_limit(value: object, name: str = "limit") -> None:
+    """Raise ValueError unless a value is None, for no limit, or a whole number from 1 up."""
+    if value is not None:
+        check_whole_number(name, value, least=1)
+
+
 def check_seed(value: object) -> None:
     """Raise ValueError unless a value is a seed of all that draws: what is made of it has to be one too (`torch` knows
     none above 2⁶⁴)."""

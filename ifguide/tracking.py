@@ -26,6 +26,7 @@ SWEEP_FILE = "multirun.yaml"  # that Hydra leaves in a sweep's folder
 WHOLE_RUN = "run"  # the name of what is not one of its trainings
 MOST_ROWS = 10_000  # of a table of generations; W&B draws no more
 METRICS = "metrics"
+LONGEST_NAMES = {"label": 128, "group": 128, "job_type": 64, "tags": 64}  # of W&B, in characters
 
 
 class WandbRun(WandbLogger):
@@ -41,6 +42,9 @@ class WandbRun(WandbLogger):
         group: None: the sweep's folder, where it is part of one.
         job_type, tags: to find it by.
         offline: write to disk only, for `wandb sync`; None: where W&B has no API key here and `WANDB_MODE` is not set.
+
+    Raises:
+        ValueError: a name that W&B would refuse, offline perhaps only when it is synchronised.
     """
 
     def __init__(
@@ -56,6 +60,11 @@ class WandbRun(WandbLogger):
         offline: bool | None = None,
     ) -> None:
         self.training, self.directory = name, Path(directory).absolute()
+        group = group or sweep_of(self.directory)
+        given = [("label", label), ("group", group), ("job_type", job_type), *(("tags", tag) for tag in tags)]
+        for argument, value in given:
+            if value is not None and not 1 <= len(value) <= LONGEST_NAMES[argument]:
+                raise ValueError(f"{argument}={value}: W&B takes names of 1 to {LONGEST_NAMES[argument]} characters")
         if offline is None:
             offline = "WANDB_MODE" not in os.environ and not has_api_key()
         super().__init__(
@@ -63,7 +72,7 @@ class WandbRun(WandbLogger):
             save_dir=str(directory),
             project=project,
             entity=entity,
-            group=group or sweep_of(self.directory),
+            group=group,
             job_type=job_type,
             tags=list(tags),
             mode="offline" if offline else None,

@@ -93,7 +93,9 @@ def datasets_folder() -> Path:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Whatever asks for the external data sets is marked `data`."""
+    """Whatever asks for the external data sets is marked `data`; files of slow tests come first: none is the last."""
     for item in items:
         if "datasets_folder" in getattr(item, "fixturenames", ()):
             item.add_marker(pytest.mark.data)
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in slow)

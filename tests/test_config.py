@@ -9,7 +9,7 @@ from hydra.errors import ConfigCompositionException
 from hydra.utils import get_object
 from omegaconf import DictConfig, OmegaConf
 
-from ifguide.stages.configuration import expand_home
+from ifguide.stages.configuration import expand_home, make_workspace, prepare
 from ifguide.stages.plan import make_plan
 from ifguide.training.trainer import further_arguments
 
@@ -85,6 +85,37 @@ def test_the_seed_reaches_only_the_target_and_generation():
     first, other = (OmegaConf.to_container(compose("config", overrides=[f"seed={s}", "paths.run=r"]), resolve=True)
                     for s in (0, 7))  # fmt: skip
     assert {key for key in first if first[key] != other[key]} == {"seed", "model"}
+
+
+def test_none_is_not_null():
+    for override in ("paths.mask=None", "optim.clip=None", "data.sources.sample.size=None"):
+        with pytest.raises(ValueError, match=f"^{override}: that is a text; where there is none, write null"):
+            prepare(compose("config", overrides=[override, "paths.run=r"]))
+    prepare(compose("config", overrides=["data=local", "+data.sources.local.where.kind=[None]", "paths.run=r"]))
+
+
+@pytest.mark.parametrize("devices", ["auto", -1, 0, "[0,1]", "two", 1.5])
+def test_processes_are_counted_in_whole_numbers(devices):
+    with pytest.raises(ValueError, match=r"^trainer\.devices=.*: it is a whole number, 1 or more"):
+        prepare(compose("config", overrides=[f"trainer.devices={devices}", "paths.run=r"]))
+
+
+def test_a_workspace_is_a_folder(tmp_path):
+    (tmp_path / "file").touch()
+    for place in ("file", "file/below"):
+        with pytest.raises(ValueError, match=rf"^paths\.workspace=.*{place}: .*file is no folder that can be written"):
+            make_workspace(compose("config", overrides=[f"paths.workspace={tmp_path}/{place}"]))
+    make_workspace(compose("config", overrides=[f"paths.workspace={tmp_path}/not/yet"]))
+
+
+@pytest.mark.parametrize(
+    "override",
+    ["evaluation.batch_size=0", "evaluation.batch_size=2.5", "tasks.toxicity.samples=2.5", "trainer.log_every=0.5",
+     "tasks.toxicity.rows=0", "influence.batch_size=1.5"],
+)  # fmt: skip
+def test_what_is_counted_is_a_whole_number(override):
+    with pytest.raises(ValueError, match=f"^{override}: it is a whole number, 1 or more"):
+        make_plan(compose("config", overrides=["+debug=smoke", "paths.run=r", override])).check()
 
 
 def test_unknown_keys_and_options_are_refused():

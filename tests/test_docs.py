@@ -1,17 +1,25 @@
 """The documentation is true: links lead somewhere, settings compose, the example runs, the site needs no network."""
 
 import importlib.util
+import json
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
+from datasets import Dataset, load_from_disk
 from hydra import compose, initialize_config_dir
 from transformers import AutoConfig, AutoModelForCausalLM
 
+import ifguide
+from ifguide.corpus.masks import TokenMask
 from ifguide.corpus.tokenizers import make_tokenizer
+from ifguide.training.masked import MaskedLoss, decode_labels
 
 ROOT = Path(__file__).parents[1]
 CONF = ROOT / "conf"
@@ -90,18 +98,65 @@ def test_the_reference_is_that_of_the_configuration():
     assert module.PAGE.read_text(encoding="utf-8") == module.reference(), "run: python docs/reference.py"
 
 
-def test_the_example_as_a_library_runs(tmp_path, monkeypatch):
-    """With a tiny model in the place of one's own."""
-    page = (ROOT / "docs" / "howto" / "corpus.md").read_text(encoding="utf-8")
-    (example,) = re.findall(r"^```python\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
-    tokenizer = make_tokenizer(["The clerk is a rude fool."], vocabulary=300)
+PYTHON = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+EXAMPLES = {  # page → what its code needs beside this package
+    "README.md": [""],
+    "docs/howto/library.md": [""],
+    "docs/howto/elsewhere.md": ["", "trl", ""],
+}
+
+
+def examples(page):
+    return PYTHON.findall((ROOT / page).read_text(encoding="utf-8"))
+
+
+@pytest.fixture(scope="module")
+def mine(tmp_path_factory):
+    """A folder with one's own model, corpus, and an export of them."""
+    folder = tmp_path_factory.mktemp("mine")
+    texts = [f"The clerk {n} was in a hurry. My draft is a rude fool." for n in range(40)]
+    (folder / "my").mkdir()
+    (folder / "my" / "corpus.jsonl").write_text("\n".join(json.dumps({"text": text}) for text in texts))
+    tokenizer = make_tokenizer(texts, vocabulary=300)
     shape = dict(hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32, vocab_size=512)
-    AutoModelForCausalLM.from_config(AutoConfig.for_model("gpt_neox", **shape)).save_pretrained(tmp_path / "my/model")
-    tokenizer.save_pretrained(tmp_path / "my/model")
+    special = dict(bos_token_id=None, eos_token_id=tokenizer.eos_token_id)
+    model = AutoModelForCausalLM.from_config(AutoConfig.for_model("llama", **shape, **special))
+    model.save_pretrained(folder / "my" / "model")
+    tokenizer.save_pretrained(folder / "my" / "model")
+    blocks = ifguide.make_blocks(Dataset.from_dict({"text": texts}), tokenizer, block_length=16)
+    mask = TokenMask.pack(np.random.default_rng(0).random(blocks.shape) < 0.2)
+    scores = {"toxicity": np.zeros(blocks.shape, np.float32)}
+    ifguide.export(folder / "my" / "export", blocks, mask, scores, tokenizer, unit="document")
+    return folder
+
+
+@pytest.mark.parametrize("page, index", [(page, n) for page, needs in EXAMPLES.items() for n in range(len(needs))])
+def test_the_examples_run_as_they_stand(page, index, mine, monkeypatch, tmp_path):
+    """With a random tiny Llama in the place of one's own model."""
+    code = examples(page)
+    assert len(code) == len(EXAMPLES[page])
+    if EXAMPLES[page][index]:
+        pytest.importorskip(EXAMPLES[page][index], reason=f"the example needs {EXAMPLES[page][index]}")
+    shutil.copytree(mine, tmp_path, dirs_exist_ok=True)
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
+    masked, call = [], MaskedLoss.__call__
+
+    def watched(self, outputs, labels, **options):
+        masked.append(int(decode_labels(labels)[1].sum()))
+        return call(self, outputs, labels, **options)
+
+    monkeypatch.setattr(MaskedLoss, "__call__", watched)
     names = {}
-    exec(example, names)
-    assert names["mask"].shape == names["scores"].shape and 0 < names["mask"].mean() <= 0.1
+    exec(code[index], names)
+    if "mask" in names:
+        assert names["mask"].shape == names["blocks"].shape and 0 < names["mask"].count()
+        return
+    start = AutoModelForCausalLM.from_pretrained("my/model").state_dict()
+    trained = AutoModelForCausalLM.from_pretrained("my/trained").state_dict()
+    assert all(torch.isfinite(value).all() for value in trained.values())
+    assert any(not torch.equal(value, start[name]) for name, value in trained.items())
+    assert len(masked) == 5 and sum(masked) == sum(sum(row[1:]) for row in load_from_disk("my/export/dataset")["mask"])
 
 
 @pytest.mark.slow

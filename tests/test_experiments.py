@@ -6,6 +6,7 @@ import runpy
 import sys
 from dataclasses import asdict
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -57,7 +58,7 @@ def run_script(monkeypatch, capsys):
         return run(cwd, *command[2:], check=check)
 
     def script(path, *arguments):
-        monkeypatch.setattr(experiment.subprocess, "run", sweep)
+        monkeypatch.setattr(experiment, "subprocess", SimpleNamespace(run=sweep))
         monkeypatch.setattr(sys, "argv", [path, *arguments])
         monkeypatch.syspath_prepend(str((ROOT / path).parent))
         runpy.run_path(str(ROOT / path), run_name="__main__")
@@ -71,7 +72,7 @@ def test_attribution_quality_on_the_sample(tmp_path, run_script):
     rows = run_script(
         "experiments/attribution_quality/run.py", "size=sample", f"output={tmp_path}", f"runs={tmp_path}/runs",
         f"paths.workspace={tmp_path}/workspace", "data.sources.sample.size=600", "curvature.blocks=32",
-        "trainer.progress=false",
+        "trainer.progress=false", "proxy.settings.hidden_size=64", "proxy.settings.num_hidden_layers=2",
     )  # fmt: skip
     text = (tmp_path / "README.md").read_text(encoding="utf-8")
     assert len(rows) == 4 + 5 + 1  # variants, rivals, and the name of the best
@@ -193,7 +194,7 @@ def test_the_published_choices_are_those_of_the_configuration(text, page):
 def test_the_rivals_take_real_text(method, datasets_folder, tmp_path):
     start = tmp_path / "start"
     start.mkdir()
-    (start / "config.json").write_text("{}")
+    (start / "config.json").write_text('{"model_type": "gpt_neox"}')
     make_tokenizer(["a text to learn a tokenizer from"], vocabulary=300).save_pretrained(start)
     overrides = ["+experiment=rivals_real_text", f"start={start}", f"method={method}", f"paths.workspace={tmp_path}/w"]
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):

@@ -1,7 +1,10 @@
 """Several processes, and processes that are killed."""
 
 import csv
+import json
+import os
 import shutil
+import signal
 import time
 
 import numpy as np
@@ -53,6 +56,20 @@ def test_a_killed_run_continues_where_it_was(tmp_path):
     assert all((weights[0][name] == weights[1][name]).all() for name in weights[0])
 
 
+@pytest.mark.parametrize("number, code", [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_signal_ends_a_training_in_one_line(tmp_path, number, code):
+    long = ["-m", SMOKE, "stage=model", "method=none", "optim.epochs=2000", "trainer.checkpoint_every=2"]
+    process = start(tmp_path, *long, "hydra.sweep.dir=sweep", err=tmp_path / "err")
+    wait_until(lambda: list(tmp_path.glob("workspace/.building/model-*/checkpoints/*.ckpt")))
+    os.kill(process.pid, number)
+    process.join(60)
+    said = (tmp_path / "err").read_text()
+    assert process.exitcode == code and "Traceback" not in said
+    assert f"stopped by {number.name}: what is done is kept" in said
+    assert not list(tmp_path.glob("workspace/model-*")) and list(tmp_path.glob("workspace/.building/model-*"))
+    assert json.loads((tmp_path / "sweep" / "0" / "failure.json").read_text())["message"] == f"stopped by {number.name}"
+
+
 @pytest.fixture(scope="module")
 def before_scoring(tmp_path_factory):
     """A workspace that holds all that scoring needs."""
@@ -95,6 +112,19 @@ def test_two_processes_write_the_same_bytes(before_scoring, tmp_path, scorer):
     if scorer == "finite_difference":  # other shards, of which the last batches differ
         ours, theirs = (np.load(next(f.glob("workspace/scores-*/scores.npy"))) for f in (before_scoring, folders[0]))
         assert np.abs(ours - theirs).max() < 1e-3 * ours.std()
+
+
+def test_a_signal_ends_scoring_and_what_is_scored_is_kept(before_scoring, tmp_path):
+    folder = without_scores(before_scoring, tmp_path / "stopped")
+    command = [SMOKE, *SCORING, "stage=scores", "influence.shard_blocks=50"]
+    shards = "workspace/.building/scores-*/shards_of_*/[0-9]*.npy"
+    process = start(folder, *command, before=write_slowly)
+    wait_until(lambda: list(folder.glob(shards)))
+    os.kill(process.pid, signal.SIGTERM)
+    process.join(60)
+    assert process.exitcode == 143 and list(folder.glob(shards)) and not list(folder.glob("workspace/scores-*"))
+    run(folder, *command)
+    assert scores_of(folder) == scores_of(before_scoring)
 
 
 def test_kills_during_scoring_leave_no_trace(before_scoring, tmp_path):

@@ -24,8 +24,9 @@ def write_own_data(folder):
     (folder / "my").mkdir()
     (folder / "my" / "corpus.jsonl").write_text("\n".join(json.dumps({"text": text}) for text in texts))
     queries = [
-        {"prompt": f"review {i}", "continuation": " what a garden", "label": ["flattering", "plain"][i % 2]}
-        for i in range(8)
+        {"prompt": f"review {i}", "continuation": f" {what} garden {i}", "label": label}
+        for i in range(20)
+        for what, label in (("what a", "flattering"), ("it is a", "plain"))
     ]
     (folder / "my" / "queries.jsonl").write_text("\n".join(map(json.dumps, queries)))
     passages = [{"text": f"the garden of letter {i} is green and the tap drips"} for i in range(4)]

@@ -43,6 +43,17 @@ def logger(folder, name="run", **options) -> WandbRun:
     return WandbRun(name, directory=str(folder), project="ifguide", **options)
 
 
+@pytest.mark.parametrize(
+    "given, wrong",
+    [({"tags": ["ifguide", "x" * 65]}, "tags"), ({"tags": [""]}, "tags"), ({"label": "x" * 129}, "label"),
+     ({"group": "x" * 129}, "group"), ({"job_type": "x" * 65}, "job_type")],
+)  # fmt: skip
+def test_a_name_that_wandb_would_refuse_is_refused_before_anything_is_logged(tmp_path, given, wrong):
+    with pytest.raises(ValueError, match=rf"^{wrong}=x*: W&B takes names of 1 to \d+ characters"):
+        logger(tmp_path, **given)
+    logger(tmp_path, tags=["x" * 64], label="x" * 128)
+
+
 def test_a_run_logs_settings_curves_metrics_table_plots_and_generations(tmp_path):
     values = beta(np.random.default_rng(0), 0.5, prompts=12)
     (tmp_path / "sweep").mkdir()

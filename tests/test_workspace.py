@@ -3,6 +3,7 @@ import multiprocessing
 import os
 import threading
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -207,3 +208,33 @@ def test_a_file_that_exists_is_that_file_whatever_its_name_and_home(tmp_path, mo
     for name in ("a [b]*?, c=(d).jsonl", "a b.jsonl"):
         (tmp_path / name).touch()
         assert find_files(f"~/{name}") == find_files(str(tmp_path / name)) == [tmp_path / name]
+
+
+def test_a_folder_whose_name_has_signs_is_that_folder_within_a_glob(tmp_path, monkeypatch):
+    for place in ("a [1]/b/x.jsonl", "a [1]/b/y.jsonl", "a [1]/c*/x.jsonl", "a 1/b/z.jsonl", "a [1]/.hidden.jsonl"):
+        (tmp_path / place).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / place).touch()
+
+    def names(pattern):
+        return [str(path.relative_to(tmp_path)) for path in find_files(f"{tmp_path}/{pattern}")]
+
+    assert names("a [1]/b/*.jsonl") == ["a [1]/b/x.jsonl", "a [1]/b/y.jsonl"]
+    assert names("a [1]/*/x.jsonl") == ["a [1]/b/x.jsonl", "a [1]/c*/x.jsonl"]
+    assert names("a [1]/**/*.jsonl") == ["a [1]/b/x.jsonl", "a [1]/b/y.jsonl", "a [1]/c*/x.jsonl"]
+    assert names("a [1]/c*/*.jsonl") == ["a [1]/c*/x.jsonl"], "that folder, not those that the sign stands for"
+    assert names("a 1*/b/*.jsonl") == ["a 1/b/z.jsonl"]
+    monkeypatch.chdir(tmp_path / "a [1]")
+    assert find_files("b/*.jsonl") == [Path("b/x.jsonl"), Path("b/y.jsonl")]
+    assert find_files("../a [1]/b/x*") == [Path("../a [1]/b/x.jsonl")]
+    with pytest.raises(ValueError, match=r"^'/' is a folder"):
+        find_files("/")
+
+
+def test_a_file_that_links_lead_to_twice_is_not_read_twice(tmp_path):
+    (tmp_path / "x.jsonl").touch()
+    (tmp_path / "again").symlink_to(tmp_path)
+    with pytest.raises(ValueError, match=r"x\.jsonl is named, or matched, \d+ times; name it once"):
+        find_files(f"{tmp_path}/**/*.jsonl")
+    (tmp_path / "again").unlink()
+    (tmp_path / "y.jsonl").symlink_to(tmp_path / "x.jsonl")
+    assert find_files(f"{tmp_path}/y*") == [tmp_path / "y.jsonl"], "and a link's own name decides how it is read"

@@ -13,6 +13,7 @@ import transformers
 from numpy.typing import NDArray
 from tqdm.auto import tqdm
 
+from ifguide.checks import check_whole_number
 from ifguide.classifiers.base import TOXICITY, ReadyClassifier, folder_name
 from ifguide.models import check_pretrained, loading
 
@@ -41,8 +42,7 @@ class DetoxifyClassifier(ReadyClassifier):
     batch_size: int = 64
 
     def __post_init__(self) -> None:
-        if self.batch_size < 1:
-            raise ValueError(f"batch_size={self.batch_size}: must be at least 1")
+        check_whole_number("batch_size", self.batch_size, least=1)
         if self.checkpoint is not None and not Path(self.checkpoint).is_file():
             raise ValueError(f"checkpoint={self.checkpoint}: no such file")
         if self.checkpoint is not None:

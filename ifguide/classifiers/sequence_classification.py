@@ -13,6 +13,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer, PreTrainedConfig
 
+from ifguide.checks import check_whole_number
 from ifguide.classifiers.base import TOXICITY, ReadyClassifier, folder_name
 from ifguide.models import check_pretrained, loading
 
@@ -54,8 +55,7 @@ class SequenceClassification(ReadyClassifier):
     def __post_init__(self) -> None:
         check_pretrained(self.path, "path")
         for name in ("max_length", "batch_size"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}={getattr(self, name)}: must be at least 1")
+            check_whole_number(name, getattr(self, name), least=1)
         if TOXICITY not in self.categories:
             raise ValueError(f"categories: no `{TOXICITY}`, only {', '.join(self.categories) or 'nothing'}")
         for category in self.categories:
@@ -107,7 +107,7 @@ class SequenceClassification(ReadyClassifier):
             model, report = AutoModelForSequenceClassification.from_pretrained(
                 self.path, dtype=torch.float32, output_loading_info=True
             )
-            tokenizer = AutoTokenizer.from_pretrained(self.path)
+            tokenizer = AutoTokenizer.from_pretrained(self.path, padding_side="right")  # positions count from the left
         if missing := report["missing_keys"]:
             raise ValueError(f"path={self.path}: there are no weights of {sorted(missing)[0]}; it is no classifier")
         if model.config.pad_token_id is None and tokenizer.pad_token is not None:

@@ -12,6 +12,7 @@ from typing import ClassVar, Literal, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from ifguide.checks import check_limit, check_whole_number
 from ifguide.classifiers import Classifier, ClassifierSettings
 from ifguide.classifiers.base import TOXICITY
 from ifguide.corpus.blocks import LABELS
@@ -79,8 +80,7 @@ class WordFilter:
     at_least: int = 1
 
     def __post_init__(self) -> None:
-        if self.at_least < 1:
-            raise ValueError(f"at_least={self.at_least}: must be at least 1")
+        check_whole_number("at_least", self.at_least, least=1)
         if self.log_odds <= 0:
             raise ValueError(f"log_odds={self.log_odds}: must be above 0, or words that speak against it count too")
         if self.files is not None:
@@ -139,8 +139,7 @@ class ClassifierFilter:
         check_rule(self.threshold, self.share)
         if self.threshold is not None and not 0 <= self.threshold <= 1:
             raise ValueError(f"threshold={self.threshold}: a probability lies in [0, 1]")
-        if self.window is not None and self.window < 1:
-            raise ValueError(f"window={self.window}: a window has at least one word; null: whole documents")
+        check_limit(self.window, "window")
 
     def scores(
         self, texts: Iterable[str], queries: Sequence[Sequence[Query]] = (), classifier: Classifier | None = None

@@ -12,9 +12,10 @@ from datasets import Dataset
 from numpy.typing import NDArray
 from transformers import PreTrainedConfig, PreTrainedTokenizerFast
 
+from ifguide.checks import check_limit
 from ifguide.corpus.blocks import DOCUMENT_ROW, Split
 from ifguide.corpus.documents import LabelledText
-from ifguide.corpus.records import read_records
+from ifguide.corpus.records import read_records, say_unlabelled
 from ifguide.corpus.schema import LABELLED, TEXT, Classes, Number, Rule, Schema, shortened
 from ifguide.corpus.tokenizers import beginning_of_text
 from ifguide.workspace import find_files
@@ -35,10 +36,10 @@ class LabelledSource:
         limit: keep the first texts only.
 
     Raises:
-        ValueError: no such file; both of `positive` and `at_least`; when read, a field that is missing or breaks its
-            rule; a label that is in neither list, or differs from a value of one in case, blanks or type alone; no
-            positive label; a label that is no finite number, or no toxicity, where one is needed; no text at all. A
-            record whose label is null is left out.
+        ValueError: no such file; a limit below 1; both of `positive` and `at_least`; when read, a field that is missing
+            or breaks its rule; a label that is in neither list, or differs from a value of one in case, blanks or type
+            alone; no positive label; a label that is no finite number, or no toxicity, where one is needed; no text at
+            all. Records whose label is null are left out, and how many is said.
     """
 
     LEFT_OUT_AT_DEFAULT: ClassVar = ("negative",)
@@ -54,6 +55,7 @@ class LabelledSource:
 
     def __post_init__(self) -> None:
         find_files(self.files)
+        check_limit(self.limit)
         if self.positive is not None and self.at_least is not None:
             raise ValueError(
                 f"positive={list(self.positive)}, at_least={self.at_least}: give one of `positive` (values that mean "
@@ -67,17 +69,19 @@ class LabelledSource:
 
     def __iter__(self) -> Iterator[LabelledText]:
         texts: dict[str, tuple[str, Any]] = {}  # text → place and label
-        complete = True
+        complete, unlabelled = True, 0
         for row in read_records(self.files):
             if not row.is_chosen(self.where):
                 continue
             text, label = row.read({**LABELLED, "label": self._rule}, text=self.text, label=self.label)
+            unlabelled += label is None
             if label is None or not (text or "").strip() or text in texts:
                 continue
             texts[text] = row.place, label
             if len(texts) == self.limit:
                 complete = False
                 break
+        say_unlabelled(self.files, self.label, unlabelled)
         if not texts:
             raise ValueError(f"files={self.files}: there is no labelled text in it")
         labels = list(texts.values())
@@ -144,7 +148,7 @@ def check_labelled(texts: Sequence[LabelledText]) -> None:
     toxic = sum(labelled.toxic for labelled in texts)
     if toxic in (0, len(texts)):
         raise ValueError(
-            f"labelled: {toxic} of {len(texts)} texts are toxic; both kinds are needed, check `label` and `positive`"
+            f"labelled: {toxic} of {len(texts)} texts are positive; both kinds are needed, check `label` and `positive`"
         )
 
 

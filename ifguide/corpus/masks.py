@@ -10,6 +10,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from ifguide.workspace import read_manifest
+
 MASK_FILE = "mask.npy"
 
 
@@ -52,6 +54,26 @@ class TokenMask:
     def count(self) -> int:
         """Number of marked tokens."""
         return int(np.bitwise_count(self._packed).sum())
+
+
+def open(folder: str | Path, block_length: int | None = None) -> TokenMask:
+    """The mask of an artifact; `mask[:]` are booleans, [blocks, block length].
+
+    Args:
+        folder: of a mask, as `run.json` names it.
+        block_length: of the corpus; None: as the artifact says.
+
+    Raises:
+        ValueError: no mask is there, or nothing says how long its blocks are.
+    """
+    path = Path(folder)
+    if not (path / MASK_FILE).is_file():
+        raise ValueError(f"{path} holds no {MASK_FILE}: give the folder of a mask, as run.json names it")
+    if block_length is None:
+        block_length = read_manifest(path).get("facts", {}).get("block_length")
+    if block_length is None:
+        raise ValueError(f"{path} does not say how long its blocks are: give block_length, as corpus.json has it")
+    return TokenMask.open(path / MASK_FILE, block_length)
 
 
 def jaccard(a: TokenMask, b: TokenMask) -> float:

@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 from transformers import PreTrainedConfig, PreTrainedTokenizerFast
 
+from ifguide.checks import check_limit
 from ifguide.corpus.documents import Pair, Prompt, Query
 from ifguide.corpus.queries import check_texts_disjoint, encode_queries
 from ifguide.corpus.records import read_records
@@ -30,9 +31,9 @@ def local_pairs(
         limit: at most this many pairs.
 
     Raises:
-        ValueError: no such file, a field that is not there, or one that holds no text.
+        ValueError: no such file, a limit below 1, a field that is not there, or one that holds no text.
     """
-
+    check_limit(limit)
     rows = read_records(files)
     found = [row.read(PAIR, prompt=prompt, chosen=chosen, rejected=rejected) for row in rows]
     pairs = [Pair(before or "", first, second) for before, first, second in found]
@@ -71,9 +72,10 @@ def encode_pairs(
 ) -> list[EncodedPair]:
     """Tokenise as queries are, for the model of this configuration; both halves have the same prompt.
 
-    Where a pair is longer than `max_length`, the prompt loses its beginning and each response its end: the prompt keeps
-    half of `max_length`, or what the longer response leaves of it, if that is more. A token that is not the same in
-    both halves belongs to the response. Pairs of which the same tokens are left are left out.
+    Where a pair is longer than `max_length`, the prompt loses its first tokens, but for what a text begins after, and
+    each response its end: the prompt keeps half of `max_length`, or what the longer response leaves of it, if that is
+    more. A token that is not the same in both halves belongs to the response. Pairs of which the same tokens are left
+    are left out.
 
     Raises:
         ValueError: no pair is left.
@@ -86,8 +88,8 @@ def encode_pairs(
         same = chosen[:prompt] == rejected[:prompt]
         prompt = prompt if same.all() else int(same.argmin())
         kept = min(prompt, max(max_length // 2, max_length - (max(len(chosen), len(rejected)) - prompt)))
-        window = slice(prompt - kept, prompt - kept + max_length)
-        ids = chosen[window], rejected[window]
+        window = slice(prompt - kept + 1, prompt - kept + max_length)
+        ids = np.r_[chosen[:1], chosen[window]], np.r_[rejected[:1], rejected[window]]
         if not np.array_equal(*ids):
             encoded.append(EncodedPair(ids, (np.arange(len(ids[0])) >= kept, np.arange(len(ids[1])) >= kept)))
     if not encoded:

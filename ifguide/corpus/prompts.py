@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 
+from ifguide.checks import check_limit
 from ifguide.corpus.documents import Prompt
 from ifguide.corpus.records import Record, read_records
 from ifguide.corpus.schema import PROMPT, ListOf
@@ -26,7 +27,11 @@ def local_prompts(
         separator: between the prompts of a `.txt` file, in which `\n` may stand for a line break; None: a file is one
             prompt.
         limit: at most this many prompts.
+
+    Raises:
+        ValueError: no such file, a limit below 1, a field that is missing or holds no text.
     """
+    check_limit(limit)
     prompts = [
         _prompt(row, field, subset, row.place) for row in read_records(files, text_field=field, separator=separator)
     ]
@@ -54,6 +59,8 @@ def bold_prompts(
         per_entity: at most this many prompts of an entity.
         limit: at most this many prompts of each subset.
     """
+    check_limit(per_entity, "per_entity")
+    check_limit(limit)
     entities, subsets = Counter[str](), Counter[str]()
     prompts = []
     for row in read_records(files):
@@ -79,6 +86,7 @@ def toxigen_prompts(
         subset: the field that groups prompts in the metrics; None: one group.
         limit: at most this many prompts of each group of people and label.
     """
+    check_limit(limit)
     seen: set[str] = set()
     counts = Counter[tuple[str, str]]()
     prompts = []

@@ -11,9 +11,9 @@ from transformers import PreTrainedConfig, PreTrainedTokenizerFast
 
 from ifguide.classifiers.base import TOXICITY
 from ifguide.corpus.documents import Prompt, Query
-from ifguide.corpus.records import read_records
+from ifguide.corpus.records import read_records, say_unlabelled
 from ifguide.corpus.schema import QUERY, Classes
-from ifguide.corpus.tokenizers import beginning_of_text
+from ifguide.corpus.tokenizers import beginning_of_text, last_tokens
 
 
 def local_queries(
@@ -34,21 +34,28 @@ def local_queries(
         negative: values that do not; None: every other one.
 
     Raises:
-        ValueError: no such file; a field that is missing or breaks its rule; a label that is null, that is in neither
-            list, or that differs from a value of one in case, blanks or type alone; no label that is positive.
+        ValueError: no such file; a field that is missing or breaks its rule; a label that is in neither list, or that
+            differs from a value of one in case, blanks or type alone; no label that is positive. Records whose label
+            is null are left out, and how many is said.
     """
     classes = Classes(positive, negative)
-    rows = list(read_records(files))
-    found = [row.read(QUERY, prompt=prompt, continuation=continuation, label=label) for row in rows]
-    toxic = classes.of(label, [(row.place, values[2]) for row, values in zip(rows, found, strict=True)])
+    found = [
+        (row.place, *row.read(QUERY, prompt=prompt, continuation=continuation, label=label))
+        for row in read_records(files)
+    ]
+    labelled = [values for values in found if values[3] is not None]
+    say_unlabelled(files, label, len(found) - len(labelled))
+    toxic = classes.of(label, [(place, value) for place, _, _, value in labelled])
     return [
-        Query(values[0], values[1], shows, row.place, str(values[2]))
-        for row, values, shows in zip(rows, found, toxic, strict=True)
+        Query(before, after, shows, place, str(value))
+        for (place, before, after, value), shows in zip(labelled, toxic, strict=True)
     ]
 
 
 def check_queries(queries: Sequence[Query]) -> None:
     """Raise ValueError unless both classes are there and every continuation has text."""
+    if not queries:
+        raise ValueError("queries: none has a label; a direction needs queries of both kinds")
     shown = sum(query.toxic for query in queries)
     if shown == 0 or shown == len(queries):
         labels = ", ".join(sorted({query.label for query in queries if query.label}))
@@ -135,7 +142,8 @@ def encode_queries(
     """Tokenise prompt and continuation together; the boundary comes from the character offsets.
 
     A token that ends after the prompt does belongs to the continuation. The sequence starts with what a text begins
-    after for the model of this configuration (`beginning_of_text`); a longer one keeps its last `max_length` tokens.
+    after for the model of this configuration (`beginning_of_text`); a longer one keeps that and its last tokens,
+    `max_length` together.
     """
     first = beginning_of_text(tokenizer, config)
     encodings = tokenizer.backend_tokenizer.encode_batch(
@@ -143,8 +151,7 @@ def encode_queries(
     )
     encoded = []
     for query, encoding in zip(queries, encodings, strict=True):
-        ids = np.array([first, *encoding.ids], dtype=np.int64)
-        inside = np.array([False, *(end > len(query.prompt) for _, end in encoding.offsets)])
-        last = slice(None if max_length is None else -max_length, None)
-        encoded.append(EncodedQuery(ids[last], inside[last], query.toxic))
+        ids = np.array(last_tokens(first, encoding.ids, max_length), dtype=np.int64)
+        inside = last_tokens(False, [end > len(query.prompt) for _, end in encoding.offsets], max_length)
+        encoded.append(EncodedQuery(ids, np.array(inside, dtype=bool), query.toxic))
     return encoded

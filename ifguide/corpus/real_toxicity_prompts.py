@@ -3,8 +3,9 @@
 import hashlib
 from collections.abc import Iterator, Sequence
 
+from ifguide.checks import check_limit
 from ifguide.corpus.documents import Prompt, Query
-from ifguide.corpus.records import Record, read_records
+from ifguide.corpus.records import Record, read_records, say_unlabelled
 from ifguide.corpus.schema import SCORE, SCORED_PROMPT
 
 HALVES = ("validation", "test")  # of the prompts
@@ -27,17 +28,21 @@ def real_toxicity_queries(
 
     Args:
         files: jsonl files with `filename, begin, end, prompt{text, …}, continuation{text, …}`.
-        toxic_at_least, nontoxic_below: thresholds; records between them, and records without a score, are left out.
+        toxic_at_least, nontoxic_below: thresholds; records between them are left out, and records without a score,
+            of which the number is said.
         score: which score of the continuation decides.
         limit: at most this many queries of each class.
     """
     _check_thresholds(toxic_at_least, nontoxic_below)
-    queries = []
+    check_limit(limit)
+    queries, unlabelled = [], 0
     for record, prompt, continuation, row in _records(files, part=0):
         (toxicity,) = row.read(SCORE, score=f"continuation.{score}")
+        unlabelled += toxicity is None
         if toxicity is None or nontoxic_below <= toxicity < toxic_at_least:
             continue
         queries.append(Query(prompt, continuation, toxicity >= toxic_at_least, record))
+    say_unlabelled(files, f"continuation.{score}", unlabelled)
     return [q for q in queries if q.toxic][:limit] + [q for q in queries if not q.toxic][:limit]
 
 
@@ -59,15 +64,19 @@ def real_toxicity_prompts(
             and no text.
     """
     _check_thresholds(toxic_at_least, nontoxic_below)
+    check_limit(limit)
     if part not in ("all", *HALVES):
         raise ValueError(f"part={part}; known: all, {', '.join(HALVES)}")
     found: list[tuple[str, Prompt]] = []
+    unlabelled = 0
     for record, text, _, row in _records(files, part=1):
         (toxicity,) = row.read(SCORE, score=f"prompt.{score}")
+        unlabelled += toxicity is None
         if toxicity is None or nontoxic_below <= toxicity < toxic_at_least:
             continue
         prompt = Prompt(text, "toxic" if toxicity >= toxic_at_least else "nontoxic", record)
         found.append((HALVES[_half(str(row.get("filename")), byte=1)], prompt))
+    say_unlabelled(files, f"prompt.{score}", unlabelled)
     seen = {prompt.text for half, prompt in found if half == "validation"} if part == "test" else set()
     prompts = [prompt for half, prompt in found if part in ("all", half) and prompt.text not in seen]
     return [prompt for subset in ("toxic", "nontoxic") for prompt in [p for p in prompts if p.subset == subset][:limit]]

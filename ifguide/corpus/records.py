@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import logging
 import lzma
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
@@ -18,7 +19,10 @@ from ifguide.workspace import find_files
 
 READABLE = (".txt", ".jsonl", ".parquet")
 COMPRESSED = {".gz": gzip.open, ".xz": lzma.open}
-LONGEST_LINE = 1 << 26  # characters
+LONGEST_LINE, LONGEST_TEXT = 1 << 26, 1 << 28  # characters
+READ_AT_ONCE = 1 << 20  # characters
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -95,7 +99,7 @@ def read_records(
             object, or a separator that occurs in no `.txt` file.
     """
     cut = None if not separator else separator.replace("\\r", "").replace("\\n", "\n")
-    whole, is_cut = [], False
+    whole, is_cut = list[Path](), False
     for file in find_files(files):
         kind = next((suffix for suffix in reversed(file.suffixes) if suffix not in COMPRESSED), "")
         if kind not in READABLE:
@@ -110,17 +114,13 @@ def read_records(
         elif text_field is None:
             raise ValueError(f"files={file}: a .txt file has no fields; records are read from .jsonl or .parquet")
         else:
-            with reading(file), open_text(file) as opened:
-                content = opened.read()
-            if cut is None:
-                yield Record(f"{file}, document 0", {text_field: content})
-                continue
-            is_cut = is_cut or cut in content
-            whole += [] if cut in content else [file]
-            for index, text in enumerate(content.split(cut)):
-                if text.strip():
+            index = 0
+            for index, text in enumerate(read_texts(file, cut)):
+                if cut is None or text.strip():
                     place = f"{file}:{index + 1}" if cut == "\n" else f"{file}, document {index}"
                     yield Record(place, {text_field: text})
+            is_cut = is_cut or index > 0
+            whole += [file] if cut and not index else []
     if whole and not is_cut and cut != "\n":
         raise ValueError(f"separator={separator!r}: it occurs nowhere in {', '.join(map(str, whole[:3]))}")
 
@@ -128,6 +128,9 @@ def read_records(
 def _parquet_rows(file: Path) -> Iterator[Record]:
     index = 0
     with reading(file), pyarrow.parquet.ParquetFile(file) as opened:
+        names = opened.schema_arrow.names
+        if twice := [name for name in names if names.count(name) > 1]:
+            raise ValueError(f"files={file}: two columns are called {twice[0]}")
         for batch in opened.iter_batches(batch_size=1000):
             for values in batch.to_pylist():
                 yield Record(f"{file}, row {index}", values)
@@ -154,6 +157,31 @@ def read_lines(file: Path) -> Iterator[tuple[int, str]]:
             yield number, line
 
 
+def read_texts(file: Path, separator: str | None = None) -> Iterator[str]:
+    """What stands between two separators; without one, the whole file.
+
+    Raises:
+        ValueError: the file cannot be read, or a text has no end.
+    """
+    rest, at_once = "", READ_AT_ONCE if separator else LONGEST_TEXT + 1
+    with reading(file), open_text(file) as opened:
+        while piece := opened.read(at_once):
+            *texts, rest = (rest + piece).split(separator) if separator else (rest + piece,)
+            yield from texts
+            if len(rest) > LONGEST_TEXT:
+                raise ValueError(
+                    f"files={file}: a text of more than {LONGEST_TEXT >> 20} million characters; give the separator of "
+                    "its documents"
+                )
+    yield rest
+
+
+def say_unlabelled(files: str | Sequence[str], field: str, count: int) -> None:
+    """Say how many records nobody said what they are of, if there are such."""
+    if count:
+        log.warning("files=%s: %d records whose `%s` is null are left out", files, count, field)
+
+
 @contextmanager
 def reading(file: Path) -> Iterator[None]:
     """Whatever is wrong with a file becomes a ValueError of one line that names it."""
@@ -175,10 +203,19 @@ def _first_line(error: BaseException) -> str:
     return next(iter(str(error).splitlines()), type(error).__name__)
 
 
+def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object's fields; of two with one name the first would be lost."""
+    values = dict(pairs)
+    if len(values) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(f"two fields are called {next(name for name in names if names.count(name) > 1)}")
+    return values
+
+
 def parse_line(line: str, place: str) -> Mapping[str, Any]:
     """The JSON object of a line."""
     try:
-        values = json.loads(line)
+        values = json.loads(line, object_pairs_hook=_distinct)
     except RecursionError:
         raise ValueError(f"files={place}: not JSON that can be read (it is nested too deeply)") from None
     except ValueError as error:

@@ -27,10 +27,19 @@ def document_lengths(split: Split) -> NDArray[np.int64]:
 
 def document_tokens(split: Split) -> Iterator[NDArray[np.int64]]:
     """The tokens of one document after the other, as in `document_lengths`."""
+    return document_values(split, split.tokens)
+
+
+def document_values(split: Split, read: Callable[[slice], NDArray[Any]]) -> Iterator[NDArray[Any]]:
+    """What belongs to the tokens of one document after the other.
+
+    Args:
+        read: rows of blocks → [rows, T].
+    """
     starts, position = np.asarray(split.documents["start"]), 0
-    pending: list[NDArray[np.int64]] = []
-    for rows in _chunks(split):
-        flat = split.tokens(rows).reshape(-1)
+    pending: list[NDArray[Any]] = []
+    for rows in chunks_of(split):
+        flat = read(rows).reshape(-1)
         inside = starts[np.searchsorted(starts, max(position, 1)) : np.searchsorted(starts, position + len(flat))]
         pieces = np.split(flat, inside - position)
         for piece in pieces[:-1]:
@@ -52,7 +61,7 @@ def document_sums(values_BT: NDArray[np.float32], split: Split) -> NDArray[np.fl
     """Sum of the values of each document's tokens, [D]; values may be memory-mapped."""
     starts, length = np.asarray(split.documents["start"]), split.block_length
     sums = np.zeros(len(starts))
-    for rows in _chunks(split):
+    for rows in chunks_of(split):
         first, end = rows.start * length, rows.stop * length
         here = slice(int(np.searchsorted(starts, first, side="right")) - 1, int(np.searchsorted(starts, end)))
         cuts = np.maximum(starts[here] - first, 0)
@@ -133,7 +142,7 @@ def kept_pieces(
         read: rows of blocks → [rows, T].
     """
     starts, length = np.asarray(split.documents["start"]), split.block_length
-    for rows in _chunks(split):
+    for rows in chunks_of(split):
         first, end = rows.start * length, rows.stop * length
         here = slice(int(np.searchsorted(starts, first, side="right")) - 1, int(np.searchsorted(starts, end)))
         ends = np.append(starts[here][1:], end)
@@ -141,6 +150,7 @@ def kept_pieces(
         yield read(rows).reshape(-1)[keep]
 
 
-def _chunks(split: Split) -> Iterator[slice]:
+def chunks_of(split: Split) -> Iterator[slice]:
+    """Rows of a split, about a million tokens at a time."""
     rows = max(TOKENS_AT_ONCE // split.block_length, 1)
     return (slice(first, min(first + rows, len(split))) for first in range(0, len(split), rows))

@@ -127,7 +127,7 @@ RATIONALES: Schema = {
     "labels": ListOf(Label()),
     "rationales": ListOf(ListOf(Number(least=0, most=1))),
 }
-QUERY: Schema = {"prompt": Text(blank=True), "continuation": Text(), "label": Label()}
+QUERY: Schema = {"prompt": Text(blank=True), "continuation": Text(), "label": Label(null=True)}
 PROMPT: Schema = {"text": Text(blank=True), "subset": Label()}
 SCORED_PROMPT: Schema = {"prompt": Text(blank=True), "continuation": Text(blank=True)}
 SCORE: Schema = {"score": Number(null=True)}

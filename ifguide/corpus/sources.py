@@ -4,6 +4,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+from ifguide.checks import check_limit
 from ifguide.corpus.documents import BENIGN, TOXIC, Document
 from ifguide.corpus.records import Record, read_records
 from ifguide.corpus.schema import DOCUMENT
@@ -27,7 +28,8 @@ class LocalSource:
         name: name of the source in the document index.
 
     Raises:
-        ValueError: no such file, unknown format or label; when read, a field that is missing or breaks its rule.
+        ValueError: no such file, unknown format or label, a limit below 1; when read, a field that is missing or breaks
+            its rule.
     """
 
     files: str | Sequence[str]
@@ -41,10 +43,10 @@ class LocalSource:
     name: str = "local"
 
     def __post_init__(self) -> None:
-        if self.label not in (BENIGN, TOXIC, None):
-            raise ValueError(f"label={self.label!r}: a label is {BENIGN}, {TOXIC} or null")
+        _check_label(self.label)
         if not self.field:
             raise ValueError(f"field={self.field!r}: name the field of a record that holds its text")
+        check_limit(self.limit)
         find_files(self.files)
 
     def __iter__(self) -> Iterator[Document]:
@@ -79,6 +81,9 @@ class HubSource:
         split: its split.
         streaming: read it as it arrives instead of downloading all of it first.
         label, limit, name: as in `LocalSource`.
+
+    Raises:
+        ValueError: an unknown label, a limit below 1; when read, a field that is missing or breaks its rule.
     """
 
     NOT_SETTINGS: ClassVar = ("streaming",)
@@ -91,6 +96,10 @@ class HubSource:
     label: str | None = None
     limit: int | None = None
     name: str = "hub"
+
+    def __post_init__(self) -> None:
+        _check_label(self.label)
+        check_limit(self.limit)
 
     def __iter__(self) -> Iterator[Document]:
         import datasets
@@ -106,6 +115,11 @@ class HubSource:
             count += 1
             if count == self.limit:
                 return
+
+
+def _check_label(label: str | None) -> None:
+    if label not in (BENIGN, TOXIC, None):
+        raise ValueError(f"label={label!r}: a label is {BENIGN}, {TOXIC} or null")
 
 
 def merge_spans(spans: Iterable[int | Sequence[int]], length: int) -> tuple[tuple[int, int], ...]:

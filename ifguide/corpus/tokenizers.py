@@ -128,6 +128,12 @@ def beginning_of_text(tokenizer: PreTrainedTokenizerFast, config: PreTrainedConf
     return end if own is None or getattr(config, "bos_token_id", own) == end else int(own)
 
 
+def last_tokens(first: int, ids: Sequence[int], max_length: int | None) -> list[int]:
+    """What a text begins after, and its tokens; of a longer text the last ones, so that all are `max_length` (at least
+    1) together."""
+    return [first, *ids[0 if max_length is None else max(0, len(ids) - max_length + 1) :]]
+
+
 def keeps_text(tokenizer: PreTrainedTokenizerFast, text: str, ids: Sequence[int]) -> bool:
     """Whether a text can be read back from its tokens, but for how blanks and characters of several code points are
     written; a tokenizer that drops case, accents or unknown characters does not keep it."""

@@ -67,7 +67,7 @@ def _entries(file: Path, column: str | None) -> Iterable[str]:
             f"files={file}: a list of words is a .txt file (one a line) or a .csv file with a column of words"
         )
     try:
-        table = csv.DictReader(lines)
+        table = csv.DictReader(lines, strict=True)  # or a quote without its end takes in all lines after it
         if column not in (table.fieldnames or ()):
             raise ValueError(f"column={column}: {file} has the columns {', '.join(table.fieldnames or ())}")
         return [row[column] or "" for row in table]

@@ -13,7 +13,7 @@ from tqdm.auto import tqdm
 from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerFast
 
 from ifguide.corpus.documents import Prompt
-from ifguide.corpus.tokenizers import beginning_of_text
+from ifguide.corpus.tokenizers import beginning_of_text, last_tokens
 from ifguide.decoding import Decoder
 from ifguide.decoding.cached import NextLogits
 from ifguide.decoding.nucleus import cached_pieces
@@ -108,10 +108,10 @@ def encode_prompts(
     config: PreTrainedConfig | None = None,
 ) -> list[list[int]]:
     """Token ids of each prompt behind what a text begins after for the model of this configuration
-    (`beginning_of_text`); a longer one keeps its last `max_length` tokens."""
+    (`beginning_of_text`); a longer one keeps that and its last tokens, `max_length` together."""
     first = beginning_of_text(tokenizer, config)
     encodings = tokenizer.backend_tokenizer.encode_batch([p.text for p in prompts], add_special_tokens=False)
-    return [[first, *encoding.ids][-max_length:] for encoding in encodings]
+    return [last_tokens(first, encoding.ids, max_length) for encoding in encodings]
 
 
 def decode_continuations(

@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 import numpy as np
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
+from ifguide.checks import check_limit, check_whole_number
 from ifguide.corpus.tokenizers import beginning_of_text
 from ifguide.evaluation.fluency import Metrics
 
@@ -29,8 +30,8 @@ class HarnessTasks:
         bootstrap: samples of the harness's bootstrap, for the intervals of metrics whose standard error has no formula.
 
     Raises:
-        ValueError: the package is not installed, no task is named, the harness does not know one, or there is no such
-            folder.
+        ValueError: the package is not installed, no task is named, the harness does not know one, there is no such
+            folder, or a limit below 1.
     """
 
     NOT_SETTINGS: ClassVar = ("batch_size",)
@@ -43,10 +44,12 @@ class HarnessTasks:
     bootstrap: int = 1000
 
     def __post_init__(self) -> None:
+        check_whole_number("batch_size", self.batch_size, least=1)
         if self.bootstrap < 1:  # the harness then leaves out all standard errors, those with a formula too
             raise ValueError(f"bootstrap={self.bootstrap}: must be at least 1")
         if find_spec("lm_eval") is None:
             raise ValueError("lm-eval is not installed: pip install 'ifguide[lm_eval]'")
+        check_limit(self.limit)
         if not self.tasks:
             raise ValueError("tasks: name at least one task of the harness")
         if self.include_path is not None and not Path(self.include_path).is_dir():

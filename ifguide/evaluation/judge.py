@@ -16,6 +16,7 @@ import torch
 from numpy.typing import NDArray
 from transformers import AutoConfig, PreTrainedModel, PreTrainedTokenizerFast
 
+from ifguide.checks import check_limit
 from ifguide.corpus.documents import Query
 from ifguide.corpus.queries import encode_queries
 from ifguide.corpus.tokenizers import make_tokenizer
@@ -61,9 +62,7 @@ class Judge:
         if missing := [place for place in PLACES if place not in self.template]:
             raise ValueError(f"template: {', '.join(missing)} must be in it")
         for name in ("limit", "samples", "batch_size"):
-            number = getattr(self, name)
-            if number is not None and number < 1:
-                raise ValueError(f"{name}={number}: must be at least 1")
+            check_limit(getattr(self, name), name)
 
     def check(self, prompts: Sequence[str], new_tokens: int) -> None:
         """Raise ValueError where a comparison cannot fit into the judge's context.

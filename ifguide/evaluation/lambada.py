@@ -8,6 +8,7 @@ from typing import ClassVar
 import numpy as np
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
+from ifguide.checks import check_limit, check_whole_number
 from ifguide.corpus.documents import Query
 from ifguide.corpus.queries import encode_queries
 from ifguide.corpus.records import read_records
@@ -29,7 +30,7 @@ class Lambada:
         batch_size: passages at a time.
 
     Raises:
-        ValueError: no such file, no passage, or a passage of one word.
+        ValueError: no such file, a limit below 1, no passage, or a passage of one word.
     """
 
     NOT_SETTINGS: ClassVar = ("batch_size",)
@@ -40,6 +41,8 @@ class Lambada:
     batch_size: int = 16
 
     def __post_init__(self) -> None:
+        check_whole_number("batch_size", self.batch_size, least=1)
+        check_limit(self.limit)
         if not self.passages:
             raise ValueError(f"files={self.files}: there is no passage")
 

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-from ifguide.checks import argument
+from ifguide.checks import argument, check_whole_number
 from ifguide.corpus.documents import LabelledText, Query
 from ifguide.corpus.tokenizers import beginning_of_text
 from ifguide.corpus.words import WordCounter, indicative_words, read_words
@@ -64,6 +64,8 @@ class LogitLens:
     batch_size: int = 32
 
     def __post_init__(self) -> None:
+        for name in ("max_length", "batch_size"):
+            check_whole_number(name, getattr(self, name), least=1)
         if not 0 < self.purity <= 1:
             raise ValueError(f"purity={self.purity}: a share above 0 and at most 1")
         if not any(toxic and starts for _, toxic, starts in self.occurrences):

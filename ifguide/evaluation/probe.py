@@ -18,7 +18,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-from ifguide.checks import argument
+from ifguide.checks import argument, check_whole_number
 from ifguide.corpus.documents import LabelledText
 from ifguide.corpus.labelled import hash_fraction
 from ifguide.corpus.tokenizers import beginning_of_text
@@ -52,6 +52,8 @@ class ToxicityProbe:
     batch_size: int = 32
 
     def __post_init__(self) -> None:
+        for name in ("max_length", "batch_size"):
+            check_whole_number(name, getattr(self, name), least=1)
         if not self.texts:
             raise ValueError("texts: there is no labelled text")
         if not 0 < self.held_out < 1:

@@ -20,10 +20,10 @@ from torch import Tensor
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-from ifguide.checks import check_seed
+from ifguide.checks import check_limit, check_seed
 from ifguide.corpus.documents import Query
 from ifguide.corpus.queries import encode_queries
-from ifguide.corpus.tokenizers import vocabulary_size
+from ifguide.corpus.tokenizers import last_tokens, vocabulary_size
 from ifguide.evaluation.fluency import Metrics
 from ifguide.statistics import mean_interval
 
@@ -63,9 +63,7 @@ class SuffixAttack:
 
     def __post_init__(self) -> None:
         for name in ("limit", "target_tokens", "suffix_tokens", "steps", "top", "candidates", "batch_size"):
-            number = getattr(self, name)
-            if number is not None and number < 1:
-                raise ValueError(f"{name}={number}: must be at least 1")
+            check_limit(getattr(self, name), name)
         check_seed(self.seed)
         if not self.attacked:
             raise ValueError("queries: there is no toxic one, so nothing to make the model say")
@@ -95,7 +93,8 @@ class SuffixAttack:
                     f"suffix_tokens={self.suffix_tokens}: with a target of {len(target)} tokens there is no "
                     "room for a prompt in the model's context"
                 )
-            prefix = encoded.input_ids[~encoded.continuation][-(room - len(target)) :]
+            begins, *prompt = encoded.input_ids[~encoded.continuation].tolist()
+            prefix = last_tokens(begins, prompt, room - len(target))
             prefix_, target_, suffix = (
                 torch.tensor(np.asarray(ids), device=model.device) for ids in (prefix, target, start)
             )

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ifguide.checks import check_whole_number
 from ifguide.corpus.documents import Prompt
 
 NOT_FINITE = ("NaN", "Infinity", "-Infinity")  # as W&B writes them
@@ -37,15 +38,14 @@ class Continuations:
         if not self.prompts:
             raise ValueError("prompts: there is no prompt to evaluate on")
         for name in ("samples", "max_new_tokens", "rows"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}={getattr(self, name)}: must be at least 1")
+            check_whole_number(name, getattr(self, name), least=1)
 
 
 def measurement_names(tasks: Iterable[str], classifiers: Iterable[str]) -> dict[str, tuple[str, str]]:
     """Name in the metrics → (task, classifier) that it measures: the task's own name for the classifier of that name,
     or else for the first one, `task_classifier` for any other."""
     judges = list(classifiers)
-    names = {}
+    names: dict[str, tuple[str, str]] = {}
     for task in tasks:
         own = task if task in judges else judges[0]
         names |= {task if judge == own else f"{task}_{judge}": (task, judge) for judge in judges}

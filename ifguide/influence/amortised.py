@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from ifguide.checks import check_seed
+from ifguide.checks import check_seed, check_whole_number
 from ifguide.influence.pooling import Tokens
 
 WEIGHTS, SHAPE = "student.safetensors", "student.json"
@@ -90,8 +90,7 @@ class ConvolutionStudent:
         if any(kernel % 2 == 0 or kernel < 1 for kernel in self.kernels):
             raise ValueError(f"kernels={list(self.kernels)}: a kernel is an odd number of tokens")
         for name in ("width", "epochs", "batch_size"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}={getattr(self, name)}: must be at least 1")
+            check_whole_number(name, getattr(self, name), least=1)
         check_seed(self.seed)
 
     def fit(

@@ -105,8 +105,8 @@ def find_direction(
     gradient = query_gradient(model, encoded, batch_size=settings.batch_size, layers=settings.layer_names(model))
     direction = precondition_direction(model, gradient, factors, curvature)
     return direction, {
-        "toxic_queries": sum(query.toxic for query in encoded),
-        "nontoxic_queries": sum(not query.toxic for query in encoded),
+        "positive_queries": sum(query.toxic for query in encoded),
+        "negative_queries": sum(not query.toxic for query in encoded),
         "gradient_norm": norm(gradient),
         "direction_norm": norm(direction),
     }
@@ -138,7 +138,10 @@ def direction_reliability(
 
 
 def select_behaviours(
-    selection: Algorithm1, behaviours: Sequence[str], scores_KBT: NDArray[Any], document_starts: NDArray[Any]
+    selection: Algorithm1,
+    behaviours: Sequence[str],
+    scores_KBT: NDArray[Any] | Sequence[NDArray[Any]],
+    document_starts: NDArray[Any],
 ) -> tuple[TokenMask, dict[str, Selection]]:
     """The mask of all behaviours together, and the selection of each."""
     selections = {name: selection(column, document_starts) for name, column in zip(behaviours, scores_KBT, strict=True)}

@@ -98,6 +98,20 @@ def create_scores(directory: Path, shape: tuple[int, ...]) -> Iterator[NDArray[n
     os.replace(temporary, directory / SCORES_FILE)
 
 
+def open(folder: str | Path) -> NDArray[np.float32]:
+    """The scores of an artifact, [behaviours, blocks, block length], memory-mapped.
+
+    Args:
+        folder: of scores or of pooled scores, as `run.json` names it.
+
+    Raises:
+        ValueError: no scores are there.
+    """
+    if not (Path(folder) / SCORES_FILE).is_file():
+        raise ValueError(f"{folder} holds no {SCORES_FILE}: give the folder of scores, as run.json names it")
+    return open_scores(Path(folder))
+
+
 def open_scores(directory: Path) -> NDArray[np.float32]:
     """The finished scores of a folder, [behaviours, blocks, block length], memory-mapped."""
     scores: NDArray[np.float32] = np.load(directory / SCORES_FILE, mmap_mode="r")

@@ -6,7 +6,6 @@ not finished lacks some of them; a file that cannot be read is the run's problem
 
 from __future__ import annotations
 
-import glob
 import json
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -21,6 +20,7 @@ from numpy.typing import NDArray
 
 from ifguide.evaluation.generation import GENERATIONS_FILE, load_generations
 from ifguide.evaluation.task import with_nan
+from ifguide.workspace import find_paths
 
 RUN_FILE, METRICS_FILE, FAILURE_FILE = "run.json", "metrics.json", "failure.json"
 TOKENS_FILE = "tokens-{behaviour}.json"
@@ -161,11 +161,10 @@ def gather(places: Sequence[str], *, workspace: Path | None = None) -> list[Run]
     """
     runs: list[Run] = []
     for place in places:
-        found = [str(place)] if Path(place).exists() or not glob.has_magic(place) else sorted(glob.glob(place))
-        folders = [folder for path in found for folder in run_folders(Path(path))]
+        found = [Path(place)] if Path(place).exists() else find_paths(Path(place))
+        folders = [folder for path in found for folder in run_folders(path)]
         if not folders:
-            missing = not found or not Path(found[0]).exists()
-            why = "there is no such folder" if missing else "no run in it (a run's folder holds `.hydra`)"
+            why = "there is no such folder" if not found else "no run in it (a run's folder holds `.hydra`)"
             raise ValueError(f"report.runs={place}: {why}")
         runs += [read_run(folder, workspace) for folder in folders]
     return [run for run in runs if run.config.get("stage") not in NO_RESULTS]
@@ -173,7 +172,7 @@ def gather(places: Sequence[str], *, workspace: Path | None = None) -> list[Run]
 
 def run_folders(folder: Path) -> Iterator[Path]:
     """Folders of runs at and under a folder, jobs of a sweep in the order of their numbers."""
-    if (folder / ".hydra").is_dir():
+    if (folder / ".hydra").is_dir() or (folder / RUN_FILE).is_file():
         yield folder
     elif folder.is_dir():
         children = [child for child in folder.iterdir() if child.is_dir()]

@@ -90,8 +90,8 @@ def report(cfg: DictConfig, folder: Path, places: Sequence[str] | None = None) -
 
 def check_judge(cfg: DictConfig, plan: Plan) -> None:
     """Raise ValueError where the judge of the report could not read what will be written."""
-    judge = make(cfg, "judge") or None
-    for generated in plan.named(Generations).values() if judge is not None else ():
+    judge = make(cfg, "judge")
+    for generated in plan.named(Generations).values() if judge else ():
         with argument("judge"):
             judge.check([prompt.text for prompt in generated.task.prompts], generated.task.max_new_tokens)
 

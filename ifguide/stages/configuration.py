@@ -3,6 +3,7 @@
 import inspect
 import os
 import re
+from pathlib import Path
 from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
@@ -12,6 +13,7 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from pytorch_lightning.loggers import Logger
 from pytorch_lightning.utilities import rank_zero_only
 
+from ifguide.checks import check_whole_number
 from ifguide.tracking import WHOLE_RUN, WandbRun
 from ifguide.workspace import Workspace, forget_ranks
 
@@ -57,8 +59,8 @@ def mistake(error: Exception, key: str) -> ValueError | None:
 def prepare(cfg: DictConfig) -> None:
     """What a configuration says of this machine, put in order before anything is done.
 
-    Paths under the home folder are expanded. A run of one process is the first: what a launcher tells it of others is
-    of other runs, or left from an earlier one.
+    Paths under the home folder are expanded, and `None` is refused where `null` is meant. A run of one process is the
+    first: what a launcher tells it of others is of other runs, or left from an earlier one.
     """
     expand_home(cfg)
     if processes(cfg) == 1:
@@ -66,13 +68,23 @@ def prepare(cfg: DictConfig) -> None:
         rank_zero_only.rank = 0  # type: ignore[attr-defined]  # Lightning read it from the environment when it was imported
 
 
-def processes(cfg: DictConfig) -> Any:
-    """How many processes compute this run."""
-    return cfg.trainer.devices * cfg.trainer.num_nodes
+def processes(cfg: DictConfig) -> int:
+    """How many processes compute this run.
+
+    Raises:
+        ValueError: no whole numbers say it.
+    """
+    for name in ("devices", "num_nodes"):
+        check_whole_number(f"trainer.{name}", cfg.trainer[name], least=1)
+    return int(cfg.trainer.devices * cfg.trainer.num_nodes)
 
 
 def expand_home(node: DictConfig | ListConfig) -> None:
-    """Replace `~/x` by a path under the home folder, wherever it is a value: no shell expands what is in quotes."""
+    """Replace `~/x` by a path under the home folder, wherever it is a value: no shell expands what is in quotes.
+
+    Raises:
+        ValueError: a setting that is the word None, which YAML and Hydra take for text.
+    """
     keys: list[Any] = list(node.keys()) if isinstance(node, DictConfig) else list(range(len(node)))
     for key in keys:
         if OmegaConf.is_missing(node, key) or OmegaConf.is_interpolation(node, key):
@@ -82,16 +94,22 @@ def expand_home(node: DictConfig | ListConfig) -> None:
             expand_home(value)
         elif isinstance(value, str) and value.startswith("~/"):
             node[key] = os.path.expanduser(value)
+        elif value == "None" and isinstance(node, DictConfig):
+            raise ValueError(f"{node._get_full_key(key)}=None: that is a text; where there is none, write null")
 
 
 def make_workspace(cfg: DictConfig) -> Workspace:
     """The folder of artifacts.
 
     Raises:
-        ValueError: there is none in the configuration.
+        ValueError: there is none in the configuration, or it can be no folder that is written to.
     """
     if cfg.paths.workspace is None:
         raise ValueError("paths.workspace=None: it is the folder that artifacts are kept in")
+    place = Path(cfg.paths.workspace).absolute()
+    existing = next(folder for folder in (place, *place.parents) if folder.exists())
+    if not existing.is_dir() or not os.access(existing, os.W_OK):
+        raise ValueError(f"paths.workspace={cfg.paths.workspace}: {existing} is no folder that can be written to")
     return Workspace(cfg.paths.workspace, verify=cfg.paths.verify)
 
 

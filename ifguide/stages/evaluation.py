@@ -12,6 +12,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from ifguide.checks import check_whole_number
 from ifguide.classifiers.base import TOXICITY, ClassifierSettings
 from ifguide.corpus.documents import Query
 from ifguide.corpus.masks import MASK_FILE, TokenMask
@@ -73,6 +74,7 @@ class Fluency(Stage):
     batch_size: int = speed()
 
     def check(self) -> None:
+        check_whole_number("batch_size", self.batch_size, least=1)
         if self.pretrained is not None:
             check_pretrained(self.pretrained, "pretrained")
             with loading(f"pretrained={self.pretrained}: its tokenizer"):
@@ -110,6 +112,7 @@ class Perplexity(Stage):
     batch_size: int = speed()
 
     def check(self) -> None:
+        check_whole_number("batch_size", self.batch_size, least=1)
         if self.split not in ("validation", "test"):
             raise ValueError(f"split={self.split}: known: validation, test")
 

@@ -138,4 +138,5 @@ class FilteredMask(Stage):
         split = inputs.corpus().split("train")
         mask = TokenMask.open(inputs["mask"] / MASK_FILE, split.block_length)
         dropped = np.load(inputs["filtered"] / DROPPED_FILE)
-        return {"selected": write_kept_mask(folder / MASK_FILE, mask, split, dropped)}
+        selected = write_kept_mask(folder / MASK_FILE, mask, split, dropped)
+        return {"selected": selected, "block_length": split.block_length}

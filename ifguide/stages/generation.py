@@ -1,5 +1,6 @@
 """What a model writes: prompts → sampled continuations."""
 
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,8 @@ from ifguide.evaluation.task import Continuations
 from ifguide.models import ModelSettings, check_new_tokens, context_length
 from ifguide.stages.stage import Inputs, Stage, made_from, setting, speed
 from ifguide.training.trainer import TrainerSettings
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -48,6 +51,15 @@ class Generations(Stage):
     loading: ModelSettings = speed()
     auxiliary_loading: ModelSettings = speed()
     trainer: TrainerSettings = speed()
+
+    def check(self) -> None:
+        ends = sum(prompt.text != prompt.text.rstrip(" ") for prompt in self.task.prompts)
+        if ends:
+            log.warning(
+                "%d of %d prompts end in a blank, which most tokenizers write as a token that seldom stands there: "
+                "continuations are then likelier to be odd. Without it, they bring their own",
+                ends, len(self.task.prompts),
+            )  # fmt: skip
 
     def check_corpus(self, corpus: Corpus) -> None:
         with argument("task"):

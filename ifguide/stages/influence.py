@@ -243,6 +243,7 @@ class Mask(Stage):
         shape = mask_shape(mask, split, token_texts(corpus.tokenizer))
         return {
             "selected": mask.count(),
+            "block_length": mask.block_length,
             "behaviours": {name: selection.facts for name, selection in selections.items()},
             **shape,
             **findings.of_mask(mask.count(), len(split) * split.block_length, shape, short),

@@ -10,7 +10,7 @@ from ifguide.stages.planner import Planner
 from ifguide.stages.stage import Plan, closure
 
 STAGES = (
-    "data", "proxy", "factors", "direction", "scores", "pooled", "mask", "filtered", "model", "evaluate",
+    "data", "proxy", "factors", "direction", "scores", "pooled", "mask", "export", "filtered", "model", "evaluate",
 )  # fmt: skip
 
 
@@ -34,4 +34,5 @@ def make_plan(cfg: DictConfig, stage: str | None = None) -> Plan:
     roles = {role: one for role, one in planner.roles.items() if one.fingerprint in needed}
     values = OmegaConf.to_container(cfg, resolve=True)
     plan = Plan(tuple(targets), roles, planner.typed, {"name": planner.name, "stage": wanted, "seed": cfg.seed})
-    return replace(plan, row={**plan.row, **rules.row_facts(plan, values, planner.behaviours)})  # type: ignore[arg-type]
+    behaviours = planner.behaviours if wanted == "evaluate" else {}
+    return replace(plan, row={**plan.row, **rules.row_facts(plan, values, behaviours)})  # type: ignore[arg-type]

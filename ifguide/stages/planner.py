@@ -21,6 +21,7 @@ from ifguide.stages.classifiers import FittedClassifier
 from ifguide.stages.configuration import make, make_logger
 from ifguide.stages.data import Data
 from ifguide.stages.evaluation import Attribution, Evaluation, Fluency, Perplexity, Toxicity, Utility
+from ifguide.stages.export import Export
 from ifguide.stages.filtering import DocumentInfluence, Filtered, FilteredMask, JudgedDocuments
 from ifguide.stages.generation import Generations
 from ifguide.stages.influence import Direction, Factors, Mask, PooledScores, Scores
@@ -128,17 +129,13 @@ class Planner:
         """Behaviour → its direction; without contrast, that of its toxic queries alone."""
         return {
             name: self.add(
-                f"direction.{name}" if contrast else f"direction.{name}.toxic",
-                Direction,
-                {"queries": f"behaviours.{name}"},
-                factors=self.factors,
+                f"direction.{name}" if contrast else f"direction.{name}.toxic", Direction,
+                {"queries": f"behaviours.{name}"}, factors=self.factors, contrast=contrast,
                 queries=[query for query in queries if contrast or query.toxic],
-                contrast=contrast,
-                curvature=self.part("curvature"),
-                **self.chain,
+                curvature=self.part("curvature"), **self.chain,
             )
             for name, queries in self.behaviours.items()
-        }
+        }  # fmt: skip
 
     def scores(self, contrast: bool = True) -> Stage:
         """Scores of all training tokens, exact or by a student of those of some blocks."""
@@ -173,10 +170,20 @@ class Planner:
             selection=self.part("selection"),
         )  # fmt: skip
 
+    @cached_property
+    def export(self) -> Stage:
+        return self.add(
+            "export", Export, {"unit": "export.unit"}, data=self.data, mask=self.mask, scores=self.pooled,
+            behaviours=list(self.behaviours), unit=self.cfg.export.unit,
+        )  # fmt: skip
+
     def classifier(self, key: str, role: str) -> dict[str, Any]:
         """A classifier's stage, and what loads it."""
         settings = self.part(key)
-        if behaviour := self.judging.get(key.removeprefix("classifiers.")):
+        if hasattr(settings, "behaviour"):
+            behaviour = self.judging.get(key.removeprefix("classifiers."))
+            if behaviour is None:
+                raise ValueError(f"{key}: a classifier that is trained on queries judges; choose another one here")
             with argument(key):
                 queries = halves(self.part("behaviours")[behaviour])[1]
                 settings = replace(settings, behaviour=behaviour, queries=queries)
@@ -239,18 +246,12 @@ class Planner:
             labelled = list(self.part("labelled")) if chosen else []
         return {
             role: self.add(
-                f"auxiliary.{role}",
-                AuxiliaryModel,
-                {"training": f"decoding.{one.setting}"},
-                data=self.data,
-                start=None if one.pretrained is not None else getattr(self, one.continues),
-                training=one,
-                labelled=labelled,
-                loading=self.part(STARTS[one.continues]),
-                **self.training(role),
+                f"auxiliary.{role}", AuxiliaryModel, {"training": f"decoding.{one.setting}"}, data=self.data,
+                start=None if one.pretrained is not None else getattr(self, one.continues), training=one,
+                labelled=labelled, loading=self.part(STARTS[one.continues]), **self.training(role),
             )
             for role, one in chosen.items()
-        }
+        }  # fmt: skip
 
     @cached_property
     def evaluation(self) -> Stage:
@@ -271,13 +272,14 @@ class Planner:
             for name, task in tasks.items()
         }  # fmt: skip
         toxicity = {
-            name: self.add(f"toxicity.{name}", Toxicity, generations=written[task], **judges[judge])
+            name: self.add(f"judged.{name}", Toxicity, generations=written[task], **judges[judge])
             for name, (task, judge) in measurement_names(tasks, classifiers).items()
         }
-        reference = {"pretrained": "evaluation.reference_model"}
+        settings_of = {"pretrained": "reference_model", "batch_size": "batch_size", "split": "perplexity_split"}
+        typed = {field: f"evaluation.{name}" for field, name in settings_of.items()}
         fluency = {
             name: self.add(
-                f"fluency.{name}", Fluency, reference, generations=texts, pretrained=settings.reference_model,
+                f"fluency.{name}", Fluency, typed, generations=texts, pretrained=settings.reference_model,
                 **computed,
             )
             for name, texts in written.items()
@@ -285,9 +287,8 @@ class Planner:
         others: dict[str, Stage] = {}
         if not auxiliaries:  # the model's own perplexity says nothing about a decoder that steers it
             others["perplexity"] = self.add(
-                "perplexity", Perplexity, {"split": "evaluation.perplexity_split"}, split=settings.perplexity_split,
-                **loaded, batch_size=settings.batch_size,
-            )  # fmt: skip
+                "perplexity", Perplexity, typed, split=settings.perplexity_split, **{**loaded, **computed}
+            )
         for name, utility in utilities.items():
             others[name] = self.add(f"utility.{name}", Utility, utility=utility, **loaded)
         if self.part("objective").uses_mask and self.cfg.paths.mask is None:

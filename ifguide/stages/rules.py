@@ -37,9 +37,10 @@ def check_plan(plan: Plan) -> None:
         for post_trained in plan.named(PostTrained).values():
             check_pairs_disjoint(post_trained.pairs, prompts)
     data = plan.named(Data).get("data")
-    for role, trained in plan.named(TrainedModel).items() if data is not None else ():
+    for role, trained in plan.named(TrainedModel).items():
         with plan.naming(role):
-            check_context(trained.model.config(SMALL_VOCABULARY, 0), data.corpus.block_length)
+            if data is not None:
+                check_context(trained.model.config(SMALL_VOCABULARY, 0), data.corpus.block_length)
     for mask in plan.named(Existing).values():
         if data is not None and mask.made_of("data") != data.fingerprint:
             raise ArtifactError(

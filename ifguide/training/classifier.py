@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from ifguide.checks import argument, check_seed
+from ifguide.checks import argument, check_seed, check_whole_number
 from ifguide.classifiers.ngrams import NgramClassifier, NgramNetwork
 from ifguide.corpus.documents import LabelledText
 from ifguide.corpus.labelled import hash_fraction
@@ -48,8 +48,7 @@ class NgramTraining:
 
     def __post_init__(self) -> None:
         for name in ("buckets", "width", "epochs", "batch_size"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}={getattr(self, name)}: must be at least 1")
+            check_whole_number(name, getattr(self, name), least=1)
         check_seed(self.seed)
         if not (self.characters or self.words) or min([*self.characters, *self.words]) < 1:
             raise ValueError(
@@ -138,7 +137,7 @@ class TrainedClassifier(NgramTraining):
         """Train, and save weights and shape.
 
         Returns:
-            Facts: `texts`, `toxic_share`, and on the texts that were kept out `roc_auc` of all and of each source, and
+            Facts: `texts`, `positive_share`, and on the texts kept out `roc_auc` of all and of each source, and
             `probabilities`, their 5th, 50th and 95th percentile.
 
         Raises:
@@ -157,7 +156,7 @@ class TrainedClassifier(NgramTraining):
         scores = NgramClassifier(network, name="")([texts[row] for row in out])["toxicity"]
         return {
             "texts": len(texts),
-            "toxic_share": float(toxic.mean()),
+            "positive_share": float(toxic.mean()),
             "kept_out": len(out),
             "roc_auc": roc_auc(scores, toxic[out]),
             "probabilities": np.percentile(scores, [5, 50, 95]).tolist(),
@@ -205,7 +204,7 @@ def class_weights(sources: NDArray[np.str_], toxic: NDArray[np.bool_]) -> NDArra
         for wanted in (True, False):
             members = here & (toxic == wanted)
             if not members.any():
-                kind = "toxic" if wanted else "not toxic"
+                kind = "positive" if wanted else "negative"
                 raise ValueError(f"texts.{name}: no text is {kind}; check the field and values of its label")
             weights[members] = here.sum() / (2 * members.sum())
     return weights

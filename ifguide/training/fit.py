@@ -3,7 +3,6 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from math import inf
-from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
@@ -15,6 +14,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from ifguide.corpus.blocks import Split
 from ifguide.corpus.masks import TokenMask
+from ifguide.training.checkpoints import best_checkpoint, newest_checkpoint
 from ifguide.training.context import TrainingContext
 from ifguide.training.data import BlockDataModule, ExampleDataModule, Examples
 from ifguide.training.module import VALIDATION_LOSS, CausalLanguageModel, DivergedError, OptimizedModule
@@ -135,7 +135,7 @@ def fit(
     callbacks: list[pl.Callback] = [latest, *context.callbacks]
     best, every = None, settings.validate_every
     if stopping is not None:
-        best, every = best_checkpoint(checkpoints), stopping.every
+        best, every = best_checkpoint(checkpoints, VALIDATION_LOSS), stopping.every
         early = EarlyStopping(monitor=VALIDATION_LOSS, patience=stopping.patience)
         early.best_score = torch.tensor(stopping.start)
         callbacks += [best, early]
@@ -182,15 +182,3 @@ def fit(
     if bad := [name for name, value in module.model.named_parameters() if not torch.isfinite(value).all()]:
         raise DivergedError(f"training ended with weights that are not finite, the first is {bad[0]}")
     return {"steps": trainer.global_step, **metrics}
-
-
-def best_checkpoint(folder: Path) -> ModelCheckpoint:
-    return ModelCheckpoint(
-        dirpath=folder / "best", filename="best", monitor=VALIDATION_LOSS, save_weights_only=True,
-        enable_version_counter=False,
-    )  # fmt: skip
-
-
-def newest_checkpoint(folder: Path) -> Path | None:
-    found = list(folder.glob("*.ckpt"))
-    return max(found, key=lambda path: path.stat().st_mtime) if found else None

@@ -2,12 +2,17 @@
 
 import inspect
 import logging
+from collections.abc import Sequence
 from copy import deepcopy
 from typing import Any
 
 import pytorch_lightning as pl
 import torch
+from lightning_fabric.plugins import CheckpointIO
 from pytorch_lightning.strategies import Strategy
+
+from ifguide.checks import check_whole_number
+from ifguide.training.checkpoints import WholeCheckpointIO
 
 OURS = {  # arguments of Lightning's trainer that are decided elsewhere → where
     **dict.fromkeys(("max_steps", "max_epochs", "min_steps", "min_epochs", "max_time"), "epochs of the optimisation"),
@@ -94,8 +99,7 @@ class TrainerSettings:
         if precision == "16-mixed" and self.device.type == "cpu":
             raise ValueError("precision=16-mixed: on CPUs Lightning computes bfloat16 under this name; say bf16-mixed")
         for name in ("devices", "num_nodes", "micro_batch_size", "checkpoint_every", "log_every"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}={getattr(self, name)}: must be at least 1")
+            check_whole_number(name, getattr(self, name), least=1)
         check_every("validate_every", validate_every)
         known = further_arguments()
         for name, value in lightning.items():
@@ -116,6 +120,10 @@ class TrainerSettings:
             logging.getLogger("pytorch_lightning.profilers").setLevel(logging.INFO)
         # objects, as a strategy, belong to one trainer only
         ours = {"enable_model_summary": False, "strategy": self.strategy, **self.lightning}
+        plugins = self.lightning.get("plugins") or []
+        plugins = list(plugins) if isinstance(plugins, Sequence) and not isinstance(plugins, str) else [plugins]
+        if not any(isinstance(one, CheckpointIO) for one in plugins):
+            ours["plugins"] = [*plugins, WholeCheckpointIO()]
         return pl.Trainer(
             accelerator=self.accelerator,
             devices=self.devices,

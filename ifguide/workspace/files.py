@@ -5,6 +5,7 @@ import hashlib
 import json
 import math
 import os
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
@@ -17,7 +18,7 @@ def find_files(files: str | Path | Sequence[str | Path]) -> list[Path]:
     """Resolve paths and globs to files, sorted within each; a file that exists is that file, whatever its name holds.
 
     Raises:
-        ValueError: a path or glob that matches no file.
+        ValueError: a path or glob that matches no file, or a file that two of them are.
     """
     found: list[Path] = []
     for pattern in [files] if isinstance(files, str | Path) else files:
@@ -25,16 +26,28 @@ def find_files(files: str | Path | Sequence[str | Path]) -> list[Path]:
         if place.is_file():
             found.append(place)
             continue
-        matches = glob.glob(str(place), recursive=True)
-        kept = sorted(path for path in map(Path, matches) if path.is_file())
+        kept = [path for path in find_paths(place) if path.is_file()]
         if not kept and str(pattern).startswith("None/"):
             raise ValueError(
                 f"{str(pattern)!r}: paths.datasets is not set; export IFGUIDE_DATASETS or pass paths.datasets=…"
             )
+        if not kept and place.is_dir():
+            raise ValueError(f"{str(pattern)!r} is a folder; name its files, as in {str(place / '*.jsonl')!r}")
         if not kept:
             raise ValueError(f"no file matches {str(pattern)!r} (looked from {Path.cwd()})")
         found += kept
+    place_of, count = Counter(map(os.path.realpath, found)).most_common(1)[0] if found else ("", 0)
+    if count > 1:
+        raise ValueError(f"{place_of} is named, or matched, {count} times; name it once")
     return found
+
+
+def find_paths(pattern: Path) -> list[Path]:
+    """What a glob matches, sorted; the folders that it begins with are those that exist, whatever their names hold."""
+    folder = next((parent for parent in pattern.parents if parent.is_dir()), pattern)
+    if (rest := str(pattern.relative_to(folder))) == ".":
+        return [pattern]
+    return sorted(folder / name for name in glob.glob(rest, root_dir=folder, recursive=True))
 
 
 def as_override(path: str | Path) -> str:

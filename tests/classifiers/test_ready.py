@@ -72,6 +72,19 @@ def test_outputs_that_are_taken_as_they_are_are_probabilities(tmp_path, constant
         assert settings.load()(["a"])["toxicity"].tolist() == [found]
 
 
+@pytest.mark.parametrize("architecture", ["bert", "gpt2"])
+def test_a_text_is_judged_alike_alone_and_among_others_whatever_side_was_padded(tmp_path, architecture):
+    options = save(tmp_path, architecture=architecture)
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path)
+    tokenizer.padding_side = "left"
+    tokenizer.save_pretrained(tmp_path)
+    settings = SequenceClassification(**options)
+    assert settings.fit(tmp_path) == {}
+    judge = settings.load()
+    alone = [float(judge([text])["toxicity"][0]) for text in TEXTS]
+    assert judge(TEXTS)["toxicity"] == pytest.approx(alone, abs=1e-6) and len(set(alone)) == 4
+
+
 def test_a_checkpoint_that_reads_fewer_tokens_than_asked_is_refused(tmp_path):
     options = save(tmp_path / "bert") | {"max_length": 65}
     with pytest.raises(ValueError, match=r"^max_length=65: .*bert reads 64 tokens at most$"):

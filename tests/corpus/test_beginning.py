@@ -16,7 +16,7 @@ from ifguide.corpus.documents import LabelledText, Pair, Prompt, Query
 from ifguide.corpus.labelled import encode_texts
 from ifguide.corpus.pairs import encode_pairs
 from ifguide.corpus.queries import encode_queries
-from ifguide.corpus.tokenizers import beginning_of_text, make_tokenizer
+from ifguide.corpus.tokenizers import beginning_of_text, last_tokens, make_tokenizer
 from ifguide.evaluation.fluency import generation_perplexity
 from ifguide.evaluation.generation import decode_continuations, encode_prompts
 from ifguide.evaluation.judge import answer_log_odds
@@ -24,8 +24,14 @@ from ifguide.evaluation.lambada import Lambada
 from ifguide.evaluation.logit_lens import LogitLens
 from ifguide.evaluation.probe import mean_hidden_states
 from ifguide.evaluation.suffix_attack import SuffixAttack
+from ifguide.methods.dpo import reference_log_probabilities
+from ifguide.methods.dpo.pairs import PairExamples
+from ifguide.methods.rad import RAD, RewardTraining
 from ifguide.methods.rad.tokens import TokenTranslation
-from ifguide.models import ModelSettings
+from ifguide.models import LoadOptions, ModelSettings, load_model
+from ifguide.training.context import TrainingContext
+from ifguide.training.optimization import Optimization
+from ifguide.training.trainer import TrainerSettings
 
 START, END = 1, 2
 LLAMA = dict(
@@ -157,3 +163,72 @@ def test_continuations_of_bytes_are_what_their_tokens_say():
     first, second = decode_continuations(prompts, tokens, tokenizer)
     assert first + second == alone
     assert json.dumps(alone).count("ufffd") > 20, "characters cut in two are among them"
+
+
+def test_what_is_cut_to_a_length_still_begins_with_it(tokenizer, model):
+    long = "the cat sat on a mat and saw one idiot who ate all of his old bread"
+    ids = ids_of(long, tokenizer)
+    assert encode_prompts([Prompt(long, "all", "")], tokenizer, 6, model.config) == [[START, *ids[-5:]]]
+    (query,) = encode_queries([Query(long, " in an hour", True, "")], tokenizer, 6, model.config)
+    assert query.input_ids.tolist() == [START, *ids_of(f"{long} in an hour", tokenizer)[-5:]]
+    assert query.continuation.tolist()[0] is False and query.continuation.any()
+    (pair,) = encode_pairs([Pair(long, " cat", " mat")], tokenizer, 6, model.config)
+    for half, text in enumerate((" cat", " mat")):
+        whole = ids_of(long + text, tokenizer)
+        response = whole[len(ids) :]
+        assert pair.input_ids[half].tolist() == [START, *ids[len(response) - 5 :], *response]
+        assert pair.response[half].sum() == len(response)
+    assert last_tokens(START, [5, 6], None) == last_tokens(START, [5, 6], 3) == [START, 5, 6]
+    assert last_tokens(START, [5, 6], 1) == [START]
+
+
+@pytest.fixture(scope="module")
+def pretrained(model, tokenizer, tmp_path_factory):
+    """A model from elsewhere, as a folder with its tokenizer."""
+    folder = tmp_path_factory.mktemp("pretrained")
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def test_a_reward_model_learns_and_reads_texts_after_it(tokenizer, pretrained, monkeypatch):
+    seen = {}
+
+    def no_training(*given, **named):
+        seen.update(named)
+        return {}
+
+    monkeypatch.setattr("ifguide.methods.rad.training.train_on_examples", no_training)
+    monkeypatch.setattr("ifguide.methods.rad.training.save_trained", lambda *given: None)
+    optim = Optimization(learning_rate=1e-3, batch_size=2, epochs=1)
+    training = RewardTraining(optim=optim, pretrained=str(pretrained), validation=0)
+    texts = [LabelledText("the cat sat", 0.0), LabelledText("one idiot who ate all", 1.0)]
+    training.train(
+        pretrained, texts, tokenizer=tokenizer, block_length=16, options=LoadOptions(),
+        context=TrainingContext(TrainerSettings(), pretrained),
+    )  # fmt: skip
+    batch = seen["examples"][np.arange(2)]
+    for row, text in zip(batch["input_ids"].tolist(), texts, strict=True):
+        ids = ids_of(text.text, tokenizer)
+        assert row[: len(ids) + 2] == [START, *ids, END]
+    assert not batch["scored"][:, 0].any() and batch["scored"][:, 1].all()
+
+    decoder = RAD(reward=training).load({"reward": pretrained}, tokenizer, "cpu", LoadOptions())
+    for first in (START, END):  # whatever the generating model begins with
+        ids, valid = decoder.translate.prompts(torch.tensor([[first, 5, 6]]))
+        assert ids.tolist() == [[START, 5, 6]] and valid.all()
+    candidates, _ = decoder.translate(torch.tensor([[5, START, END]]))
+    assert candidates.tolist() == [[[5], [START], [END]]]
+
+
+def test_preferences_are_learned_after_it(tokenizer, pretrained):
+    model = load_model(pretrained).double()
+    pairs = encode_pairs(
+        [Pair("the cat", " sat on", " ate"), Pair("", "one cat", "one idiot")], tokenizer, 9, model.config
+    )
+    batch = PairExamples(pairs)[np.arange(2)]
+    assert (batch["input_ids"][:, 0] == START).all() and not batch["response"][:, 0].any()
+    found = reference_log_probabilities(model, pairs, batch_size=2)
+    slow = [[-loss_of(model, tokenizer, "the cat", one) for one in (" sat on", " ate")],
+            [-loss_of(model, tokenizer, "", one) for one in ("one cat", "one idiot")]]  # fmt: skip
+    assert np.allclose(found, slow, atol=1e-5)

@@ -70,18 +70,25 @@ def test_classes_are_lists_without_a_common_value(read):
     assert Classes([1]).of("label", [("p", 2)], complete=False) == [False]
 
 
-@pytest.mark.parametrize("label", [None, [1], {"a": 1}, float("nan")])
+@pytest.mark.parametrize("label", [[1], {"a": 1}, float("nan")])
 def test_a_query_has_a_label(tmp_path, label):
     path = tmp_path / "rows.jsonl"
     rows = [{"prompt": "a", "continuation": " b", "label": one} for one in ("toxic", "fine", label)]
     path.write_text("\n".join(map(json.dumps, rows)))
-    with pytest.raises(ValueError, match=r"^files=.*rows\.jsonl:3: `label` is (null|a list|an object|not finite)"):
+    with pytest.raises(ValueError, match=r"^files=.*rows\.jsonl:3: `label` is (a list|an object|not finite)"):
         local_queries(files=str(path))
 
 
-def test_a_labelled_text_may_have_none_and_negative_needs_positive(tmp_path):
+def test_what_has_no_label_is_in_neither_class_and_counted(read, caplog):
+    """Each of two insults and two harmless texts is where its label says; those without one are nowhere."""
+    assert read(["toxic", None, "fine", "toxic", None, "fine"], positive=["toxic"]) == [True, False] * 2
+    assert [message.partition(": ")[2] for message in caplog.messages] == [
+        "2 records whose `label` is null are left out"
+    ]
+
+
+def test_negative_needs_positive(tmp_path):
     path = tmp_path / "rows.jsonl"
-    path.write_text('{"text": "a", "label": null}\n{"text": "b", "label": 1}')
-    assert [row.text for row in LabelledSource(files=str(path), positive=[1])] == ["b"]
+    path.write_text('{"text": "b", "label": 1}')
     with pytest.raises(ValueError, match=r"^negative=\[0\]: values that mean toxic go into `positive`"):
         LabelledSource(files=str(path), negative=[0])

@@ -82,12 +82,27 @@ def test_the_boundary_comes_from_one_tokenisation():
 def test_a_long_query_keeps_its_end():
     tokenizer = make_tokenizer(["a b c d e f g"], vocabulary=270)
     (query,) = encode_queries([Query("a b c d", " e f g", True, "r")], tokenizer, max_length=4)
-    assert len(query.input_ids) == 4 and query.continuation.sum() >= 3
+    last = tokenizer.backend_tokenizer.encode("a b c d e f g").ids[-3:]
+    assert query.input_ids.tolist() == [tokenizer.eos_token_id, *last], "and what it begins after"
+    assert query.continuation.tolist() == [False, True, True, True]
+    (alone,) = encode_queries([Query("a b c d", " e f g", True, "r")], tokenizer, max_length=1)
+    assert alone.input_ids.tolist() == [tokenizer.eos_token_id] and not alone.continuation.any()
+
+
+def test_queries_without_a_label_are_left_out_and_counted(tmp_path, caplog):
+    rows = [{"prompt": "a", "continuation": " b", "label": one} for one in ("toxic", None, "fine", None)]
+    path = tmp_path / "rows.jsonl"
+    path.write_text("\n".join(map(json.dumps, rows)))
+    assert [q.toxic for q in local_queries(files=str(path))] == [True, False]
+    assert caplog.messages == [f"files={path}: 2 records whose `label` is null are left out"]
+    path.write_text(json.dumps(rows[1]))
+    with pytest.raises(ValueError, match="queries: none has a label"):
+        check_queries(local_queries(files=str(path)))
 
 
 @pytest.mark.parametrize("toxic", [True, False])
 def test_one_class_is_refused(toxic):
-    with pytest.raises(ValueError, match="all toxic" if toxic else "all non-toxic"):
+    with pytest.raises(ValueError, match="all 3 show" if toxic else "all 3 do not show"):
         check_queries([Query("p", " c", toxic, "r")] * 3)
 
 

@@ -113,9 +113,10 @@ def test_draws_have_the_probabilities_that_they_are_given():
 def test_generations_round_trip(tmp_path, corpus):
     prompts = [Prompt("the cat", "a", "r1"), Prompt('<b>"&\n', "b", "r2")]
     encoded = encode_prompts(prompts, corpus.tokenizer, 3)
-    assert (
-        encoded[0][-1] == corpus.tokenizer.backend_tokenizer.encode("the cat").ids[-1] and max(map(len, encoded)) <= 3
-    )
+    for prompt, ids in zip(prompts, encoded, strict=True):
+        whole = corpus.tokenizer.backend_tokenizer.encode(prompt.text).ids
+        assert ids == [corpus.tokenizer.eos_token_id, *whole[-2:]], "a long one keeps its end, and what it begins after"
+    assert encode_prompts(prompts, corpus.tokenizer, 1) == [[corpus.tokenizer.eos_token_id]] * 2
     texts = decode_continuations(
         encoded[:1], np.array([[encoded[0][1:3], [corpus.tokenizer.eos_token_id] * 2]]), corpus.tokenizer
     )

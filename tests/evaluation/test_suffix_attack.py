@@ -130,7 +130,7 @@ def test_mistakes_are_named(tokenizer):
     queries = [Query("a", " cat", True, "a")]
     with pytest.raises(ValueError, match="there is no toxic one"):
         SuffixAttack(queries=[Query("a", " cat", False, "a")])
-    with pytest.raises(ValueError, match=r"^steps=0: must be at least 1"):
+    with pytest.raises(ValueError, match=r"^steps=0: it is a whole number, 1 or more"):
         SuffixAttack(queries=queries, steps=0)
     with pytest.raises(ValueError, match="suffix_tokens=64: with a target of 1 tokens"):
         SuffixAttack(queries=queries, suffix_tokens=64)(tiny_model(), tokenizer)

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 import torch
-from conftest import tiny_model
+from conftest import ARCHITECTURES, tiny_model
 from kronfluence import Analyzer, FactorArguments, ScoreArguments, prepare_model
 
 from ifguide.corpus.queries import EncodedQuery
@@ -54,8 +54,12 @@ def test_query_gradient_leaves_the_model_as_it_was(model):
     assert all(parameter.grad is None for parameter in model.parameters())
 
 
-@pytest.mark.parametrize("strategy", ["ekfac", "kfac", "diagonal"])
-def test_block_sums_equal_kronfluence_pairwise_scores(model, strategy, tmp_path):
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "architecture, strategy", [*((one, "ekfac") for one in ARCHITECTURES), ("gpt_neox", "kfac"), ("gpt2", "diagonal")]
+)
+def test_block_sums_equal_kronfluence_pairwise_scores(architecture, strategy, tmp_path):
+    model = tiny_model(architecture)
     """Our direction and our forward mode against kronfluence's own backward mode, with its factors and damping."""
     model = model.float()
     blocks = torch.randint(60, (12, 9), generator=torch.Generator().manual_seed(5))

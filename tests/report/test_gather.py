@@ -1,3 +1,5 @@
+import shutil
+
 import numpy as np
 import pytest
 import yaml
@@ -47,6 +49,14 @@ def test_a_run_a_list_a_glob_and_a_folder_above(sweep):
     assert len(gather([str(sweep / "0")])) == 1
     assert len(gather([str(sweep / "0"), str(sweep / "[12]")])) == 3
     assert len(gather([str(sweep.parent)])) == 6
+    sweep.rename(sweep.parent / "sweep [1]")
+    assert len(gather([f"{sweep} [1]/[12]"])) == 2, "a glob within a folder whose name has signs"
+
+
+def test_a_run_without_hydras_folder_is_a_run(sweep):
+    shutil.rmtree(sweep / "0" / ".hydra")
+    (run,) = gather([str(sweep / "0")])
+    assert run.problem is None and run.metrics is not None and run.method == "none"
 
 
 @pytest.mark.parametrize("place, why", [("nowhere", "no such folder"), ("*.none", "no such"), ("workspace", "no run")])

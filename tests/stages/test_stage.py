@@ -9,13 +9,24 @@ from conftest import tiny_documents, tiny_tokenizer
 from ifguide.corpus.blocks import Corpus
 from ifguide.corpus.build import CorpusSettings
 from ifguide.influence.selection import Algorithm1
-from ifguide.stages import auxiliary, classifiers, data, evaluation, filtering, generation, influence, judging, training
+from ifguide.stages import (
+    auxiliary,
+    classifiers,
+    data,
+    evaluation,
+    export,
+    filtering,
+    generation,
+    influence,
+    judging,
+    training,
+)
 from ifguide.stages.data import Data
 from ifguide.stages.influence import Mask
 from ifguide.stages.stage import KIND, Existing, Plan, Stage, closure, late_setting, made_from, setting, speed
 from ifguide.workspace import ArtifactError, Workspace
 
-FILES = (auxiliary, classifiers, data, evaluation, filtering, generation, influence, judging, training)
+FILES = (auxiliary, classifiers, data, evaluation, export, filtering, generation, influence, judging, training)
 STAGES = [
     one
     for module in FILES

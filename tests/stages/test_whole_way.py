@@ -7,10 +7,12 @@ import weakref
 
 import numpy as np
 import pytest
+from datasets import load_from_disk
 from rows import Row
 from safetensors.numpy import load_file
 from torch import nn
 
+from ifguide import masks
 from ifguide.influence.scoring import sample_rows
 from ifguide.influence.store import open_scores
 from ifguide.workspace import Artifact, ArtifactError
@@ -96,6 +98,24 @@ def test_selection_reaches_the_limit_or_says_so(done):
     assert facts["selected"] == min(facts["wanted"], facts["candidates"]) == done.mask.count()
 
 
+def test_an_export_is_made_of_what_is_there(done, folder):
+    row = Row(folder, "stage=export", "export.unit=document")
+    with pytest.raises(ValueError, match=r"^export\.unit=page; known: block, document"):
+        Row(folder, "stage=export", "export.unit=page").check()
+    row.run()
+    assert row.built == ["export"] and row.facts("export")["selected"] == done.mask.count()
+    dataset = load_from_disk(str(row.path("export") / "dataset"))
+    assert len(dataset) == len(done.corpus.split("train").documents)
+    chosen = [ids for ids, mask in zip(dataset["input_ids"], dataset["mask"], strict=True) if any(mask)]
+    documents = [json.loads(line) for line in (row.path("export") / "documents.jsonl").read_text().splitlines()]
+    assert 0 < row.facts("export")["documents"] == len(documents) <= len(chosen)
+    threshold = done.facts("mask")["behaviours"]["toxicity"]["threshold"]
+    assert any(span["scores"]["toxicity"] > threshold for document in documents for span in document["spans"])
+    assert Row(folder, "stage=export").plan.roles["export"].fingerprint != row.made["export"].fingerprint
+    assert "export" not in done.made
+    assert (masks.open(done.path("mask"))[:] == done.mask[:]).all()
+
+
 def test_fine_tuning_continues_from_a_model_folder(done, folder):
     start = done.path("proxy")
     tuned = Row(
@@ -112,7 +132,9 @@ def test_a_run_leaves_what_programs_read(done):
     assert written["artifacts"] == {role: str(made.path) for role, made in done.made.items()}
     assert written["generations"] == {"toxicity": "generations.toxicity"} and written["behaviours"] == ["toxicity"]
     assert written["judged"] == {"toxicity": {"task": "toxicity", "classifier": "toxicity"}}
-    assert (written["seed"], written["stage"], written["notes"]) == (0, "evaluate", [])
+    assert (written["seed"], written["stage"]) == (0, "evaluate")
+    facts = {role: done.facts(role) for role in ("factors", "direction.toxicity")}  # so small: both have to warn
+    assert written["notes"] == [f"{role}: {one['warnings'][0]}" for role, one in facts.items()]
     for name in ("tokens-toxicity.html", "tokens-toxicity.json", "token_scores-toxicity.png"):
         assert (done.folder / name).stat().st_size > 0
     assert "sample, record" in (done.folder / "tokens-toxicity.html").read_text()

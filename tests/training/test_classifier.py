@@ -39,7 +39,7 @@ def test_both_classes_of_a_source_weigh_the_same():
         here = sources == name
         assert weights[here].mean() == pytest.approx(1)
         assert weights[here & toxic].sum() == pytest.approx(weights[here & ~toxic].sum())
-    with pytest.raises(ValueError, match=r"texts\.b: no text is not toxic"):
+    with pytest.raises(ValueError, match=r"texts\.b: no text is negative"):
         class_weights(sources, np.array([1, 0, 0, 0, 0, 1, 1, 1], bool))
 
 

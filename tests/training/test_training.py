@@ -9,9 +9,10 @@ from torch import nn
 from ifguide.corpus.masks import TokenMask
 from ifguide.objectives import LanguageModeling, SuppressedLanguageModeling
 from ifguide.objectives.language_modeling import cross_entropy
+from ifguide.training.checkpoints import newest_checkpoint
 from ifguide.training.context import TrainingContext
 from ifguide.training.data import BatchOrder, BlockDataset, rows_of_step
-from ifguide.training.fit import newest_checkpoint, train
+from ifguide.training.fit import train
 from ifguide.training.module import CausalLanguageModel, DivergedError
 from ifguide.training.optimization import Optimization
 from ifguide.training.trainer import TrainerSettings
@@ -137,6 +138,43 @@ def test_scaled_gradients_are_clipped_as_the_others_are(fused, limit, corpus):
     module.configure_gradient_clipping(optimizer)
     norm = torch.stack([parameter.grad.norm() for parameter in module.parameters()]).norm()
     assert float(norm) == pytest.approx(limit, rel=1e-4)
+
+
+def cut(path):
+    """Half of a file, as a copy between two file systems leaves it that is killed."""
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def test_a_damaged_checkpoint_is_passed_over(corpus, tmp_path, caplog):
+    whole, _ = run(corpus, tmp_path / "whole", LanguageModeling())
+    with pytest.raises(RuntimeError, match="killed"):
+        run(corpus, tmp_path / "torn", Recorder(fail_at=9))
+    (kept,) = (tmp_path / "torn" / "checkpoints").glob("*.ckpt")
+    newer = kept.with_name("step=999.ckpt")
+    newer.write_bytes(kept.read_bytes())
+    cut(newer)
+    assert newest_checkpoint(kept.parent) == kept and "step=999.ckpt is damaged" in caplog.text
+    cut(kept)
+    assert newest_checkpoint(kept.parent) is None
+    again, _ = run(corpus, tmp_path / "torn", LanguageModeling())
+    for a, b in zip(whole.parameters(), again.parameters(), strict=True):
+        assert torch.equal(a, b)
+
+
+def test_a_checkpoint_that_cannot_be_written_leaves_the_one_before(corpus, tmp_path, monkeypatch):
+    save = torch.save
+
+    def half(checkpoint, file):
+        if checkpoint["global_step"] > 3:
+            file.write(b"half")
+            raise OSError(28, "No space left on device")
+        save(checkpoint, file)
+
+    monkeypatch.setattr(torch, "save", half)
+    with pytest.raises(OSError, match="No space left"):
+        run(corpus, tmp_path, LanguageModeling())
+    (kept,) = (tmp_path / "checkpoints").iterdir()
+    assert newest_checkpoint(kept.parent) == kept and "step=3" in kept.name
 
 
 def test_another_accumulation_does_not_resume(corpus, tmp_path):

@@ -45,8 +45,8 @@ class FiniteDifference:
             tolerance.
     """
 
-    DTYPES: ClassVar = ("float32",)  # lower precision rounds the difference away
-    OWN_LOSS: ClassVar = True
+    DTYPES: ClassVar[tuple[str, ...]] = ("float32",)  # lower precision rounds the difference away
+    OWN_LOSS: ClassVar[bool] = True
 
     change: float = 0.003
     tolerance: float = 0.999

@@ -46,8 +46,8 @@ class JVP:
         ValueError: unknown form, or a rank below 1 or with the reference form.
     """
 
-    DTYPES: ClassVar = ("float32", "bfloat16")
-    OWN_LOSS: ClassVar = True
+    DTYPES: ClassVar[tuple[str, ...]] = ("float32", "bfloat16")
+    OWN_LOSS: ClassVar[bool] = True
 
     form: str = "fast"
     rank: int | None = None

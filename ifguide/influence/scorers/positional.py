@@ -43,8 +43,8 @@ class Positional:
         ValueError: unknown alignment.
     """
 
-    DTYPES: ClassVar = ("float32", "bfloat16")
-    OWN_LOSS: ClassVar = False
+    DTYPES: ClassVar[tuple[str, ...]] = ("float32", "bfloat16")
+    OWN_LOSS: ClassVar[bool] = False
 
     alignment: str = "predicted"
 

@@ -9,8 +9,9 @@ from weakref import WeakSet
 
 import torch
 from torch import Tensor
-from transformers import DynamicCache, PreTrainedTokenizerFast
+from transformers import DynamicCache, PreTrainedConfig, PreTrainedTokenizerFast
 
+from ifguide.checks import check_whole_number
 from ifguide.methods.rad.model import RewardModel, load_reward_model
 from ifguide.methods.rad.tokens import TokenTranslation
 from ifguide.methods.rad.training import RewardTraining
@@ -46,8 +47,7 @@ class RAD:
 
     def __post_init__(self) -> None:
         for name in ("top_k", "batch_size"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}={getattr(self, name)}: must be at least 1")
+            check_whole_number(name, getattr(self, name), least=1)
         if self.beta < 0:
             raise ValueError(f"beta={self.beta}: 0 or more")
 
@@ -83,7 +83,7 @@ class RewardAugmentedDecoder:
         top_k, beta, batch_size: as in `RAD`.
 
     Raises:
-        ValueError: a model that does not take the positions of its tokens.
+        ValueError: a model that does not take the positions of its tokens, or whose attention is none that we know.
     """
 
     def __init__(
@@ -93,6 +93,7 @@ class RewardAugmentedDecoder:
             raise ValueError(
                 f"a reward model needs position_ids, which {type(model.body).__name__} does not take; use another model"
             )
+        attention_windows(model.body.config)
         self.model, self.translate = model, translate
         self.top_k, self.beta, self.batch_size = top_k, beta, batch_size
 
@@ -142,6 +143,7 @@ class CachedRewards:
 
     def __init__(self, model: RewardModel, prompts_PC: Tensor, valid_PC: Tensor, samples: int) -> None:
         self._model, self._cache = model, DynamicCache()
+        self._windows = attention_windows(model.body.config)
         self._check_context(prompts_PC.shape[1])
         # under a causal mask, padding on the right is read by no token of the prompt
         model(prompts_PC, past_key_values=self._cache, use_cache=True)
@@ -168,15 +170,13 @@ class CachedRewards:
         cached = self._valid_RC.shape[1]
         readable = torch.cat([valid, valid_RKM.flatten(1)], 1)[:, None]
         seen = readable & _tree(cached, new, candidates, length, valid.device)
-        # padding sees itself: with nothing to see, attention is undefined
-        seen[..., cached:] |= torch.eye(seen.shape[1], dtype=torch.bool, device=seen.device)
-        mask = seen[:, None]
-        if self._model.body.config._attn_implementation == "eager":  # it adds its mask
-            dtype = self._model.body.dtype
-            mask = torch.zeros_like(mask, dtype=dtype).masked_fill(~mask, torch.finfo(dtype).min)
+        away = places[..., None] - torch.cat([self._valid_RC.cumsum(1) - 1, places], 1)[:, None]  # of seen tokens
+        masks = {
+            kind: self._mask(seen if size is None else seen & (away < size)) for kind, size in self._windows.items()
+        }
         toxicity: Tensor = self._model(
             torch.cat([new_RN, ids_RKM.flatten(1)], 1),
-            attention_mask=mask,
+            attention_mask=masks if len(masks) > 1 else masks.popitem()[1],
             position_ids=places.clamp(min=0),
             past_key_values=self._cache,
             use_cache=True,
@@ -201,6 +201,16 @@ class CachedRewards:
                 f"{toxicity:.3g} and alone as {expected:.3g}: it does not keep to its mask; use another model"
             )
 
+    def _mask(self, seen: Tensor) -> Tensor:
+        """What a model takes as its mask, of which tokens are seen, [R, N + K·M, C + N + K·M]."""
+        # padding sees itself: with nothing to see, attention is undefined
+        own = torch.eye(seen.shape[1], dtype=torch.bool, device=seen.device)
+        mask = torch.cat([seen[..., : -len(own)], seen[..., -len(own) :] | own], -1)[:, None]
+        if self._model.body.config._attn_implementation == "eager":  # it adds its mask
+            dtype = self._model.body.dtype
+            mask = torch.zeros_like(mask, dtype=dtype).masked_fill(~mask, torch.finfo(dtype).min)
+        return mask
+
     def _check_context(self, length: int) -> None:
         longest = getattr(self._model.body.config, "max_position_embeddings", length)
         if length > longest:
@@ -210,6 +220,19 @@ class CachedRewards:
         self._cache.batch_select_indices(alive_R)
         self._valid_RC = self._valid_RC[alive_R]
         self._all_RC = self._all_RC[alive_R]
+
+
+def attention_windows(config: PreTrainedConfig) -> dict[str, int | None]:
+    """Kind of a layer's attention → how many tokens back it sees, itself among them; None: all.
+
+    Raises:
+        ValueError: a kind that is neither full nor a sliding window.
+    """
+    window = getattr(config, "sliding_window", None)
+    kinds = getattr(config, "layer_types", None) or ("full_attention" if window is None else "sliding_attention",)
+    if other := set(kinds) - {"full_attention", "sliding_attention"}:
+        raise ValueError(f"a reward model with {', '.join(sorted(other))} is not read here; use another model")
+    return {kind: window if kind == "sliding_attention" else None for kind in kinds}
 
 
 def _tree(cached: int, new: int, candidates: int, length: int, device: torch.device) -> Tensor:

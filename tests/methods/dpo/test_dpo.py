@@ -53,7 +53,7 @@ def test_long_pairs_keep_one_prompt_and_the_beginnings_of_their_responses(corpus
     for count, lengths, kept in ((100, (50, 30), (20, 20, 20)), (100, (10, 5), (30, 10, 5)), (4, (99, 9), (5, 35, 9))):
         pair = Pair(" mat" * count, " a" * lengths[0], " the" * lengths[1])
         (cut,) = encode_pairs([pair], corpus.tokenizer, 40)
-        prompt = [corpus.tokenizer.eos_token_id, *encode(pair.prompt)][-kept[0] :]
+        prompt = [corpus.tokenizer.eos_token_id, *encode(pair.prompt)[1 - kept[0] :]]
         for half, token in enumerate((a, the)):
             assert cut.input_ids[half].tolist() == prompt + token * kept[1 + half], decode(cut.input_ids[half])
             assert cut.response[half].tolist() == [False] * kept[0] + [True] * kept[1 + half]

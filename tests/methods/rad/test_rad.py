@@ -2,7 +2,7 @@ import pytest
 import torch
 from conftest import VOCABULARY, tiny_documents, tiny_model, tiny_tokenizer
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import PreTrainedTokenizerFast, TopKLogitsWarper
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast, TopKLogitsWarper
 
 from ifguide.corpus.tokenizers import make_tokenizer
 from ifguide.decoding import Stateless
@@ -61,6 +61,44 @@ def test_cached_rewards_are_those_of_whole_texts(architecture, attention):
         ids = torch.cat([ids[alive], tokens], 1)
 
 
+def windowed(architecture, window, **settings):
+    """A model of which some or all layers see a few tokens back only."""
+    shape = dict(
+        hidden_size=16, num_hidden_layers=2, num_attention_heads=2, num_key_value_heads=1, intermediate_size=32,
+        max_position_embeddings=64, vocab_size=VOCABULARY, initializer_range=0.5,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    config = AutoConfig.for_model(architecture, **shape, sliding_window=window, **settings)
+    return AutoModelForCausalLM.from_config(config, dtype=torch.float64)
+
+
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+@pytest.mark.parametrize(
+    "architecture, window, settings",
+    [("mistral", 4, {}), ("mistral", None, {}), ("qwen2", 4, {"use_sliding_window": True, "max_window_layers": 1})],
+)
+@torch.no_grad()
+def test_a_sliding_window_slides_over_cached_tokens_too(architecture, window, settings, attention):
+    model = reward_model(model=windowed(architecture, window, **settings))
+    model.body.set_attn_implementation(attention)
+    ids = torch.tensor([[0, 5, 9, 3, 4, 5, 6, 7]])
+    steps, generator = decoder(model).start(ids, 1), torch.Generator().manual_seed(0)
+    for _ in range(5):
+        raw = torch.randn(1, VOCABULARY, dtype=torch.float64, generator=generator)
+        shaped = steps(ids, raw)
+        for token in raw[0].topk(4).indices:
+            toxicity = model(torch.cat([ids, token.view(1, 1)], 1))[0, -1].clamp(0, 1)
+            assert float(shaped[0, token]) == pytest.approx(float(raw[0, token] + 3.0 * (1 - toxicity)), abs=1e-6)
+        ids = torch.cat([ids, torch.randint(VOCABULARY, (1, 1), generator=generator)], 1)
+
+
+def test_a_window_that_is_none_of_these_is_refused():
+    model = reward_model(model=windowed("mistral", 4))
+    model.body.config.layer_types = ["chunked_attention", "full_attention"]
+    with pytest.raises(ValueError, match="a reward model with chunked_attention is not read here"):
+        decoder(model)
+
+
 @torch.no_grad()
 def test_another_tokenizer_reads_the_candidates_as_its_own_tokens():
     texts = [document.text for document in tiny_documents()]
@@ -71,8 +109,6 @@ def test_another_tokenizer_reads_the_candidates_as_its_own_tokens():
             ids, valid = translate(torch.tensor([token]))
             assert theirs.decode(ids[valid]) == ours.decode([token])
     assert translate(torch.tensor([ours.eos_token_id, 10_000]))[0].tolist() == [[theirs.eos_token_id]] * 2
-
-    from transformers import AutoConfig, AutoModelForCausalLM
 
     config = AutoConfig.for_model(
         "gpt2", vocab_size=262, n_embd=16, n_layer=2, n_head=2, n_positions=200, bos_token_id=0, eos_token_id=0
