@@ -1,24 +1,27 @@
 """Build or load a causal language model; find the linear layers that influence tracks."""
 
 import copy
-import inspect
 import re
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass, field
-from difflib import get_close_matches
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
 from torch import nn
-from transformers import CONFIG_MAPPING, AutoConfig, AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
+from transformers.models.falcon.modeling_falcon import FalconLinear
 from transformers.pytorch_utils import Conv1D
 
 from ifguide.checks import check_seed
+from ifguide.opening import check_causal, check_configuration, check_loaded, has_dropout
+from ifguide.opening import check_context as check_context  # what uses models has these from here
+from ifguide.opening import check_new_tokens as check_new_tokens
+from ifguide.opening import check_pretrained as check_pretrained
+from ifguide.opening import context_length as context_length
+from ifguide.opening import loading as loading
 
-DECIDED = ("bos_token_id", "eos_token_id", "pad_token_id")  # by the tokenizer
-READ_ANYWAY = ("head_dim", "max_position_embeddings")  # by models, or by us, where a configuration does not name them
+MOST = 0.9  # of the parameters in the decoder blocks: what tracks less says so
 
 
 @dataclass(frozen=True)
@@ -30,15 +33,14 @@ class ModelSettings:
         settings: configuration of a new model. A `vocab_size` of None or absent becomes the tokenizer's size,
             rounded up to a multiple of 64.
         pretrained: a hub name or a local folder; its weights are loaded in float32.
-        attention: attention implementation of transformers.
-        trust_remote_code: run model code from the hub; only ever when asked for.
+        attention, experts_implementation, trust_remote_code: see `LoadOptions`.
         seed: of a new model's initial weights, of the order of the blocks and of dropout.
 
     Raises:
         ValueError: neither architecture nor pretrained, or a seed that is none.
     """
 
-    NOT_SETTINGS: ClassVar[tuple[str, ...]] = ("attention", "trust_remote_code")
+    NOT_SETTINGS: ClassVar[tuple[str, ...]] = ("attention", "experts_implementation", "trust_remote_code")
 
     architecture: str | None = None
     settings: Mapping[str, Any] = field(default_factory=dict)
@@ -46,6 +48,7 @@ class ModelSettings:
     attention: str = "sdpa"
     trust_remote_code: bool = False
     seed: int = 0
+    experts_implementation: str | None = None
 
     def __post_init__(self) -> None:
         check_seed(self.seed)
@@ -54,7 +57,12 @@ class ModelSettings:
 
     @property
     def load_options(self) -> "LoadOptions":
-        return LoadOptions(self.attention, self.trust_remote_code)
+        return LoadOptions(self.attention, self.trust_remote_code, self.experts_implementation)
+
+    @property
+    def has_dropout(self) -> bool:
+        """Whether training draws random numbers, as far as the configuration tells; False where there is none."""
+        return has_dropout(self.architecture, self.settings, self.pretrained, self.trust_remote_code)
 
     def check(self, name: str) -> None:
         """Raise ValueError where the pretrained model is not there, or a new one would not be what its settings say;
@@ -85,9 +93,11 @@ class ModelSettings:
             )
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(self.seed)
-                model = AutoModelForCausalLM.from_config(
-                    config, attn_implementation=self.attention, dtype=torch.float32
-                )
+                with loading(f"architecture={self.architecture}"):
+                    model = AutoModelForCausalLM.from_config(
+                        config, dtype=torch.float32, **implementations(self.attention, self.experts_implementation)
+                    )
+            check_causal(model, f"architecture={self.architecture}")
         check_vocabulary(model, vocabulary)
         return model
 
@@ -102,7 +112,7 @@ class ModelSettings:
 
     def load(self, path: str | Path, device: torch.device | str | None = None) -> PreTrainedModel:
         """A model of this kind from another folder, in float32; on a device, where one is given, in evaluation mode."""
-        model = load_model(path, attention=self.attention, trust_remote_code=self.trust_remote_code)
+        model = load_model(path, **asdict(self.load_options))
         return model if device is None else model.to(device).eval()  # type: ignore[arg-type]
 
 
@@ -113,17 +123,42 @@ class LoadOptions:
     Args:
         attention: attention implementation of transformers.
         trust_remote_code: run model code from the hub; only ever when asked for.
+        experts_implementation: of a mixture of experts, as in `eager` or `grouped_mm`; None: what transformers takes.
     """
 
     attention: str = "sdpa"
     trust_remote_code: bool = False
+    experts_implementation: str | None = None
 
 
-def load_model(path: str | Path, *, attention: str = "sdpa", trust_remote_code: bool = False) -> PreTrainedModel:
-    """Load a causal language model from a folder or the hub, in float32."""
-    return AutoModelForCausalLM.from_pretrained(
-        path, attn_implementation=attention, dtype=torch.float32, trust_remote_code=trust_remote_code
+def load_model(
+    path: str | Path,
+    *,
+    attention: str = "sdpa",
+    trust_remote_code: bool = False,
+    experts_implementation: str | None = None,
+) -> PreTrainedModel:
+    """Load a causal language model from a folder or the hub, in float32.
+
+    Raises:
+        ValueError: weights that are missing, not of this configuration or not finite, or a model that is not causal.
+    """
+    opened: Any = AutoModelForCausalLM.from_pretrained(
+        path,
+        dtype=torch.float32,
+        trust_remote_code=trust_remote_code,
+        output_loading_info=True,
+        **implementations(attention, experts_implementation),
     )
+    model: PreTrainedModel = opened[0]
+    check_loaded(model, opened[1], str(path))
+    check_causal(model, str(path))
+    return model
+
+
+def implementations(attention: str, experts: str | None) -> dict[str, str]:
+    """The arguments of transformers for them; experts are named to models that have some only."""
+    return {"attn_implementation": attention} | ({} if experts is None else {"experts_implementation": experts})
 
 
 def check_vocabulary(model: PreTrainedModel, vocabulary: int) -> None:
@@ -136,79 +171,24 @@ def check_vocabulary(model: PreTrainedModel, vocabulary: int) -> None:
         )
 
 
-def check_configuration(architecture: str, settings: Mapping[str, Any], name: str = "model") -> None:
-    """Raise ValueError where transformers has no such model type, or makes no configuration of the settings, or would
-    keep one of them without looking at it, as it does with `hiddn_act=relu`."""
-    if architecture not in CONFIG_MAPPING:
-        close = ", ".join(get_close_matches(architecture, CONFIG_MAPPING)) or "gpt2, llama, …"
-        raise ValueError(f"{name}.architecture={architecture}: no model type of transformers, as {close} are")
-    given, usual = {key: value for key, value in settings.items() if value is not None}, CONFIG_MAPPING[architecture]()
-    try:
-        made = AutoConfig.for_model(architecture, **given)
-    except Exception as error:  # of several libraries
-        raise ValueError(f"{name}.settings: no {architecture} has them: {' '.join(str(error).split())}") from error
-    without = {*inspect.signature(PreTrainedConfig).parameters, *DECIDED}
-    known = {*inspect.signature(type(usual)).parameters, *usual.attribute_map, *READ_ANYWAY} - without
-    for key in given:
-        if key in without or (key not in known and hasattr(made, key) and not hasattr(usual, key)):
-            raise ValueError(
-                f"{name}.settings.{key}={given[key]}: it would not act; {architecture} has {', '.join(sorted(known))}"
-            )
-
-
-def check_context(
-    config: PreTrainedConfig, length: int, name: str = "data.block_length", owner: str = "the model"
-) -> None:
-    """Raise ValueError where what a model is given is longer than its context."""
-    longest = getattr(config, "max_position_embeddings", length)
-    if length > longest:
-        raise ValueError(f"{name}={length} is longer than {owner}'s context of {longest} tokens")
-
-
-def context_length(config: PreTrainedConfig) -> int:
-    """Longest text that a model reads, in tokens; what knows no end has a very large one."""
-    return int(getattr(config, "max_position_embeddings", 1 << 30))
-
-
-def check_new_tokens(config: PreTrainedConfig, new_tokens: int) -> None:
-    """Raise ValueError where continuations leave no room for a prompt in the model's context."""
-    longest = context_length(config)
-    if new_tokens >= longest:
-        raise ValueError(
-            f"max_new_tokens={new_tokens}: it is below the model's context of {longest} tokens, which holds "
-            "the prompt too"
-        )
-
-
-def check_pretrained(name: str | None, setting: str = "model.pretrained") -> None:
-    """Raise ValueError where a name is neither a model folder nor on the hub or in its cache."""
-    looks_like_path = name is not None and (name.startswith((".", "/", "~")) or name.count("/") != 1)
-    if name is not None and (looks_like_path or Path(name).exists()) and not (Path(name) / "config.json").is_file():
-        raise ValueError(f"{setting}={name}: not a Hugging Face model folder (no config.json in it)")
-    if name is not None:
-        with loading(f"{setting}={name}"):
-            PreTrainedConfig.get_config_dict(name)  # runs no code of the hub's
-
-
-@contextmanager
-def loading(what: str) -> Iterator[None]:
-    """Turn what transformers raises where it cannot load something into a ValueError that names the setting."""
-    try:
-        yield
-    except (OSError, ValueError) as error:
-        raise ValueError(f"{what} cannot be loaded: {error}") from error
-
-
 def decoder_blocks(model: nn.Module) -> tuple[str, nn.ModuleList]:
-    """Find the repeated decoder blocks: the outermost ModuleList of `num_hidden_layers` equal modules.
+    """Find the repeated decoder blocks: the outermost ModuleList of `num_hidden_layers` modules that are equal or have
+    linear layers.
 
     Raises:
-        ValueError: the model has none, so influence would not know what to track.
+        ValueError: the model has none, so influence would not know what to track; or it has an adapter.
     """
+    if hasattr(model, "peft_config") or getattr(model, "_hf_peft_config_loaded", False):
+        raise ValueError(
+            f"{type(model).__name__} has an adapter of PEFT, whose layers are not its own; merge it: "
+            "model.merge_and_unload()"
+        )
     count = getattr(getattr(model, "config", None), "num_hidden_layers", None)
     for name, module in model.named_modules():
-        if isinstance(module, nn.ModuleList) and len(module) == count and len({type(block) for block in module}) == 1:
-            return name, module
+        if isinstance(module, nn.ModuleList) and len(module) == count:
+            has_layers = all(any(map(_is_linear, block.modules())) for block in module)
+            if has_layers or len({type(block) for block in module}) == 1:
+                return name, module
     raise ValueError(f"{type(model).__name__} has no list of {count} decoder blocks, so no layer can be tracked")
 
 
@@ -246,7 +226,7 @@ def tracked_layers(
     if last_blocks is not None and last_blocks > len(blocks):
         raise ValueError(f"influence.last_blocks={last_blocks}: the model has {len(blocks)}; null for all")
     first = 0 if last_blocks is None else len(blocks) - last_blocks
-    linear = {name: module for name, module in blocks.named_modules() if isinstance(module, nn.Linear | Conv1D)}
+    linear = {name: module for name, module in blocks.named_modules() if _is_linear(module)}
     layers: dict[str, nn.Module] = {
         f"{prefix}.{name}": module
         for name, module in linear.items()
@@ -261,6 +241,12 @@ def tracked_layers(
     return layers
 
 
+def _is_linear(module: nn.Module) -> bool:
+    """Whether a module is a linear layer and computes no more than one, as a router does that is made of one."""
+    is_plain = type(module).forward in (nn.Linear.forward, FalconLinear.forward)
+    return isinstance(module, Conv1D) or (isinstance(module, nn.Linear) and is_plain)
+
+
 def tracked_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
     """Name → parameter (weights and biases) of the tracked layers."""
     return {
@@ -270,17 +256,32 @@ def tracked_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
     }
 
 
+def untracked(model: nn.Module) -> tuple[float, str | None]:
+    """The share of the parameters in the decoder blocks that are of tracked layers; and the largest other parameter,
+    where that share is below `MOST`, as with the experts of a mixture that are one tensor."""
+    prefix, blocks = decoder_blocks(model)
+    tracked = tracked_parameters(model)
+    others = {key: p for key, p in blocks.named_parameters(prefix) if key not in tracked}
+    total = sum(parameter.numel() for parameter in blocks.parameters())
+    share = sum(parameter.numel() for parameter in tracked.values()) / total
+    return share, None if share >= MOST else max(others, key=lambda key: others[key].numel())
+
+
 def linear_copy(model: PreTrainedModel) -> PreTrainedModel:
-    """Deep copy in which each tracked Conv1D is an equal `nn.Linear`, for libraries that only know the latter."""
+    """Deep copy in which each tracked layer is an equal `nn.Linear`, for libraries that only know that class."""
     clone = copy.deepcopy(model)
     for name, module in tracked_layers(clone).items():
-        if isinstance(module, Conv1D):
-            inputs, outputs = module.weight.shape
-            linear = nn.Linear(inputs, outputs, dtype=module.weight.dtype, device=module.weight.device)
-            linear.weight.data.copy_(module.weight.data.T)
-            linear.bias.data.copy_(module.bias.data)
-            parent, _, child = name.rpartition(".")
-            setattr(clone.get_submodule(parent), child, linear)
+        if type(module) is nn.Linear:
+            continue
+        weight, bias = module.get_parameter("weight").detach(), getattr(module, "bias", None)
+        weight = weight.T if isinstance(module, Conv1D) else weight
+        outputs, inputs = weight.shape
+        linear = nn.Linear(inputs, outputs, bias is not None, dtype=weight.dtype, device=weight.device)
+        linear.weight.data.copy_(weight)
+        if bias is not None:
+            linear.bias.data.copy_(bias.detach())
+        parent, _, child = name.rpartition(".")
+        setattr(clone.get_submodule(parent), child, linear)
     return clone
 
 

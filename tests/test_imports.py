@@ -8,7 +8,7 @@ import pytest
 import ifguide
 
 ORDER = [
-    "checks", "workspace", "statistics", "models", "classifiers", "corpus", "objectives", "influence", "api",
+    "checks", "workspace", "statistics", "opening", "models", "classifiers", "corpus", "objectives", "influence", "api",
     "training", "decoding", "methods", "evaluation", "report", "tracking", "stages",
 ]  # fmt: skip
 HYDRA = {"configuration", "plan", "planner", "commands"}  # of stages/; beside them only run.py knows it

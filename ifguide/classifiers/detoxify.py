@@ -48,7 +48,7 @@ class DetoxifyClassifier(ReadyClassifier):
         if self.checkpoint is not None:
             if self.config is None:
                 raise ValueError("config=None: name the folder with configuration and tokenizer of the base model")
-            check_pretrained(str(Path(self.config).absolute()), "config")
+            check_pretrained(str(Path(self.config).absolute()), "config", weights=False)
         elif find_spec("detoxify") is None:
             raise ValueError("model: detoxify is not installed: pip install 'ifguide[detoxify]'")
 

@@ -37,7 +37,7 @@ class Nucleus(Stateless):
         """See `DecodingState`."""
         if self.temperature != 1:
             logits_RV = logits_RV / self.temperature
-        return nucleus_logits(logits_RV, self.top_p) if self.top_p < 1 else logits_RV
+        return nucleus_logits(logits_RV, self.top_p)
 
 
 def check_top_p(top_p: float) -> None:
@@ -48,8 +48,11 @@ def check_top_p(top_p: float) -> None:
 def nucleus_logits(logits_RV: Tensor, top_p: float) -> Tensor:
     """Logits outside of the nucleus become −∞; tokens as probable as its last one are all inside.
 
-    What `transformers` does by sorting the vocabulary of every row at every step.
+    What `transformers` does by sorting the vocabulary of every row at every step. At 1 no token is left out, which
+    rounded sums would not keep to.
     """
+    if top_p == 1:
+        return logits_RV.clone()
 
     def filtered(logits: Tensor) -> Tensor:
         probabilities = logits.float().softmax(-1)

@@ -10,11 +10,12 @@ from datasets import Dataset
 from numpy.typing import NDArray
 from torch import Tensor
 from tqdm.auto import tqdm
-from transformers import DynamicCache, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerFast
+from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerFast
 
 from ifguide.corpus.documents import Prompt
 from ifguide.corpus.tokenizers import beginning_of_text, last_tokens
 from ifguide.decoding import Decoder
+from ifguide.decoding.cached import NextLogits
 from ifguide.decoding.nucleus import cached_pieces
 
 GENERATIONS_FILE = "generations.arrow"
@@ -35,7 +36,8 @@ def sample_continuations(
     """Sample continuations of token prompts.
 
     Prompts of equal length are run together, so nothing is padded; each prompt is run through the model once and its
-    cache is repeated for its samples. A row that has ended is dropped; what the others draw does not depend on it.
+    cache is repeated for its samples (`NextLogits`). A row that has ended is dropped; what the others draw does not
+    depend on it.
 
     Args:
         model: on the device that computes.
@@ -63,15 +65,12 @@ def sample_continuations(
     for number, members in enumerate(tqdm(batches, desc="Generating", leave=False, disable=None)):
         generator = torch.Generator(model.device).manual_seed(seed * 1_000_003 + number)
         ids = torch.tensor([prompts[m] for m in members], device=model.device)
-        cache = DynamicCache(config=model.config)
-        logits = model(input_ids=ids, past_key_values=cache, use_cache=True).logits[:, -1]
-        steps = decoder.start(ids, samples)
-        cache.batch_repeat_interleave(samples)
-        logits, ids = logits.repeat_interleave(samples, 0), ids.repeat_interleave(samples, 0)
+        read, steps = NextLogits(model, ids, samples), decoder.start(ids, samples)
+        ids = ids.repeat_interleave(samples, 0)
         new = torch.full((len(ids), max_new_tokens), end_of_text, device=model.device)
         going = torch.arange(len(ids), device=model.device)  # the rows that have not ended
         for step in range(max_new_tokens):
-            probabilities = steps(ids, logits.float()).softmax(-1)
+            probabilities = steps(ids, read(ids).float()).softmax(-1)
             # one number for every row, so that none depends on whether others have ended
             uniform = torch.rand(len(new), 1, generator=generator, device=model.device, dtype=torch.float64)
             token = draw(probabilities, uniform[going])
@@ -81,10 +80,9 @@ def sample_continuations(
                 break
             if not alive.all():
                 going, ids, token = going[alive], ids[alive], token[alive]
-                cache.batch_select_indices(alive)
+                read.keep(alive)
                 steps.keep(alive)
             ids = torch.cat([ids, token], dim=1)
-            logits = model(input_ids=token, past_key_values=cache, use_cache=True).logits[:, -1]
         result[members] = new.view(len(members), samples, -1).cpu().numpy()
     return result
 

@@ -1,6 +1,6 @@
 """Tasks of the Language Model Evaluation Harness (EleutherAI), as a utility."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from importlib.util import find_spec
@@ -27,6 +27,7 @@ class HarnessTasks:
         num_fewshot: examples in the prompt; None: each task's own number.
         limit: at most this many cases of each task.
         batch_size: cases at a time.
+        bootstrap: samples of the harness's bootstrap, for the intervals of metrics whose standard error has no formula.
 
     Raises:
         ValueError: the package is not installed, no task is named, the harness does not know one, there is no such
@@ -40,9 +41,12 @@ class HarnessTasks:
     num_fewshot: int | None = None
     limit: int | None = None
     batch_size: int = 16
+    bootstrap: int = 1000
 
     def __post_init__(self) -> None:
         check_whole_number("batch_size", self.batch_size, least=1)
+        if self.bootstrap < 1:  # the harness then leaves out all standard errors, those with a formula too
+            raise ValueError(f"bootstrap={self.bootstrap}: must be at least 1")
         if find_spec("lm_eval") is None:
             raise ValueError("lm-eval is not installed: pip install 'ifguide[lm_eval]'")
         check_limit(self.limit)
@@ -61,7 +65,7 @@ class HarnessTasks:
 
     def __call__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast) -> Metrics:
         """task → the harness's metrics of that task by their names there, with intervals of ± 1.96 standard errors;
-        `all` has the number of tasks, and the mean of `acc` where every task has one."""
+        `all` has the number of tasks, and the mean of `acc` where every task has one. A group is no task."""
         from lm_eval import simple_evaluate
         from lm_eval.models.huggingface import HFLM
 
@@ -79,16 +83,26 @@ class HarnessTasks:
             task_manager=self._manager,
             num_fewshot=self.num_fewshot,
             limit=self.limit,
-            bootstrap_iters=0,
+            bootstrap_iters=self.bootstrap,
             log_samples=False,
         )
         assert found is not None
-        results = {task: harness_metrics(values) for task, values in found["results"].items()}
-        results = {task: values for task, values in results.items() if values}
-        summary: dict[str, Any] = {"tasks": len(results)}
-        if all("acc" in values for values in results.values()):
-            summary["acc"] = float(np.mean([values["acc"] for values in results.values()]))
-        return {"all": summary, **results}
+        groups = {group for group, members in found["group_subtasks"].items() if members}
+        return summarise({task: harness_metrics(values) for task, values in found["results"].items()}, groups)
+
+
+def summarise(results: Mapping[str, dict[str, Any]], groups: Collection[str]) -> Metrics:
+    """The metrics of tasks and groups behind those of `all`, where the tasks of a group count once."""
+    found = {name: values for name, values in results.items() if values}
+    tasks = [values for name, values in found.items() if name not in groups]
+    summary: dict[str, Any] = {"tasks": len(tasks)}
+    if tasks and all("acc" in values for values in tasks):
+        summary["acc"] = float(np.mean([values["acc"] for values in tasks]))
+        if all("acc_interval" in values for values in tasks):
+            halves = [values["acc_interval"][1] - values["acc"] for values in tasks]
+            half = float(np.linalg.norm(halves)) / len(tasks)
+            summary["acc_interval"] = [summary["acc"] - half, summary["acc"] + half]
+    return {"all": summary, **found}
 
 
 def harness_metrics(values: dict[str, Any]) -> dict[str, Any]:

@@ -6,6 +6,7 @@ a layer are matrices [outputs, inputs (+ 1 where there is a bias)].
 
 import logging
 import os
+import statistics
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -24,6 +25,7 @@ from torch.utils.data import Dataset as TorchDataset
 from transformers import PreTrainedModel
 
 from ifguide.checks import check_whole_number
+from ifguide.influence.per_block import flattened_layers, give_by_block
 from ifguide.models import linear_copy, tracked_layers
 
 FACTORS_FILE = "factors.safetensors"
@@ -105,13 +107,20 @@ class Curvature:
             return {}
         clone = linear_copy(model).float().eval()
         names = list(tracked_layers(clone) if layers is None else layers)
+        try:
+            flat, batch_size = flattened_layers(clone, names, blocks, batch_size)
+        except ValueError as error:
+            raise CurvatureError(str(error)) from None
         task = _LanguageModelingTask(names)
         devices = [clone.device] if clone.device.type == "cuda" else []
         with tempfile.TemporaryDirectory() as scratch, _single_process(), torch.random.fork_rng(devices=devices):
             torch.manual_seed(seed)
+            prepared = prepare_model(clone, task)
+            for name in flat:
+                give_by_block(prepared, name, lambda: task.blocks)
             analyzer = Analyzer(
                 analysis_name="curvature",
-                model=prepare_model(clone, task),
+                model=prepared,
                 task=task,
                 cpu=clone.device.type == "cpu",
                 log_level=logging.WARNING,
@@ -138,10 +147,16 @@ class Curvature:
                     "finite or of extreme size; check the proxy, or use curvature=diagonal"
                 ) from None
             loaded = analyzer.load_all_factors("fit")
+        if "lambda_matrix" in FACTORS[self.strategy]:
+            for name in flat:  # what no token of a block reaches has no gradient there
+                loaded["num_lambda_processed"][name] = torch.full_like(
+                    loaded["num_lambda_processed"][name], len(blocks)
+                )
         factors = {f"{layer}/{name}": loaded[name][layer].clone() for layer in names for name in FACTORS[self.strategy]}
         for key, value in factors.items():
             if not torch.isfinite(value).all():
                 raise CurvatureError(f"the fitted factor {key} is not finite; fit on more blocks or check the proxy")
+        check_counts(by_layer(factors), len(blocks))
         return factors
 
     def precondition(self, gradient: Tensor, factors: Mapping[str, Tensor]) -> Tensor:
@@ -194,13 +209,30 @@ def by_layer(factors: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
     return nested
 
 
+def check_counts(factors: Mapping[str, Mapping[str, Tensor]], blocks: int | None = None) -> None:
+    """Raise CurvatureError where the eigenvalues of a layer are means over anything else than blocks.
+
+    Args:
+        factors: layer → factors.
+        blocks: number of blocks; None: the number of most layers.
+    """
+    counts = {layer: int(parts[LAMBDA[1]]) for layer, parts in factors.items() if LAMBDA[1] in parts}
+    right = blocks or (statistics.mode(counts.values()) if counts else 0)
+    if wrong := [layer for layer, count in counts.items() if count != right]:
+        raise CurvatureError(
+            f"{wrong[0]} counts {counts[wrong[0]]} examples where there are {right} blocks, so its eigenvalues are of "
+            "something else; leave it out (influence.layers), or use curvature=kfac; remove factors of older versions"
+        )
+
+
 class _LanguageModelingTask(Task):  # type: ignore[misc]  # kronfluence has no types
     """Sum over all tokens of the negative log-likelihood, of true or of sampled next tokens (true Fisher)."""
 
     def __init__(self, layers: Sequence[str]) -> None:
-        self._layers = list(layers)
+        self._layers, self.blocks = list(layers), 0
 
     def compute_train_loss(self, batch: Tensor, model: torch.nn.Module, sample: bool = False) -> Tensor:
+        self.blocks = len(batch)
         logits = model(input_ids=batch, use_cache=False).logits[:, :-1].flatten(0, 1).float()
         if sample:
             with torch.no_grad():

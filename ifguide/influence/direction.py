@@ -14,7 +14,7 @@ from tqdm.auto import tqdm
 from transformers import PreTrainedModel
 
 from ifguide.corpus.queries import EncodedQuery
-from ifguide.influence.curvature import Curvature, CurvatureError
+from ifguide.influence.curvature import Curvature, CurvatureError, check_counts
 from ifguide.models import layer_matrix, split_layer_matrix, tracked_layers, tracked_parameters
 from ifguide.objectives.language_modeling import token_losses
 
@@ -87,8 +87,10 @@ def precondition_direction(
         v, parameter name → tensor of its shape.
 
     Raises:
-        CurvatureError: a layer's damped eigenvalues hold a zero or a value that is not finite.
+        CurvatureError: a layer's damped eigenvalues hold a zero or a value that is not finite, or are of something else
+            than blocks.
     """
+    check_counts(factors)
     direction: dict[str, Tensor] = {}
     for layer, module in tracked_layers(model).items():
         if f"{layer}.weight" not in gradients:

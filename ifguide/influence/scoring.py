@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader
 from transformers import PreTrainedModel
 
 from ifguide.influence.scorers import Direction, Scorer, TokenScorer
+from ifguide.influence.scorers.check import prepare_checked
 from ifguide.influence.store import ScoreStore
 
 SAMPLE_TOKENS = 4096  # tokens that a scorer may measure itself on
@@ -49,13 +50,14 @@ def prepare_scorer(
     shape: tuple[int, int, int],
     seed: int,
 ) -> TokenScorer:
-    """Make a scorer ready with directions in the model's dtype and a sample that every process draws alike."""
+    """Make a scorer ready with directions in the model's dtype and a sample that every process draws alike; it is
+    checked on some of that (`prepare_checked`)."""
     _, blocks, length = shape
     sample = torch.from_numpy(tokens(sample_rows(blocks, max(1, SAMPLE_TOKENS // length), seed)))
     matching = [
         {name: value.to(model.get_parameter(name)) for name, value in direction.items()} for direction in directions
     ]
-    return scorer.prepare(model, matching, sample.to(model.device))
+    return prepare_checked(scorer, model, matching, sample.to(model.device))
 
 
 class ScoringModule(pl.LightningModule):

@@ -1,7 +1,7 @@
 """Models that a decoder reads beside the one that generates, and what happens to a model after its training."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -46,6 +46,11 @@ class AuxiliaryModel(Stage):
     precision: str = setting()
     loading: ModelSettings = speed()
     setup: TrainingSetup = speed()
+
+    def derived_settings(self) -> dict[str, Any]:
+        split, start = self.setup.trainer.split(self.training.optim.batch_size), self.training.pretrained
+        model = self.loading if start is None else replace(self.loading, pretrained=start)
+        return {"micro_batches": split} if max(split) > 1 and model.has_dropout else {}
 
     def check(self) -> None:
         with argument("training.optim"):

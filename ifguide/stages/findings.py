@@ -50,12 +50,20 @@ def of_corpus(splits: Mapping[str, Mapping[str, float]]) -> dict[str, Any]:
     )
 
 
-def of_proxy(loss: float, unigram: float) -> dict[str, Any]:
-    """Args: mean losses on validation text, in nats per token."""
+def of_share(share: float, largest: str | None) -> str | None:
+    """Args: share of the parameters in decoder blocks that influence tracks; another one, where that is small."""
+    if largest is None:
+        return None
+    return f"influence tracks {share:.0%} of the parameters in the decoder blocks: {largest} is of no linear layer"
+
+
+def of_proxy(loss: float, unigram: float, *others: str | None) -> dict[str, Any]:
+    """Args: mean losses on validation text, in nats per token; other warnings."""
     wrong = f"the proxy has learned hardly more than how often tokens occur (loss {loss:.2f}; {unigram:.2f} by counts)"
     return finding(
         f"the proxy's validation loss is {loss:.2f} nats per token, that of token counts {unigram:.2f}",
         f"{wrong}: its scores say little; train it longer or on more text" if loss > LEARNED * unigram else None,
+        *others,
     )
 
 
@@ -73,6 +81,14 @@ def of_direction(correlation: float | None, shared: int, queries: int) -> dict[s
         noisy if correlation < RELIABLE else None,
         both,
     )
+
+
+def of_scores(facts: Mapping[str, Any]) -> dict[str, Any]:
+    """Args: of a scorer, which was compared with the reference form unless it is that."""
+    if "self_check" not in facts:
+        return {}
+    error = max(facts["self_check"]["relative_error"])
+    return finding(f"scores differ from those of the reference form by {error:.0e} of their size on a few blocks")
 
 
 def of_mask(selected: int, tokens: int, shape: Mapping[str, float], short: Sequence[str]) -> dict[str, Any]:

@@ -8,7 +8,9 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from transformers import PreTrainedModel
 
+from ifguide.corpus.blocks import Corpus
 from ifguide.corpus.documents import Query
 from ifguide.corpus.masks import MASK_FILE
 from ifguide.corpus.queries import check_queries
@@ -23,12 +25,13 @@ from ifguide.influence.chain import (
 from ifguide.influence.curvature import Curvature, load_factors, save_factors
 from ifguide.influence.diagnostics import mask_shape, mean_loss, on_both_sides, unigram_loss
 from ifguide.influence.direction import load_direction, save_direction
+from ifguide.influence.per_block import check_called
 from ifguide.influence.pooling import Pooling, pool_scores
 from ifguide.influence.scorers import Scorer
 from ifguide.influence.scoring import ScoringModule, fill_store, prepare_scorer, rows_of_share, sample_rows
 from ifguide.influence.selection import Algorithm1
 from ifguide.influence.store import ScoreStore, open_scores
-from ifguide.models import ModelSettings
+from ifguide.models import ModelSettings, untracked
 from ifguide.stages import findings
 from ifguide.stages.stage import Inputs, Stage, late_setting, made_from, setting, speed
 from ifguide.training.trainer import TrainerSettings
@@ -60,28 +63,35 @@ class Factors(Stage):
     def derived_settings(self) -> dict[str, Any]:
         return {"curvature": self.curvature.fitting}
 
+    def check_corpus(self, corpus: Corpus) -> None:
+        if self.curvature.strategy != "identity" and self.loading.pretrained is None:
+            with torch.device("meta"):
+                model = self.loading.build(corpus.vocabulary, corpus.end_of_text)
+                check_called(model, self.influence.layer_names(model))
+
     def build(self, folder: Path, inputs: Inputs) -> Mapping[str, Any]:
+        model = self.loading.load(inputs["proxy"], self.trainer.device)
         factors, blocks = fit_factors(
-            self.loading.load(inputs["proxy"], self.trainer.device),
+            model,
             inputs.corpus().split("train"),
             self.curvature,
             self.influence,
             progress=self.trainer.progress,
         )
         save_factors(factors, folder)
-        return {"blocks": blocks, **self.learned(inputs)}
+        share, largest = untracked(model)
+        learned = self.learned(model.eval(), inputs.corpus(), findings.of_share(share, largest))
+        return {"blocks": blocks, "tracked_share": share, **learned}
 
-    def learned(self, inputs: Inputs) -> Mapping[str, Any]:
+    def learned(self, model: PreTrainedModel, corpus: Corpus, *warnings: str | None) -> Mapping[str, Any]:
         """What the proxy knows of held-out text, beside what counts of tokens know."""
-        corpus = inputs.corpus()
         held_out = corpus.split("validation")
         if not len(held_out):
-            return {}
-        model = self.loading.load(inputs["proxy"], self.trainer.device).eval()
+            return {findings.WARNINGS: [warning for warning in warnings if warning]}
         rows = sample_rows(len(held_out), max(1, LOSS_TOKENS // held_out.block_length), self.influence.seed)
         loss = mean_loss(model, held_out.tokens(rows), batch_size=self.influence.batch_size)
         unigram = unigram_loss(corpus.split("train"), held_out, corpus.vocabulary)
-        return {"validation_loss": loss, "unigram_loss": unigram, **findings.of_proxy(loss, unigram)}
+        return {"validation_loss": loss, "unigram_loss": unigram, **findings.of_proxy(loss, unigram, *warnings)}
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -177,7 +187,8 @@ class Scores(Stage):
             tokens,
             batch_size=settings.batch_size,
         )
-        return {"behaviours": list(self.directions), **fill_store(self.trainer.inference_trainer(), module)}
+        facts = fill_store(self.trainer.inference_trainer(), module)
+        return {"behaviours": list(self.directions), **facts, **findings.of_scores(facts)}
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -52,6 +52,10 @@ class TrainedModel(Stage):
     recorders: Mapping[str, pl.Callback] = late_setting({})
     setup: TrainingSetup = speed()
 
+    def derived_settings(self) -> dict[str, Any]:
+        split = self.setup.trainer.split(self.optim.batch_size)
+        return {"micro_batches": split} if max(split) > 1 and self.model.has_dropout else {}
+
     def check(self) -> None:
         with argument("optim"):
             self.setup.trainer.accumulate(self.optim.batch_size)

@@ -62,8 +62,15 @@ class OptimizedModule(pl.LightningModule):
         gradient_clip_val: float | None = None,
         gradient_clip_algorithm: str | None = None,
     ) -> None:
-        """Clip by the global norm; Lightning's own refuses fused optimisers under mixed precision, bf16 included."""
-        torch.nn.utils.clip_grad_norm_(self.parameters(), self.clip)
+        """Clip by the global norm; Lightning's own refuses fused optimisers under mixed precision, bf16 included.
+
+        Under float16 gradients are scaled, and a fused optimiser takes the scale off only later: then the limit is
+        scaled, too.
+        """
+        scaler = getattr(self.trainer.precision_plugin, "scaler", None)
+        is_scaled = scaler is not None and getattr(optimizer, "_step_supports_amp_scaling", False)
+        scale = scaler.get_scale() if scaler is not None and is_scaled else 1.0
+        torch.nn.utils.clip_grad_norm_(self.parameters(), self.clip * scale)
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         optimizer, schedule = self._optimization.configure(self.model.named_parameters(), self._steps)

@@ -41,16 +41,19 @@ OURS = {  # arguments of Lightning's trainer that are decided elsewhere → wher
     ),
 }
 
+PRECISIONS = ("32-true", "bf16-mixed", "16-mixed", "bf16-true", "16-true", "64-true")
+
 
 class TrainerSettings:
-    """Where and how a run is computed; apart from `precision`, nothing here changes what is computed.
+    """Where and how a run is computed; apart from `precision`, nothing here changes what is computed, unless a model
+    has dropout, which differs with the micro-batches that a batch is split into.
 
     Args:
         accelerator: `cpu`, `gpu` or `auto`.
         devices: processes per node.
         num_nodes: nodes.
         strategy: strategy of Lightning, by name, as in `auto`, `ddp`, or as an object.
-        precision: precision of Lightning; `bf16-mixed` keeps float32 master weights.
+        precision: of Lightning, one of `PRECISIONS`; `bf16-mixed` and `16-mixed` keep float32 master weights.
         micro_batch_size: blocks per forward pass and device; gradients of several are accumulated.
         compile: run the model through `torch.compile`.
         checkpoint_every: optimiser steps between resume checkpoints.
@@ -91,6 +94,10 @@ class TrainerSettings:
         self.progress, self.lightning = progress, lightning
         if accelerator in ("gpu", "cuda") and not torch.cuda.is_available():
             raise ValueError(f"accelerator={accelerator}: torch sees no GPU here; use trainer=cpu")
+        if precision not in PRECISIONS:
+            raise ValueError(f"precision={precision}; known: {', '.join(PRECISIONS)}")
+        if precision == "16-mixed" and self.device.type == "cpu":
+            raise ValueError("precision=16-mixed: on CPUs Lightning computes bfloat16 under this name; say bf16-mixed")
         for name in ("devices", "num_nodes", "micro_batch_size", "checkpoint_every", "log_every"):
             check_whole_number(name, getattr(self, name), least=1)
         check_every("validate_every", validate_every)
@@ -133,6 +140,11 @@ class TrainerSettings:
         """A trainer for work without gradients of its own on all devices, in the model's own precision."""
         # Lightning's inference mode would turn forward-mode differentiation off
         return self.make_trainer(inference_mode=False, enable_checkpointing=False, logger=False)
+
+    def split(self, batch_size: int) -> list[int]:
+        """Micro-batches per step and process, and processes: how a batch is split, if it divides evenly."""
+        processes = self.devices * self.num_nodes
+        return [max(1, -(-batch_size // (processes * self.micro_batch_size))), processes]
 
     def accumulate(self, batch_size: int) -> int:
         """Micro-batches per step and process.

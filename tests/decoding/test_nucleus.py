@@ -2,6 +2,7 @@ import pytest
 import torch
 
 from ifguide.decoding import Nucleus
+from ifguide.decoding.nucleus import nucleus_logits
 from ifguide.models import LoadOptions
 from ifguide.workspace import describe
 
@@ -40,3 +41,10 @@ def test_it_is_its_own_decoder_and_describes_itself():
     assert describe(plain) == {"class": "Nucleus", "top_p": 0.8, "temperature": 1.0}
     logits = torch.tensor([[0.0, 1.0, 2.0]])
     assert (Nucleus(top_p=1.0, temperature=0.5)(None, logits) == 2 * logits).all()
+
+
+def test_a_nucleus_of_everything_leaves_no_token_out():
+    logits = torch.linspace(0, -80, 50_000)[None].repeat(3, 1)
+    assert (nucleus_logits(logits, 0.9999999) > -torch.inf).float().mean() < 1, "what sums of float32 come to"
+    kept = nucleus_logits(logits, 1.0)
+    assert torch.equal(kept, logits) and kept.data_ptr() != logits.data_ptr(), "one's own, to change"

@@ -11,7 +11,7 @@ from ifguide.corpus.documents import LabelledText, Query
 from ifguide.corpus.labelled import hash_fraction
 from ifguide.corpus.queries import encode_queries
 from ifguide.evaluation.fluency import distinct_metrics, generation_perplexity
-from ifguide.evaluation.harness import HarnessTasks, harness_metrics
+from ifguide.evaluation.harness import HarnessTasks, harness_metrics, summarise
 from ifguide.evaluation.lambada import Lambada
 from ifguide.evaluation.likelihood import continuation_likelihoods
 from ifguide.evaluation.probe import ToxicityProbe, fit_logistic, mean_hidden_states
@@ -194,6 +194,16 @@ def test_harness_metrics_have_intervals():
     assert metrics["exact_strict"] == 1 and set(metrics) == {"acc", "acc_interval", "exact_strict"}
 
 
+def test_the_members_of_a_group_count_once():
+    tasks = {"a": {"acc": 0.2, "acc_interval": [0.1, 0.3]}, "b": {"acc": 0.6, "acc_interval": [0.4, 0.8]}, "c": {}}
+    whole = summarise({"group": {"acc": 0.9}, **tasks}, {"group"})
+    assert whole["all"]["tasks"] == 2 and whole["all"]["acc"] == pytest.approx(0.4)
+    assert whole["all"]["acc_interval"] == pytest.approx([0.4 - 0.05**0.5 / 2, 0.4 + 0.05**0.5 / 2])
+    assert list(whole) == ["all", "group", "a", "b"]
+    tasks["b"] = {"acc": 0.6}
+    assert set(summarise(tasks, set())["all"]) == {"tasks", "acc"}
+
+
 def test_a_missing_harness_is_named(monkeypatch):
     monkeypatch.setattr("ifguide.evaluation.harness.find_spec", lambda name: None)
     with pytest.raises(ValueError, match="lm-eval is not installed: pip install"):
@@ -212,13 +222,27 @@ doc_to_target: answer
 metric_list: [{metric: acc, aggregation: mean, higher_is_better: true}]
 """
 
+GROUP = """
+group: words
+task: [which_word, other]
+aggregate_metric_list: [{metric: acc, weight_by_size: true}]
+"""
+
 
 def test_a_task_of_ones_own_runs_in_the_harness(model, tokenizer, tmp_path):
     pytest.importorskip("lm_eval", reason="lm-eval is not installed: pip install 'ifguide[lm_eval]'")
     rows = [{"context": "the cat sat on a", "choices": [" mat", " hour"], "answer": i % 2} for i in range(6)]
     (tmp_path / "rows.json").write_text("\n".join(map(json.dumps, rows)))
     (tmp_path / "which_word.yaml").write_text(TASK.replace("FILE", str(tmp_path / "rows.json")))
-    metrics = HarnessTasks(tasks=["which_word"], include_path=str(tmp_path))(model.float(), tokenizer)
-    assert metrics["which_word"]["acc"] == 0.5 == metrics["all"]["acc"] and metrics["all"]["tasks"] == 1
+    (tmp_path / "other_rows.json").write_text("\n".join(json.dumps({**row, "answer": 0}) for row in rows[:2]))
+    other = TASK.replace("which_word", "other").replace("FILE", str(tmp_path / "other_rows.json"))
+    (tmp_path / "other.yaml").write_text(other)
+    (tmp_path / "words.yaml").write_text(GROUP)
+    metrics = HarnessTasks(tasks=["words"], include_path=str(tmp_path))(model.float(), tokenizer)
+    one, two = metrics["which_word"], metrics["other"]
+    low, high = one["acc_interval"]
+    assert one["acc"] == 0.5 == pytest.approx((low + high) / 2) and high > low
+    assert metrics["words"]["acc"] == pytest.approx((6 * one["acc"] + 2 * two["acc"]) / 8)
+    assert metrics["all"]["acc"] == (one["acc"] + two["acc"]) / 2 and metrics["all"]["tasks"] == 2
     with pytest.raises(ValueError, match="knows no nothing_like_it"):
         HarnessTasks(tasks=["nothing_like_it"], include_path=str(tmp_path))(model, tokenizer)

@@ -182,6 +182,19 @@ def test_attention_with_tangent_equals_forward_mode():
             assert torch.allclose(value, theirs, atol=1e-12)
 
 
+def test_values_may_be_of_another_size():
+    generator = torch.Generator().manual_seed(0)
+    values = [torch.randn(2, 3, 10, n, dtype=torch.float64, generator=generator) for n in (4, 4, 7, 4, 4, 7)]
+    hidden = ~torch.ones(10, 10, dtype=torch.bool).tril()
+
+    def plainly(q, k, v):
+        return (q @ k.transpose(-1, -2)).masked_fill(hidden, float("-inf")).softmax(-1) @ v
+
+    expected = torch.func.jvp(plainly, tuple(values[:3]), tuple(values[3:]))
+    for value, theirs in zip(attention_with_tangent(*values, scaling=1.0), expected, strict=True):
+        assert value.shape == (2, 3, 10, 7) and torch.allclose(value, theirs, atol=1e-12)
+
+
 def test_a_sliding_window_is_honoured(blocks):
     from transformers import AutoConfig, AutoModelForCausalLM
 
@@ -210,7 +223,39 @@ def test_a_head_that_is_not_linear_is_refused(blocks):
     linear = model.embed_out if hasattr(model, "embed_out") else model.get_output_embeddings()
     linear.register_forward_hook(lambda module, inputs, output: 3 * output.tanh())
     assert split_output_head(model)  # the hook belongs to the head, so both see it
-    model.register_forward_hook(lambda module, inputs, output: setattr(output, "logits", output.logits * 2))
+    model.register_forward_hook(lambda module, inputs, output: setattr(output, "logits", output.logits.tanh()))
+    with pytest.raises(ValueError, match="form=reference"):
+        split_output_head(model)
+
+
+def test_scaled_and_capped_heads_are_exact(blocks):
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    shape = dict(vocab_size=60, hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32)
+    for architecture, options in (
+        ("granite", dict(logits_scaling=0.1)),
+        ("cohere", dict(logit_scale=3.0, pad_token_id=0)),
+        ("gemma3_text", dict(final_logit_softcapping=0.5, head_dim=8)),
+    ):
+        torch.manual_seed(0)
+        config = AutoConfig.for_model(architecture, **shape, num_key_value_heads=1, **options)
+        model = AutoModelForCausalLM.from_config(config, attn_implementation="sdpa", dtype=torch.float64).eval()
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.add_(0.1 * torch.randn_like(parameter))
+        direction = random_direction(model)
+        expected = reference_scores(model, direction, blocks)
+        assert close(score(JVP(), model, [direction], blocks)[0], expected, 1e-4), architecture
+
+
+def test_a_soft_cap_is_seen_where_logits_are_small():
+    model = tiny_model()
+    with torch.no_grad():
+        model.get_output_embeddings().weight.mul_(1e-3)
+    assert split_output_head(model)
+    model.register_forward_hook(
+        lambda module, inputs, output: setattr(output, "logits", 30 * torch.tanh(output.logits / 30))
+    )
     with pytest.raises(ValueError, match="form=reference"):
         split_output_head(model)
 

@@ -13,6 +13,11 @@ GOOD_MASK = {"documents": 200, "largest_document": 0.02, "fragments": 0.02}
     [
         (findings.of_proxy(2.2, 5.9), ()),
         (findings.of_proxy(5.7, 5.9), ("learned hardly more",)),
+        (findings.of_proxy(2.2, 5.9, findings.of_share(0.99, None)), ()),
+        (
+            findings.of_proxy(2.2, 5.9, findings.of_share(0.14, "experts.down")),
+            ("tracks 14% of the parameters in the decoder blocks: experts.down is",),
+        ),
         (findings.of_direction(0.9, 0, 1000), ()),
         (findings.of_direction(0.1, 0, 12), ("mostly noise",)),
         (findings.of_direction(0.9, 3, 12), ("3 continuations show the behaviour and do not",)),
@@ -22,6 +27,8 @@ GOOD_MASK = {"documents": 200, "largest_document": 0.02, "fragments": 0.02}
         (findings.of_mask(3000, 300_000, {**GOOD_MASK, "fragments": 0.7}, []), ("70% of the mask are pieces",)),
         (findings.of_mask(3, 300, {"documents": 1, "largest_document": 1.0, "fragments": 1.0}, []), ()),
         (findings.of_mask(3, 300, GOOD_MASK, ["fell short"]), ("fell short",)),
+        (findings.of_scores({"self_check": {"relative_error": [1e-7, 3e-6]}}), ()),
+        (findings.of_scores({}), ()),
         (findings.of_judge("it", {"texts": 9}), ()),
         (findings.of_judge("it", {"roc_auc": 0.9, "probabilities": [0.02, 0.4, 0.97]}), ()),
         (findings.of_judge("it", {"roc_auc": 0.5, "probabilities": [0.1, 0.4, 0.9]}), ("hardly tells",)),

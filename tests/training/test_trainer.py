@@ -119,3 +119,23 @@ def test_a_trained_model_is_written_by_the_first_process_and_leaves_no_checkpoin
     monkeypatch.setattr("ifguide.training.context.global_rank", lambda: 0)
     save_trained(model, corpus.tokenizer, tmp_path)
     assert not context.checkpoints.exists() and (tmp_path / "tokenizer.json").is_file()
+
+
+@pytest.mark.parametrize(
+    "precision, message",
+    [
+        ("16-mixed", "bfloat16 under this name; say bf16-mixed"),
+        ("fp16", "known: 32-true, bf16-mixed"),
+        ("16", "known: "),
+    ],
+)
+def test_a_precision_is_what_its_name_says(precision, message):
+    with pytest.raises(ValueError, match=f"^precision={precision}[:;] .*{message}"):
+        TrainerSettings(precision=precision)
+
+
+def test_how_a_batch_is_split():
+    assert TrainerSettings(micro_batch_size=4).split(4) == [1, 1] == TrainerSettings(micro_batch_size=9).split(4)
+    assert TrainerSettings(micro_batch_size=4).split(16) == [4, 1]
+    assert TrainerSettings(micro_batch_size=2, devices=2).split(8) == [2, 2]
+    assert TrainerSettings(micro_batch_size=3).split(4) == [2, 1], "which `accumulate` refuses"

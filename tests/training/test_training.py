@@ -1,3 +1,6 @@
+from functools import partial
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -10,7 +13,7 @@ from ifguide.training.checkpoints import newest_checkpoint
 from ifguide.training.context import TrainingContext
 from ifguide.training.data import BatchOrder, BlockDataset, rows_of_step
 from ifguide.training.fit import train
-from ifguide.training.module import DivergedError
+from ifguide.training.module import CausalLanguageModel, DivergedError
 from ifguide.training.optimization import Optimization
 from ifguide.training.trainer import TrainerSettings
 
@@ -120,6 +123,21 @@ def test_mixed_precision_trains_with_clipping(corpus, tmp_path):
     model, _ = run(corpus, tmp_path, objective, trainer=trainer)
     assert objective.losses[-1] < objective.losses[0]
     assert all(parameter.dtype == torch.float32 for parameter in model.parameters())
+
+
+@pytest.mark.parametrize("fused, limit", [(True, 0.5 * 1024), (False, 0.5)])
+def test_scaled_gradients_are_clipped_as_the_others_are(fused, limit, corpus):
+    """Under float16 a fused optimiser takes the scale off after clipping, others before."""
+    settings = optimization(clip=0.5, optimizer=partial(torch.optim.AdamW, fused=fused))
+    module = CausalLanguageModel(model_for(corpus), LanguageModeling(), settings, steps=1, seed=0)
+    scaler = SimpleNamespace(get_scale=lambda: 1024.0)
+    module._trainer = SimpleNamespace(precision_plugin=SimpleNamespace(scaler=scaler))
+    optimizer, _ = settings.configure(module.model.named_parameters(), 1)
+    for parameter in module.parameters():
+        parameter.grad = torch.full_like(parameter, 100.0)
+    module.configure_gradient_clipping(optimizer)
+    norm = torch.stack([parameter.grad.norm() for parameter in module.parameters()]).norm()
+    assert float(norm) == pytest.approx(limit, rel=1e-4)
 
 
 def cut(path):

@@ -5,8 +5,10 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar, Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedModel
+
+from ifguide.models import tracked_parameters
 
 Direction = Mapping[str, Tensor]  # parameter name → tensor of that parameter's shape
 
@@ -34,11 +36,26 @@ class Scorer(Protocol):
     """Gives every token of some blocks its influence along directions.
 
     `prepare` takes the model over: it may change how the model computes (never what), so hand it a copy of a model
-    that is used elsewhere. The model is in evaluation mode and on the device that will score. `DTYPES` are the dtypes
-    that a model may have.
+    that is used elsewhere. The model is in evaluation mode and on the device that will score.
+
+    Attributes:
+        DTYPES: dtypes that a model may have.
+        OWN_LOSS: a token's score is the derivative of its own loss; otherwise only the sum over a block is that of the
+            block's losses.
     """
 
     DTYPES: ClassVar[tuple[str, ...]]
+    OWN_LOSS: ClassVar[bool]
+
+    @property
+    def allowed_error(self) -> float:
+        """Relative error that its settings allow beside exact scores; 0 where rounding is all."""
+        ...
+
+    def complete(self) -> "Scorer | None":
+        """The scorer without what it leaves out on purpose; None where it is the reference that others are checked
+        with."""
+        ...
 
     def prepare(self, model: PreTrainedModel, directions: Sequence[Direction], sample_BT: Tensor) -> TokenScorer:
         """Make ready for scoring.
@@ -58,6 +75,25 @@ def same_parameters(directions: Sequence[Direction]) -> list[Direction]:
         {name: direction[name] if name in direction else torch.zeros_like(value) for name, value in shapes.items()}
         for direction in directions
     ]
+
+
+def check_tracked(model: PreTrainedModel, direction: Direction) -> None:
+    """Raise ValueError where a direction moves what is no weight or bias of a tracked layer, as a norm's weight."""
+    if other := sorted(set(direction) - set(tracked_parameters(model))):
+        raise ValueError(
+            f"the direction moves {other[0]}, which is not of a tracked layer; use scorer=jvp scorer.form=reference"
+        )
+
+
+def moves(direction: Direction, layer: str) -> bool:
+    """Whether a direction moves a layer's weight or bias."""
+    return f"{layer}.weight" in direction or f"{layer}.bias" in direction
+
+
+def weight_of(direction: Direction, layer: str, module: nn.Module) -> Tensor:
+    """What a direction has for the weight of a layer; zeros where it moves the bias alone."""
+    found = direction.get(f"{layer}.weight")
+    return torch.zeros_like(module.get_parameter("weight")) if found is None else found
 
 
 def check_evaluation_mode(model: PreTrainedModel) -> None:

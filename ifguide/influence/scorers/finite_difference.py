@@ -1,6 +1,6 @@
 """Token scores by a central difference: two ordinary inference passes, the fastest scorer."""
 
-import copy
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -11,9 +11,16 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from ifguide.influence.scorers.base import Direction, TokenScorer, check_evaluation_mode, same_parameters
+from ifguide.influence.scorers.base import (
+    Direction,
+    TokenScorer,
+    check_evaluation_mode,
+    check_tracked,
+    moves,
+    same_parameters,
+)
+from ifguide.influence.scorers.exact import exact_scores
 from ifguide.influence.scorers.head import split_output_head
-from ifguide.influence.scorers.jvp import JVP
 from ifguide.influence.scorers.linear import activations_behind, can_pack, linear_map
 from ifguide.models import decoder_blocks, layer_matrix, tracked_layers
 
@@ -39,6 +46,7 @@ class FiniteDifference:
     """
 
     DTYPES: ClassVar[tuple[str, ...]] = ("float32",)  # lower precision rounds the difference away
+    OWN_LOSS: ClassVar[bool] = True
 
     change: float = 0.003
     tolerance: float = 0.999
@@ -49,17 +57,25 @@ class FiniteDifference:
         if not 0 <= self.tolerance <= 1:
             raise ValueError(f"tolerance={self.tolerance}: a correlation lies in [0, 1]")
 
+    @property
+    def allowed_error(self) -> float:
+        return math.sqrt(1 - self.tolerance**2) / self.tolerance if self.tolerance else math.inf
+
+    def complete(self) -> "FiniteDifference":
+        return self
+
     def prepare(self, model: PreTrainedModel, directions: Sequence[Direction], sample_BT: Tensor) -> TokenScorer:
         check_evaluation_mode(model)
         directions = same_parameters(directions)
+        check_tracked(model, directions[0])
         if model.dtype not in (torch.float32, torch.float64):
             raise ValueError(f"finite differences need float32 weights, not {model.dtype}; use scorer=jvp")
         body, head = split_output_head(model)
-        exact = JVP().prepare(copy.deepcopy(model), directions, sample_BT)(sample_BT)
+        exact, sample_BT = exact_scores(model, directions, sample_BT, fast=True)
         steps = [self._step(model, direction, scores) for direction, scores in zip(directions, exact, strict=True)]
         layers = tracked_layers(model)
         fused = _fuse_activations(model, layers, lambda: body(sample_BT[:1, :2]))
-        still = {name: layer for name, layer in layers.items() if f"{name}.weight" not in directions[0]}
+        still = {name: layer for name, layer in layers.items() if not moves(directions[0], name)}
         moving = {name: layer for name, layer in layers.items() if name not in still}
         moved = [
             tuple(_moved_layers(moving, direction, sign * step, fused) for sign in (1, -1))

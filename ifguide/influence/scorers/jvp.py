@@ -11,15 +11,17 @@ from torch.autograd.forward_ad import dual_level, unpack_dual
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import PreTrainedModel
 
-from ifguide.influence.scorers.base import Direction, TokenScorer, check_evaluation_mode, same_parameters
+from ifguide.influence.scorers.base import Direction, TokenScorer, check_evaluation_mode, check_tracked, same_parameters
 from ifguide.influence.scorers.head import split_output_head
 from ifguide.influence.scorers.tangents import (
     Tangent,
     carry_tangents,
     embeddings_moved,
     layer_tangents,
+    take_formulas,
     tangent_maps,
     tangents_installed,
+    unfused_attention,
 )
 
 # K directions, B blocks, T tokens, D hidden size, V vocabulary
@@ -45,6 +47,7 @@ class JVP:
     """
 
     DTYPES: ClassVar[tuple[str, ...]] = ("float32", "bfloat16")
+    OWN_LOSS: ClassVar[bool] = True
 
     form: str = "fast"
     rank: int | None = None
@@ -55,11 +58,20 @@ class JVP:
         if self.rank is not None and (self.rank < 1 or self.form == "reference"):
             raise ValueError(f"rank={self.rank}: a rank is at least 1, and only form=fast takes one")
 
+    @property
+    def allowed_error(self) -> float:
+        return 0.0
+
+    def complete(self) -> "JVP | None":
+        return None if self.form == "reference" else JVP()
+
     def prepare(self, model: PreTrainedModel, directions: Sequence[Direction], sample_BT: Tensor) -> TokenScorer:
         check_evaluation_mode(model)
         directions = same_parameters(directions)
         if self.form == "reference":
+            take_formulas(model)
             return TokenScorer(lambda ids: torch.stack([reference_scores(model, v, ids) for v in directions]))
+        check_tracked(model, directions[0])
         return self._prepare_fast(model, directions)
 
     def _prepare_fast(self, model: PreTrainedModel, directions: Sequence[Direction]) -> TokenScorer:
@@ -79,7 +91,7 @@ class JVP:
         maps = tangent_maps(per_direction[0][0], with_bias, batched=False) if len(directions) == 1 else {}
 
         def one(input_ids: Tensor) -> tuple[Tensor, Tensor]:
-            with tangents_installed(model, maps), dual_level():
+            with tangents_installed(model, maps), unfused_attention(model), dual_level():
                 hidden, tangent = unpack_dual(body(input_ids))
                 return hidden, (torch.zeros_like(hidden) if tangent is None else tangent)[None]
 
@@ -91,7 +103,8 @@ class JVP:
                     return body(input_ids)
 
             zero = torch.zeros((), dtype=model.dtype, device=model.device)
-            return torch.func.jvp(from_offset, (zero,), (zero,))  # type: ignore[return-value]
+            with unfused_attention(model):
+                return torch.func.jvp(from_offset, (zero,), (zero,))  # type: ignore[return-value]
 
         # only duals of torch.func can be batched over directions, and only what a dual has touched is one
         several = torch.func.vmap(of_direction, in_dims=(0, None), out_dims=(None, 0))  # type: ignore[arg-type]

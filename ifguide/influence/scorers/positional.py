@@ -10,7 +10,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from ifguide.influence.scorers.base import Direction, TokenScorer, check_evaluation_mode, same_parameters
+from ifguide.influence.scorers.base import (
+    Direction,
+    TokenScorer,
+    check_evaluation_mode,
+    check_tracked,
+    moves,
+    same_parameters,
+    weight_of,
+)
 from ifguide.models import layer_matrix, tracked_layers
 from ifguide.objectives.language_modeling import token_losses
 
@@ -36,6 +44,7 @@ class Positional:
     """
 
     DTYPES: ClassVar[tuple[str, ...]] = ("float32", "bfloat16")
+    OWN_LOSS: ClassVar[bool] = False
 
     alignment: str = "predicted"
 
@@ -43,9 +52,17 @@ class Positional:
         if self.alignment not in ALIGNMENTS:
             raise ValueError(f"alignment={self.alignment}; known: {', '.join(ALIGNMENTS)}")
 
+    @property
+    def allowed_error(self) -> float:
+        return 0.0
+
+    def complete(self) -> "Positional":
+        return Positional()  # as published, the part of the first position is left out
+
     def prepare(self, model: PreTrainedModel, directions: Sequence[Direction], sample_BT: Tensor) -> TokenScorer:
         check_evaluation_mode(model)
         directions = same_parameters(directions)
+        check_tracked(model, directions[0])
         for parameter in model.parameters():
             parameter.requires_grad_(False)
 
@@ -77,18 +94,24 @@ def position_scores(model: PreTrainedModel, directions: Sequence[Direction], inp
 def _moved_by_position(model: PreTrainedModel, directions: Sequence[Direction], amounts: Tensor) -> Iterator[None]:
     handles = []
     for name, module in tracked_layers(model).items():
-        if f"{name}.weight" not in directions[0]:
+        if not moves(directions[0], name):
             continue
-        matrices = [layer_matrix(module, v[f"{name}.weight"], v.get(f"{name}.bias")) for v in directions]
+        matrices = [layer_matrix(module, weight_of(v, name, module), v.get(f"{name}.bias")) for v in directions]
 
         def move(
-            module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor, matrices: list[Tensor] = matrices
+            module: nn.Module,
+            inputs: tuple[Tensor, ...],
+            output: Tensor,
+            name: str = name,
+            matrices: list[Tensor] = matrices,
         ) -> Tensor:
             x = inputs[0]
             if matrices[0].shape[1] > x.shape[-1]:
                 x = F.pad(x, (0, 1), value=1.0)  # the bias's input
-            for amount, matrix in zip(amounts, matrices, strict=True):
-                output = output + amount[..., None] * (x @ matrix.T)
+            if x.shape[:-1].numel() != amounts[0].numel():
+                raise ValueError(f"{name} is not given a row for every token: use scorer=jvp")
+            for amount, matrix in zip(amounts, matrices, strict=True):  # some layers are given the blocks as one
+                output = output + amount.reshape(*x.shape[:-1], 1) * (x @ matrix.T)
             return output
 
         handles.append(module.register_forward_hook(move))

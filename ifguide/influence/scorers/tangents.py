@@ -10,7 +10,7 @@ are computed.
 import math
 import types
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 from typing import Any
 
@@ -18,12 +18,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.forward_ad import make_dual, unpack_dual
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import PreTrainedModel
 from transformers.integrations.sdpa_attention import repeat_kv
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, sdpa_mask
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+from transformers.models.bloom.modeling_bloom import BloomGelu, bloom_gelu_forward
 
-from ifguide.influence.scorers.base import Direction
+from ifguide.influence.scorers.base import Direction, moves, weight_of
 from ifguide.influence.scorers.linear import LinearMap, linear_map
 from ifguide.models import layer_matrix, tracked_layers
 
@@ -52,9 +54,24 @@ def carry_tangents(model: PreTrainedModel, *, batched: bool) -> None:
         layer.map = LinearMap(matrix) if batched else linear_map(matrix)  # type: ignore[assignment]
         layer.tangent = None  # type: ignore[assignment]
         layer.forward = types.MethodType(_linear, layer)
+    take_formulas(model)
     ALL_ATTENTION_FUNCTIONS.register(ATTENTION[batched], partial(_attention, reuse=not batched))
     ALL_MASK_ATTENTION_FUNCTIONS.register(ATTENTION[batched], sdpa_mask)
-    model.set_attn_implementation(ATTENTION[batched])
+    model.set_attn_implementation(ATTENTION[batched])  # what has an attention of its own keeps that
+
+
+def unfused_attention(model: PreTrainedModel) -> AbstractContextManager[None]:
+    """Within it, a model with an attention of its own runs that unfused, as fused kernels have no formula."""
+    is_ours = model.config._attn_implementation in ATTENTION.values()
+    return nullcontext() if is_ours else sdpa_kernel(SDPBackend.MATH)
+
+
+def take_formulas(model: PreTrainedModel) -> None:
+    """Let a model compute by operations that have forward-mode formulas, where it takes others for speed."""
+    model.set_experts_implementation("eager")  # grouped products have none
+    for module in model.modules():
+        if isinstance(module, BloomGelu):  # whose gradient is written by hand
+            module.forward = bloom_gelu_forward  # type: ignore[method-assign]
 
 
 def layer_tangents(model: PreTrainedModel, direction: Direction, rank: int | None) -> tuple[dict[str, Tangent], float]:
@@ -66,9 +83,9 @@ def layer_tangents(model: PreTrainedModel, direction: Direction, rank: int | Non
     tangents: dict[str, Tangent] = {}
     lost, total = 0.0, 0.0
     for name, module in tracked_layers(model).items():
-        if f"{name}.weight" not in direction:
+        if not moves(direction, name):
             continue
-        matrix = layer_matrix(module, direction[f"{name}.weight"], None)
+        matrix = layer_matrix(module, weight_of(direction, name, module), None)
         parts: Tangent = (matrix.contiguous(),)
         total += float(matrix.double().square().sum())
         if rank is not None and rank < min(matrix.shape):
@@ -172,9 +189,11 @@ def _attention(
         None if v_tangent is None else repeat_kv(v_tangent, groups),
     ]
     present = [tangent for tangent in found if tangent is not None]
-    tangents = [torch.zeros_like(present[0]) if tangent is None else tangent for tangent in found]
+    tangents = [
+        torch.zeros_like(x) if tangent is None else tangent for x, tangent in zip((q, k, v), found, strict=True)
+    ]
     if not reuse:  # some may not depend on the direction, but what is filled piece by piece has to be batched
-        zero = 0 * sum(present)
+        zero = 0 * sum(tangent[..., :1] for tangent in present)
         tangents = [tangent + zero for tangent in tangents]
     out, tangent = attention_with_tangent(q, k, v, *tangents, scaling=scaling, mask=attention_mask, reuse=reuse)
     return make_dual(out.transpose(1, 2).contiguous(), tangent.transpose(1, 2).contiguous()), None
@@ -198,15 +217,15 @@ def attention_with_tangent(
     Heads and queries are taken in chunks, and keys only as far as a chunk can see, so that memory grows with T, not T².
 
     Args:
-        q, k, v and their tangents: [B, H, T, E].
+        q, k, v and their tangents: [B, H, T, E]; values may have another E.
         scaling: a.
         mask: boolean [B or 1, 1 or H, T, T], True where attention is allowed; None: causal.
         reuse: let chunks share their memory; tangents batched by vmap cannot.
 
     Returns:
-        o and ȯ, [B, H, T, E].
+        o and ȯ, [B, H, T, E] of the values.
     """
-    blocks, heads, length, size = q.shape
+    (blocks, heads, length, size), width = q.shape, v.shape[-1]
     budget = CHUNK_SCORES.get(q.device.type, CHUNK_SCORES["cpu"])
     queries = min(length, max(CHUNK_QUERIES, budget // (blocks * heads * length)))
     pairs = max(1, budget // (queries * length))
@@ -214,7 +233,7 @@ def attention_with_tangent(
     both_q, both_k = (  # q̇ kᵀ + q k̇ᵀ = [q̇ q] [k k̇]ᵀ, in one product
         torch.cat(parts, -1).reshape(blocks * heads, length, 2 * size) for parts in ((q_tangent, q), (k, k_tangent))
     )
-    q, k, v, v_tangent = (x.reshape(blocks * heads, length, size) for x in (q, k, v, v_tangent))
+    q, k, v, v_tangent = (x.reshape(blocks * heads, length, x.shape[-1]) for x in (q, k, v, v_tangent))
     future = torch.full((queries, queries), float("-inf"), dtype=q.dtype, device=q.device).triu_(1)
     if mask is not None:
         mask = mask.expand(blocks, heads, length, length).reshape(-1, length, length)
@@ -231,13 +250,13 @@ def attention_with_tangent(
                 scores.masked_fill_(~mask[pair, start:end, :end], float("-inf"))
             weights = torch.softmax(scores, -1, out=room("weights", shape))
             changes = _scaled_product(both_q[pair, start:end], both_k[pair, :end], scaling, room("scores", shape))
-            out = torch.bmm(weights, v[pair, :end], out=room("out", (*shape[:2], size)))
+            out = torch.bmm(weights, v[pair, :end], out=room("out", (*shape[:2], width)))
             sums = changes.mul_(weights).sum(-1, keepdim=True)
-            carried = torch.bmm(weights, v_tangent[pair, :end], out=room("carried", (*shape[:2], size)))
-            tangent = torch.baddbmm(carried, changes, v[pair, :end], out=room("carried", (*shape[:2], size)))
+            carried = torch.bmm(weights, v_tangent[pair, :end], out=room("carried", (*shape[:2], width)))
+            tangent = torch.baddbmm(carried, changes, v[pair, :end], out=room("carried", (*shape[:2], width)))
             outs[pair, start:end] = out
             tangents[pair, start:end] = tangent.sub_(sums * out)
-    return outs.view(blocks, heads, length, size), tangents.view(blocks, heads, length, size)
+    return outs.view(blocks, heads, length, width), tangents.view(blocks, heads, length, width)
 
 
 def _scaled_product(a: Tensor, b: Tensor, scaling: float, out: Tensor | None) -> Tensor:

@@ -7,8 +7,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerFast
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
+from ifguide.decoding.cached import NextLogits
 from ifguide.decoding.nucleus import check_top_p, nucleus_logits
 from ifguide.methods.dexperts.training import ExpertTraining
 from ifguide.models import LoadOptions, load_model
@@ -100,7 +101,7 @@ class ExpertState:
 
     def __init__(self, decoder: ExpertDecoder, prompts_PL: Tensor, samples: int) -> None:
         self._top_p, self._alpha = decoder.top_p, decoder.alpha
-        self._experts = [CachedLogits(m, prompts_PL, samples) for m in (decoder.expert, decoder.anti_expert)]
+        self._experts = [NextLogits(m, prompts_PL, samples) for m in (decoder.expert, decoder.anti_expert)]
 
     def __call__(self, ids_RL: Tensor, logits_RV: Tensor) -> Tensor:
         expert, anti_expert = (cached(ids_RL).to(logits_RV.dtype) for cached in self._experts)
@@ -112,26 +113,3 @@ class ExpertState:
     def keep(self, alive_R: Tensor) -> None:
         for cached in self._experts:
             cached.keep(alive_R)
-
-
-class CachedLogits:
-    """A model's logits for the next token of rows that grow."""
-
-    def __init__(self, model: PreTrainedModel, prompts_PL: Tensor, samples: int) -> None:
-        self._model, self._cache, self._width = model, DynamicCache(config=model.config), prompts_PL.shape[1]
-        self._logits = self._read(prompts_PL).repeat_interleave(samples, 0)
-        self._cache.batch_repeat_interleave(samples)
-
-    def _read(self, ids: Tensor) -> Tensor:
-        logits: Tensor = self._model(input_ids=ids, past_key_values=self._cache, use_cache=True).logits
-        return logits[:, -1]
-
-    def __call__(self, ids_RL: Tensor) -> Tensor:
-        if ids_RL.shape[1] > self._width:
-            self._logits = self._read(ids_RL[:, self._width :])
-            self._width = ids_RL.shape[1]
-        return self._logits
-
-    def keep(self, alive_R: Tensor) -> None:
-        self._cache.batch_select_indices(alive_R)
-        self._logits = self._logits[alive_R]

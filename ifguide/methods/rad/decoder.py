@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import ClassVar
+from weakref import WeakSet
 
 import torch
 from torch import Tensor
@@ -16,6 +17,8 @@ from ifguide.methods.rad.tokens import TokenTranslation
 from ifguide.methods.rad.training import RewardTraining
 from ifguide.models import LoadOptions
 from ifguide.training.auxiliary import Auxiliary, tokenizer_of
+
+CHECKED: "WeakSet[RewardModel]" = WeakSet()
 
 # P prompts, S samples of each, R = P · S rows, L tokens so far, V vocabulary, K candidates a row
 # of the reward model: C cached tokens, N new tokens, M tokens a candidate
@@ -169,6 +172,7 @@ class CachedRewards:
         model(prompts_PC, past_key_values=self._cache, use_cache=True)
         self._cache.batch_repeat_interleave(samples)
         self._valid_RC = valid_PC.repeat_interleave(samples, 0)
+        self._all_RC = prompts_PC.repeat_interleave(samples, 0)
 
     @property
     def rows(self) -> int:
@@ -203,7 +207,22 @@ class CachedRewards:
         self._cache.crop(-candidates * length)
         self._valid_RC = valid
         last = valid_RKM.sum(2, keepdim=True) - 1
-        return toxicity[:, new:].view(ids_RKM.shape).gather(2, last)[..., 0]
+        found = toxicity[:, new:].view(ids_RKM.shape).gather(2, last)[..., 0]
+        self._all_RC = torch.cat([self._all_RC, new_RN], 1)
+        if self._model not in CHECKED:
+            self._check(ids_RKM[0, -1][valid_RKM[0, -1]], found[0, -1])  # behind all others
+            CHECKED.add(self._model)
+        return found
+
+    def _check(self, candidate: Tensor, toxicity: Tensor) -> None:
+        """Raise ValueError where the model does not keep to the mask and the positions that it is given."""
+        whole = torch.cat([self._all_RC[0][self._valid_RC[0]], candidate])[None]
+        expected = self._model(whole, use_cache=False)[0, -1]
+        if not torch.allclose(toxicity, expected, rtol=1e-3, atol=1e-3):
+            raise ValueError(
+                f"the reward model, a {type(self._model.body).__name__}, reads a candidate beside others as "
+                f"{toxicity:.3g} and alone as {expected:.3g}: it does not keep to its mask; use another model"
+            )
 
     def _mask(self, seen: Tensor) -> Tensor:
         """What a model takes as its mask, of which tokens are seen, [R, N + K·M, C + N + K·M]."""
@@ -223,6 +242,7 @@ class CachedRewards:
     def keep(self, alive_R: Tensor) -> None:
         self._cache.batch_select_indices(alive_R)
         self._valid_RC = self._valid_RC[alive_R]
+        self._all_RC = self._all_RC[alive_R]
 
 
 def attention_windows(config: PreTrainedConfig) -> dict[str, int | None]:

@@ -8,7 +8,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import AutoModel, PreTrainedModel
 
-from ifguide.models import load_model
+from ifguide.models import implementations, load_model
 
 HEAD_FILE = "head.safetensors"
 
@@ -37,14 +37,24 @@ class RewardModel(nn.Module):
         save_file({name: value.contiguous() for name, value in self.head.state_dict().items()}, directory / HEAD_FILE)
 
 
-def load_reward_model(start: str | Path, *, attention: str = "sdpa", trust_remote_code: bool = False) -> RewardModel:
+def load_reward_model(
+    start: str | Path,
+    *,
+    attention: str = "sdpa",
+    trust_remote_code: bool = False,
+    experts_implementation: str | None = None,
+) -> RewardModel:
     """A reward model's folder; or the body of a causal language model with a new head (0.5 everywhere)."""
     head = Path(start) / HEAD_FILE
     if not head.is_file():
-        causal = load_model(start, attention=attention, trust_remote_code=trust_remote_code)
+        options = {"trust_remote_code": trust_remote_code, "experts_implementation": experts_implementation}
+        causal = load_model(start, attention=attention, **options)  # type: ignore[arg-type]
         return RewardModel(causal.base_model)  # type: ignore[arg-type]
     body = AutoModel.from_pretrained(
-        start, attn_implementation=attention, dtype=torch.float32, trust_remote_code=trust_remote_code
+        start,
+        dtype=torch.float32,
+        trust_remote_code=trust_remote_code,
+        **implementations(attention, experts_implementation),
     )
     model = RewardModel(body)
     model.head.load_state_dict(load_file(head))

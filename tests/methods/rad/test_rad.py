@@ -198,7 +198,7 @@ def test_ended_rows_are_read_no_more():
         max_new_tokens=12, end_of_text=7, rows=40, seed=0,
     )  # fmt: skip
     going = [40, *(int((tokens[0, :, : step + 1] != 7).all(1).sum()) for step in range(11))]
-    assert read == [1, *going] and going[-1] < 40
+    assert read == [1, going[0], 1, *going[1:]] and going[-1] < 40, "one whole text, to compare with"
 
 
 def test_mistakes_are_named():
@@ -208,3 +208,13 @@ def test_mistakes_are_named():
             RAD(reward=training, **options)
     with pytest.raises(ValueError, match="context is 64"):
         decoder(reward_model("gpt2")).start(torch.zeros(1, 65, dtype=torch.long), 1)
+
+
+@torch.no_grad()
+def test_a_reward_model_that_does_not_keep_to_its_mask_is_refused(monkeypatch):
+    model = reward_model()
+    chosen, body = decoder(model), model.body.forward
+    monkeypatch.setattr(model.body, "forward", lambda *args, attention_mask=None, **options: body(*args, **options))
+    with pytest.raises(ValueError, match=r"GPTNeoXModel, reads a candidate beside others as .* and alone as .*another"):
+        steps = chosen.start(torch.tensor([[0, 5, 9]]), 2)
+        steps(torch.tensor([[0, 5, 9]] * 2), torch.randn(2, VOCABULARY, generator=torch.Generator().manual_seed(0)))
