@@ -14,6 +14,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from transformers import CONFIG_MAPPING, AutoConfig, PreTrainedConfig, PreTrainedModel
 
+from ifguide.hub import check_hub, is_silent
+
 DECIDED = ("bos_token_id", "eos_token_id", "pad_token_id")  # by the tokenizer
 READ_ANYWAY = ("head_dim", "max_position_embeddings")  # by models, or by us, where a configuration does not name them
 OTHER_HEADS = ("classifier", "summary")  # whose dropout no causal language model has
@@ -28,6 +30,8 @@ def has_dropout(
     """Whether a model's training draws random numbers, as far as its configuration tells; False where that cannot be
     read, which is refused elsewhere."""
     given = {key: value for key, value in settings.items() if value is not None}
+    if pretrained is not None and is_silent(pretrained):
+        return False
     try:
         if pretrained is None:
             config = AutoConfig.for_model(str(architecture), **given)
@@ -92,6 +96,7 @@ def check_pretrained(name: str | None, setting: str = "model.pretrained", *, wei
             raise ValueError(f"{setting}={name}: an adapter of PEFT; save the model that it is merged into")
         raise ValueError(f"{setting}={name}: not a Hugging Face model folder (no config.json in it)")
     if name is not None:
+        check_hub(name, setting)
         with loading(f"{setting}={name}"):
             PreTrainedConfig.get_config_dict(name)  # runs no code of the hub's
         if weights:

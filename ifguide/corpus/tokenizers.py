@@ -8,6 +8,7 @@ from pathlib import Path
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AutoTokenizer, PreTrainedConfig, PreTrainedTokenizerFast
 
+from ifguide.hub import check_hub
 from ifguide.models import loading
 
 END_OF_TEXT = "<|endoftext|>"
@@ -89,6 +90,7 @@ def _check_path(path: str) -> None:
     is_file = path.endswith(".json")
     if (is_file and not Path(path).is_file()) or (path.startswith((".", "/", "~")) and not Path(path).exists()):
         raise ValueError(f"path={path}: no such file or folder")
+    check_hub(path, "path")
 
 
 def _check_vocabulary(vocabulary: int) -> None:
