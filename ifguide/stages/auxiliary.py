@@ -88,7 +88,7 @@ class Reference(Stage):
     """
 
     name: ClassVar[str] = "reference"
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
 
     data: Stage = made_from()
     model: Stage = made_from()

@@ -45,7 +45,7 @@ class Toxicity(Stage):
     """What a classifier makes of the generations of a task."""
 
     name: ClassVar[str] = "toxicity"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
 
     generations: Stage = made_from()
     classifier: Stage = made_from()
@@ -72,7 +72,7 @@ class Fluency(Stage):
     """
 
     name: ClassVar[str] = "fluency"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
 
     generations: Stage = made_from()
     pretrained: str | None = late_setting(None)
@@ -108,7 +108,7 @@ class Perplexity(Stage):
     """Perplexity of a model on a held-out split of its corpus."""
 
     name: ClassVar[str] = "perplexity"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
 
     data: Stage = made_from()
     model: Stage = made_from()

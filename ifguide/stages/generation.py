@@ -40,7 +40,7 @@ class Generations(Stage):
     """
 
     name: ClassVar[str] = "generations"
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
 
     data: Stage = made_from()
     model: Stage = made_from()

@@ -106,7 +106,7 @@ class Direction(Stage):
     """
 
     name: ClassVar[str] = "direction"
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
 
     proxy: Stage = made_from()
     data: Stage = made_from()
