@@ -1,6 +1,7 @@
 """Every option of every group composes, and every key of it is an argument of what it builds."""
 
 import inspect
+import re
 from pathlib import Path
 
 import pytest
@@ -85,6 +86,15 @@ def test_the_seed_reaches_only_the_target_and_generation():
     first, other = (OmegaConf.to_container(compose("config", overrides=[f"seed={s}", "paths.run=r"]), resolve=True)
                     for s in (0, 7))  # fmt: skip
     assert {key for key in first if first[key] != other[key]} == {"seed", "model"}
+
+
+def test_runs_that_start_in_one_second_have_folders_of_their_own():
+    """Their folders are named to the microsecond; a process keeps its own for as long as it runs."""
+    made = [compose("config", overrides=["paths.run=r"], return_hydra_config=True).hydra for _ in range(2)]
+    for hydra in made:
+        for folder, kind in ((hydra.run.dir, "outputs"), (hydra.sweep.dir, "multirun")):
+            assert re.fullmatch(kind + r"/\d{4}-\d\d-\d\d/\d\d-\d\d-\d\d-\d{6}", folder)
+    assert made[0].run.dir != made[1].run.dir and made[0].run.dir == made[0].run.dir
 
 
 def test_none_is_not_null():
