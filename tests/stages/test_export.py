@@ -30,6 +30,7 @@ def test_it_is_built_from_a_corpus_scores_and_a_mask(corpus, tmp_path):
     assert set(dataset[0]["scores"]["rude"]) == {1.0} and set(dataset[0]["scores"]["sly"]) == {2.0}
 
 
+@pytest.mark.slow
 def test_the_setting_is_named_as_it_is_typed(tmp_path):
     pytest.importorskip("profanity_check")
     row = Row(tmp_path, "stage=export", "export.unit=document")
