@@ -9,6 +9,7 @@ from pathlib import Path
 from huggingface_hub import constants
 
 TIMEOUT = 5.0  # seconds
+OFFLINE = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")
 
 
 @cache
@@ -25,7 +26,8 @@ def answers() -> bool:
 
 def is_silent(name: str) -> bool:
     """Whether a name has to be asked of the hub, and the hub does not answer."""
-    return not (Path(name).exists() or constants.HF_HUB_OFFLINE or os.environ.get("TRANSFORMERS_OFFLINE") or answers())
+    is_offline = constants.HF_HUB_OFFLINE or any(os.environ.get(variable, "0") not in ("", "0") for variable in OFFLINE)
+    return not (Path(name).exists() or is_offline or answers())
 
 
 def check_hub(name: str, setting: str) -> None:

@@ -18,6 +18,7 @@ from test_config import check_bound
 
 import ifguide.stages.plan  # every class of a stage
 from ifguide.corpus.tokenizers import make_tokenizer
+from ifguide.models import ModelSettings
 from ifguide.report import experiment
 from ifguide.report.choice import UNSTEERED, Tried, check_apart
 from ifguide.report.experiment import Experiment, rows_of
@@ -193,8 +194,8 @@ def test_the_published_choices_are_those_of_the_configuration(text, page):
 @pytest.mark.parametrize("method", ["toxicity_filter", "dpo", "rad", "dexperts", "ifguide"])
 def test_the_rivals_take_real_text(method, datasets_folder, tmp_path):
     start = tmp_path / "start"
-    start.mkdir()
-    (start / "config.json").write_text('{"model_type": "gpt_neox"}')
+    shape = dict(hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32)
+    ModelSettings(architecture="gpt_neox", settings=shape).build(300, 0).save_pretrained(start)
     make_tokenizer(["a text to learn a tokenizer from"], vocabulary=300).save_pretrained(start)
     overrides = ["+experiment=rivals_real_text", f"start={start}", f"method={method}", f"paths.workspace={tmp_path}/w"]
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):

@@ -21,7 +21,8 @@ def asked(monkeypatch):
 
     monkeypatch.setattr(urllib.request, "urlopen", no_answer)
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-    monkeypatch.delenv("TRANSFORMERS_OFFLINE", raising=False)
+    for variable in hub.OFFLINE:
+        monkeypatch.delenv(variable, raising=False)
     hub.answers.cache_clear()
     yield calls
     hub.answers.cache_clear()

@@ -56,6 +56,8 @@ def make(group, option, files):
             "path": f"{files}/checkpoint", "categories": "{toxicity: toxic}",
         },
         ("classifier", "toxigen_roberta"): {"path": f"{files}/checkpoint"},
+        ("classifier", "local"): {"texts.local.files": local},
+        ("classifier", "from_queries"): {"behaviour": "toxicity"},
         ("data", "local"): {"sources.local.files": local},
         ("task", "attaq"): {"prompts.files": local},
         ("task", "local"): {"prompts.files": local},

@@ -26,14 +26,11 @@ from ifguide.evaluation.attribution import known_tokens
 from ifguide.influence.pooling import type_sums
 from ifguide.influence.scoring import sample_rows
 from ifguide.report.attribution import (
-    plot_agreement,
-    plot_cost,
-    plot_mask_overlap,
-    plot_precision_recall,
-    precision_recall,
-)
+    plot_agreement, plot_cost, plot_mask_overlap, plot_precision_recall, precision_recall,
+)  # fmt: skip
 from ifguide.report.experiment import Experiment, publish
-from ifguide.report.token_page import top_documents
+from ifguide.report.token_page import page_documents
+from ifguide.report.wording import TOXICITY
 from ifguide.statistics import ratio_interval, roc_auc, roc_auc_interval
 
 KEY = "precision_at_0.01"
@@ -61,7 +58,7 @@ def measure(experiment: Experiment) -> dict[str, Any]:
         "documents": [
             {"name": one.name, "label": one.label or "not labelled", "selected": sum(one.selected),
              "sum": float(np.dot(one.scores, one.selected))}
-            for one in top_documents(study.corpus, study.split, scores[EXACT], study.mask(EXACT), 10)
+            for one in page_documents(study.corpus, study.split, scores[EXACT], study.mask(EXACT), TOXICITY)[:10]
         ],
         "figures": {"best": max(names, key=lambda name: rows[name][KEY]), **rows},
     }  # fmt: skip

@@ -55,6 +55,7 @@ def make_tokenizer(
         tokenizer = train_byte_level_bpe(texts, vocabulary)
     else:
         _check_path(path)
+        check_hub(path, "path")
         with loading(f"path={path}"):
             tokenizer = open_tokenizer(path)
     if not set(tokenizer.get_vocab()) - set(tokenizer.all_special_tokens):  # what is made of a folder without one
@@ -90,7 +91,6 @@ def _check_path(path: str) -> None:
     is_file = path.endswith(".json")
     if (is_file and not Path(path).is_file()) or (path.startswith((".", "/", "~")) and not Path(path).exists()):
         raise ValueError(f"path={path}: no such file or folder")
-    check_hub(path, "path")
 
 
 def _check_vocabulary(vocabulary: int) -> None:

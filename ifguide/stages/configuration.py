@@ -87,6 +87,8 @@ def expand_home(node: DictConfig | ListConfig) -> None:
     """
     keys: list[Any] = list(node.keys()) if isinstance(node, DictConfig) else list(range(len(node)))
     for key in keys:
+        if key == "hydra":
+            continue  # not ours
         if OmegaConf.is_missing(node, key) or OmegaConf.is_interpolation(node, key):
             continue
         value = node[key]
