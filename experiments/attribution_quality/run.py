@@ -26,15 +26,18 @@ from ifguide.evaluation.attribution import known_tokens
 from ifguide.influence.pooling import type_sums
 from ifguide.influence.scoring import sample_rows
 from ifguide.report.attribution import (
-    plot_agreement, plot_cost, plot_mask_overlap, plot_precision_recall, precision_recall,
+    plot_agreement,
+    plot_cost,
+    plot_mask_overlap,
+    plot_precision_recall,
+    precision_recall,
 )  # fmt: skip
 from ifguide.report.experiment import Experiment, publish
 from ifguide.report.token_page import page_documents
 from ifguide.report.wording import TOXICITY
 from ifguide.statistics import ratio_interval, roc_auc, roc_auc_interval
 
-KEY = "precision_at_0.01"
-EXACT = "exact (`jvp`)"
+KEY, EXACT = "precision_at_0.01", "exact (`jvp`)"
 ANNOTATORS, MADLIBS = 3, 10_000
 
 
