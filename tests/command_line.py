@@ -93,4 +93,4 @@ def assert_report(folder, methods=("none", "ifguide"), seeds=("1", "2")):
     for method in methods:
         assert rows[method]["seeds"] == " ".join(seeds), method
         assert method == "none" or rows[method]["reference"] == "none"
-        assert method == "none" or rows[method]["toxicity.all.toxic_fraction_difference_low"]
+        assert method == "none" or rows[method]["toxicity.all.toxic_fraction_difference"]
