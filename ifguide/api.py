@@ -29,6 +29,7 @@ from ifguide.influence.chain import InfluenceSettings, find_direction, fit_facto
 from ifguide.influence.curvature import Curvature, by_layer
 from ifguide.influence.pooling import Pooling, TypePooling, WordPooling, chunks
 from ifguide.influence.scorers import JVP, Direction, Scorer
+from ifguide.influence.scorers.base import check_dtype
 from ifguide.influence.scoring import prepare_scorer, score_blocks
 from ifguide.influence.selection import Algorithm1
 from ifguide.models import check_context, check_vocabulary, tracked_parameters
@@ -144,9 +145,7 @@ def score(
     """
     chosen: Scorer = JVP() if scorer is None else scorer
     influence = influence or InfluenceSettings()
-    if influence.dtype not in chosen.DTYPES:
-        known = " or ".join(chosen.DTYPES)
-        raise ValueError(f"influence.dtype={influence.dtype}: {type(chosen).__name__} takes {known}")
+    check_dtype(chosen, influence.dtype)
     if not directions:
         raise ValueError("directions: there are none; make_direction makes one")
     shapes = {name: parameter.shape for name, parameter in tracked_parameters(model).items()}

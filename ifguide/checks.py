@@ -43,9 +43,3 @@ def check_number(name: str, value: object, *, least: float) -> None:
     """Raise ValueError unless a value is a finite number, not below the least."""
     if isinstance(value, bool) or not isinstance(value, int | float) or not isfinite(value) or value < least:
         raise ValueError(f"{name}={value}: it is a finite number, {least:g} or more")
-
-
-def check_share(name: str, value: float) -> None:
-    """Raise ValueError unless a value lies in [0, 1)."""
-    if not 0 <= value < 1:
-        raise ValueError(f"{name}={value}: a share in [0, 1)")

@@ -17,8 +17,9 @@ from ifguide.corpus.documents import Query
 from ifguide.corpus.masks import TokenMask
 from ifguide.corpus.queries import encode_queries, halves
 from ifguide.influence.curvature import Curvature
-from ifguide.influence.diagnostics import norm, split_half_correlation
+from ifguide.influence.diagnostics import split_half_correlation
 from ifguide.influence.direction import precondition_direction, query_gradient
+from ifguide.influence.scorers.base import norm
 from ifguide.influence.scoring import SAMPLE_TOKENS, sample_rows
 from ifguide.influence.selection import Algorithm1, Selection
 from ifguide.models import tracked_layers

@@ -12,6 +12,7 @@ from ifguide.corpus.blocks import Split
 from ifguide.corpus.documents import Query
 from ifguide.corpus.masks import TokenMask
 from ifguide.influence.scorers import Direction
+from ifguide.influence.scorers.base import norm
 from ifguide.influence.word_keys import WordKeys
 from ifguide.objectives.language_modeling import token_losses
 
@@ -29,14 +30,20 @@ def unigram_loss(train: Split, other: Split, vocabulary: int) -> float:
     return float(-np.log(counts / counts.sum())[other.tokens(slice(0, None))[:, 1:]].mean())
 
 
-@torch.no_grad()
 def mean_loss(model: PreTrainedModel, blocks_BT: NDArray[np.int64], *, batch_size: int) -> float:
     """Mean loss of a model on some blocks, in nats per predicted token."""
-    total = 0.0
-    for first in range(0, len(blocks_BT), batch_size):
-        ids = torch.from_numpy(blocks_BT[first : first + batch_size]).to(model.device)
-        total += float(token_losses(model(input_ids=ids, use_cache=False).logits, ids)[:, 1:].double().sum())
-    return total / blocks_BT[:, 1:].size
+    return float(predicted_losses(model, blocks_BT, batch_size=batch_size).mean())
+
+
+@torch.no_grad()
+def predicted_losses(model: PreTrainedModel, blocks_BT: NDArray[np.int64], *, batch_size: int) -> NDArray[np.float64]:
+    """Losses of the predicted tokens of some blocks, flat."""
+    losses = [
+        token_losses(model(input_ids=ids, use_cache=False).logits, ids)[:, 1:].double().cpu()
+        for ids in torch.from_numpy(blocks_BT).to(model.device).split(batch_size)
+    ]
+    found: NDArray[np.float64] = torch.cat(losses).flatten().numpy()
+    return found
 
 
 @torch.no_grad()
@@ -58,15 +65,10 @@ def score_changes(
     for shift in (step, -2 * step):
         for name, value in moving.items():
             parameters[name].add_(value, alpha=shift)
-        losses = [
-            token_losses(model(input_ids=ids, use_cache=False).logits, ids)[:, 1:].double().cpu()
-            for ids in torch.from_numpy(blocks_BT).to(model.device).split(batch_size)
-        ]
-        sides.append(torch.cat(losses).flatten().numpy())
+        sides.append(predicted_losses(model, blocks_BT, batch_size=batch_size))
     for name, value in moving.items():
         parameters[name].add_(value, alpha=step)
-    change: NDArray[np.float64] = sides[0] - sides[1]
-    return change
+    return sides[0] - sides[1]
 
 
 def split_half_correlation(
@@ -81,10 +83,6 @@ def split_half_correlation(
     if min(one.std(), other.std()) == 0:
         return 0.0
     return float(np.corrcoef(one, other)[0, 1])
-
-
-def norm(tensors: Mapping[str, Tensor]) -> float:
-    return float(torch.stack([one.double().square().sum() for one in tensors.values()]).sum().sqrt())
 
 
 def on_both_sides(queries: Sequence[Query]) -> int:

@@ -28,6 +28,7 @@ from ifguide.influence.direction import load_direction, save_direction
 from ifguide.influence.per_block import check_called
 from ifguide.influence.pooling import Pooling, pool_scores
 from ifguide.influence.scorers import Scorer
+from ifguide.influence.scorers.base import check_dtype
 from ifguide.influence.scoring import ScoringModule, fill_store, prepare_scorer, rows_of_share, sample_rows
 from ifguide.influence.selection import Algorithm1
 from ifguide.influence.store import ScoreStore, open_scores
@@ -166,9 +167,7 @@ class Scores(Stage):
         return {"dtype": self.influence.dtype, **order}
 
     def check(self) -> None:
-        known, dtype = self.scorer.DTYPES, self.influence.dtype
-        if dtype not in known:
-            raise ValueError(f"influence.dtype={dtype}: {type(self.scorer).__name__} takes {' or '.join(known)}")
+        check_dtype(self.scorer, self.influence.dtype)
 
     def build(self, folder: Path, inputs: Inputs) -> Mapping[str, Any]:
         split, settings = inputs.corpus().split("train"), self.influence

@@ -96,5 +96,16 @@ def weight_of(direction: Direction, layer: str, module: nn.Module) -> Tensor:
     return torch.zeros_like(module.get_parameter("weight")) if found is None else found
 
 
+def norm(tensors: Mapping[str, Tensor]) -> float:
+    """Euclidean norm of all tensors together."""
+    return float(sum(tensor.double().square().sum() for tensor in tensors.values()) ** 0.5)
+
+
+def check_dtype(scorer: Scorer, dtype: str) -> None:
+    """Raise ValueError where a scorer does not take models of a dtype."""
+    if dtype not in scorer.DTYPES:
+        raise ValueError(f"influence.dtype={dtype}: {type(scorer).__name__} takes {' or '.join(scorer.DTYPES)}")
+
+
 def check_evaluation_mode(model: PreTrainedModel) -> None:
     assert not model.training, "scores are defined for the model in evaluation mode"

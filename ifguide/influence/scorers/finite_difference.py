@@ -17,6 +17,7 @@ from ifguide.influence.scorers.base import (
     check_evaluation_mode,
     check_tracked,
     moves,
+    norm,
     same_parameters,
 )
 from ifguide.influence.scorers.exact import exact_scores
@@ -115,7 +116,7 @@ class FiniteDifference:
         size = float(exact_BT[:, 1:].double().square().mean().sqrt())
         if size == 0:
             return 1.0
-        limit = FIRST_STEP * 10 * _norm({n: model.get_parameter(n).detach() for n in direction}) / _norm(direction)
+        limit = FIRST_STEP * 10 * norm({n: model.get_parameter(n).detach() for n in direction}) / norm(direction)
         return min(self.change / size, limit)
 
 
@@ -154,10 +155,6 @@ def _agreement(exact: Tensor, ours: Tensor) -> dict[str, list[float]]:
         correlation.append(1.0 if same else float(torch.corrcoef(torch.stack([a, b]))[0, 1]))
         error.append(0.0 if same else float((a - b).std() / a.std()))
     return {"correlation": correlation, "relative_error": error}
-
-
-def _norm(tensors: Mapping[str, Tensor]) -> float:
-    return float(sum(tensor.double().square().sum() for tensor in tensors.values()) ** 0.5)
 
 
 def _blocks_below(model: PreTrainedModel, direction: Direction) -> Sequence[nn.Module]:
