@@ -32,7 +32,8 @@ from ifguide.influence.scorers import JVP, Direction, Scorer
 from ifguide.influence.scorers.base import check_dtype
 from ifguide.influence.scoring import prepare_scorer, score_blocks
 from ifguide.influence.selection import Algorithm1
-from ifguide.models import check_context, check_vocabulary, tracked_parameters
+from ifguide.models import check_vocabulary, tracked_parameters
+from ifguide.opening import check_context
 
 __all__ = ["export", "fit_curvature", "make_blocks", "make_direction", "masked_dataset", "pool", "score", "select"]
 

@@ -14,12 +14,7 @@ from transformers.models.falcon.modeling_falcon import FalconLinear
 from transformers.pytorch_utils import Conv1D
 
 from ifguide.checks import check_seed
-from ifguide.opening import check_causal, check_configuration, check_loaded, has_dropout
-from ifguide.opening import check_context as check_context  # what uses models has these from here
-from ifguide.opening import check_new_tokens as check_new_tokens
-from ifguide.opening import check_pretrained as check_pretrained
-from ifguide.opening import context_length as context_length
-from ifguide.opening import loading as loading
+from ifguide.opening import check_causal, check_configuration, check_loaded, check_pretrained, has_dropout, loading
 
 MOST = 0.9  # of the parameters in the decoder blocks: what tracks less says so
 

@@ -6,8 +6,6 @@ from transformers.pytorch_utils import Conv1D
 
 from ifguide.models import (
     ModelSettings,
-    check_context,
-    check_new_tokens,
     layer_matrix,
     linear_copy,
     load_model,
@@ -15,6 +13,7 @@ from ifguide.models import (
     tracked_layers,
     tracked_parameters,
 )
+from ifguide.opening import check_context, check_new_tokens
 
 TRACKED_PER_BLOCK = {"gpt_neox": 4, "gpt2": 4, "llama": 7, "qwen2": 7}
 

@@ -15,7 +15,7 @@ from tqdm.auto import tqdm
 
 from ifguide.checks import check_whole_number
 from ifguide.classifiers.base import TOXICITY, ReadyClassifier, folder_name
-from ifguide.models import check_pretrained, loading
+from ifguide.opening import check_pretrained, loading
 
 STANDARD = {"toxic": TOXICITY, "severe_toxic": "severe_toxicity", "identity_hate": "identity_attack"}
 

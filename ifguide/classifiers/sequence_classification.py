@@ -15,7 +15,7 @@ from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTok
 
 from ifguide.checks import check_whole_number
 from ifguide.classifiers.base import TOXICITY, ReadyClassifier, folder_name
-from ifguide.models import check_pretrained, loading
+from ifguide.opening import check_pretrained, loading
 
 ACTIVATIONS = ("softmax", "sigmoid", "none")
 MULTI_LABEL = "multi_label_classification"

@@ -9,7 +9,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AutoTokenizer, PreTrainedConfig, PreTrainedTokenizerFast
 
 from ifguide.hub import check_hub
-from ifguide.models import loading
+from ifguide.opening import loading
 
 END_OF_TEXT = "<|endoftext|>"
 FEWEST_TOKENS = 257  # the bytes, and the end-of-text token

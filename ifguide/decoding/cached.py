@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 
-from ifguide.models import context_length
+from ifguide.opening import context_length
 
 # P prompts, S samples of each, R = P · S rows, L tokens so far, V vocabulary
 

@@ -15,8 +15,8 @@ from ifguide.corpus.documents import Query
 from ifguide.corpus.queries import encode_queries
 from ifguide.evaluation.likelihood import continuation_likelihoods
 from ifguide.evaluation.task import members_of
-from ifguide.models import context_length
 from ifguide.objectives.language_modeling import token_losses
+from ifguide.opening import context_length
 from ifguide.statistics import mean_interval, ratio_interval
 
 Metrics = dict[str, dict[str, float | int | list[float]]]  # subset → metric

@@ -21,7 +21,8 @@ from ifguide.corpus.documents import Query
 from ifguide.corpus.queries import encode_queries
 from ifguide.corpus.tokenizers import make_tokenizer
 from ifguide.evaluation.likelihood import continuation_likelihoods
-from ifguide.models import check_pretrained, context_length, load_model
+from ifguide.models import load_model
+from ifguide.opening import check_pretrained, context_length
 
 ANSWERS = (" A", " B")
 PLACES = ("{prompt}", "{first}", "{second}")

@@ -15,7 +15,7 @@ from ifguide.corpus.records import read_records
 from ifguide.corpus.schema import PASSAGE
 from ifguide.evaluation.fluency import Metrics
 from ifguide.evaluation.likelihood import continuation_likelihoods
-from ifguide.models import context_length
+from ifguide.opening import context_length
 from ifguide.statistics import mean_interval
 
 

@@ -12,7 +12,8 @@ from ifguide.corpus.blocks import Corpus
 from ifguide.corpus.documents import LabelledText, Pair
 from ifguide.corpus.pairs import check_pairs, encode_pairs
 from ifguide.methods.dpo import DPO, reference_log_probabilities
-from ifguide.models import ModelSettings, check_context, check_pretrained
+from ifguide.models import ModelSettings
+from ifguide.opening import check_context, check_pretrained
 from ifguide.stages.stage import Inputs, Stage, made_from, setting, speed
 from ifguide.training.auxiliary import Auxiliary
 from ifguide.training.context import TrainingSetup, save_trained

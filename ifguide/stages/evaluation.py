@@ -30,7 +30,8 @@ from ifguide.evaluation.generation import GENERATIONS_FILE, load_generations
 from ifguide.evaluation.task import merge_metrics
 from ifguide.evaluation.toxicity import classify_continuations, toxicity_metrics
 from ifguide.influence.store import open_scores
-from ifguide.models import ModelSettings, check_pretrained, load_model, loading
+from ifguide.models import ModelSettings, load_model
+from ifguide.opening import check_pretrained, loading
 from ifguide.stages import findings
 from ifguide.stages.stage import Inputs, Stage, late_setting, made_from, setting, speed
 from ifguide.training.trainer import TrainerSettings

@@ -17,7 +17,8 @@ from ifguide.evaluation.generation import (
     save_generations,
 )
 from ifguide.evaluation.task import Continuations
-from ifguide.models import ModelSettings, check_new_tokens, context_length
+from ifguide.models import ModelSettings
+from ifguide.opening import check_new_tokens, context_length
 from ifguide.stages.stage import Inputs, Stage, made_from, setting, speed
 from ifguide.training.trainer import TrainerSettings
 

@@ -10,7 +10,7 @@ from ifguide.corpus.pairs import check_pairs_disjoint
 from ifguide.corpus.queries import check_disjoint, check_texts_disjoint, labels_of
 from ifguide.evaluation.generation import encode_prompts
 from ifguide.evaluation.task import RESERVED_NAMES, measurement_names
-from ifguide.models import check_context, context_length
+from ifguide.opening import check_context, context_length
 from ifguide.stages.auxiliary import AuxiliaryModel, PostTrained
 from ifguide.stages.classifiers import FittedClassifier
 from ifguide.stages.data import Data

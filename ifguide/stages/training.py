@@ -14,7 +14,8 @@ from ifguide.corpus.blocks import Corpus
 from ifguide.corpus.masks import MASK_FILE, TokenMask
 from ifguide.corpus.tokenizers import check_same_tokenizer
 from ifguide.influence.chain import InfluenceSettings
-from ifguide.models import ModelSettings, check_context
+from ifguide.models import ModelSettings
+from ifguide.opening import check_context
 from ifguide.stages.stage import Inputs, Stage, late_setting, made_from, setting, speed
 from ifguide.training.context import TrainingSetup, save_trained
 from ifguide.training.fit import train
