@@ -9,8 +9,8 @@ import numpy as np
 import yaml
 
 from ifguide.corpus.documents import Prompt
+from ifguide.decoding.generation import GENERATIONS_FILE, save_generations
 from ifguide.evaluation.fluency import UnitLosses, perplexity_metrics
-from ifguide.evaluation.generation import GENERATIONS_FILE, save_generations
 from ifguide.evaluation.toxicity import INTERVALS, prompt_metrics
 from ifguide.report.table import usual_columns
 from ifguide.report.wording import TOXICITY

@@ -15,7 +15,7 @@ from hydra import compose, initialize_config_dir
 from run_folders import write_sweep
 
 from ifguide.corpus.documents import Prompt
-from ifguide.evaluation.generation import GENERATIONS_FILE, load_generations, save_generations
+from ifguide.decoding.generation import GENERATIONS_FILE, load_generations, save_generations
 from ifguide.evaluation.judge import Judge
 from ifguide.models import ModelSettings
 from ifguide.stages.commands import report

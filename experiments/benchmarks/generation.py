@@ -20,7 +20,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from ifguide.corpus.real_toxicity_prompts import real_toxicity_prompts
 from ifguide.decoding import Nucleus
-from ifguide.evaluation.generation import sample_continuations
+from ifguide.decoding.generation import sample_continuations
 
 SAMPLES, NEW, PADDED = 25, 20, 256
 ROWS = {"ours": 1000, "naive": 200}  # sequences at the same time; more of the padded ones are not faster

@@ -18,7 +18,7 @@ import numpy as np
 import yaml
 from numpy.typing import NDArray
 
-from ifguide.evaluation.generation import GENERATIONS_FILE, load_generations
+from ifguide.decoding.generation import GENERATIONS_FILE, load_generations
 from ifguide.evaluation.task import with_nan
 from ifguide.workspace import find_paths
 

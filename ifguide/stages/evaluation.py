@@ -18,6 +18,7 @@ from ifguide.corpus.documents import Query
 from ifguide.corpus.masks import MASK_FILE, TokenMask
 from ifguide.corpus.tokenizers import make_tokenizer
 from ifguide.corpus.words import word_log_odds
+from ifguide.decoding.generation import GENERATIONS_FILE, load_generations
 from ifguide.evaluation.attribution import attribution_metrics, known_tokens, word_list_scores
 from ifguide.evaluation.fluency import (
     block_losses,
@@ -26,7 +27,6 @@ from ifguide.evaluation.fluency import (
     generation_perplexity,
     perplexity_metrics,
 )
-from ifguide.evaluation.generation import GENERATIONS_FILE, load_generations
 from ifguide.evaluation.task import merge_metrics
 from ifguide.evaluation.toxicity import classify_continuations, toxicity_metrics
 from ifguide.influence.store import open_scores

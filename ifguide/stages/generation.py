@@ -9,7 +9,7 @@ from typing import ClassVar
 from ifguide.checks import argument
 from ifguide.corpus.blocks import Corpus
 from ifguide.decoding import Decoding
-from ifguide.evaluation.generation import (
+from ifguide.decoding.generation import (
     GENERATIONS_FILE,
     decode_continuations,
     encode_prompts,

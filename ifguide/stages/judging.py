@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
-from ifguide.evaluation.generation import GENERATIONS_FILE, load_generations
+from ifguide.decoding.generation import GENERATIONS_FILE, load_generations
 from ifguide.evaluation.judge import Judge
 from ifguide.stages.stage import Inputs, Stage, made_from, setting, speed
 from ifguide.training.trainer import TrainerSettings

@@ -12,24 +12,22 @@ from omegaconf import DictConfig
 from ifguide.checks import argument
 from ifguide.corpus.documents import Query
 from ifguide.corpus.queries import halves
-from ifguide.evaluation.task import check_names, measurement_names
 from ifguide.objectives import LanguageModeling
-from ifguide.stages import rules
 from ifguide.stages.amortised import FittedStudent, StudentScores
-from ifguide.stages.auxiliary import AuxiliaryModel, PostTrained, Reference
+from ifguide.stages.auxiliary import AuxiliaryModel
 from ifguide.stages.classifiers import FittedClassifier
 from ifguide.stages.configuration import make, make_logger
 from ifguide.stages.data import Data
-from ifguide.stages.evaluation import Attribution, Evaluation, Fluency, Perplexity, Toxicity, Utility
+from ifguide.stages.evaluation import Toxicity
 from ifguide.stages.export import Export
 from ifguide.stages.filtering import DocumentInfluence, Filtered, FilteredMask, JudgedDocuments
-from ifguide.stages.generation import Generations
 from ifguide.stages.influence import Direction, Factors, Mask, PooledScores, Scores
+from ifguide.stages.measuring import STARTS, measured
+from ifguide.stages.post_training import STAGES_OF
+from ifguide.stages.sampling import Samples
 from ifguide.stages.stage import Existing, Kind, Stage
 from ifguide.stages.training import Proxy, TrainedModel
 from ifguide.training.context import TrainingSetup
-
-STARTS = {"uncensored": "model", "proxy": "proxy"}  # stage that an auxiliary model continues → its settings
 
 
 class Planner:
@@ -230,14 +228,24 @@ class Planner:
             role, TrainedModel, data=self.data, filtered=filtered, mask=mask, model=self.part("model"),
             optim=self.part("optim"), objective=self.part("objective"), recorders=recorders, **self.training(role),
         )  # fmt: skip
-        if post_training is None:
-            return trained
-        pairs, training = self.part("pairs"), self.training("post_training")
-        shared = {"data": self.data, "model": trained, "pairs": pairs, "loading": self.part("model")}
-        reference = self.add("reference", Reference, max_length=post_training.max_length, **shared, **training)
-        return self.add(
-            "model", PostTrained, reference=reference, post_training=post_training, **shared, setup=training["setup"]
-        )
+        return trained if post_training is None else STAGES_OF[type(post_training)](self, post_training, trained)
+
+    def samples(self, role: str, model: Stage, key: str) -> dict[str, Stage]:
+        """What a model writes after the queries' prompts, and what a classifier makes of it.
+
+        Args:
+            role: of both, before `samples` and `judged_samples`.
+            model: who writes.
+            key: of the settings that have a `sampling` and a `classifier`.
+        """
+        sampling = self.part(f"{key}.sampling")
+        prompts = sampling.prompts([query for queries in self.part("behaviours").values() for query in queries])
+        written = self.add(
+            f"{role}samples", Samples, {"sampling": f"{key}.sampling"}, data=self.data, model=model, sampling=sampling,
+            prompts=prompts, loading=self.part("model"), **self.placed,
+        )  # fmt: skip
+        judge = self.classifier(f"{key}.classifier", f"classifier.{key.split('.')[0]}")
+        return {"samples": written, "judged": self.add(f"{role}judged_samples", Toxicity, generations=written, **judge)}
 
     def auxiliaries(self) -> dict[str, Stage]:
         """Role → model that the decoder reads."""
@@ -255,46 +263,4 @@ class Planner:
 
     @cached_property
     def evaluation(self) -> Stage:
-        tasks, classifiers, utilities = (self.part(key) or {} for key in ("tasks", "classifiers", "utilities"))
-        check_names(list(tasks), list(classifiers), list(utilities))
-        rules.check_judges(list(self.behaviours), list(classifiers))
-        model, auxiliaries, settings = self.model, self.auxiliaries(), self.cfg.evaluation
-        loaded = {"data": self.data, "model": model, "loading": self.part("model"), **self.placed}
-        computed = {**self.placed, "batch_size": settings.batch_size}
-        starts = {STARTS[one.continues] for one in self.part("decoding").auxiliaries.values()}
-        auxiliary_loading = self.part(next(iter(starts), "model"))
-        judges = {name: self.classifier(f"classifiers.{name}", f"classifier.{name}") for name in classifiers}
-        written = {
-            name: self.add(
-                f"generations.{name}", Generations, {"task": f"tasks.{name}"}, auxiliaries=auxiliaries, task=task,
-                decoding=self.part("decoding"), seed=self.cfg.seed, auxiliary_loading=auxiliary_loading, **loaded,
-            )
-            for name, task in tasks.items()
-        }  # fmt: skip
-        toxicity = {
-            name: self.add(f"judged.{name}", Toxicity, generations=written[task], **judges[judge])
-            for name, (task, judge) in measurement_names(tasks, classifiers).items()
-        }
-        settings_of = {"pretrained": "reference_model", "batch_size": "batch_size", "split": "perplexity_split"}
-        typed = {field: f"evaluation.{name}" for field, name in settings_of.items()}
-        fluency = {
-            name: self.add(
-                f"fluency.{name}", Fluency, typed, generations=texts, pretrained=settings.reference_model,
-                **computed,
-            )
-            for name, texts in written.items()
-        }  # fmt: skip
-        others: dict[str, Stage] = {}
-        if not auxiliaries:  # the model's own perplexity says nothing about a decoder that steers it
-            others["perplexity"] = self.add(
-                "perplexity", Perplexity, typed, split=settings.perplexity_split, **{**loaded, **computed}
-            )
-        for name, utility in utilities.items():
-            others[name] = self.add(f"utility.{name}", Utility, utility=utility, **loaded)
-        if self.part("objective").uses_mask and self.cfg.paths.mask is None:
-            shared: dict[str, Any] = {"data": self.data, "scores": self.pooled, "mask": self.mask}
-            for column, (name, queries) in enumerate(self.behaviours.items()):
-                key = "attribution" if column == 0 else f"attribution_{name}"
-                others[key] = self.add(key, Attribution, column=column, queries=queries, **shared)
-        filtered = None if self.part("filter") is None else self.filtered
-        return self.add("evaluation", Evaluation, toxicity=toxicity, fluency=fluency, others=others, filtered=filtered)
+        return measured(self)

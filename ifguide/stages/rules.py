@@ -8,7 +8,7 @@ from ifguide.corpus.blocks import Corpus
 from ifguide.corpus.documents import Prompt, Query
 from ifguide.corpus.pairs import check_pairs_disjoint
 from ifguide.corpus.queries import check_disjoint, check_texts_disjoint, labels_of
-from ifguide.evaluation.generation import encode_prompts
+from ifguide.decoding.generation import encode_prompts
 from ifguide.evaluation.task import RESERVED_NAMES, measurement_names
 from ifguide.opening import check_context, context_length
 from ifguide.stages.auxiliary import AuxiliaryModel, PostTrained
@@ -18,13 +18,14 @@ from ifguide.stages.evaluation import Utility
 from ifguide.stages.filtering import JudgedDocuments
 from ifguide.stages.generation import Generations
 from ifguide.stages.influence import Direction
+from ifguide.stages.sampling import Samples
 from ifguide.stages.stage import Existing, Plan
 from ifguide.stages.training import TrainedModel
 from ifguide.training.auxiliary import tokenizer_of
 from ifguide.workspace import ArtifactError, file_signature, find_files, fingerprint_of
 
 SMALL_VOCABULARY = 512  # any: how long a context is does not depend on it
-FILTER_ROLE, AUXILIARY = "classifier.filter", "auxiliary."
+AUXILIARY = "auxiliary."
 
 
 def check_plan(plan: Plan) -> None:
@@ -80,7 +81,14 @@ def used_queries(plan: Plan) -> list[Sequence[Query]]:
     """The queries of every behaviour that a row is made with."""
     along = [stage.queries for stage in plan.named(Direction).values()]
     read = [queries for stage in plan.named(JudgedDocuments).values() for queries in stage.behaviours.values()]
-    return along + read
+    continued = [
+        [
+            Query(prompt=one.text, continuation="", toxic=one.subset == "toxic", record=one.record)
+            for one in stage.prompts
+        ]
+        for stage in plan.named(Samples).values()
+    ]
+    return along + read + continued
 
 
 def check_judges(behaviours: Sequence[str], classifiers: Sequence[str]) -> None:
@@ -134,9 +142,10 @@ def check_objective(path: str, known: Sequence[str]) -> None:
 def notes(plan: Plan, values: Mapping[str, Any]) -> list[str]:
     """What a reader of a row must know."""
     classifiers = plan.named(FittedClassifier)
-    filtering = classifiers.get(FILTER_ROLE)
-    evaluating = {role: stage for role, stage in classifiers.items() if role != FILTER_ROLE}
-    same = [role for role, stage in evaluating.items() if filtering and stage.fingerprint == filtering.fingerprint]
+    judges = [f"classifier.{name}" for name in values.get("classifiers") or {}]
+    evaluating = {role: stage for role, stage in classifiers.items() if role in judges}
+    used = {stage.fingerprint for role, stage in classifiers.items() if role not in judges}
+    same = [role for role, stage in evaluating.items() if stage.fingerprint in used]
     names: list[ClassifierSettings] = [evaluating[role].classifier for role in same]
     found = [f"Made with a classifier that evaluates it ({one.name})." for one in names]
     others = [role.removeprefix("classifier.") for role in evaluating if role not in same]

@@ -17,8 +17,8 @@ from ifguide.corpus.labelled import encode_texts
 from ifguide.corpus.pairs import encode_pairs
 from ifguide.corpus.queries import encode_queries
 from ifguide.corpus.tokenizers import beginning_of_text, last_tokens, make_tokenizer
+from ifguide.decoding.generation import decode_continuations, encode_prompts
 from ifguide.evaluation.fluency import generation_perplexity
-from ifguide.evaluation.generation import decode_continuations, encode_prompts
 from ifguide.evaluation.judge import answer_log_odds
 from ifguide.evaluation.lambada import Lambada
 from ifguide.evaluation.logit_lens import LogitLens

@@ -14,7 +14,7 @@ from ifguide.corpus.build import build_corpus
 from ifguide.corpus.documents import Document
 from ifguide.corpus.filters import WordFilter
 from ifguide.corpus.tokenizers import TokenizerSettings, keeps_text, make_tokenizer, open_tokenizer, token_texts
-from ifguide.evaluation.generation import decode_continuations
+from ifguide.decoding.generation import decode_continuations
 from ifguide.stages.filtering import JudgedDocuments
 from ifguide.training.auxiliary import tokenizer_of
 

@@ -9,7 +9,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from ifguide.decoding import Nucleus
 from ifguide.decoding.cached import TRUSTED, NextLogits, fault_of_cache
-from ifguide.evaluation.generation import draw, sample_continuations
+from ifguide.decoding.generation import draw, sample_continuations
 
 PROMPTS = [[3, 4, 5], [6, 7, 8], [9]]
 SETTINGS = dict(decoder=Nucleus(top_p=1.0), samples=2, max_new_tokens=4, end_of_text=0, rows=4, seed=3)

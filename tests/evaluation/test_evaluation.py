@@ -8,14 +8,7 @@ from ifguide.corpus.build import build_corpus
 from ifguide.corpus.documents import Document, Prompt, Query
 from ifguide.corpus.words import word_log_odds
 from ifguide.decoding import Nucleus, Stateless
-from ifguide.evaluation.attribution import (
-    attribution_metrics,
-    known_tokens,
-    precision_at,
-    word_list_scores,
-)
-from ifguide.evaluation.fluency import UnitLosses, block_losses, document_losses, perplexity_metrics
-from ifguide.evaluation.generation import (
+from ifguide.decoding.generation import (
     decode_continuations,
     draw,
     encode_prompts,
@@ -23,6 +16,13 @@ from ifguide.evaluation.generation import (
     sample_continuations,
     save_generations,
 )
+from ifguide.evaluation.attribution import (
+    attribution_metrics,
+    known_tokens,
+    precision_at,
+    word_list_scores,
+)
+from ifguide.evaluation.fluency import UnitLosses, block_losses, document_losses, perplexity_metrics
 from ifguide.evaluation.task import Continuations
 from ifguide.evaluation.toxicity import classify_continuations, toxicity_metrics
 from ifguide.statistics import roc_auc

@@ -7,7 +7,7 @@ import pytest
 from run_folders import COLUMNS, HEADLINE, beta, write_run, write_sweep
 
 from ifguide.corpus.documents import Prompt
-from ifguide.evaluation.generation import GENERATIONS_FILE, load_generations, save_generations
+from ifguide.decoding.generation import GENERATIONS_FILE, load_generations, save_generations
 from ifguide.report import rows as rows_module
 from ifguide.report.gather import gather
 from ifguide.report.rows import (

@@ -4,7 +4,7 @@ from conftest import VOCABULARY, tiny_model
 from transformers import TopPLogitsWarper
 
 from ifguide.decoding import Nucleus
-from ifguide.evaluation.generation import sample_continuations
+from ifguide.decoding.generation import sample_continuations
 from ifguide.methods.dexperts import DExperts, ExpertTraining
 from ifguide.methods.dexperts.decoder import ExpertDecoder
 from ifguide.training.optimization import Optimization

@@ -6,7 +6,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFa
 
 from ifguide.corpus.tokenizers import make_tokenizer
 from ifguide.decoding import Stateless
-from ifguide.evaluation.generation import sample_continuations
+from ifguide.decoding.generation import sample_continuations
 from ifguide.methods.rad import RAD, RewardTraining
 from ifguide.methods.rad.decoder import RewardAugmentedDecoder
 from ifguide.methods.rad.model import RewardModel

@@ -1,0 +1,61 @@
+"""What is measured of a row: the stages of an evaluation."""
+
+from typing import TYPE_CHECKING, Any
+
+from ifguide.evaluation.task import check_names, measurement_names
+from ifguide.stages import rules
+from ifguide.stages.evaluation import Attribution, Evaluation, Fluency, Perplexity, Toxicity, Utility
+from ifguide.stages.generation import Generations
+from ifguide.stages.stage import Stage
+
+if TYPE_CHECKING:
+    from ifguide.stages.planner import Planner
+
+STARTS = {"uncensored": "model", "proxy": "proxy"}  # stage that an auxiliary model continues → its settings
+
+
+def measured(planner: "Planner") -> Stage:
+    """The evaluation of the model of a configuration, with all its measurements."""
+    tasks, classifiers, utilities = (planner.part(key) or {} for key in ("tasks", "classifiers", "utilities"))
+    check_names(list(tasks), list(classifiers), list(utilities))
+    rules.check_judges(list(planner.behaviours), list(classifiers))
+    model, auxiliaries, settings = planner.model, planner.auxiliaries(), planner.cfg.evaluation
+    loaded = {"data": planner.data, "model": model, "loading": planner.part("model"), **planner.placed}
+    computed = {**planner.placed, "batch_size": settings.batch_size}
+    starts = {STARTS[one.continues] for one in planner.part("decoding").auxiliaries.values()}
+    auxiliary_loading = planner.part(next(iter(starts), "model"))
+    judges = {name: planner.classifier(f"classifiers.{name}", f"classifier.{name}") for name in classifiers}
+    written = {
+        name: planner.add(
+            f"generations.{name}", Generations, {"task": f"tasks.{name}"}, auxiliaries=auxiliaries, task=task,
+            decoding=planner.part("decoding"), seed=planner.cfg.seed, auxiliary_loading=auxiliary_loading, **loaded,
+        )
+        for name, task in tasks.items()
+    }  # fmt: skip
+    toxicity = {
+        name: planner.add(f"judged.{name}", Toxicity, generations=written[task], **judges[judge])
+        for name, (task, judge) in measurement_names(tasks, classifiers).items()
+    }
+    settings_of = {"pretrained": "reference_model", "batch_size": "batch_size", "split": "perplexity_split"}
+    typed = {field: f"evaluation.{name}" for field, name in settings_of.items()}
+    fluency = {
+        name: planner.add(
+            f"fluency.{name}", Fluency, typed, generations=texts, pretrained=settings.reference_model,
+            **computed,
+        )
+        for name, texts in written.items()
+    }  # fmt: skip
+    others: dict[str, Stage] = {}
+    if not auxiliaries:  # the model's own perplexity says nothing about a decoder that steers it
+        others["perplexity"] = planner.add(
+            "perplexity", Perplexity, typed, split=settings.perplexity_split, **{**loaded, **computed}
+        )
+    for name, utility in utilities.items():
+        others[name] = planner.add(f"utility.{name}", Utility, utility=utility, **loaded)
+    if planner.part("objective").uses_mask and planner.cfg.paths.mask is None:
+        shared: dict[str, Any] = {"data": planner.data, "scores": planner.pooled, "mask": planner.mask}
+        for column, (name, queries) in enumerate(planner.behaviours.items()):
+            key = "attribution" if column == 0 else f"attribution_{name}"
+            others[key] = planner.add(key, Attribution, column=column, queries=queries, **shared)
+    filtered = None if planner.part("filter") is None else planner.filtered
+    return planner.add("evaluation", Evaluation, toxicity=toxicity, fluency=fluency, others=others, filtered=filtered)

@@ -1,0 +1,68 @@
+"""What a model writes after the prompts of queries: what some methods learn from."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+from ifguide.corpus.blocks import Corpus
+from ifguide.corpus.documents import Prompt
+from ifguide.decoding import Nucleus
+from ifguide.decoding.generation import (
+    GENERATIONS_FILE,
+    decode_continuations,
+    encode_prompts,
+    sample_continuations,
+    save_generations,
+)
+from ifguide.methods.samples import SAMPLES_FILE, Sampling, save_samples
+from ifguide.models import ModelSettings
+from ifguide.opening import check_new_tokens, context_length
+from ifguide.stages.stage import Inputs, Stage, made_from, setting, speed
+from ifguide.training.trainer import TrainerSettings
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Samples(Stage):
+    """Continuations by a model, as tokens and as texts; a classifier judges them as it judges generations.
+
+    Attributes:
+        data: the corpus, for its tokenizer.
+        model: who writes.
+        sampling: how often and how far each prompt is continued.
+        prompts: of the queries.
+        loading, trainer: how and where the model is loaded.
+    """
+
+    name: ClassVar[str] = "samples"
+    version: ClassVar[int] = 1
+
+    data: Stage = made_from()
+    model: Stage = made_from()
+    sampling: Sampling = setting()
+    prompts: Sequence[Prompt] = setting()
+    loading: ModelSettings = speed()
+    trainer: TrainerSettings = speed()
+
+    def check_corpus(self, corpus: Corpus) -> None:
+        config = self.loading.config(corpus.vocabulary, corpus.end_of_text)
+        check_new_tokens(config, self.sampling.max_new_tokens)
+
+    def build(self, folder: Path, inputs: Inputs) -> Mapping[str, Any]:
+        tokenizer, sampling = inputs.corpus().tokenizer, self.sampling
+        model = self.loading.load(inputs["model"], self.trainer.device)
+        room = context_length(model.config) - sampling.max_new_tokens
+        prompts = encode_prompts(self.prompts, tokenizer, room, model.config)
+        tokens = sample_continuations(
+            model,
+            prompts,
+            decoder=Nucleus(top_p=sampling.top_p),
+            samples=sampling.samples,
+            max_new_tokens=sampling.max_new_tokens,
+            end_of_text=tokenizer.eos_token_id,
+            rows=sampling.rows,
+            seed=sampling.seed,
+        )
+        save_samples(folder / SAMPLES_FILE, prompts, tokens)
+        save_generations(folder / GENERATIONS_FILE, self.prompts, decode_continuations(prompts, tokens, tokenizer))
+        return {"prompts": len(prompts), "samples": sampling.samples}
