@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from numpy.typing import NDArray
 from ifguide.corpus.blocks import LABELS, Corpus, Split
 from ifguide.corpus.documents import BENIGN, TOXIC
 from ifguide.corpus.masks import TokenMask
-from ifguide.corpus.tokenizers import token_texts
+from ifguide.corpus.offsets import TokenOffsets
 from ifguide.report.gather import TOKENS_FILE
 from ifguide.report.plots import plot_scores
 from ifguide.report.render import render, visible
@@ -111,7 +112,8 @@ def page_documents(
 ) -> list[PageDocument]:
     """The documents of each group, ranked within it.
 
-    Tokens that no text holds, as the end of a document, are left out.
+    Tokens that no text holds, as the end of a document, are left out. Those that hold parts of one character are shown
+    as one: selected where one of them is, with the score that is furthest from 0.
     """
     length = split.block_length
     selected_sums, sums = np.zeros(len(split.documents)), np.zeros(len(split.documents))
@@ -122,7 +124,7 @@ def page_documents(
         np.add.at(sums, owner, scores)
         here = np.flatnonzero(mask[rows])
         np.add.at(selected_sums, owner[here], scores[here])
-    texts = token_texts(corpus.tokenizer)
+    read = TokenOffsets(corpus.tokenizer)
     special = np.array(corpus.tokenizer.all_special_ids)
     names = {LABELS[None]: None, LABELS[BENIGN]: wording.negative, LABELS[TOXIC]: wording.positive}
     order = {
@@ -130,6 +132,7 @@ def page_documents(
         "random": np.random.default_rng(0).permutation(len(sums)),
         "lowest": np.argsort(sums, kind="stable"),
     }
+    flags = [mask, *([] if split.annotation is None else [split.annotation])]
     documents = []
     for group, count in GROUPS.items():
         for rank, index in enumerate(order[group][:count], start=1):
@@ -138,21 +141,45 @@ def page_documents(
             inside = slice(start - blocks.start * length, end - blocks.start * length)
             tokens = split.tokens(blocks).reshape(-1)[inside]
             shown = ~np.isin(tokens, special)
+            if not shown.any():
+                continue
             row = split.documents[index]
-            noted = None if split.annotation is None else split.annotation[blocks].reshape(-1)[inside][shown].tolist()
+            texts, begins = whole_characters(*read(tokens[shown]))
+            values = scores_BT[blocks].reshape(-1)[inside][shown]
+            chosen, *noted = (
+                np.logical_or.reduceat(one[blocks].reshape(-1)[inside][shown], begins).tolist() for one in flags
+            )
             documents.append(
                 PageDocument(
                     name=f"{corpus.sources[row['source']]}, record {row['record']}",
                     rank=rank,
-                    tokens=[texts[token] for token in tokens[shown]],
-                    scores=scores_BT[blocks].reshape(-1)[inside][shown].tolist(),
-                    selected=mask[blocks].reshape(-1)[inside][shown].tolist(),
-                    annotated=noted,
+                    tokens=texts,
+                    scores=strongest(values, begins).tolist(),
+                    selected=chosen,
+                    annotated=noted[0] if noted else None,
                     label=names[int(row["label"])],
                     group=group,
                 )
             )
     return documents
+
+
+def whole_characters(text: str, offsets_T2: NDArray[np.int64]) -> tuple[list[str], NDArray[np.int64]]:
+    """Texts of neighbouring tokens that share no character with others, and the first token of each.
+
+    Args:
+        text, offsets_T2: of `TokenOffsets`, for one token at least.
+    """
+    starts, ends = offsets_T2[:, 0], np.maximum.accumulate(offsets_T2[:, 1])
+    first = np.flatnonzero(np.concatenate([[True], starts[1:] >= ends[:-1]]))
+    bounds = [*starts[first].tolist(), len(text)]
+    return [text[start:end] for start, end in pairwise(bounds)], first
+
+
+def strongest(scores_T: NDArray[np.float32], first: NDArray[np.int64]) -> NDArray[np.float32]:
+    """Of each group of tokens, which begins with one of `first`, the score that is furthest from 0."""
+    low, high = np.minimum.reduceat(scores_T, first), np.maximum.reduceat(scores_T, first)
+    return np.where(-low > high, low, high)
 
 
 def write_token_page(

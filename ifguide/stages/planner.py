@@ -28,6 +28,7 @@ from ifguide.stages.sampling import Samples
 from ifguide.stages.stage import Existing, Kind, Stage
 from ifguide.stages.training import Proxy, TrainedModel
 from ifguide.training.context import TrainingSetup
+from ifguide.workspace import read_manifest
 
 
 class Planner:
@@ -170,9 +171,16 @@ class Planner:
 
     @cached_property
     def export(self) -> Stage:
+        """The mask with its scores; those of a mask that another run made are the ones that it was made from."""
+        mask = self.mask
+        if isinstance(mask, Existing):
+            scores: Stage = mask.input("scores")
+            behaviours = list(read_manifest(mask.folder)["facts"]["behaviours"])
+        else:
+            scores, behaviours = self.pooled, list(self.behaviours)
         return self.add(
-            "export", Export, {"unit": "export.unit"}, data=self.data, mask=self.mask, scores=self.pooled,
-            behaviours=list(self.behaviours), unit=self.cfg.export.unit,
+            "export", Export, {"unit": "export.unit"}, data=self.data, mask=mask, scores=scores, behaviours=behaviours,
+            unit=self.cfg.export.unit,
         )  # fmt: skip
 
     def classifier(self, key: str, role: str) -> dict[str, Any]:

@@ -6,10 +6,11 @@ from ifguide.corpus.blocks import Corpus
 from ifguide.report.terminal import relative
 from ifguide.stages import rules
 from ifguide.stages.findings import said
-from ifguide.stages.stage import Plan
+from ifguide.stages.stage import Plan, Stage
 from ifguide.workspace import Artifact, Workspace, global_rank
 
 log = logging.getLogger(__name__)
+LONG = 10  # seconds
 
 
 def carry_out(plan: Plan, workspace: Workspace, made: dict[str, Artifact]) -> None:
@@ -28,6 +29,8 @@ def carry_out(plan: Plan, workspace: Workspace, made: dict[str, Artifact]) -> No
     by_fingerprint: dict[str, Artifact] = {}
     for stage in plan.stages:
         inputs = {key: by_fingerprint[child.fingerprint] for key, child in stage.inputs.items()}
+        if global_rank() == 0 and (line := beginning(stage, workspace)):
+            log.info("%-26s %s", plan.role_of(stage), line)
         with plan.naming(plan.role_of(stage)):
             artifact = by_fingerprint[stage.fingerprint] = stage.make(workspace, inputs)
         made |= {role: artifact for role, one in plan.roles.items() if one.fingerprint == stage.fingerprint}
@@ -43,3 +46,13 @@ def carry_out(plan: Plan, workspace: Workspace, made: dict[str, Artifact]) -> No
             corpus = Corpus(artifact.path)
             plan.check_corpus(corpus)
             rules.check_corpus(plan, corpus)
+
+
+def beginning(stage: Stage, workspace: Workspace) -> str | None:
+    """What is said when a stage begins that is built, and takes more than a few seconds as far as is known."""
+    if stage.is_in(workspace):
+        return None
+    seconds = workspace.last_seconds(stage.name)
+    if seconds is None:
+        return "begins" if stage.resumable else None
+    return f"begins (the last one here took {seconds:.0f} s)" if seconds >= LONG else None

@@ -190,6 +190,18 @@ class Existing(Stage):
             raise ArtifactError(f"{self.folder} was made from {', '.join(inputs) or 'nothing'}, not from `{name}`")
         return str(inputs[name])
 
+    def input(self, name: str) -> "Existing":
+        """One of its inputs, which lies in the same workspace.
+
+        Raises:
+            ArtifactError: it has none of this name, or that is no longer there.
+        """
+        fingerprint = self.made_of(name)
+        found = next(self.folder.absolute().parent.glob(f"*-{fingerprint}"), None)
+        if found is None:
+            raise ArtifactError(f"{self.folder}: the {name} that it was made from (…-{fingerprint}) are not beside it")
+        return Existing(folder=found, stage=found.name.rpartition("-")[0])
+
     def is_in(self, workspace: Workspace) -> bool:
         return True
 

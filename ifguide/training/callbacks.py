@@ -1,9 +1,12 @@
 """Callbacks of an ordinary training run."""
 
 import time
+from collections.abc import Iterable
 from typing import Any
 
 import pytorch_lightning as pl
+from pytorch_lightning.callbacks import ProgressBar
+from tqdm.auto import tqdm
 
 
 class Throughput(pl.Callback):
@@ -24,3 +27,53 @@ class Throughput(pl.Callback):
         if (index + 1) % every == 0:
             module.log("tokens_per_second", self._tokens / self._seconds, prog_bar=True, rank_zero_only=True)
             self._tokens, self._seconds = 0, 0.0
+
+
+class Progress(ProgressBar):
+    """Bars of the style of all others: gone at the end, and none where no terminal shows them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._bar: tqdm[Any] = tqdm(disable=True)
+        self._enabled = True
+
+    def disable(self) -> None:
+        self._enabled = False
+
+    def enable(self) -> None:
+        self._enabled = True
+
+    def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        self._begin("Training", trainer.max_steps, initial=trainer.global_step)
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, module: pl.LightningModule, outputs: Any, batch: Any, index: int
+    ) -> None:
+        shown = {name.rpartition("/")[2]: f"{value:.3f}" for name, value in trainer.progress_bar_metrics.items()}
+        self._bar.set_postfix(shown, refresh=False)
+        self._bar.update(trainer.global_step - self._bar.n)
+
+    def on_train_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        self._bar.close()
+
+    def on_predict_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        self._begin("Scoring", sum(int(batches) for batches in _as_list(trainer.num_predict_batches)))
+
+    def on_predict_batch_end(
+        self, trainer: pl.Trainer, module: pl.LightningModule, outputs: Any, batch: Any, index: int, loader: int = 0
+    ) -> None:
+        self._bar.update()
+
+    def on_predict_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        self._bar.close()
+
+    def on_exception(self, trainer: pl.Trainer, module: pl.LightningModule, exception: BaseException) -> None:
+        self._bar.close()
+
+    def _begin(self, name: str, total: int, *, initial: int = 0) -> None:
+        disable = None if self._enabled else True  # None: where there is no terminal
+        self._bar = tqdm(desc=name, total=total, initial=initial, leave=False, disable=disable)
+
+
+def _as_list(value: Any) -> list[Any]:
+    return list(value) if isinstance(value, Iterable) else [value]

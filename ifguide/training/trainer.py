@@ -12,6 +12,7 @@ from lightning_fabric.plugins import CheckpointIO
 from pytorch_lightning.strategies import Strategy
 
 from ifguide.checks import check_whole_number
+from ifguide.training.callbacks import Progress
 from ifguide.training.checkpoints import WholeCheckpointIO
 
 OURS = {  # arguments of Lightning's trainer that are decided elsewhere → where
@@ -116,7 +117,7 @@ class TrainerSettings:
         wants_gpu = self.accelerator in ("gpu", "cuda") or (self.accelerator == "auto" and torch.cuda.is_available())
         return torch.device("cuda" if wants_gpu else "cpu")
 
-    def make_trainer(self, **options: Any) -> pl.Trainer:
+    def make_trainer(self, callbacks: Sequence[pl.Callback] = (), **options: Any) -> pl.Trainer:
         """A trainer of Lightning; `options` are what a caller decides."""
         if "profiler" in self.lightning:  # its report is a log entry, of which a run shows warnings only
             logging.getLogger("pytorch_lightning.profilers").setLevel(logging.INFO)
@@ -132,6 +133,7 @@ class TrainerSettings:
             num_nodes=self.num_nodes,
             use_distributed_sampler=False,
             enable_progress_bar=self.progress,
+            callbacks=[*callbacks, *([Progress()] if self.progress else [])],
             **deepcopy(ours),
             **options,
         )

@@ -19,6 +19,7 @@ from filelock import FileLock
 
 from ifguide.workspace.artifact import (
     Artifact,
+    ArtifactError,
     check_files,
     check_recipe,
     describe_environment,
@@ -157,6 +158,14 @@ class Workspace:
             write_json(building / MANIFEST, manifest)
             os.replace(building, path)
         return Artifact(recipe.stage, recipe.fingerprint, path, reused=False)
+
+    def last_seconds(self, stage: str) -> float | None:
+        """Time that the latest artifact of a stage, by its name, took to build; None where nothing says it."""
+        manifests = sorted(self.root.glob(f"{stage}-*/{MANIFEST}"), key=lambda file: -file.stat().st_mtime)
+        try:
+            return float(read_manifest(manifests[0].parent)["seconds"]) if manifests else None
+        except (ArtifactError, KeyError, TypeError, ValueError):
+            return None
 
     def seconds(self, *artifacts: Artifact) -> float | None:
         """Time that artifacts and all that they were made from took to build, whichever run built them.

@@ -11,7 +11,14 @@ import pytest
 
 from ifguide.corpus.masks import TokenMask
 from ifguide.corpus.tokenizers import token_texts
-from ifguide.report.token_page import PageDocument, shade_scale, write_token_page, write_token_pages
+from ifguide.report.token_page import (
+    PageDocument,
+    shade_scale,
+    strongest,
+    whole_characters,
+    write_token_page,
+    write_token_pages,
+)
 
 STATIC = resources.files("ifguide.report") / "static"
 HOSTILE = [
@@ -192,6 +199,15 @@ def test_the_page_explains_itself(tmp_path):
 def test_no_documents(tmp_path):
     page = render(tmp_path)
     assert page.documents == [] and "No documents to show" in page.text
+
+
+def test_tokens_that_hold_parts_of_one_character_are_shown_as_one():
+    # "a", three tokens of an emoji of which the last also holds "b", nothing, "cd"
+    offsets = np.array([[0, 1], [1, 2], [1, 2], [1, 3], [3, 3], [3, 5]])
+    texts, first = whole_characters("a\N{GRINNING FACE}bcd", offsets)
+    assert texts == ["a", "\N{GRINNING FACE}b", "", "cd"] and first.tolist() == [0, 1, 4, 5]
+    scores = np.array([1.0, 2.0, -3.0, 0.5, -1.0, 4.0], np.float32)
+    assert strongest(scores, first).tolist() == [1.0, -3.0, -1.0, 4.0]
 
 
 def test_a_page_for_every_behaviour(corpus, tmp_path):

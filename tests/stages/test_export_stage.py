@@ -38,3 +38,16 @@ def test_the_setting_is_named_as_it_is_typed(tmp_path):
     assert lines[-2].startswith("export") and lines[-1].strip() == "export.unit=document"
     with pytest.raises(ValueError, match=r"^export\.unit=page; known: block, document"):
         Row(tmp_path, "stage=export", "export.unit=page").check()
+
+
+@pytest.mark.slow
+def test_a_mask_of_another_run_is_exported_with_the_scores_that_it_was_made_from(tmp_path):
+    pytest.importorskip("profanity_check")
+    folder = Row(tmp_path, "stage=mask").run().path("mask")
+    row = Row(tmp_path, "stage=export", f"paths.mask={folder}", "scorer=finite_difference")
+    assert {"direction.toxicity", "proxy", "pooled"}.isdisjoint(row.plan.roles)
+    assert (row.run().path("export") / "documents.jsonl").stat().st_size
+    (scores,) = tmp_path.rglob("pooled-*")
+    scores.rename(tmp_path / "elsewhere")
+    with pytest.raises(ValueError, match=r"the scores that it was made from .* are not beside it"):
+        Row(tmp_path, "stage=export", f"paths.mask={folder}")
