@@ -174,7 +174,8 @@ class Planner:
         """The mask with its scores; those of a mask that another run made are the ones that it was made from."""
         mask = self.mask
         if isinstance(mask, Existing):
-            scores: Stage = mask.input("scores")
+            found = mask.input("scores")
+            scores: Stage = self.add("scores", Existing, folder=found.folder, stage=found.stage)
             behaviours = list(read_manifest(mask.folder)["facts"]["behaviours"])
         else:
             scores, behaviours = self.pooled, list(self.behaviours)

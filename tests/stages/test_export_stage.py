@@ -47,7 +47,7 @@ def test_a_mask_of_another_run_is_exported_with_the_scores_that_it_was_made_from
     row = Row(tmp_path, "stage=export", f"paths.mask={folder}", "scorer=finite_difference")
     assert {"direction.toxicity", "proxy", "pooled"}.isdisjoint(row.plan.roles)
     assert (row.run().path("export") / "documents.jsonl").stat().st_size
-    (scores,) = tmp_path.rglob("pooled-*")
+    (scores,) = (tmp_path / "workspace").glob("pooled-*")
     scores.rename(tmp_path / "elsewhere")
     with pytest.raises(ValueError, match=r"the scores that it was made from .* are not beside it"):
         Row(tmp_path, "stage=export", f"paths.mask={folder}")
