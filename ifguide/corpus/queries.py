@@ -3,6 +3,7 @@
 from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass
+from random import Random
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,7 @@ from numpy.typing import NDArray
 from transformers import PreTrainedConfig, PreTrainedTokenizerFast
 
 from ifguide.classifiers.base import TOXICITY
-from ifguide.corpus.documents import Prompt, Query
+from ifguide.corpus.documents import LabelledText, Pair, Prompt, Query
 from ifguide.corpus.records import read_records, say_unlabelled
 from ifguide.corpus.schema import QUERY, Classes
 from ifguide.corpus.tokenizers import beginning_of_text, last_tokens
@@ -155,3 +156,32 @@ def encode_queries(
         inside = last_tokens(False, [end > len(query.prompt) for _, end in encoding.offsets], max_length)
         encoded.append(EncodedQuery(ids, np.array(inside, dtype=bool), query.toxic))
     return encoded
+
+
+def labelled_queries(*, queries: Sequence[Query]) -> list[LabelledText]:
+    """The continuations of queries as labelled texts, each once: what is learned from labels then has the direction's
+    source."""
+    texts: dict[str, LabelledText] = {}
+    for query in queries:
+        text = query.continuation.strip()
+        if text:
+            texts.setdefault(text, LabelledText(text, float(query.toxic)))
+    return list(texts.values())
+
+
+def paired_queries(*, queries: Sequence[Query], seed: int = 0) -> list[Pair]:
+    """A continuation that lacks the behaviour, preferred to one that shows it, without prompts.
+
+    Queries of both kinds have other prompts, so that neither would be a continuation of the other's. As many pairs as
+    there are queries that show it; each has a random one of the others, and none is taken again before all were.
+
+    Raises:
+        ValueError: one kind is missing.
+    """
+    shows, lacks = ([query.continuation for query in queries if query.toxic is toxic] for toxic in (True, False))
+    if not shows or not lacks:
+        raise ValueError("queries: a pair needs one that shows the behaviour, and one that does not")
+    rng, order = Random(seed), list[str]()
+    while len(order) < len(shows):
+        order += rng.sample(lacks, len(lacks))
+    return [Pair("", chosen, rejected) for chosen, rejected in zip(order, shows, strict=False) if chosen != rejected]

@@ -2,9 +2,16 @@ import json
 
 import pytest
 
-from ifguide.corpus.documents import Prompt, Query
+from ifguide.corpus.documents import LabelledText, Prompt, Query
 from ifguide.corpus.prompts import local_prompts
-from ifguide.corpus.queries import check_disjoint, check_queries, encode_queries, local_queries
+from ifguide.corpus.queries import (
+    check_disjoint,
+    check_queries,
+    encode_queries,
+    labelled_queries,
+    local_queries,
+    paired_queries,
+)
 from ifguide.corpus.real_toxicity_prompts import real_toxicity_prompts, real_toxicity_queries
 from ifguide.corpus.tokenizers import make_tokenizer
 
@@ -125,3 +132,17 @@ def test_real_toxicity_prompts_are_read(datasets_folder):
     for part in ("validation", "test"):
         half = real_toxicity_prompts(files=files, part=part)
         assert min(sum(p.subset == subset for p in half) for subset in ("toxic", "nontoxic")) >= 250
+
+
+def test_queries_serve_as_labelled_texts_and_as_pairs():
+    rows = [("a", " bad", True), ("b", " good", False), ("c", " bad ", True), ("d", " worse", True), ("e", " ", False)]
+    queries = [Query(prompt, continuation, toxic, prompt) for prompt, continuation, toxic in rows]
+    assert labelled_queries(queries=queries) == [
+        LabelledText("bad", 1.0), LabelledText("good", 0.0), LabelledText("worse", 1.0),
+    ]  # fmt: skip
+    pairs = paired_queries(queries=[*queries[:4], Query("f", " fine", False, "f")])
+    assert [pair.rejected for pair in pairs] == [" bad", " bad ", " worse"]
+    assert {pair.chosen for pair in pairs[:2]} == {" good", " fine"} and pairs[2].chosen in {" good", " fine"}
+    assert pairs == paired_queries(queries=[*queries[:4], Query("f", " fine", False, "f")])
+    with pytest.raises(ValueError, match="one that shows the behaviour, and one that does not"):
+        paired_queries(queries=queries[:1])
