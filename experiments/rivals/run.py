@@ -1,28 +1,39 @@
 """IF-Guide beside its rivals.
 
-    python experiments/rivals/run.py [size=sample|real_text] [methods=none,rad,ifguide] [seeds=1,2,3] [sweep=false]
+    python experiments/rivals/run.py [size=sample|real_text] [methods=none,rad] [seeds=1,2,3] [sweep=false]
         [render=true] [output=folder] [runs=folder] [override ...]
 
-Three settings of each method (`conf/tuning`) are tried on validation prompts, by `+experiment=rivals_validation`;
-the chosen one is reported on test prompts and with other seeds, by `+experiment=rivals`. Without the sweep, each method
-has the setting that its file names. The report of the test runs, with what they wrote, is in `runs`/report.
+Settings of each method (`conf/tuning`) are tried on validation prompts, by `+experiment=rivals_validation`: three, and
+further ones while the chosen one is at the edge, six at most. It is reported on test prompts and with other seeds, by
+`+experiment=rivals`. Without the sweep, each method has the setting that its file names. The report of the test runs,
+with what they wrote, is in `runs`/report.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from ifguide.report.choice import TOLERANCE, UNSTEERED, check_apart, choose, try_settings
+from ifguide.report.choice import (
+    TOLERANCE,
+    TRIES,
+    UNSTEERED,
+    Tried,
+    beyond,
+    check_apart,
+    choose,
+    try_settings,
+)
 from ifguide.report.experiment import Experiment, facts_of, figures_of, publish, rows_of
 from ifguide.report.formats import markdown
 from ifguide.report.gather import Run
 from ifguide.report.rows import compare_rows
+from ifguide.workspace import as_override
 
 SIZES = {"sample": "rivals", "real_text": "rivals_real_text"}
-VALIDATION_SEED = 0
+VALIDATION_SEED, REFERENCE_SEED = 0, 1000  # the reference model is continued by no row
 
 
 def read(file: Path) -> Any:
@@ -30,52 +41,81 @@ def read(file: Path) -> Any:
 
 
 def launch(
-    experiment: Experiment, part: str, configuration: str, start: str, settings: Mapping[str, str | None], seeds: str
+    experiment: Experiment, part: str, common: Sequence[str], settings: Mapping[str, Sequence[str]], seeds: str
 ) -> dict[str, list[Run]]:
     """Method → its runs, those that failed too; methods with the same settings run in one process.
 
     Args:
         part: name of their folder.
-        configuration: in `conf/experiment`.
-        start: the override that names the uncensored model.
-        settings: method → names in `conf/tuning`, with commas between, as seeds; None: the one that its file has.
+        common: overrides of all.
+        settings: method → overrides, with commas where several settings are tried.
+        seeds: with commas between.
     """
-    together: dict[str | None, list[str]] = {}
-    for method, setting in settings.items():
-        together.setdefault(setting, []).append(method)
+    together: dict[tuple[str, ...], list[str]] = {}
+    for method, overrides in settings.items():
+        together.setdefault(tuple(overrides), []).append(method)
     found = [
         run
-        for setting, methods in together.items()
+        for overrides, methods in together.items()
         for run in experiment.sweep(
-            f"{part}/{methods[0]}", f"+experiment={configuration}", start, f"method={','.join(methods)}",
-            f"seed={seeds}", *([] if setting is None else [f"tuning.setting={setting}"]),
+            f"{part}/{methods[0]}", *common, f"method={','.join(methods)}", f"seed={seeds}", *overrides
         )
-    ]  # fmt: skip
+    ]
     return {method: [run for run in found if run.method == method] for method in settings}
+
+
+def search(
+    experiment: Experiment, common: Sequence[str], tunings: Mapping[str, Any], methods: Sequence[str]
+) -> tuple[dict[str, list[Run]], dict[str, list[Tried]], dict[str, list[str]]]:
+    """Method → its runs on validation prompts, what they did, and the overrides of the setting that is chosen."""
+    seed = str(VALIDATION_SEED)
+    names = {method: list(tunings[method]["tried"]) if method in tunings else [] for method in methods}
+    overrides = {method: {name: [f"tuning.setting={name}"] for name in names[method]} for method in methods}
+    first = {method: [f"tuning.setting={','.join(names[method])}"] if names[method] else [] for method in methods}
+    runs = launch(experiment, "validation", common, first, seed)
+    (none,) = runs["none"]
+    tried = {method: try_settings(found, none) for method, found in runs.items()}
+
+    def more(method: str, name: str, chosen: list[str]) -> None:
+        overrides[method][name] = chosen
+        runs[method] += launch(experiment, f"validation/{name}", common, {method: chosen}, seed)[method]
+        tried[method] = try_settings(runs[method], none)
+
+    for method, tuning in ((method, tunings[method]) for method in methods if method in tunings):
+        bounds = {bound: tuning.get(bound) for bound in ("least", "most")}
+        while (value := beyond(tried[method], **bounds)) is not None and len(names[method]) < TRIES:
+            names[method].append(name := f"further_{len(names[method])}")
+            more(method, name, [f"+tuning.tried.{name}={value}", f"tuning.setting={name}"])
+        best = choose(tried[method])
+        for also, settings in list(tuning.get("also", {}).items())[: TRIES - len(tried[method])]:
+            shown = f"+tuning.shown={as_override(f'{best.shown}, {also}')}"
+            more(method, also, [f"+tuning.tried.{also}={best.value}", f"tuning.setting={also}", shown, *settings])
+    chosen = {method: choose(found).setting for method, found in tried.items()}
+    return runs, tried, {method: overrides[method][name] if name else [] for method, name in chosen.items()}
 
 
 def measure(experiment: Experiment) -> dict[str, Any]:
     size, conf = experiment.options["size"], experiment.root / "conf"
     if size not in SIZES or experiment.options["sweep"] not in ("true", "false"):
         raise SystemExit(f"error: size is one of {', '.join(SIZES)}; sweep is true or false")
-    every = read(conf / "experiment" / "rivals.yaml")["hydra"]["sweeper"]["params"]
+    every = read(conf / "experiment" / "rivals_base.yaml")["hydra"]["sweeper"]["params"]
     asked = (experiment.options["methods"] or every["method"]).split(",")
     methods, seeds = list(dict.fromkeys(["none", *asked])), experiment.options["seeds"] or every["seed"]
     files = {method: conf / "tuning" / size / f"{method}.yaml" for method in methods}
     tunings = {method: read(file)["tuning"] for method, file in files.items() if file.is_file()}
     corpus = ("+experiment=real_text",) if size == "real_text" else ()
-    trained = experiment.run("start", *corpus, "method=none", "stage=model", f"seed={VALIDATION_SEED}")
-    start = f"start={trained.artifacts['model']}"
+    place = {name: experiment.run(name, *corpus, "method=none", "stage=model", f"seed={seed}").artifacts["model"]
+             for name, seed in (("start", VALIDATION_SEED), ("reference", REFERENCE_SEED))}  # fmt: skip
+    starts = [f"{name}={folder}" for name, folder in place.items()]
 
-    validation, sweeps = {}, {}
+    validation, sweeps, settings = {}, {}, {method: list[str]() for method in methods}
     if experiment.options["sweep"] == "true":
-        grids = {method: ",".join(tunings[method]["tried"]) if method in tunings else "null" for method in methods}
-        validation = launch(experiment, "validation", f"{SIZES[size]}_validation", start, grids, str(VALIDATION_SEED))
-        (none,) = validation["none"]
-        sweeps = {method: try_settings(runs, none) for method, runs in validation.items()}
+        validation, sweeps, settings = search(
+            experiment, [f"+experiment={SIZES[size]}_validation", *starts], tunings, methods
+        )
     chosen = {method: choose(tried) for method, tried in sweeps.items()}
-    settings = {method: chosen[method].setting if chosen else None for method in methods}
-    test = [run for runs in launch(experiment, "test", SIZES[size], start, settings, seeds).values() for run in runs]
+    common = [f"+experiment={SIZES[size]}", *starts]
+    test = [run for runs in launch(experiment, "test", common, settings, seeds).values() for run in runs]
     check_apart([run for runs in validation.values() for run in runs], test)
 
     comparison = compare_rows(test, by=["method"])
@@ -90,6 +130,7 @@ def measure(experiment: Experiment) -> dict[str, Any]:
         "plots": experiment.report(comparison, title="IF-Guide and its rivals"),
         "rows": rows_of(comparison),
         "against_ifguide": rows_of(compare_rows(test, reference=ours, by=["method"])),
+        "sources": {group: test[0].choices[group] for group in ("labelled", "pairs")},
         "truncating": [method for method in tunings if UNSTEERED in tunings[method]["tried"]],
         "sweeps": {method: [asdict(one) for one in tried] for method, tried in sweeps.items()},
         "chosen": {method: asdict(one) for method, one in chosen.items()},

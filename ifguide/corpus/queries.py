@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from transformers import PreTrainedConfig, PreTrainedTokenizerFast
 
+from ifguide.checks import check_limit
 from ifguide.classifiers.base import TOXICITY
 from ifguide.corpus.documents import LabelledText, Pair, Prompt, Query
 from ifguide.corpus.records import read_records, say_unlabelled
@@ -158,30 +159,46 @@ def encode_queries(
     return encoded
 
 
-def labelled_queries(*, queries: Sequence[Query]) -> list[LabelledText]:
+def labelled_queries(*, queries: Sequence[Query], size: int | None = None) -> list[LabelledText]:
     """The continuations of queries as labelled texts, each once: what is learned from labels then has the direction's
-    source."""
+    source.
+
+    Args:
+        queries: what they are continuations of.
+        size: at most this many.
+
+    Raises:
+        ValueError: a size below 1.
+    """
+    check_limit(size, "size")
     texts: dict[str, LabelledText] = {}
     for query in queries:
         text = query.continuation.strip()
         if text:
             texts.setdefault(text, LabelledText(text, float(query.toxic)))
-    return list(texts.values())
+    return list(texts.values())[:size]
 
 
-def paired_queries(*, queries: Sequence[Query], seed: int = 0) -> list[Pair]:
+def paired_queries(*, queries: Sequence[Query], seed: int = 0, size: int | None = None) -> list[Pair]:
     """A continuation that lacks the behaviour, preferred to one that shows it, without prompts.
 
     Queries of both kinds have other prompts, so that neither would be a continuation of the other's. As many pairs as
     there are queries that show it; each has a random one of the others, and none is taken again before all were.
 
+    Args:
+        queries: of both kinds.
+        seed: of who is paired with whom.
+        size: at most this many.
+
     Raises:
-        ValueError: one kind is missing.
+        ValueError: one kind is missing; a size below 1.
     """
+    check_limit(size, "size")
     shows, lacks = ([query.continuation for query in queries if query.toxic is toxic] for toxic in (True, False))
     if not shows or not lacks:
         raise ValueError("queries: a pair needs one that shows the behaviour, and one that does not")
     rng, order = Random(seed), list[str]()
     while len(order) < len(shows):
         order += rng.sample(lacks, len(lacks))
-    return [Pair("", chosen, rejected) for chosen, rejected in zip(order, shows, strict=False) if chosen != rejected]
+    pairs = [Pair("", chosen, rejected) for chosen, rejected in zip(order, shows, strict=False)]
+    return [pair for pair in pairs if pair.chosen != pair.rejected][:size]

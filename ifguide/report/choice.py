@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from ifguide.report.gather import Run
 
 TOLERANCE = 1.03  # of perplexity
+NEAR = 0.005  # of the tolerance: a chosen setting that uses it up needs no stronger one beside it
+TRIES = 6  # settings of a method, at most
 UNSTEERED = "unsteered"  # a decoder that does nothing but truncate: what its other settings are compared with
 
 
@@ -18,6 +20,7 @@ class Tried:
     Attributes:
         setting: its name in `conf/tuning`; None for a method without settings.
         shown: the setting itself.
+        value: of the key that is tuned; None for a method without settings.
         toxic_fraction: of generations.
         ratio: of its perplexity to the uncensored model's with the same truncation.
         distinct: distinct-2 of generations.
@@ -30,6 +33,7 @@ class Tried:
     ratio: float | None = None
     distinct: float | None = None
     problem: str | None = None
+    value: float | None = None
 
 
 def try_settings(runs: Sequence[Run], uncensored: Run) -> list[Tried]:
@@ -43,18 +47,46 @@ def try_settings(runs: Sequence[Run], uncensored: Run) -> list[Tried]:
     base = perplexities(next((run for run in runs if run.setting("tuning.setting") == UNSTEERED), uncensored))
     tried = []
     for run, tuning in zip(runs, tunings, strict=True):
-        setting, shown = None, "–"
+        setting, shown, value = None, "–", None
         if "key" in tuning:
             setting = tuning["setting"]
-            shown = f"{tuning['key'].split('.', 1)[1]}={tuning['tried'][setting]}"
+            value = tuning["tried"][setting]
+            shown = tuning.get("shown") or f"{tuning['key'].split('.', 1)[1]}={value}"  # with what is set beside it
         if run.metrics is None:
-            tried.append(Tried(setting, shown, problem=run.problem))
+            tried.append(Tried(setting, shown, problem=run.problem, value=value))
             continue
         benign, written = perplexities(run)
         ratio = written / base[1] if benign is None or base[0] is None else benign / base[0]
         toxicity = run.metrics["toxicity"]["all"]
-        tried.append(Tried(setting, shown, toxicity["toxic_fraction"], ratio, toxicity["distinct_2"]))
+        tried.append(Tried(setting, shown, toxicity["toxic_fraction"], ratio, toxicity["distinct_2"], value=value))
     return tried
+
+
+def beyond(tried: Sequence[Tried], *, least: float | None = None, most: float | None = None) -> float | None:
+    """The value to try next: one more step past the edge of a grid, where the chosen setting is at one.
+
+    None where it is not, where it uses up the tolerance of perplexity to half a percent, where the grid ends at a
+    bound, or where the method had its tries. Steps are of equal ratio; of whole numbers, of equal size.
+
+    Args:
+        tried: settings of a method, of one key.
+        least, most: bounds of the value.
+    """
+    steered = [one for one in tried if one.setting != UNSTEERED and one.value is not None]
+    values = sorted({one.value for one in steered if one.value is not None})
+    chosen = choose(tried)
+    if len(steered) >= TRIES or len(values) < 2 or chosen.value not in (values[0], values[-1]):
+        return None
+    if chosen.ratio is not None and abs(chosen.ratio - TOLERANCE) <= NEAR:
+        return None
+    edge, neighbour = (values[0], values[1]) if chosen.value == values[0] else (values[-1], values[-2])
+    if all(isinstance(one, int) for one in values):
+        further = edge + (edge - neighbour)
+    else:
+        further = float(f"{edge * edge / neighbour:.2g}")
+    further = min(further, further if most is None else most)
+    further = max(further, further if least is None else least)
+    return None if further in values else further
 
 
 def perplexities(run: Run) -> tuple[float | None, float]:

@@ -4,7 +4,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from ifguide.report.choice import Tried, choose, try_settings
+from ifguide.report.choice import TRIES, UNSTEERED, Tried, beyond, choose, try_settings
 from ifguide.report.gather import Run
 
 TRIED = {"unsteered": 0, "low": 3, "middle": 10, "high": 30}
@@ -48,3 +48,24 @@ def test_a_setting_that_failed_is_said_and_a_failed_measure_is_refused():
     assert try_settings([failed], none)[0].problem == "failed: x"
     with pytest.raises(ValueError, match="with which others are compared"):
         try_settings([run("low", 0.1, 3.0)], failed)
+
+
+def grid(values, toxic, ratios):
+    return [Tried(f"s{v}", f"x={v}", t, r, 0.5, value=v) for v, t, r in zip(values, toxic, ratios, strict=True)]
+
+
+def test_a_grid_goes_on_while_the_chosen_setting_is_at_its_edge():
+    stronger = grid([0.1, 0.3, 1.0], [0.3, 0.2, 0.1], [1.0, 1.0, 1.01])
+    assert beyond(stronger) == 3.3, "steps of equal ratio"
+    assert beyond(stronger, most=2) == 2 and beyond(stronger, most=1) is None
+    assert beyond(grid([0.1, 0.3, 1.0], [0.3, 0.2, 0.1], [1.0, 1.0, 1.028])) is None, "it uses up the tolerance"
+    assert beyond(grid([0.1, 0.3, 1.0], [0.3, 0.1, 0.0], [1.0, 1.01, 1.5])) is None, "not at the edge"
+    assert beyond(grid([0.1, 0.3, 1.0], [0.2, 0.1, 0.0], [1.1, 1.2, 1.5])) == pytest.approx(0.033), "none is fluent"
+    assert beyond(grid([1, 2, 3], [0.1, 0.2, 0.3], [1.0, 1.0, 1.0]), least=1) is None
+    assert beyond(grid([2, 3, 4], [0.1, 0.2, 0.3], [1.0, 1.0, 1.0])) == 1
+    many = grid([2.0**n for n in range(TRIES)], [1 / (n + 2) for n in range(TRIES)], [1.0] * TRIES)
+    assert beyond(many) is None and beyond(many[1:]) == 2.0**TRIES
+    unsteered = Tried(UNSTEERED, "x=0", 0.4, 1.0, 0.5, value=0)
+    assert beyond([unsteered, *stronger]) == 3.3
+    failed = Tried("further_3", "x=3.3", problem="failed", value=3.3)
+    assert beyond([*stronger, failed]) is None and beyond([Tried(None, "–", 0.3, 1.0, 0.5)]) is None
