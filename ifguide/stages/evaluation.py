@@ -139,8 +139,10 @@ class Perplexity(Stage):
         corpus, device = inputs.corpus(), self.trainer.device
         split, never = corpus.split(self.split), corpus.control_tokens
         model = self.loading.load(inputs["model"], device)
-        decoder = None if self.decoding is None else self.decoding.load(
-            inputs.each("auxiliaries"), corpus.tokenizer, device, self.loading.load_options
+        decoder = (
+            None
+            if self.decoding is None
+            else self.decoding.load(inputs.each("auxiliaries"), corpus.tokenizer, device, self.loading.load_options)
         )
         with attached(decoder, model):
             losses = block_losses(model, split, batch_size=self.batch_size, never=never)

@@ -70,6 +70,12 @@ def tagged(posts, folder, settings):
     return Corpus(folder / "tagged"), facts
 
 
+@pytest.fixture(scope="module")
+def made(posts, tmp_path_factory):
+    """Unit → the corpus with a control token before every segment, and its facts."""
+    return {unit: tagged(posts, tmp_path_factory.mktemp(unit), control(unit=unit)) for unit in ("sentence", "document")}
+
+
 def stream(corpus, name="train"):
     split = corpus.split(name)
     return split.tokens(slice(0, len(split))).ravel()
@@ -110,8 +116,8 @@ def test_segments_are_the_text_and_begin_with_a_token(posts, unit):
 
 
 @pytest.mark.parametrize("unit", ["sentence", "document"])
-def test_tags_stand_where_the_classifier_says_and_all_else_is_as_it_was(posts, tmp_path, unit):
-    corpus, facts = tagged(posts, tmp_path, control(unit=unit))
+def test_tags_stand_where_the_classifier_says_and_all_else_is_as_it_was(posts, made, unit):
+    corpus, facts = made[unit]
     good, bad = corpus.control_tokens
     assert (good, bad) == (posts.vocabulary, posts.vocabulary + 1) and corpus.text_vocabulary == posts.vocabulary
     new, old = stream(corpus), stream(posts)
@@ -137,8 +143,8 @@ def test_tags_stand_where_the_classifier_says_and_all_else_is_as_it_was(posts, t
     assert facts["filter"]["toxic"]["documents_bad_share"] == 1 and facts["filter"]["benign"]["bad_share"] == 0
 
 
-def test_held_out_documents_begin_with_the_good_token_and_have_no_other(posts, tmp_path):
-    corpus, _ = tagged(posts, tmp_path, control())
+def test_held_out_documents_begin_with_the_good_token_and_have_no_other(posts, made):
+    corpus, _ = made["sentence"]
     good, bad = corpus.control_tokens
     for name in ("validation", "test"):
         tokens, split = stream(corpus, name), corpus.split(name)
@@ -164,17 +170,17 @@ def test_untagged_segments_have_no_token(posts, tmp_path):
     assert 0.15 < every["untagged_share"] < 0.45
 
 
-def test_masks_follow_their_tokens(posts, tmp_path):
-    corpus, _ = tagged(posts, tmp_path, control())
+def test_masks_follow_their_tokens(posts, made, tmp_path):
+    corpus, _ = made["sentence"]
     mask = np.random.default_rng(0).random(posts.split("train").shape) < 0.2
     mask[:, 0] = False
     (tmp_path / "mask").mkdir()
     TokenMask.pack(mask).save(tmp_path / "mask" / MASK_FILE)
-    (tmp_path / "made").mkdir()
+    (tmp_path / "moved").mkdir()
     facts = TaggedMask(data=None, mask=None, tagged=None).build(
-        tmp_path / "made", inputs(data=posts.path, mask=tmp_path / "mask", tagged=corpus.path)
+        tmp_path / "moved", inputs(data=posts.path, mask=tmp_path / "mask", tagged=corpus.path)
     )
-    found = TokenMask.open(tmp_path / "made" / MASK_FILE, 16)[:]
+    found = TokenMask.open(tmp_path / "moved" / MASK_FILE, 16)[:]
     kept = ~np.isin(stream(corpus), corpus.control_tokens)
     expected = np.zeros(found.size, bool)
     expected[kept] = mask.ravel()[: kept.sum()]
@@ -191,8 +197,8 @@ def test_facts_are_of_each_label(posts):
     assert facts["toxic"]["documents_bad_share"] == 1 and facts["benign"]["bad_share"] == 0
 
 
-def test_a_saved_tokenizer_names_the_tokens_and_texts_cannot_spell_them(posts, tmp_path):
-    corpus, _ = tagged(posts, tmp_path, control())
+def test_a_saved_tokenizer_names_the_tokens_and_texts_cannot_spell_them(posts, made):
+    corpus, _ = made["sentence"]
     ours, theirs = corpus.tokenizer, AutoTokenizer.from_pretrained(corpus.path / "tokenizer")
     for tokenizer in (ours, theirs):
         assert [tokenizer.good_token_id, tokenizer.bad_token_id] == corpus.control_tokens

@@ -13,7 +13,7 @@ from ifguide.methods.conditional import Conditional, ConditionalDecoder, add_con
 from ifguide.models import LoadOptions, ModelSettings
 
 CONTROL = [7, 31]
-OPTIONS = dict(samples=5, max_new_tokens=6, end_of_text=0, rows=10, seed=0)
+OPTIONS = dict(samples=5, max_new_tokens=6, end_of_text=0, rows=1000, seed=0)
 
 
 def decoder(top_p=1.0):
@@ -82,7 +82,7 @@ def test_a_model_gets_rows_for_control_tokens_and_is_otherwise_what_it_was(
         assert torch.equal(ours, theirs), "tokens that are known stay what they are"
     model.save_pretrained(tmp_path)
     loaded = AutoModelForCausalLM.from_pretrained(tmp_path, dtype=torch.float64).eval()
-    assert torch.equal(loaded(blocks).logits, ours)
+    assert torch.allclose(loaded(blocks).logits, ours, atol=1e-6)
     loaded.get_output_embeddings().register_forward_hook(
         lambda module, inputs, output: output + 1e3 * torch.isin(torch.arange(rows), torch.tensor(ids))
     )
@@ -94,7 +94,7 @@ def test_a_new_model_has_the_weights_of_its_seed():
     settings = ModelSettings(architecture="gpt_neox", settings=ARCHITECTURES["gpt_neox"], seed=3)
     plain, ours = settings.build(64, 0), settings.build(64, 0)
     add_control_tokens(ours, [64, 65], vocabulary=64)
-    shapes = [name for name, value in plain.named_parameters() if len(value) == 64 and "embed" in name]
+    shapes = [name for name, value in plain.named_parameters() if value.shape == (64, 16)]
     assert len(shapes) == 2
     for name, value in plain.state_dict().items():
         assert torch.equal(ours.state_dict()[name][: len(value)], value), name
