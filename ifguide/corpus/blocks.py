@@ -86,6 +86,16 @@ class Corpus:
         return vocabulary_size(self.tokenizer)
 
     @property
+    def text_vocabulary(self) -> int:
+        """The vocabulary before control tokens were added to it."""
+        return int(self.info.get("text_vocabulary", self.vocabulary))
+
+    @property
+    def control_tokens(self) -> list[int]:
+        """Tokens before segments, which nobody writes (`ifguide.corpus.control_tokens`), the good one first."""
+        return list(self.info.get("control_tokens", ()))
+
+    @property
     def end_of_text(self) -> int:
         """The token between documents."""
         return int(self.tokenizer.eos_token_id)

@@ -117,11 +117,18 @@ def write_kept_mask(
     Returns:
         Number of tokens that are marked.
     """
-    length = split.block_length
-    blocks = int(document_lengths(split)[~dropped_D].sum()) // length
+    blocks = int(document_lengths(split)[~dropped_D].sum()) // split.block_length
+    pieces = kept_pieces(mask.__getitem__, split, dropped_D)
+    return write_mask(path, pieces, blocks, split.block_length, first_column=first_column)
+
+
+def write_mask(
+    path: Path, pieces: Iterator[NDArray[np.bool_]], blocks: int, length: int, *, first_column: bool = False
+) -> int:
+    """Write the bits of a stream's tokens as the mask of its blocks; see `write_kept_mask`."""
     packed = np.lib.format.open_memmap(path, mode="w+", dtype=np.uint8, shape=(blocks, -(-length // 8)))
     written, rest = 0, np.zeros(0, bool)
-    for piece in kept_pieces(mask.__getitem__, split, dropped_D):
+    for piece in pieces:
         flat = np.concatenate([rest, piece])
         count = len(flat) // length
         rows_BT, rest = flat[: count * length].reshape(count, length), flat[count * length :]

@@ -1,15 +1,16 @@
 """What a decoder is: it shapes the next token's distribution, and may keep a state of its own for every batch."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedTokenizerFast
+from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerFast
 
 from ifguide.models import LoadOptions
-from ifguide.training.auxiliary import Auxiliary
+from ifguide.training.auxiliary import Preparation
 
 # P prompts, S samples of each, R = P · S rows (those of one prompt beside each other), L tokens so far, V vocabulary
 
@@ -43,8 +44,8 @@ class Decoding(Protocol):
     """A decoder's settings: what the group `decoding` chooses."""
 
     @property
-    def auxiliaries(self) -> Mapping[str, Auxiliary]:
-        """The models that it reads beside the one that generates, by role; none are trained here."""
+    def auxiliaries(self) -> Mapping[str, Preparation]:
+        """What it reads beside the model that generates, by role; nothing is trained here."""
         ...
 
     def load(
@@ -65,11 +66,46 @@ class Decoding(Protocol):
         ...
 
 
+@runtime_checkable
+class PrefixedDecoder(Decoder, Protocol):
+    """A decoder whose prompts begin with tokens of its own, behind what every text begins after."""
+
+    @property
+    def prefix(self) -> Sequence[int]: ...
+
+
+@runtime_checkable
+class ModelDecoder(Decoder, Protocol):
+    """A decoder that also changes what the model computes: with it, the model is another one."""
+
+    def attach(self, model: PreTrainedModel) -> AbstractContextManager[None]:
+        """Change the model within this context."""
+        ...
+
+
+@runtime_checkable
+class ModelDecoding(Decoding, Protocol):
+    """The settings of a `ModelDecoder`; the model that it makes has a perplexity of its own."""
+
+    def check_model(self, config: PreTrainedConfig) -> None:
+        """Raise ValueError where it cannot change a model of this configuration."""
+        ...
+
+
+def prefix_of(decoder: Decoder) -> Sequence[int]:
+    return decoder.prefix if isinstance(decoder, PrefixedDecoder) else ()
+
+
+def attached(decoder: Decoder | None, model: PreTrainedModel) -> AbstractContextManager[None]:
+    """The model as a decoder has it: unchanged, but for a `ModelDecoder`."""
+    return decoder.attach(model) if isinstance(decoder, ModelDecoder) else nullcontext()
+
+
 class Stateless:
     """A decoding without models and without a memory: its own settings, decoder, and state of every batch."""
 
     @property
-    def auxiliaries(self) -> Mapping[str, Auxiliary]:
+    def auxiliaries(self) -> Mapping[str, Preparation]:
         return {}
 
     def load(

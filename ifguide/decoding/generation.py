@@ -14,7 +14,7 @@ from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerF
 
 from ifguide.corpus.documents import Prompt
 from ifguide.corpus.tokenizers import beginning_of_text, last_tokens
-from ifguide.decoding import Decoder
+from ifguide.decoding.base import Decoder, attached
 from ifguide.decoding.cached import NextLogits
 from ifguide.decoding.nucleus import cached_pieces
 
@@ -62,28 +62,29 @@ def sample_continuations(
         for members in [np.flatnonzero(lengths == length)]
         for first in range(0, len(members), per_batch)
     ]
-    for number, members in enumerate(tqdm(batches, desc="Generating", leave=False, disable=None)):
-        generator = torch.Generator(model.device).manual_seed(seed * 1_000_003 + number)
-        ids = torch.tensor([prompts[m] for m in members], device=model.device)
-        read, steps = NextLogits(model, ids, samples), decoder.start(ids, samples)
-        ids = ids.repeat_interleave(samples, 0)
-        new = torch.full((len(ids), max_new_tokens), end_of_text, device=model.device)
-        going = torch.arange(len(ids), device=model.device)  # the rows that have not ended
-        for step in range(max_new_tokens):
-            probabilities = steps(ids, read(ids).float()).softmax(-1)
-            # one number for every row, so that none depends on whether others have ended
-            uniform = torch.rand(len(new), 1, generator=generator, device=model.device, dtype=torch.float64)
-            token = draw(probabilities, uniform[going])
-            new[going, step] = token[:, 0]
-            alive = token[:, 0] != end_of_text
-            if step == max_new_tokens - 1 or not alive.any():
-                break
-            if not alive.all():
-                going, ids, token = going[alive], ids[alive], token[alive]
-                read.keep(alive)
-                steps.keep(alive)
-            ids = torch.cat([ids, token], dim=1)
-        result[members] = new.view(len(members), samples, -1).cpu().numpy()
+    with attached(decoder, model):
+        for number, members in enumerate(tqdm(batches, desc="Generating", leave=False, disable=None)):
+            generator = torch.Generator(model.device).manual_seed(seed * 1_000_003 + number)
+            ids = torch.tensor([prompts[m] for m in members], device=model.device)
+            read, steps = NextLogits(model, ids, samples), decoder.start(ids, samples)
+            ids = ids.repeat_interleave(samples, 0)
+            new = torch.full((len(ids), max_new_tokens), end_of_text, device=model.device)
+            going = torch.arange(len(ids), device=model.device)  # the rows that have not ended
+            for step in range(max_new_tokens):
+                probabilities = steps(ids, read(ids).float()).softmax(-1)
+                # one number for every row, so that none depends on whether others have ended
+                uniform = torch.rand(len(new), 1, generator=generator, device=model.device, dtype=torch.float64)
+                token = draw(probabilities, uniform[going])
+                new[going, step] = token[:, 0]
+                alive = token[:, 0] != end_of_text
+                if step == max_new_tokens - 1 or not alive.any():
+                    break
+                if not alive.all():
+                    going, ids, token = going[alive], ids[alive], token[alive]
+                    read.keep(alive)
+                    steps.keep(alive)
+                ids = torch.cat([ids, token], dim=1)
+            result[members] = new.view(len(members), samples, -1).cpu().numpy()
     return result
 
 
@@ -106,12 +107,14 @@ def encode_prompts(
     tokenizer: PreTrainedTokenizerFast,
     max_length: int,
     config: PreTrainedConfig | None = None,
+    prefix: Sequence[int] = (),
 ) -> list[list[int]]:
     """Token ids of each prompt behind what a text begins after for the model of this configuration
-    (`beginning_of_text`); a longer one keeps that and its last tokens, `max_length` together."""
+    (`beginning_of_text`), and a decoder's prefix; a longer one keeps these and its last tokens, `max_length` in all."""
     first = beginning_of_text(tokenizer, config)
     encodings = tokenizer.backend_tokenizer.encode_batch([p.text for p in prompts], add_special_tokens=False)
-    return [last_tokens(first, encoding.ids, max_length) for encoding in encodings]
+    room = max_length - len(prefix)
+    return [[first, *prefix, *last_tokens(first, encoding.ids, room)[1:]] for encoding in encodings]
 
 
 def decode_continuations(

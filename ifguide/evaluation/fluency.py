@@ -25,13 +25,24 @@ ORDERS = (1, 2, 3)  # of the n-grams that are counted
 
 
 @torch.no_grad()
-def block_losses(model: PreTrainedModel, split: Split, *, batch_size: int) -> NDArray[np.float32]:
-    """Loss of every token of a split, [blocks, T]; column 0 is 0."""
+def block_losses(
+    model: PreTrainedModel, split: Split, *, batch_size: int, never: Sequence[int] = ()
+) -> NDArray[np.float32]:
+    """Loss of every token of a split, [blocks, T]; column 0 is 0.
+
+    `never` are tokens that are read and never written: no other one's probability has a share of theirs, and their own
+    loss is 0.
+    """
     model.eval()
     losses = np.empty(split.shape, dtype=np.float32)
     for first in tqdm(range(0, len(split), batch_size), desc="Perplexity", leave=False, disable=None):
         ids = torch.from_numpy(split.tokens(slice(first, min(first + batch_size, len(split))))).to(model.device)
-        batch = token_losses(model(input_ids=ids, use_cache=False).logits, ids)
+        logits = model(input_ids=ids, use_cache=False).logits
+        if never:
+            logits[..., list(never)] = -torch.inf
+        batch = token_losses(logits, ids)
+        for token in never:
+            batch = batch.masked_fill(ids == token, 0)
         losses[first : first + len(ids)] = batch.float().cpu().numpy()
     return losses
 
@@ -64,12 +75,14 @@ class UnitLosses:
             return UnitLosses(**{name: archive[name] for name in archive.files})
 
 
-def document_losses(losses_BT: NDArray[np.float32], split: Split) -> UnitLosses:
-    """Losses of every document of a split, as far as it lies in its blocks."""
+def document_losses(losses_BT: NDArray[np.float32], split: Split, *, never: Sequence[int] = ()) -> UnitLosses:
+    """Losses of every document of a split, as far as it lies in its blocks; `never` as in `block_losses`."""
     blocks, length = losses_BT.shape
     owner = split.documents_of(np.arange(blocks * length)).reshape(blocks, length)[:, 1:].ravel()
     documents = len(split.documents)
     sums = np.bincount(owner, weights=losses_BT[:, 1:].ravel(), minlength=documents).astype(np.float64)
+    if never:
+        owner = owner[~np.isin(split.tokens(slice(0, blocks))[:, 1:].ravel(), never)]
     counts = np.bincount(owner, minlength=documents).astype(np.float64)
     source, record, label = (split.documents[name].astype(np.int64) for name in ("source", "record", "label"))
     return UnitLosses(sums, counts, source, record, label)

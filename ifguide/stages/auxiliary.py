@@ -15,7 +15,7 @@ from ifguide.methods.dpo import DPO, reference_log_probabilities
 from ifguide.models import ModelSettings
 from ifguide.opening import check_context, check_pretrained
 from ifguide.stages.stage import Inputs, Stage, made_from, setting, speed
-from ifguide.training.auxiliary import Auxiliary
+from ifguide.training.auxiliary import Preparation
 from ifguide.training.context import TrainingSetup, save_trained
 
 REFERENCE_FILE = "reference.npy"  # [pairs, 2]: log-probabilities of the chosen and of the rejected response
@@ -23,7 +23,7 @@ REFERENCE_FILE = "reference.npy"  # [pairs, 2]: log-probabilities of the chosen 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class AuxiliaryModel(Stage):
-    """A model that a decoder reads: a reward model, an expert.
+    """What a decoder reads: a reward model, an expert, a steering vector.
 
     Attributes:
         data: the corpus, for its tokenizer and block length.
@@ -42,20 +42,22 @@ class AuxiliaryModel(Stage):
 
     data: Stage = made_from()
     start: Stage | None = made_from(None)
-    training: Auxiliary = setting()
+    training: Preparation = setting()
     labelled: Sequence[LabelledText] = setting()
     precision: str = setting()
     loading: ModelSettings = speed()
     setup: TrainingSetup = speed()
 
     def derived_settings(self) -> dict[str, Any]:
-        split, start = self.setup.trainer.split(self.training.optim.batch_size), self.training.pretrained
+        batch_size, start = self.training.batch_size, self.training.pretrained
+        split = (1,) if batch_size is None else self.setup.trainer.split(batch_size)
         model = self.loading if start is None else replace(self.loading, pretrained=start)
         return {"micro_batches": split} if max(split) > 1 and model.has_dropout else {}
 
     def check(self) -> None:
-        with argument("training.optim"):
-            self.setup.trainer.accumulate(self.training.optim.batch_size)
+        if self.training.batch_size is not None:
+            with argument("training.optim"):
+                self.setup.trainer.accumulate(self.training.batch_size)
         check_pretrained(self.training.pretrained, "training.pretrained")
         with argument("training"):
             self.training.check(self.labelled)

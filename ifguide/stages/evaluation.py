@@ -18,6 +18,8 @@ from ifguide.corpus.documents import Query
 from ifguide.corpus.masks import MASK_FILE, TokenMask
 from ifguide.corpus.tokenizers import make_tokenizer
 from ifguide.corpus.words import word_log_odds
+from ifguide.decoding import ModelDecoding
+from ifguide.decoding.base import attached
 from ifguide.decoding.generation import GENERATIONS_FILE, load_generations
 from ifguide.evaluation.attribution import attribution_metrics, known_tokens, word_list_scores
 from ifguide.evaluation.fluency import (
@@ -106,13 +108,23 @@ class Fluency(Stage):
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Perplexity(Stage):
-    """Perplexity of a model on a held-out split of its corpus."""
+    """Perplexity of a model on a held-out split of its corpus, of whose control tokens it writes none.
+
+    Attributes:
+        data, model: the corpus and the model.
+        decoding: what makes another model of it, if anything does.
+        auxiliaries: role → what that reads.
+        split: `validation` or `test`.
+        loading, trainer, batch_size: how and where it is computed.
+    """
 
     name: ClassVar[str] = "perplexity"
     version: ClassVar[int] = 2
 
     data: Stage = made_from()
     model: Stage = made_from()
+    auxiliaries: Mapping[str, Stage] = made_from({})
+    decoding: ModelDecoding | None = late_setting(None)
     split: str = late_setting("test")
     loading: ModelSettings = speed()
     trainer: TrainerSettings = speed()
@@ -124,11 +136,19 @@ class Perplexity(Stage):
             raise ValueError(f"split={self.split}: known: validation, test")
 
     def build(self, folder: Path, inputs: Inputs) -> None:
-        split = inputs.corpus().split(self.split)
-        model = self.loading.load(inputs["model"], self.trainer.device)
-        losses = document_losses(block_losses(model, split, batch_size=self.batch_size), split)
-        losses.save(folder)
-        write_json(folder / METRICS_FILE, perplexity_metrics(losses))
+        corpus, device = inputs.corpus(), self.trainer.device
+        split, never = corpus.split(self.split), corpus.control_tokens
+        model = self.loading.load(inputs["model"], device)
+        decoder = (
+            None
+            if self.decoding is None
+            else self.decoding.load(inputs.each("auxiliaries"), corpus.tokenizer, device, self.loading.load_options)
+        )
+        with attached(decoder, model):
+            losses = block_losses(model, split, batch_size=self.batch_size, never=never)
+        found = document_losses(losses, split, never=never)
+        found.save(folder)
+        write_json(folder / METRICS_FILE, perplexity_metrics(found))
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -8,7 +8,8 @@ from typing import ClassVar
 
 from ifguide.checks import argument
 from ifguide.corpus.blocks import Corpus
-from ifguide.decoding import Decoding
+from ifguide.decoding import Decoding, ModelDecoding
+from ifguide.decoding.base import prefix_of
 from ifguide.decoding.generation import (
     GENERATIONS_FILE,
     decode_continuations,
@@ -63,15 +64,19 @@ class Generations(Stage):
             )  # fmt: skip
 
     def check_corpus(self, corpus: Corpus) -> None:
+        config = self.loading.config(corpus.vocabulary, corpus.end_of_text)
         with argument("task"):
-            check_new_tokens(self.loading.config(corpus.vocabulary, corpus.end_of_text), self.task.max_new_tokens)
+            check_new_tokens(config, self.task.max_new_tokens)
+        if isinstance(self.decoding, ModelDecoding):
+            with argument("decoding"):
+                self.decoding.check_model(config)
 
     def build(self, folder: Path, inputs: Inputs) -> None:
         device, tokenizer, task = self.trainer.device, inputs.corpus().tokenizer, self.task
         model = self.loading.load(inputs["model"], device)
         decoder = self.decoding.load(inputs.each("auxiliaries"), tokenizer, device, self.auxiliary_loading.load_options)
         room = context_length(model.config) - task.max_new_tokens
-        prompts = encode_prompts(task.prompts, tokenizer, room, model.config)
+        prompts = encode_prompts(task.prompts, tokenizer, room, model.config, prefix_of(decoder))
         tokens = sample_continuations(
             model,
             prompts,

@@ -2,6 +2,7 @@
 
 from typing import TYPE_CHECKING, Any
 
+from ifguide.decoding import ModelDecoding
 from ifguide.evaluation.task import check_names, measurement_names
 from ifguide.stages import rules
 from ifguide.stages.evaluation import Attribution, Evaluation, Fluency, Perplexity, Toxicity, Utility
@@ -11,7 +12,11 @@ from ifguide.stages.stage import Stage
 if TYPE_CHECKING:
     from ifguide.stages.planner import Planner
 
-STARTS = {"uncensored": "model", "proxy": "proxy"}  # stage that an auxiliary model continues → its settings
+STARTS = {
+    "uncensored": "model",
+    "proxy": "proxy",
+    "model": "model",
+}  # stage that an auxiliary model continues → its settings
 
 
 def measured(planner: "Planner") -> Stage:
@@ -20,7 +25,7 @@ def measured(planner: "Planner") -> Stage:
     check_names(list(tasks), list(classifiers), list(utilities))
     rules.check_judges(list(planner.behaviours), list(classifiers))
     model, auxiliaries, settings = planner.model, planner.auxiliaries(), planner.cfg.evaluation
-    loaded = {"data": planner.data, "model": model, "loading": planner.part("model"), **planner.placed}
+    loaded = {"data": planner.text, "model": model, "loading": planner.part("model"), **planner.placed}
     computed = {**planner.placed, "batch_size": settings.batch_size}
     starts = {STARTS[one.continues] for one in planner.part("decoding").auxiliaries.values()}
     auxiliary_loading = planner.part(next(iter(starts), "model"))
@@ -46,9 +51,12 @@ def measured(planner: "Planner") -> Stage:
         for name, texts in written.items()
     }  # fmt: skip
     others: dict[str, Stage] = {}
-    if not auxiliaries:  # the model's own perplexity says nothing about a decoder that steers it
+    decoding = planner.part("decoding")
+    changes_model = isinstance(decoding, ModelDecoding)
+    if changes_model or not auxiliaries:  # the model's own perplexity says nothing about another decoder that steers it
+        steered = {"decoding": decoding, "auxiliaries": auxiliaries} if changes_model else {}
         others["perplexity"] = planner.add(
-            "perplexity", Perplexity, typed, split=settings.perplexity_split, **{**loaded, **computed}
+            "perplexity", Perplexity, typed, split=settings.perplexity_split, **steered, **{**loaded, **computed}
         )
     for name, utility in utilities.items():
         others[name] = planner.add(f"utility.{name}", Utility, utility=utility, **loaded)

@@ -26,6 +26,7 @@ from ifguide.stages.measuring import STARTS, measured
 from ifguide.stages.post_training import STAGES_OF
 from ifguide.stages.sampling import Samples
 from ifguide.stages.stage import Existing, Kind, Stage
+from ifguide.stages.tagging import JudgedSegments, Tagged, TaggedMask
 from ifguide.stages.training import Proxy, TrainedModel
 from ifguide.training.context import TrainingSetup
 from ifguide.workspace import read_manifest
@@ -199,15 +200,19 @@ class Planner:
 
     @cached_property
     def filtered(self) -> Stage:
-        """What a filter leaves of the corpus; the corpus itself where there is none."""
+        """What a filter makes of the corpus; the corpus itself where there is none."""
         chosen = self.part("filter")
         if chosen is None:
             return self.data
+        if chosen.reads == "segments":
+            judging = self.classifier("filter.classifier", "classifier.filter")
+            scored = self.add("segment_scores", JudgedSegments, data=self.data, filter=chosen, **judging)
+            return self.add("filtered", Tagged, data=self.data, judged=scored, filter=chosen)
         if chosen.reads == "scores":
             scores = self.scores(chosen.contrast)
             judged: Stage = self.add("document_scores", DocumentInfluence, data=self.data, scores=scores)
         else:
-            judging: dict[str, Any] = self.placed
+            judging = self.placed
             if "classifier" in self.cfg.filter:
                 judging = self.classifier("filter.classifier", "classifier.filter")
             behaviours = self.behaviours if chosen.uses_queries else {}
@@ -215,6 +220,11 @@ class Planner:
                 "document_scores", JudgedDocuments, data=self.data, filter=chosen, behaviours=behaviours, **judging
             )
         return self.add("filtered", Filtered, data=self.data, judged=judged, filter=chosen)
+
+    @cached_property
+    def text(self) -> Stage:
+        """The corpus as the trained model reads it: with control tokens, where a filter puts them there."""
+        return self.filtered if isinstance(self.filtered, Tagged) else self.data
 
     @cached_property
     def uncensored(self) -> Stage:
@@ -228,13 +238,16 @@ class Planner:
     def model(self) -> Stage:
         post_training = self.part("post_training")
         role = "model" if post_training is None else "trained"
-        filtered = None if self.part("filter") is None else self.filtered
+        is_tagged = self.text is not self.data
+        filtered = None if is_tagged or self.filtered is self.data else self.filtered
         mask = self.mask if self.part("objective").uses_mask else None
+        if mask is not None and is_tagged:
+            mask = self.add("filtered_mask", TaggedMask, data=self.data, mask=mask, tagged=self.text)
         if mask is not None and filtered is not None:
             mask = self.add("filtered_mask", FilteredMask, data=self.data, mask=mask, filtered=filtered)
         recorders = {k: one for k, one in (self.part("callbacks") or {}).items() if hasattr(one, "adds_files")}
         trained = self.add(
-            role, TrainedModel, data=self.data, filtered=filtered, mask=mask, model=self.part("model"),
+            role, TrainedModel, data=self.text, filtered=filtered, mask=mask, model=self.part("model"),
             optim=self.part("optim"), objective=self.part("objective"), recorders=recorders, **self.training(role),
         )  # fmt: skip
         return trained if post_training is None else STAGES_OF[type(post_training)](self, post_training, trained)

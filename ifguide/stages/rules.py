@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from ifguide.checks import argument
 from ifguide.classifiers.base import TOXICITY, ClassifierSettings
 from ifguide.corpus.blocks import Corpus
 from ifguide.corpus.documents import Prompt, Query
@@ -10,6 +11,7 @@ from ifguide.corpus.pairs import check_pairs_disjoint
 from ifguide.corpus.queries import check_disjoint, check_texts_disjoint, labels_of
 from ifguide.decoding.generation import encode_prompts
 from ifguide.evaluation.task import RESERVED_NAMES, measurement_names
+from ifguide.methods.conditional import Conditional
 from ifguide.opening import check_context, context_length
 from ifguide.stages.auxiliary import AuxiliaryModel, PostTrained
 from ifguide.stages.classifiers import FittedClassifier
@@ -20,6 +22,7 @@ from ifguide.stages.generation import Generations
 from ifguide.stages.influence import Direction
 from ifguide.stages.sampling import Samples
 from ifguide.stages.stage import Existing, Plan
+from ifguide.stages.tagging import Tagged
 from ifguide.stages.training import TrainedModel
 from ifguide.training.auxiliary import tokenizer_of
 from ifguide.workspace import ArtifactError, file_signature, find_files, fingerprint_of
@@ -37,6 +40,7 @@ def check_plan(plan: Plan) -> None:
             check_texts_disjoint([labelled.text for labelled in auxiliary.labelled], prompts, "labelled")
         for post_trained in plan.named(PostTrained).values():
             check_pairs_disjoint(post_trained.pairs, prompts)
+    check_control_tokens(plan)
     data = plan.named(Data).get("data")
     for role, trained in plan.named(TrainedModel).items():
         with plan.naming(role):
@@ -50,11 +54,33 @@ def check_plan(plan: Plan) -> None:
             )
 
 
+def check_control_tokens(plan: Plan) -> None:
+    """Raise ValueError where control tokens are trained and what comes after the training does not know them."""
+    if not plan.named(Tagged):
+        return
+    if "trained" in plan.roles:
+        raise ValueError(
+            "post_training: it knows nothing of the control tokens that filter=control_tokens trains with; leave one "
+            "of both out"
+        )
+    for generated in plan.named(Generations).values():
+        if not isinstance(generated.decoding, Conditional):
+            raise ValueError(
+                f"decoding: {type(generated.decoding).__name__} may write the control tokens of filter=control_tokens, "
+                "and its prompts do not begin with one; use decoding=conditional"
+            )
+
+
 def check_corpus(plan: Plan, corpus: Corpus) -> None:
-    """Raise ValueError where an auxiliary model's context is too short for what is generated.
+    """Raise ValueError where an auxiliary model's context is too short for what is generated, or a decoder asks for
+    control tokens that nothing brings.
 
     How long a text is in another tokenizer is only known once it is written; decoding checks that.
     """
+    for generated in plan.named(Generations).values():
+        if isinstance(generated.decoding, Conditional) and not plan.named(Tagged):
+            with argument("decoding"):
+                generated.decoding.check_tokenizer(corpus.tokenizer)
     for generated in plan.named(Generations).values():
         for role, stage in plan.named(AuxiliaryModel).items():
             start = stage.training.pretrained
@@ -151,7 +177,9 @@ def notes(plan: Plan, values: Mapping[str, Any]) -> list[str]:
     others = [role.removeprefix("classifier.") for role in evaluating if role not in same]
     if shared := shared_files(plan, values, others):
         found.append(f"Made with texts that a classifier which evaluates it knows ({', '.join(shared)}).")
-    is_steered, has_utilities = bool(plan.named(AuxiliaryModel)), bool(plan.named(Utility))
+    tagged = plan.named(Tagged).values()
+    found += [f"Prompts begin with the control token {one.filter.good}, which its tokenizer has." for one in tagged]
+    is_steered, has_utilities = bool(plan.named(AuxiliaryModel) or tagged), bool(plan.named(Utility))
     if is_steered and has_utilities:
         found.append("Utilities are those of the model without its decoder.")
     return found

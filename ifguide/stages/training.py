@@ -14,6 +14,7 @@ from ifguide.corpus.blocks import Corpus
 from ifguide.corpus.masks import MASK_FILE, TokenMask
 from ifguide.corpus.tokenizers import check_same_tokenizer
 from ifguide.influence.chain import InfluenceSettings
+from ifguide.methods.conditional import add_control_tokens
 from ifguide.models import ModelSettings
 from ifguide.opening import check_context
 from ifguide.stages.stage import Inputs, Stage, late_setting, made_from, setting, speed
@@ -71,7 +72,9 @@ class TrainedModel(Stage):
 
     def build(self, folder: Path, inputs: Inputs) -> Mapping[str, Any]:
         corpus = inputs.corpus()
-        tokenizer, model = corpus.tokenizer, self.model.build(corpus.vocabulary, corpus.end_of_text)
+        tokenizer, model = corpus.tokenizer, self.model.build(corpus.text_vocabulary, corpus.end_of_text)
+        if corpus.control_tokens:
+            add_control_tokens(model, corpus.control_tokens, vocabulary=corpus.text_vocabulary)
         blocks = inputs.corpus("filtered" if "filtered" in inputs else "data").split("train")
         facts = train(
             model,

@@ -16,28 +16,21 @@ from ifguide.training.context import TrainingContext
 from ifguide.training.optimization import Optimization
 
 
-@dataclass(frozen=True)
-class Auxiliary(ABC):
-    """The settings of one auxiliary model, all of which decide its artifact.
-
-    Args:
-        optim: how it is optimised; 0 epochs keep a pretrained model as it is.
-        pretrained: a model folder or hub name to continue; None: the model of the stage `continues`.
-        validation: share of the texts held out.
-        seed: of the data order and of what is held out.
-    """
+class Preparation(ABC):
+    """Makes what a decoder reads; its settings decide that artifact. An `Auxiliary` trains a model."""
 
     setting: ClassVar[str]  # of the decoder, that it is an argument of
-    continues: ClassVar[str]
+    continues: ClassVar[str]  # the stage of the model that it starts from
 
-    optim: Optimization
-    pretrained: str | None = None
-    validation: float = 0.05
-    seed: int = 0
+    @property
+    def batch_size(self) -> int | None:
+        """Of its optimisation; None: nothing is optimised."""
+        return None
 
-    def __post_init__(self) -> None:
-        check_validation(self.validation)
-        check_seed(self.seed)
+    @property
+    def pretrained(self) -> str | None:
+        """Another model that it starts from: a folder or hub name."""
+        return None
 
     @abstractmethod
     def check(self, texts: Sequence[LabelledText]) -> None:
@@ -79,6 +72,31 @@ class Auxiliary(ABC):
         Returns:
             Facts for the manifest.
         """
+
+
+@dataclass(frozen=True)
+class Auxiliary(Preparation):
+    """The settings of one auxiliary model, all of which decide its artifact.
+
+    Args:
+        optim: how it is optimised; 0 epochs keep a pretrained model as it is.
+        pretrained: a model folder or hub name to continue; None: the model of the stage `continues`.
+        validation: share of the texts held out.
+        seed: of the data order and of what is held out.
+    """
+
+    optim: Optimization
+    pretrained: str | None = None
+    validation: float = 0.05
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        check_validation(self.validation)
+        check_seed(self.seed)
+
+    @property
+    def batch_size(self) -> int | None:
+        return self.optim.batch_size
 
 
 def tokenizer_of(start: str | Path, fallback: PreTrainedTokenizerFast) -> PreTrainedTokenizerFast:

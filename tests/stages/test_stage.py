@@ -19,6 +19,7 @@ from ifguide.stages import (
     generation,
     influence,
     judging,
+    tagging,
     training,
 )
 from ifguide.stages.data import Data
@@ -26,7 +27,7 @@ from ifguide.stages.influence import Mask
 from ifguide.stages.stage import KIND, Existing, Plan, Stage, closure, late_setting, made_from, setting, speed
 from ifguide.workspace import ArtifactError, Workspace
 
-FILES = (auxiliary, classifiers, data, evaluation, export, filtering, generation, influence, judging, training)
+FILES = (auxiliary, classifiers, data, evaluation, export, filtering, generation, influence, judging, tagging, training)
 STAGES = [
     one
     for module in FILES

@@ -1,0 +1,97 @@
+"""Decoding of conditional training: prompts begin with a control token, and none is ever written."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedTokenizerFast
+
+from ifguide.corpus.control_tokens import GOOD, KINDS, control_ids
+from ifguide.decoding import Nucleus
+from ifguide.models import LoadOptions
+from ifguide.training.auxiliary import Preparation
+
+# P prompts, R rows, L tokens so far, V vocabulary
+
+
+@dataclass(frozen=True, kw_only=True)
+class Conditional:
+    """Nucleus sampling behind a control token; the logits of both control tokens are −∞.
+
+    Args:
+        kind: of the token that prompts begin with: `good`, or `bad` to see what the good one holds back.
+        top_p, temperature: as in `Nucleus`.
+
+    Raises:
+        ValueError: an argument out of range; when loaded, a tokenizer without control tokens.
+    """
+
+    kind: str = GOOD
+    top_p: float = 0.9
+    temperature: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.kind not in KINDS:
+            raise ValueError(f"kind={self.kind}: known: {', '.join(KINDS)}")
+        self.nucleus  # noqa: B018 (checks the others)
+
+    @property
+    def nucleus(self) -> Nucleus:
+        return Nucleus(top_p=self.top_p, temperature=self.temperature)
+
+    @property
+    def auxiliaries(self) -> Mapping[str, Preparation]:
+        """See `Decoding`."""
+        return {}
+
+    def check_tokenizer(self, tokenizer: PreTrainedTokenizerFast) -> list[int]:
+        """Ids of the tokenizer's control tokens.
+
+        Raises:
+            ValueError: it has none.
+        """
+        ids = control_ids(tokenizer)
+        if ids is None:
+            raise ValueError(
+                f"kind={self.kind}: the tokenizer has no control tokens; filter=control_tokens trains with them, and "
+                "data.tokenizer.path names the folder of a model that was trained so"
+            )
+        return ids
+
+    def load(
+        self,
+        folders: Mapping[str, Path],
+        tokenizer: PreTrainedTokenizerFast,
+        device: torch.device | str,
+        options: LoadOptions,
+    ) -> "ConditionalDecoder":
+        """See `Decoding`."""
+        ids = self.check_tokenizer(tokenizer)
+        return ConditionalDecoder(ids, prefix=[ids[KINDS.index(self.kind)]], nucleus=self.nucleus)
+
+
+class ConditionalDecoder:
+    """`Conditional` with the ids of its tokens.
+
+    Args:
+        control_tokens: ids that are never written.
+        prefix: what prompts begin with.
+        nucleus: what is sampled from, of all other tokens.
+    """
+
+    def __init__(self, control_tokens: Sequence[int], *, prefix: Sequence[int], nucleus: Nucleus) -> None:
+        self.control_tokens, self.prefix, self.nucleus = list(control_tokens), list(prefix), nucleus
+
+    def start(self, prompts_PL: Tensor, samples: int) -> "ConditionalDecoder":
+        return self
+
+    def __call__(self, ids_RL: Tensor, logits_RV: Tensor) -> Tensor:
+        """See `DecodingState`."""
+        banned = logits_RV.clone()
+        banned[:, self.control_tokens] = -torch.inf
+        return self.nucleus(ids_RL, banned)
+
+    def keep(self, alive_R: Tensor) -> None:
+        pass
