@@ -18,6 +18,7 @@ from ifguide.stages.evaluation import Utility
 from ifguide.stages.filtering import JudgedDocuments
 from ifguide.stages.generation import Generations
 from ifguide.stages.influence import Direction
+from ifguide.stages.policy_gradient import PolicyTrained
 from ifguide.stages.sampling import Samples
 from ifguide.stages.stage import Existing, Plan
 from ifguide.stages.training import TrainedModel
@@ -86,7 +87,7 @@ def used_queries(plan: Plan) -> list[Sequence[Query]]:
             Query(prompt=one.text, continuation="", toxic=one.subset == "toxic", record=one.record)
             for one in stage.prompts
         ]
-        for stage in plan.named(Samples).values()
+        for stage in [*plan.named(Samples).values(), *plan.named(PolicyTrained).values()]
     ]
     return along + read + continued
 
@@ -151,7 +152,8 @@ def notes(plan: Plan, values: Mapping[str, Any]) -> list[str]:
     others = [role.removeprefix("classifier.") for role in evaluating if role not in same]
     if shared := shared_files(plan, values, others):
         found.append(f"Made with texts that a classifier which evaluates it knows ({', '.join(shared)}).")
-    is_steered, has_utilities = bool(plan.named(AuxiliaryModel)), bool(plan.named(Utility))
+    is_steered = any(stage.auxiliaries for stage in plan.named(Generations).values())
+    has_utilities = bool(plan.named(Utility))
     if is_steered and has_utilities:
         found.append("Utilities are those of the model without its decoder.")
     return found
@@ -162,6 +164,7 @@ def shared_files(plan: Plan, values: Mapping[str, Any], classifiers: Sequence[st
     used = {
         "labelled": bool(plan.named(AuxiliaryModel)),
         "pairs": bool(plan.named(PostTrained)),
+        "post_training": bool(plan.named(PolicyTrained)),
         "behaviours": bool(used_queries(plan)),
         "filter": "filtered" in plan.roles,
     }
