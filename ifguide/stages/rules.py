@@ -82,12 +82,11 @@ def used_queries(plan: Plan) -> list[Sequence[Query]]:
     """The queries of every behaviour that a row is made with."""
     along = [stage.queries for stage in plan.named(Direction).values()]
     read = [queries for stage in plan.named(JudgedDocuments).values() for queries in stage.behaviours.values()]
+    written = [stage.prompts for stage in plan.named(Samples).values()]
+    written += [stage.prompts for stage in plan.named(PolicyTrained).values()]
     continued = [
-        [
-            Query(prompt=one.text, continuation="", toxic=one.subset == "toxic", record=one.record)
-            for one in stage.prompts
-        ]
-        for stage in [*plan.named(Samples).values(), *plan.named(PolicyTrained).values()]
+        [Query(prompt=one.text, continuation="", toxic=one.subset == "toxic", record=one.record) for one in prompts]
+        for prompts in written
     ]
     return along + read + continued
 

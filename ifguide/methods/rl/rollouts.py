@@ -60,4 +60,5 @@ def rewards_of(probabilities: NDArray[np.float64], logit_limit: float | None) ->
     if logit_limit is None:
         return 1 - probabilities
     with np.errstate(divide="ignore"):
-        return np.clip(np.log1p(-probabilities) - np.log(probabilities), -logit_limit, logit_limit)
+        logits: NDArray[np.float64] = np.log1p(-probabilities) - np.log(probabilities)
+    return logits.clip(-logit_limit, logit_limit)

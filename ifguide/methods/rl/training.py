@@ -112,7 +112,7 @@ class PolicyModule(OptimizedModule):
             "input_ids": ids,
             "response": response,
             "old": old,
-            "reference": self._log_probabilities(reference.to(self.device), ids),  # type: ignore[arg-type]
+            "reference": self._log_probabilities(reference.to(self.device), ids),
             "rewards": rewards.to(old),
         }
 
@@ -211,7 +211,7 @@ class PolicyGradient:
             over the last tenth of the times that it sampled.
         """
         module = PolicyModule(
-            model.eval(),  # type: ignore[arg-type]
+            model.eval(),
             reference,
             self.optim,
             estimator=self.estimator,
