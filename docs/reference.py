@@ -28,7 +28,7 @@ GROUPS = {  # what is chosen in each group; a group that is not named here comes
     "filter": "Which documents the target is not trained on.",
     "post_training": "What happens to the target after its training.",
     "decoding": "How continuations are sampled.",
-    "labelled": "Labelled texts that reward models and experts learn from.",
+    "labelled": "Labelled texts that reward models, experts and rewarding classifiers learn from.",
     "pairs": "Preference pairs that `post_training=dpo` learns from.",
     "task": "Prompts to continue at evaluation. Mounted at `tasks.<name>`: `+task@tasks.bold=bold`.",
     "classifier": "Who judges the continuations. Mounted at `classifiers.<name>`: "

@@ -19,6 +19,7 @@ MOST = 0.5  # of a mask, at most, in one document or in pieces of words
 TELLS = 0.65  # ROC AUC of a judge, at least
 BETWEEN = (0.35, 0.65)  # probabilities that are all here decide nothing
 UNDECIDED = "gives every text a probability near one half"
+SILENT = 0.5  # of the length that continuations had before policy gradients, at most
 FEW_TOKENS = 20  # of a mask: too few to say where most of them are
 
 
@@ -128,6 +129,17 @@ def of_judged(probabilities: NDArray[np.float64]) -> dict[str, Any]:
     return finding(
         f"probabilities {low:.2f}–{high:.2f}, {(probabilities >= TOXIC_FROM).mean():.1%} from {TOXIC_FROM} up",
         f"the classifier {UNDECIDED}, {low:.2f}–{high:.2f}: it measures nothing" if is_undecided(low, high) else None,
+    )
+
+
+def of_policy(reward: Sequence[float], kl: Sequence[float], new_tokens: Sequence[float]) -> dict[str, Any]:
+    """Args: at the beginning and at the end of policy gradients."""
+    before, after = new_tokens
+    return finding(
+        f"reward {reward[0]:.3f} → {reward[1]:.3f}, KL {kl[1]:.2f} nats per continuation of {after:.1f} tokens",
+        f"continuations had {before:.1f} tokens and have {after:.1f}: the reward may be for silence"
+        if after < SILENT * before
+        else None,
     )
 
 

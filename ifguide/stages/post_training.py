@@ -3,9 +3,14 @@
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
+from ifguide.checks import argument
 from ifguide.methods.dpo import DPO
-from ifguide.stages.auxiliary import PostTrained, Reference
+from ifguide.methods.rl import PolicyGradient
+from ifguide.methods.task_vector import TaskVector
+from ifguide.stages.auxiliary import AuxiliaryModel, PostTrained, Reference
+from ifguide.stages.policy_gradient import PolicyTrained
 from ifguide.stages.stage import Stage
+from ifguide.stages.task_vector import Negated
 
 if TYPE_CHECKING:
     from ifguide.stages.planner import Planner
@@ -20,7 +25,31 @@ def preference(planner: "Planner", settings: DPO, trained: Stage) -> Stage:
     )
 
 
+def policy_gradient(planner: "Planner", settings: PolicyGradient, trained: Stage) -> Stage:
+    judge = planner.classifier("post_training.classifier", "classifier.post_training")
+    prompts = settings.sampling.prompts([query for queries in planner.behaviours.values() for query in queries])
+    return planner.add(
+        "model", PolicyTrained, data=planner.data, model=trained, classifier=judge["classifier"], judge=judge["judge"],
+        post_training=settings, prompts=prompts, loading=planner.part("model"), **planner.training("post_training"),
+    )  # fmt: skip
+
+
+def negation(planner: "Planner", settings: TaskVector, trained: Stage) -> Stage:
+    shared = {"data": planner.data, "loading": planner.part("model")}
+    with argument("labelled"):
+        labelled = list(planner.part("labelled"))
+    toxic = planner.add(
+        "anti-expert", AuxiliaryModel, {"training": "post_training.anti_expert"}, start=trained,
+        training=settings.anti_expert, labelled=labelled, **shared, **planner.training("anti-expert"),
+    )  # fmt: skip
+    return planner.add(
+        "model", Negated, {"alpha": "post_training.alpha"}, model=trained, toxic=toxic, alpha=settings.alpha, **shared
+    )
+
+
 # settings → what makes the stages of (planner, settings, the trained model); the last of them has the role `model`
 STAGES_OF: Mapping[type, Callable[["Planner", Any, Stage], Stage]] = {
     DPO: preference,
+    PolicyGradient: policy_gradient,
+    TaskVector: negation,
 }

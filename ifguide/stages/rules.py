@@ -20,6 +20,7 @@ from ifguide.stages.evaluation import Utility
 from ifguide.stages.filtering import JudgedDocuments
 from ifguide.stages.generation import Generations
 from ifguide.stages.influence import Direction
+from ifguide.stages.policy_gradient import PolicyTrained
 from ifguide.stages.sampling import Samples
 from ifguide.stages.stage import Existing, Plan
 from ifguide.stages.tagging import Tagged
@@ -107,12 +108,11 @@ def used_queries(plan: Plan) -> list[Sequence[Query]]:
     """The queries of every behaviour that a row is made with."""
     along = [stage.queries for stage in plan.named(Direction).values()]
     read = [queries for stage in plan.named(JudgedDocuments).values() for queries in stage.behaviours.values()]
+    written = [stage.prompts for stage in plan.named(Samples).values()]
+    written += [stage.prompts for stage in plan.named(PolicyTrained).values()]
     continued = [
-        [
-            Query(prompt=one.text, continuation="", toxic=one.subset == "toxic", record=one.record)
-            for one in stage.prompts
-        ]
-        for stage in plan.named(Samples).values()
+        [Query(prompt=one.text, continuation="", toxic=one.subset == "toxic", record=one.record) for one in prompts]
+        for prompts in written
     ]
     return along + read + continued
 
@@ -179,7 +179,8 @@ def notes(plan: Plan, values: Mapping[str, Any]) -> list[str]:
         found.append(f"Made with texts that a classifier which evaluates it knows ({', '.join(shared)}).")
     tagged = plan.named(Tagged).values()
     found += [f"Prompts begin with the control token {one.filter.good}, which its tokenizer has." for one in tagged]
-    is_steered, has_utilities = bool(plan.named(AuxiliaryModel) or tagged), bool(plan.named(Utility))
+    is_steered = bool(tagged) or any(stage.auxiliaries for stage in plan.named(Generations).values())
+    has_utilities = bool(plan.named(Utility))
     if is_steered and has_utilities:
         found.append("Utilities are those of the model without its decoder.")
     return found
@@ -190,6 +191,7 @@ def shared_files(plan: Plan, values: Mapping[str, Any], classifiers: Sequence[st
     used = {
         "labelled": bool(plan.named(AuxiliaryModel)),
         "pairs": bool(plan.named(PostTrained)),
+        "post_training": bool(plan.named(PolicyTrained)),
         "behaviours": bool(used_queries(plan)),
         "filter": "filtered" in plan.roles,
     }
