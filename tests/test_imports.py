@@ -13,7 +13,15 @@ ORDER = [
 ]  # fmt: skip
 HYDRA = {"configuration", "plan", "planner", "commands"}  # of stages/; beside them only run.py knows it
 BELOW = {"stage", "findings"}  # of stages/; what each stage may import
-WHOLE = {*HYDRA, "rules", "run", "row", "listing", "signals"}  # files of stages/ that are about several stages
+WHOLE = {
+    *HYDRA,
+    "rules",
+    "run",
+    "row",
+    "listing",
+    "scoring",
+    "signals",
+}  # files of stages/ that are about several stages
 ROOT = Path(ifguide.__file__).parent
 FILES = [path for path in ROOT.rglob("*.py") if path != ROOT / "__init__.py"]
 

@@ -14,7 +14,14 @@ from ifguide.corpus.documents import Query
 from ifguide.corpus.filters import DocumentFilter, TextFilter, filter_facts
 from ifguide.corpus.masks import MASK_FILE, TokenMask
 from ifguide.corpus.queries import check_queries
-from ifguide.corpus.repacking import document_lengths, document_sums, document_texts, write_kept, write_kept_mask
+from ifguide.corpus.repacking import (
+    check_readable,
+    document_lengths,
+    document_sums,
+    document_texts,
+    write_kept,
+    write_kept_mask,
+)
 from ifguide.influence.store import open_scores
 from ifguide.stages.stage import Inputs, Stage, late_setting, made_from, speed
 from ifguide.training.trainer import TrainerSettings
@@ -23,7 +30,6 @@ from ifguide.workspace import describe
 log = logging.getLogger(__name__)
 DOCUMENT_SCORES_FILE = "document_scores.npy"  # [scores a document, documents]
 DROPPED_FILE = "dropped.npy"
-MOST_ALTERED = 0.01  # of the documents, by a tokenizer, where a filter reads them
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -59,11 +65,7 @@ class JudgedDocuments(Stage):
             check_queries(queries)
 
     def check_corpus(self, corpus: Corpus) -> None:
-        if corpus.altered_share > MOST_ALTERED:
-            raise ValueError(
-                f"filter: it reads documents from their tokens, and the corpus's tokenizer (data.tokenizer) alters "
-                f"{corpus.altered_share:.0%} of them (case, accents, signs); use one that keeps texts as they are"
-            )
+        check_readable(corpus, "filter")
 
     def build(self, folder: Path, inputs: Inputs) -> None:
         corpus = inputs.corpus()

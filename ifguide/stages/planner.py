@@ -15,7 +15,6 @@ from ifguide.corpus.queries import halves
 from ifguide.evaluation.task import check_names, measurement_names
 from ifguide.objectives import LanguageModeling
 from ifguide.stages import rules
-from ifguide.stages.amortised import FittedStudent, StudentScores
 from ifguide.stages.auxiliary import AuxiliaryModel, PostTrained, Reference
 from ifguide.stages.classifiers import FittedClassifier
 from ifguide.stages.configuration import make, make_logger
@@ -24,7 +23,8 @@ from ifguide.stages.evaluation import Attribution, Evaluation, Fluency, Perplexi
 from ifguide.stages.export import Export
 from ifguide.stages.filtering import DocumentInfluence, Filtered, FilteredMask, JudgedDocuments
 from ifguide.stages.generation import Generations
-from ifguide.stages.influence import Direction, Factors, Mask, PooledScores, Scores
+from ifguide.stages.influence import Direction, Factors, Mask, PooledScores
+from ifguide.stages.scoring import plan_scores
 from ifguide.stages.stage import Existing, Kind, Stage
 from ifguide.stages.training import Proxy, TrainedModel
 from ifguide.training.context import TrainingSetup
@@ -138,20 +138,8 @@ class Planner:
         }  # fmt: skip
 
     def scores(self, contrast: bool = True) -> Stage:
-        """Scores of all training tokens, exact or by a student of those of some blocks."""
-        suffix = "" if contrast else ".toxic"
-        exact: dict[str, Any] = {"directions": self.directions(contrast), "scorer": self.part("scorer"), **self.chain}
-        amortised = self.part("student")
-        if amortised is None:
-            return self.add(f"scores{suffix}", Scores, **exact)
-        share = {"share": amortised.share, "share_seed": amortised.seed}
-        shared = {"data": self.data, "student": amortised.student}
-        sample = self.add(f"exact_scores{suffix}", Scores, **exact, **share)
-        fitted = self.add(f"student{suffix}", FittedStudent, exact=sample, **shared, **share)
-        return self.add(
-            f"scores{suffix}", StudentScores, fitted=fitted, behaviours=list(self.behaviours),
-            shard_blocks=self.part("influence").shard_blocks, **shared, **self.placed,
-        )  # fmt: skip
+        """Scores of all training tokens."""
+        return plan_scores(self, contrast)
 
     @cached_property
     def pooled(self) -> Stage:
@@ -234,7 +222,9 @@ class Planner:
             return trained
         pairs, training = self.part("pairs"), self.training("post_training")
         shared = {"data": self.data, "model": trained, "pairs": pairs, "loading": self.part("model")}
-        reference = self.add("reference", Reference, max_length=post_training.max_length, **shared, **training)
+        reference = None
+        if post_training.reference:
+            reference = self.add("reference", Reference, max_length=post_training.max_length, **shared, **training)
         return self.add(
             "model", PostTrained, reference=reference, post_training=post_training, **shared, setup=training["setup"]
         )

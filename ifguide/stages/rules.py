@@ -1,17 +1,18 @@
 """What must hold between stages, and what a reader of a row must know: functions of a plan."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from ifguide.classifiers.base import TOXICITY, ClassifierSettings
 from ifguide.corpus.blocks import Corpus
-from ifguide.corpus.documents import Prompt, Query
+from ifguide.corpus.documents import LabelledText, Prompt, Query
 from ifguide.corpus.pairs import check_pairs_disjoint
 from ifguide.corpus.queries import check_disjoint, check_texts_disjoint, labels_of
 from ifguide.evaluation.generation import encode_prompts
 from ifguide.evaluation.task import RESERVED_NAMES, measurement_names
 from ifguide.opening import check_context, context_length
 from ifguide.stages.auxiliary import AuxiliaryModel, PostTrained
+from ifguide.stages.classified import FittedProbe, JudgedTokens
 from ifguide.stages.classifiers import FittedClassifier
 from ifguide.stages.data import Data
 from ifguide.stages.evaluation import Utility
@@ -24,16 +25,22 @@ from ifguide.training.auxiliary import tokenizer_of
 from ifguide.workspace import ArtifactError, file_signature, find_files, fingerprint_of
 
 SMALL_VOCABULARY = 512  # any: how long a context is does not depend on it
-FILTER_ROLE, AUXILIARY = "classifier.filter", "auxiliary."
+FILTER, SCORER, AUXILIARY = "classifier.filter", "classifier.scorer", "auxiliary."
 
 
 def check_plan(plan: Plan) -> None:
     """Raise ValueError where what a row learns from is what it is evaluated on, or a mask is another corpus's."""
+    learners: list[AuxiliaryModel | FittedProbe] = [
+        *plan.named(AuxiliaryModel).values(),
+        *plan.named(FittedProbe).values(),
+    ]
     for prompts in (stage.task.prompts for stage in plan.named(Generations).values()):
         for queries in used_queries(plan):
             check_disjoint(queries, prompts)
-        for auxiliary in plan.named(AuxiliaryModel).values():
-            check_texts_disjoint([labelled.text for labelled in auxiliary.labelled], prompts, "labelled")
+        for learner in learners:
+            check_texts_disjoint([labelled.text for labelled in learner.labelled], prompts, "labelled")
+        for name, texts in texts_of_scorer(plan).items():
+            check_texts_disjoint([labelled.text for labelled in texts], prompts, f"scorer.classifier.texts.{name}")
         for post_trained in plan.named(PostTrained).values():
             check_pairs_disjoint(post_trained.pairs, prompts)
     data = plan.named(Data).get("data")
@@ -74,6 +81,13 @@ def longest_text(prompts: Sequence[Prompt], corpus: Corpus, new_tokens: int, roo
     """Tokens of the longest prompt with its continuation, in a context of `room` tokens."""
     encoded = encode_prompts(prompts, corpus.tokenizer, room - new_tokens)
     return max(map(len, encoded), default=0) + new_tokens
+
+
+def texts_of_scorer(plan: Plan) -> Mapping[str, Iterable[LabelledText]]:
+    """Name → labelled texts that the classifier of a mask is trained on here, if it is."""
+    fitted = plan.named(FittedClassifier).get(SCORER)
+    found: Mapping[str, Iterable[LabelledText]] = getattr(fitted and fitted.classifier, "texts", {})
+    return found
 
 
 def used_queries(plan: Plan) -> list[Sequence[Query]]:
@@ -134,9 +148,9 @@ def check_objective(path: str, known: Sequence[str]) -> None:
 def notes(plan: Plan, values: Mapping[str, Any]) -> list[str]:
     """What a reader of a row must know."""
     classifiers = plan.named(FittedClassifier)
-    filtering = classifiers.get(FILTER_ROLE)
-    evaluating = {role: stage for role, stage in classifiers.items() if role != FILTER_ROLE}
-    same = [role for role, stage in evaluating.items() if filtering and stage.fingerprint == filtering.fingerprint]
+    making = [stage.fingerprint for role, stage in classifiers.items() if role in (FILTER, SCORER)]
+    evaluating = {role: stage for role, stage in classifiers.items() if role not in (FILTER, SCORER)}
+    same = [role for role, stage in evaluating.items() if stage.fingerprint in making]
     names: list[ClassifierSettings] = [evaluating[role].classifier for role in same]
     found = [f"Made with a classifier that evaluates it ({one.name})." for one in names]
     others = [role.removeprefix("classifier.") for role in evaluating if role not in same]
@@ -151,10 +165,11 @@ def notes(plan: Plan, values: Mapping[str, Any]) -> list[str]:
 def shared_files(plan: Plan, values: Mapping[str, Any], classifiers: Sequence[str]) -> list[str]:
     """Files that both the row and a classifier that evaluates it are made with."""
     used = {
-        "labelled": bool(plan.named(AuxiliaryModel)),
+        "labelled": bool(plan.named(AuxiliaryModel) or plan.named(FittedProbe)),
         "pairs": bool(plan.named(PostTrained)),
         "behaviours": bool(used_queries(plan)),
         "filter": "filtered" in plan.roles,
+        "scorer": bool(plan.named(JudgedTokens)),
     }
     learned = files_in([values[name] for name, is_used in used.items() if is_used])
     known = files_in([values["classifiers"][name] for name in classifiers])
