@@ -20,7 +20,7 @@ GROUPS = {  # what is chosen in each group; a group that is not named here comes
     "Chosen as `optim/optimizer=sgd`; of the proxy as `optim/optimizer@proxy_optim.optimizer=sgd`.",
     "optim/schedule": "The course of the learning rate: `optim/schedule=linear`.",
     "curvature": "The approximation of the Gauss–Newton Hessian H in the direction.",
-    "scorer": "How the score of every token is computed.",
+    "scorer": "How the score of every token is computed: its influence, or what a classifier or a probe finds.",
     "student": "Amortised scoring: exact scores of a share of the blocks, and a student of them for all blocks.",
     "pooling": "What scores of the same word or token type have in common, in place of each single score.",
     "selection": "Which tokens the mask marks.",
@@ -28,7 +28,7 @@ GROUPS = {  # what is chosen in each group; a group that is not named here comes
     "filter": "Which documents the target is not trained on.",
     "post_training": "What happens to the target after its training.",
     "decoding": "How continuations are sampled.",
-    "labelled": "Labelled texts that reward models, experts and rewarding classifiers learn from.",
+    "labelled": "Labelled texts that reward models, experts, probes and classifiers learn from.",
     "pairs": "Preference pairs that `post_training=dpo` learns from.",
     "task": "Prompts to continue at evaluation. Mounted at `tasks.<name>`: `+task@tasks.bold=bold`.",
     "classifier": "Who judges the continuations. Mounted at `classifiers.<name>`: "

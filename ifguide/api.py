@@ -25,7 +25,7 @@ from ifguide.corpus.export import MaskedSplit
 from ifguide.corpus.masks import TokenMask
 from ifguide.corpus.queries import check_queries
 from ifguide.corpus.tokenizers import token_texts, vocabulary_size
-from ifguide.influence.chain import InfluenceSettings, find_direction, fit_factors, select_behaviours
+from ifguide.influence.chain import InfluenceSettings, Rule, find_direction, fit_factors, select_behaviours
 from ifguide.influence.curvature import Curvature, by_layer
 from ifguide.influence.pooling import Pooling, TypePooling, WordPooling, chunks
 from ifguide.influence.scorers import JVP, Direction, Scorer
@@ -183,7 +183,7 @@ def pool(
     return pooled
 
 
-def select(scores: Scores, blocks: Split, *, selection: Algorithm1 | None = None) -> TokenMask:
+def select(scores: Scores, blocks: Split, *, selection: Rule | None = None) -> TokenMask:
     """Select the tokens that teach one of the behaviours; `mask[:]` are booleans, [blocks, block length].
 
     Args:

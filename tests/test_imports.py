@@ -21,6 +21,7 @@ WHOLE = {
     "run",
     "row",
     "listing",
+    "scoring",
     "signals",
 }  # files of stages/ that are about several stages
 ROOT = Path(ifguide.__file__).parent

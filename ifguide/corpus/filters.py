@@ -15,12 +15,11 @@ from numpy.typing import NDArray
 from ifguide.checks import check_limit, check_whole_number
 from ifguide.classifiers import Classifier, ClassifierSettings
 from ifguide.classifiers.base import TOXICITY
-from ifguide.corpus.blocks import LABELS, Corpus
+from ifguide.corpus.blocks import LABELS
 from ifguide.corpus.documents import BENIGN, TOXIC, Query
 from ifguide.corpus.words import WordCounter, indicative_words, read_words
 
 DOCUMENTS_AT_ONCE = 1000
-MOST_ALTERED = 0.01  # of the documents, by a tokenizer, where a filter reads them
 
 # K scores a document, D documents
 
@@ -197,15 +196,6 @@ class InfluenceFilter:
         """Documents that one of the behaviours drops."""
         chosen = [drop_highest(scores, threshold=self.threshold, share=self.share) for scores in scores_KD]
         return np.asarray(np.any(chosen, axis=0))
-
-
-def check_readable(corpus: Corpus) -> None:
-    """Raise ValueError where too many documents cannot be read back from their tokens."""
-    if corpus.altered_share > MOST_ALTERED:
-        raise ValueError(
-            f"filter: it reads documents from their tokens, and the corpus's tokenizer (data.tokenizer) alters "
-            f"{corpus.altered_share:.0%} of them (case, accents, signs); use one that keeps texts as they are"
-        )
 
 
 def check_rule(threshold: float | None, share: float | None) -> None:

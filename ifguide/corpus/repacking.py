@@ -16,8 +16,18 @@ from ifguide.corpus.blocks import Corpus, Split, write_blocks
 from ifguide.corpus.masks import TokenMask
 
 TOKENS_AT_ONCE = 1 << 20
+MOST_ALTERED = 0.01  # of the documents, by a tokenizer, where something reads them
 
 # B blocks, T tokens, D documents
+
+
+def check_readable(corpus: Corpus, reader: str) -> None:
+    """Raise ValueError where a corpus's tokenizer does not keep the texts that a reader reads from their tokens."""
+    if corpus.altered_share > MOST_ALTERED:
+        raise ValueError(
+            f"{reader}: it reads documents from their tokens, and the corpus's tokenizer (data.tokenizer) alters "
+            f"{corpus.altered_share:.0%} of them (case, accents, signs); use one that keeps texts as they are"
+        )
 
 
 def document_lengths(split: Split) -> NDArray[np.int64]:

@@ -22,9 +22,11 @@ from ifguide.influence.direction import precondition_direction, query_gradient
 from ifguide.influence.scorers.base import norm
 from ifguide.influence.scoring import SAMPLE_TOKENS, sample_rows
 from ifguide.influence.selection import Algorithm1, Selection
+from ifguide.influence.top import TopTokens
 from ifguide.models import tracked_layers
 
 DTYPES = ("float32", "bfloat16")
+Rule = Algorithm1 | TopTokens  # scores, starts of documents → a selection
 
 
 @dataclass(frozen=True)
@@ -139,7 +141,7 @@ def direction_reliability(
 
 
 def select_behaviours(
-    selection: Algorithm1,
+    selection: Rule,
     behaviours: Sequence[str],
     scores_KBT: NDArray[Any] | Sequence[NDArray[Any]],
     document_starts: NDArray[Any],

@@ -113,7 +113,7 @@ def select_tokens(
         raise ValueError("unit=document: the starts of the documents are needed")
     blocks, length = scores_BT.shape
     starts = np.arange(blocks) * length if unit == "block" else np.array(document_starts, np.int64)
-    threshold = _order_statistic(scores_BT, max(ceil(quantile * (blocks * (length - 1))) - 1, 0))
+    threshold = order_statistic(scores_BT, max(ceil(quantile * (blocks * (length - 1))) - 1, 0))
 
     count, total, candidates = _measure(scores_BT, threshold, starts, window)
     if unit == "document":
@@ -133,13 +133,13 @@ def select_tokens(
     return Selection(mask, float(threshold), wanted, min(wanted, available), available)
 
 
-def _chunks(scores_BT: NDArray[np.float32]) -> list[slice]:
+def chunks(scores_BT: NDArray[np.float32]) -> list[slice]:
     blocks, length = scores_BT.shape
     rows = max(CHUNK_TOKENS // length, 1)
     return [slice(first, min(first + rows, blocks)) for first in range(0, blocks, rows)]
 
 
-def _read(scores_BT: NDArray[np.float32], rows: slice) -> NDArray[np.float32]:
+def read_rows(scores_BT: NDArray[np.float32], rows: slice) -> NDArray[np.float32]:
     """Some rows; those of a file are read rather than mapped, since mapped pages count as resident memory."""
     part = scores_BT[rows]
     # a private map ("c") may differ from its file; a copy of a map has no file
@@ -152,17 +152,17 @@ def _read(scores_BT: NDArray[np.float32], rows: slice) -> NDArray[np.float32]:
     return np.fromfile(part.filename, np.float32, part.size, offset=offset).reshape(part.shape)
 
 
-def _order_statistic(scores_BT: NDArray[np.float32], rank: int) -> np.float32:
+def order_statistic(scores_BT: NDArray[np.float32], rank: int) -> np.float32:
     """The score at `rank` in rising order among all outside column 0: its key's high half first, then its low half."""
     high, low = np.zeros(HALF_KEY, np.int64), np.zeros(HALF_KEY, np.int64)
-    for rows in _chunks(scores_BT):
-        chunk = _read(scores_BT, rows)
+    for rows in chunks(scores_BT):
+        chunk = read_rows(scores_BT, rows)
         if not np.isfinite(chunk).all():
             raise ValueError("some scores are not finite; score the corpus again")
         high += np.bincount(_keys(chunk) >> 16, minlength=HALF_KEY)
     upper, before = _bucket(high, rank)
-    for rows in _chunks(scores_BT):
-        keys = _keys(_read(scores_BT, rows))
+    for rows in chunks(scores_BT):
+        keys = _keys(read_rows(scores_BT, rows))
         low += np.bincount(keys[keys >> 16 == upper] % HALF_KEY, minlength=HALF_KEY)
     lower, _ = _bucket(low, rank - before)
     sign = 0x80000000 if upper >> 15 else 0xFFFFFFFF
@@ -199,7 +199,7 @@ class _Chunk:
 def _chunk(
     scores_BT: NDArray[np.float32], rows: slice, threshold: np.float32, starts: NDArray[np.int64], window: int
 ) -> _Chunk:
-    scores = _read(scores_BT, rows)
+    scores = read_rows(scores_BT, rows)
     above = scores > threshold
     above[:, 0] = False
     first, end = (row * scores.shape[1] for row in (rows.start, rows.stop))
@@ -228,7 +228,7 @@ def _measure(
 ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.int64]]:
     """Of each unit, the number and the sum of its scores above τ and its number of candidates."""
     count, total, candidates = np.zeros(len(starts)), np.zeros(len(starts)), np.zeros(len(starts), np.int64)
-    for rows in _chunks(scores_BT):
+    for rows in chunks(scores_BT):
         chunk = _chunk(scores_BT, rows, threshold, starts, window)
         scores = np.where(chunk.above, chunk.scores, np.float32(0))
         # added up, since a unit may lie in several chunks
@@ -262,7 +262,7 @@ def _write_mask(
     """All candidates of the units in `keep`, and the first `missing` of the unit `partly`."""
     blocks, length = scores_BT.shape
     packed = np.empty((blocks, -(-length // 8)), np.uint8)
-    for rows in _chunks(scores_BT):
+    for rows in chunks(scores_BT):
         chunk = _chunk(scores_BT, rows, threshold, starts, window)
         ends = np.append(chunk.cuts[1:], chunk.above.size)
         mask = np.repeat(keep[chunk.units], ends - chunk.cuts).reshape(chunk.above.shape) & chunk.candidates

@@ -17,6 +17,7 @@ from ifguide.opening import check_context, check_pretrained
 from ifguide.stages.stage import Inputs, Stage, made_from, setting, speed
 from ifguide.training.auxiliary import Preparation
 from ifguide.training.context import TrainingSetup, save_trained
+from ifguide.workspace import describe
 
 REFERENCE_FILE = "reference.npy"  # [pairs, 2]: log-probabilities of the chosen and of the rejected response
 
@@ -120,9 +121,9 @@ class PostTrained(Stage):
     Attributes:
         data: the corpus, for its tokenizer.
         model: what is trained further.
-        reference: what that makes of the pairs.
+        reference: what that makes of the pairs; None where its settings need none.
         post_training: its settings.
-        pairs: preference pairs; they decide the reference, and so this.
+        pairs: preference pairs; where there is a reference, they decide it, and so this.
         loading, setup: as in `AuxiliaryModel`.
     """
 
@@ -133,11 +134,16 @@ class PostTrained(Stage):
 
     data: Stage = made_from()
     model: Stage = made_from()
-    reference: Stage = made_from()
+    reference: Stage | None = made_from(None)
     post_training: DPO = setting()
     pairs: Sequence[Pair] = speed()
     loading: ModelSettings = speed()
     setup: TrainingSetup = speed()
+
+    def derived_settings(self) -> dict[str, Any]:
+        if self.reference is not None:
+            return {}
+        return {"pairs": describe(self.pairs), "precision": self.setup.trainer.precision}
 
     def check(self) -> None:
         with argument("post_training.optim"):
@@ -157,7 +163,7 @@ class PostTrained(Stage):
             policy,
             self.loading.load(inputs["model"]) if self.post_training.kl else None,
             encode_pairs(self.pairs, tokenizer, self.post_training.max_length, policy.config),
-            np.load(inputs["reference"] / REFERENCE_FILE),
+            np.load(inputs["reference"] / REFERENCE_FILE) if "reference" in inputs else None,
             self.setup.within(folder),
         )
         save_trained(policy, tokenizer, folder)

@@ -11,10 +11,17 @@ import numpy as np
 from ifguide.classifiers.base import ClassifierSettings
 from ifguide.corpus.blocks import Corpus
 from ifguide.corpus.documents import Query
-from ifguide.corpus.filters import DocumentFilter, TextFilter, check_readable, filter_facts
+from ifguide.corpus.filters import DocumentFilter, TextFilter, filter_facts
 from ifguide.corpus.masks import MASK_FILE, TokenMask
 from ifguide.corpus.queries import check_queries
-from ifguide.corpus.repacking import document_lengths, document_sums, document_texts, write_kept, write_kept_mask
+from ifguide.corpus.repacking import (
+    check_readable,
+    document_lengths,
+    document_sums,
+    document_texts,
+    write_kept,
+    write_kept_mask,
+)
 from ifguide.influence.store import open_scores
 from ifguide.stages.stage import Inputs, Stage, late_setting, made_from, speed
 from ifguide.training.trainer import TrainerSettings
@@ -58,7 +65,7 @@ class JudgedDocuments(Stage):
             check_queries(queries)
 
     def check_corpus(self, corpus: Corpus) -> None:
-        check_readable(corpus)
+        check_readable(corpus, "filter")
 
     def build(self, folder: Path, inputs: Inputs) -> None:
         corpus = inputs.corpus()

@@ -17,6 +17,7 @@ from ifguide.corpus.queries import check_queries
 from ifguide.corpus.tokenizers import token_texts
 from ifguide.influence.chain import (
     InfluenceSettings,
+    Rule,
     direction_reliability,
     find_direction,
     fit_factors,
@@ -30,7 +31,6 @@ from ifguide.influence.pooling import Pooling, pool_scores
 from ifguide.influence.scorers import Scorer
 from ifguide.influence.scorers.base import check_dtype
 from ifguide.influence.scoring import ScoringModule, fill_store, prepare_scorer, rows_of_share, sample_rows
-from ifguide.influence.selection import Algorithm1
 from ifguide.influence.store import ScoreStore, open_scores
 from ifguide.models import ModelSettings, untracked
 from ifguide.stages import findings
@@ -224,7 +224,7 @@ class Mask(Stage):
     scores: Stage = made_from()
     data: Stage = made_from()
     behaviours: Sequence[str] = speed()
-    selection: Algorithm1 = setting()
+    selection: Rule = setting()
 
     def build(self, folder: Path, inputs: Inputs) -> Mapping[str, Any]:
         corpus = inputs.corpus()

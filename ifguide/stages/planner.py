@@ -13,7 +13,6 @@ from ifguide.checks import argument
 from ifguide.corpus.documents import Query
 from ifguide.corpus.queries import halves
 from ifguide.objectives import LanguageModeling
-from ifguide.stages.amortised import FittedStudent, StudentScores
 from ifguide.stages.auxiliary import AuxiliaryModel
 from ifguide.stages.classifiers import FittedClassifier
 from ifguide.stages.configuration import make, make_logger
@@ -21,10 +20,11 @@ from ifguide.stages.data import Data
 from ifguide.stages.evaluation import Toxicity
 from ifguide.stages.export import Export
 from ifguide.stages.filtering import DocumentInfluence, Filtered, FilteredMask, JudgedDocuments
-from ifguide.stages.influence import Direction, Factors, Mask, PooledScores, Scores
+from ifguide.stages.influence import Direction, Factors, Mask, PooledScores
 from ifguide.stages.measuring import STARTS, measured
 from ifguide.stages.post_training import STAGES_OF
 from ifguide.stages.sampling import Samples
+from ifguide.stages.scoring import plan_scores
 from ifguide.stages.stage import Existing, Kind, Stage
 from ifguide.stages.tagging import JudgedSegments, Tagged, TaggedMask
 from ifguide.stages.training import Proxy, TrainedModel
@@ -138,20 +138,8 @@ class Planner:
         }  # fmt: skip
 
     def scores(self, contrast: bool = True) -> Stage:
-        """Scores of all training tokens, exact or by a student of those of some blocks."""
-        suffix = "" if contrast else ".toxic"
-        exact: dict[str, Any] = {"directions": self.directions(contrast), "scorer": self.part("scorer"), **self.chain}
-        amortised = self.part("student")
-        if amortised is None:
-            return self.add(f"scores{suffix}", Scores, **exact)
-        share = {"share": amortised.share, "share_seed": amortised.seed}
-        shared = {"data": self.data, "student": amortised.student}
-        sample = self.add(f"exact_scores{suffix}", Scores, **exact, **share)
-        fitted = self.add(f"student{suffix}", FittedStudent, exact=sample, **shared, **share)
-        return self.add(
-            f"scores{suffix}", StudentScores, fitted=fitted, behaviours=list(self.behaviours),
-            shard_blocks=self.part("influence").shard_blocks, **shared, **self.placed,
-        )  # fmt: skip
+        """Scores of all training tokens."""
+        return plan_scores(self, contrast)
 
     @cached_property
     def pooled(self) -> Stage:

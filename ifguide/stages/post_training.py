@@ -19,7 +19,9 @@ if TYPE_CHECKING:
 def preference(planner: "Planner", settings: DPO, trained: Stage) -> Stage:
     pairs, training = planner.part("pairs"), planner.training("post_training")
     shared = {"data": planner.data, "model": trained, "pairs": pairs, "loading": planner.part("model")}
-    reference = planner.add("reference", Reference, max_length=settings.max_length, **shared, **training)
+    reference = None
+    if settings.reference:
+        reference = planner.add("reference", Reference, max_length=settings.max_length, **shared, **training)
     return planner.add(
         "model", PostTrained, reference=reference, post_training=settings, **shared, setup=training["setup"]
     )

@@ -1,12 +1,12 @@
 """What must hold between stages, and what a reader of a row must know: functions of a plan."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from ifguide.checks import argument
 from ifguide.classifiers.base import TOXICITY, ClassifierSettings
 from ifguide.corpus.blocks import Corpus
-from ifguide.corpus.documents import Prompt, Query
+from ifguide.corpus.documents import LabelledText, Prompt, Query
 from ifguide.corpus.pairs import check_pairs_disjoint
 from ifguide.corpus.queries import check_disjoint, check_texts_disjoint, labels_of
 from ifguide.decoding.generation import encode_prompts
@@ -14,6 +14,7 @@ from ifguide.evaluation.task import RESERVED_NAMES, measurement_names
 from ifguide.methods.conditional import Conditional
 from ifguide.opening import check_context, context_length
 from ifguide.stages.auxiliary import AuxiliaryModel, PostTrained
+from ifguide.stages.classified import FittedProbe, JudgedTokens
 from ifguide.stages.classifiers import FittedClassifier
 from ifguide.stages.data import Data
 from ifguide.stages.evaluation import Utility
@@ -30,15 +31,22 @@ from ifguide.workspace import ArtifactError, file_signature, find_files, fingerp
 
 SMALL_VOCABULARY = 512  # any: how long a context is does not depend on it
 AUXILIARY = "auxiliary."
+MAKING = tuple(f"classifier.{group}" for group in ("filter", "scorer", "post_training", "decoding"))
 
 
 def check_plan(plan: Plan) -> None:
     """Raise ValueError where what a row learns from is what it is evaluated on, or a mask is another corpus's."""
+    learners: list[AuxiliaryModel | FittedProbe] = [
+        *plan.named(AuxiliaryModel).values(),
+        *plan.named(FittedProbe).values(),
+    ]
     for prompts in (stage.task.prompts for stage in plan.named(Generations).values()):
         for queries in used_queries(plan):
             check_disjoint(queries, prompts)
-        for auxiliary in plan.named(AuxiliaryModel).values():
-            check_texts_disjoint([labelled.text for labelled in auxiliary.labelled], prompts, "labelled")
+        for learner in learners:
+            check_texts_disjoint([labelled.text for labelled in learner.labelled], prompts, "labelled")
+        for name, texts in texts_of_classifiers(plan).items():
+            check_texts_disjoint([labelled.text for labelled in texts], prompts, name)
         for post_trained in plan.named(PostTrained).values():
             check_pairs_disjoint(post_trained.pairs, prompts)
     check_control_tokens(plan)
@@ -102,6 +110,17 @@ def longest_text(prompts: Sequence[Prompt], corpus: Corpus, new_tokens: int, roo
     """Tokens of the longest prompt with its continuation, in a context of `room` tokens."""
     encoded = encode_prompts(prompts, corpus.tokenizer, room - new_tokens)
     return max(map(len, encoded), default=0) + new_tokens
+
+
+def texts_of_classifiers(plan: Plan) -> dict[str, Iterable[LabelledText]]:
+    """Setting → labelled texts that a classifier which a row is made with is trained on here."""
+    found: dict[str, Iterable[LabelledText]] = {}
+    for role, stage in plan.named(FittedClassifier).items():
+        if role in MAKING:
+            texts: Mapping[str, Iterable[LabelledText]] = getattr(stage.classifier, "texts", {})
+            group = role.removeprefix("classifier.")
+            found |= {f"{group}.classifier.texts.{name}": each for name, each in texts.items()}
+    return found
 
 
 def used_queries(plan: Plan) -> list[Sequence[Query]]:
@@ -168,9 +187,8 @@ def check_objective(path: str, known: Sequence[str]) -> None:
 def notes(plan: Plan, values: Mapping[str, Any]) -> list[str]:
     """What a reader of a row must know."""
     classifiers = plan.named(FittedClassifier)
-    judges = [f"classifier.{name}" for name in values.get("classifiers") or {}]
-    evaluating = {role: stage for role, stage in classifiers.items() if role in judges}
-    used = {stage.fingerprint for role, stage in classifiers.items() if role not in judges}
+    evaluating = {role: stage for role, stage in classifiers.items() if role not in MAKING}
+    used = {stage.fingerprint for role, stage in classifiers.items() if role in MAKING}
     same = [role for role, stage in evaluating.items() if stage.fingerprint in used]
     names: list[ClassifierSettings] = [evaluating[role].classifier for role in same]
     found = [f"Made with a classifier that evaluates it ({one.name})." for one in names]
@@ -189,11 +207,12 @@ def notes(plan: Plan, values: Mapping[str, Any]) -> list[str]:
 def shared_files(plan: Plan, values: Mapping[str, Any], classifiers: Sequence[str]) -> list[str]:
     """Files that both the row and a classifier that evaluates it are made with."""
     used = {
-        "labelled": bool(plan.named(AuxiliaryModel)),
+        "labelled": bool(plan.named(AuxiliaryModel) or plan.named(FittedProbe)),
         "pairs": bool(plan.named(PostTrained)),
         "post_training": bool(plan.named(PolicyTrained)),
         "behaviours": bool(used_queries(plan)),
         "filter": "filtered" in plan.roles,
+        "scorer": bool(plan.named(JudgedTokens)),
     }
     learned = files_in([values[name] for name, is_used in used.items() if is_used])
     known = files_in([values["classifiers"][name] for name in classifiers])

@@ -25,9 +25,9 @@ from ifguide.corpus.control_tokens import (
     tags,
 )
 from ifguide.corpus.documents import BENIGN, TOXIC
-from ifguide.corpus.filters import check_readable
 from ifguide.corpus.insertion import Insertion
 from ifguide.corpus.masks import MASK_FILE, TokenMask
+from ifguide.corpus.repacking import check_readable
 from ifguide.stages.stage import Inputs, Stage, made_from, speed
 from ifguide.training.trainer import TrainerSettings
 from ifguide.workspace import describe
@@ -62,7 +62,7 @@ class JudgedSegments(Stage):
         return {key: describe(getattr(self.filter, key), key) for key in ("unit", "category")}
 
     def check_corpus(self, corpus: Corpus) -> None:
-        check_readable(corpus)
+        check_readable(corpus, "filter")
 
     def build(self, folder: Path, inputs: Inputs) -> Mapping[str, Any]:
         corpus, starts = inputs.corpus(), [np.zeros(0, np.int64)]

@@ -68,7 +68,11 @@ class TrainedModel(Stage):
     def check_corpus(self, corpus: Corpus) -> None:
         with argument("model"):
             check_same_tokenizer(self.model.pretrained, corpus.tokenizer)
-        check_context(self.model.config(corpus.vocabulary, corpus.end_of_text), corpus.info["block_length"])
+        config = self.model.config(corpus.vocabulary, corpus.end_of_text)
+        check_context(config, corpus.info["block_length"])
+        if (check := getattr(self.objective, "check", None)) is not None:
+            with argument("objective"):
+                check(config.get_text_config().vocab_size)
 
     def build(self, folder: Path, inputs: Inputs) -> Mapping[str, Any]:
         corpus = inputs.corpus()

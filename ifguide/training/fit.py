@@ -56,7 +56,7 @@ def train(
         objective, optimization, context: see there; the caller saves the model (`save_trained`).
         blocks, mask, validation: see `BlockDataModule`.
         seed: of the data order and dropout.
-        tokenizer: of the corpus, for callbacks.
+        tokenizer: of the corpus, for callbacks, and for its end-of-text token where the objective reads it.
 
     Returns:
         Facts: steps, tokens, last training and validation loss.
@@ -81,7 +81,8 @@ def train(
     )
     model.train()  # a loaded model comes in evaluation mode
     network: Any = torch.compile(model) if context.trainer.compile else model
-    module = CausalLanguageModel(network, objective, optimization, steps=steps, seed=seed)
+    end_of_text = None if tokenizer is None else int(tokenizer.eos_token_id)
+    module = CausalLanguageModel(network, objective, optimization, steps=steps, seed=seed, end_of_text=end_of_text)
     facts = fit(module, data, context, steps=steps)
     return {**facts, "tokens": steps * optimization.batch_size * blocks.block_length}
 

@@ -18,13 +18,12 @@ from ifguide.corpus.documents import Query
 from ifguide.corpus.masks import MASK_FILE, TokenMask, jaccard
 from ifguide.corpus.queries import check_queries
 from ifguide.corpus.tokenizers import token_texts
-from ifguide.influence.chain import InfluenceSettings, find_direction, fit_factors, select_behaviours
+from ifguide.influence.chain import InfluenceSettings, Rule, find_direction, fit_factors, select_behaviours
 from ifguide.influence.curvature import Curvature, by_layer
 from ifguide.influence.direction import load_direction, save_direction
 from ifguide.influence.pooling import Pooling, pool_scores
 from ifguide.influence.scorers import Direction, Scorer
 from ifguide.influence.scoring import prepare_scorer, sample_rows, score_blocks
-from ifguide.influence.selection import Algorithm1
 from ifguide.influence.store import ScoreStore, open_scores
 from ifguide.statistics import spearman
 from ifguide.training.data import BlockDataModule
@@ -67,7 +66,7 @@ class InfluenceScoring(pl.Callback):
         behaviours: Mapping[str, Sequence[Query]],
         curvature: Curvature,
         scorer: Scorer,
-        selection: Algorithm1,
+        selection: Rule,
         influence: InfluenceSettings,
         pooling: Pooling | None = None,
         every_steps: int | None = None,
@@ -86,6 +85,8 @@ class InfluenceScoring(pl.Callback):
                 f"blocks={blocks}: a mask to hand over, and documents as the unit of selection, need all blocks "
                 "(blocks=null)"
             )
+        if not hasattr(scorer, "prepare"):
+            raise ValueError(f"scorer: {type(scorer).__name__} is no influence, whatever the model; choose another one")
         for queries in behaviours.values():
             check_queries(queries)
         self.behaviours, self.curvature, self.scorer, self.selection = behaviours, curvature, scorer, selection

@@ -85,10 +85,19 @@ class MaskedLoss:
     """A loss function for `transformers.Trainer(compute_loss_func=…)`, or for a loop of one's own.
 
     Args:
-        objective: any of `ifguide.objectives`.
+        objective: any of `ifguide.objectives` that leaves alone what the model reads.
+
+    Raises:
+        ValueError: an objective that does not, as a loss comes after the model has read.
     """
 
     def __init__(self, objective: nn.Module) -> None:
+        if hasattr(objective, "inputs"):
+            raise ValueError(
+                f"objective={type(objective).__name__}: it changes what the model reads, which a loss cannot; write "
+                "objective.inputs(input_ids, mask, end_of_text) into the batch, and use "
+                "SuppressedLanguageModeling(penalty=0)"
+            )
         self.objective = objective
 
     def __call__(self, outputs: Any, labels: Tensor | None, num_items_in_batch: Tensor | int | None = None) -> Tensor:

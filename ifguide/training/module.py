@@ -98,22 +98,34 @@ class CausalLanguageModel(OptimizedModule):
 
     Args:
         model: the model; a compiled one works alike.
-        objective: (logits, input_ids, mask or None) → scalar loss.
+        objective: (logits, input_ids, mask or None) → scalar loss. Where it has a method `inputs`, the model reads
+            inputs(input_ids, mask or None, end_of_text) instead of input_ids.
         optimization, steps, seed: as in `OptimizedModule`.
+        end_of_text: id of the token between documents, for such an objective.
     """
 
     def __init__(
-        self, model: nn.Module, objective: nn.Module, optimization: Optimization, *, steps: int, seed: int
+        self,
+        model: nn.Module,
+        objective: nn.Module,
+        optimization: Optimization,
+        *,
+        steps: int,
+        seed: int,
+        end_of_text: int | None = None,
     ) -> None:
         super().__init__(model, optimization, steps=steps, seed=seed)
-        self.objective = objective
+        self.objective, self._end_of_text = objective, end_of_text
 
     def forward(self, input_ids: Tensor) -> Tensor:
         logits: Tensor = self.model(input_ids=input_ids, use_cache=False).logits
         return logits
 
     def loss(self, batch: Mapping[str, Tensor]) -> Tensor:
-        loss: Tensor = self.objective(self(batch["input_ids"]), batch["input_ids"], batch.get("mask"))
+        input_ids, mask = batch["input_ids"], batch.get("mask")
+        changes: Any = getattr(self.objective, "inputs", None)
+        read = input_ids if changes is None else changes(input_ids, mask, self._end_of_text)
+        loss: Tensor = self.objective(self(read), input_ids, mask)
         return loss
 
     def validation_loss(self, batch: Mapping[str, Tensor]) -> Tensor:

@@ -107,7 +107,7 @@ def test_selection_equals_the_double_loop(tmp_path_factory, case, quantile, limi
 @settings(deadline=None)
 def test_the_order_statistic_is_that_of_the_sorted_scores(scores, chunk):
     with in_chunks_of(chunk):
-        found = [module._order_statistic(scores, rank) for rank in range(scores[:, 1:].size)]
+        found = [module.order_statistic(scores, rank) for rank in range(scores[:, 1:].size)]
     assert found == np.sort(scores[:, 1:], axis=None).tolist()
 
 
@@ -128,12 +128,12 @@ def test_the_chunks_change_nothing(unit):
 def test_files_are_read_rather_than_mapped(tmp_path):
     scores = np.arange(24, dtype=np.float32).reshape(6, 4)
     mapped, rows = on_disk(scores, tmp_path)[1:], slice(2, 4)
-    assert not isinstance(module._read(mapped, rows), np.memmap)
-    assert (module._read(mapped, rows) == scores[3:5]).all()
+    assert not isinstance(module.read_rows(mapped, rows), np.memmap)
+    assert (module.read_rows(mapped, rows) == scores[3:5]).all()
     private = np.load(tmp_path / "scores.npy", mmap_mode="c")
     private[1, 3] = -1
     for other in (private[1, 1:], mapped.copy(), mapped[:, ::2], mapped[::-1]):
-        assert (module._read(other, rows) == other[2:4]).all()
+        assert (module.read_rows(other, rows) == other[2:4]).all()
 
 
 def test_the_limit_is_exact_on_continuous_scores():

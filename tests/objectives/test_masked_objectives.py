@@ -8,12 +8,19 @@ import torch
 from ifguide.objectives import FadedAscent, NegativePreference, SuppressedLanguageModeling, Unlikelihood
 from ifguide.objectives.faded_ascent import faded_cross_entropy
 from ifguide.objectives.language_modeling import cross_entropy
-from ifguide.objectives.negative_preference import negative_preference_cross_entropy
+from ifguide.objectives.negative_preference import negative_preference_cross_entropy, run_means
 from ifguide.objectives.suppressed_language_modeling import suppressed_cross_entropy
 from ifguide.objectives.unlikelihood import log_complement, unlikelihood_cross_entropy
+from ifguide.workspace import describe
 
 B, T, V = 2, 6, 11
-OBJECTIVES = [Unlikelihood(weight=0.7), NegativePreference(beta=0.4), FadedAscent(beta=1.5), NegativePreference()]
+OBJECTIVES = [
+    Unlikelihood(weight=0.7),
+    NegativePreference(beta=0.4),
+    FadedAscent(beta=1.5),
+    NegativePreference(),
+    NegativePreference(unit="run", reference=0.0),
+]
 
 
 @pytest.fixture
@@ -67,6 +74,33 @@ def test_negative_preference_against_a_slow_reference(logits, ids, mask, beta, r
     agree(fast, slow_mean(logits, ids, mask, part), logits)
 
 
+@pytest.mark.parametrize("beta, margin, weight", [(0.1, 0.0, 1.0), (2.5, 0.0, 0.3), (1.0, 1.6, 2.0)])
+def test_simnpo_against_a_slow_reference(logits, ids, beta, margin, weight):
+    """−(2/β) log σ(−(β/|y|) log π(y) − γ) for every run y of masked tokens, as often as it has tokens."""
+    mask = torch.tensor([[1, 1, 0, 1, 1, 1], [1, 0, 1, 0, 0, 1]], dtype=torch.bool)  # columns 0 have no loss
+    runs, total = [(0, [1]), (0, [3, 4, 5]), (1, [2]), (1, [5])], 0.0
+    for n, places in runs:
+        log_pi = sum(logits[n, t - 1].log_softmax(-1)[ids[n, t]] for t in places)
+        part = -2 / beta * torch.log(torch.sigmoid(-beta / len(places) * log_pi - margin))
+        total = total + weight * len(places) * part
+    total = total + slow_mean(logits, ids, mask, lambda p: 0 * p) * B * (T - 1)
+    options = dict(beta=beta, reference=-margin / beta, weight=weight, unit="run")
+    agree(negative_preference_cross_entropy(logits, ids, mask, **options), total / (B * (T - 1)), logits)
+
+
+def test_runs_of_one_token_are_tokens(logits, ids):
+    mask = torch.tensor([[0, 1, 0, 1, 0, 1], [0, 0, 1, 0, 1, 0]], dtype=torch.bool)
+    ours, theirs = (NegativePreference(reference=-1.0, unit=unit)(logits, ids, mask) for unit in ("run", "token"))
+    assert torch.equal(ours, theirs) and torch.equal(gradient(ours, logits), gradient(theirs, logits))
+    whole = torch.ones(B, T, dtype=torch.bool)
+    values = torch.arange(12.0, dtype=torch.float64).view(B, T)
+    assert torch.equal(run_means(values, whole), values.mean(1, keepdim=True).expand(B, T)), "blocks are apart"
+
+
+def test_the_unit_is_in_no_older_fingerprint():
+    assert "unit" not in describe(NegativePreference()) and describe(NegativePreference(unit="run"))["unit"] == "run"
+
+
 @pytest.mark.parametrize("beta, penalty", [(0.5, 1.0), (1.0, 0.3), (3.0, 2.0)])
 def test_faded_ascent_against_a_slow_reference(logits, ids, mask, beta, penalty):
     slow = slow_mean(logits, ids, mask, lambda p: penalty * p.detach() ** beta * torch.log(p))
@@ -102,6 +136,8 @@ def test_limits_are_gradient_ascent(logits, ids, mask):
     beta, reference = 1e-7, -2.0
     near = negative_preference_cross_entropy(logits, ids, mask, beta=beta, reference=reference, weight=0.8)
     assert torch.allclose(gradient(near, logits), gradient(ascent, logits), rtol=0, atol=1e-6)
+    runs = negative_preference_cross_entropy(logits, ids, mask, beta=beta, reference=reference, weight=0.8, unit="run")
+    assert torch.allclose(gradient(runs, logits), gradient(ascent, logits), rtol=0, atol=1e-6)
     constant = 0.8 * (2 / beta * math.log(2) - reference) * mask[:, 1:].double().mean()
     assert torch.allclose(near - constant, ascent, rtol=0, atol=1e-5)
     dropped = SuppressedLanguageModeling(penalty=0.0)(logits, ids, mask)
@@ -153,6 +189,7 @@ def test_the_complement_keeps_its_digits_near_certainty():
         (lambda: NegativePreference(beta=0), r"^beta=0"),
         (lambda: NegativePreference(reference=0.5), r"^reference=0\.5"),
         (lambda: NegativePreference(weight=-1), r"^weight=-1"),
+        (lambda: NegativePreference(unit="word"), r"^unit=word; known: token, run"),
         (lambda: FadedAscent(penalty=-1), r"^penalty=-1"),
         (lambda: SuppressedLanguageModeling(penalty=-1), r"^penalty=-1: .* would be taught"),
         (lambda: SuppressedLanguageModeling(penalty="lots"), r"^penalty=lots: must be a number"),

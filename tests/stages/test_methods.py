@@ -37,7 +37,7 @@ def rows(folder):
     return row
 
 
-@pytest.mark.parametrize("method", ["unlikelihood", "npo", "faded_ascent", "token_filter"])
+@pytest.mark.parametrize("method", ["unlikelihood", "npo", "simnpo", "faded_ascent", "token_filter", "token_removal"])
 def test_objectives_share_all_up_to_the_mask(rows, method):
     ours, theirs = rows(method), rows("ifguide")
     assert ours.path("mask") == theirs.path("mask") and ours.path("model") != theirs.path("model")

@@ -1,4 +1,5 @@
-"""Direct preference optimisation (Rafailov et al., 2023; against toxicity: Lee et al., 2024)."""
+"""Direct preference optimisation (Rafailov et al., 2023; against toxicity: Lee et al., 2024), and SimPO, which needs no
+reference (Meng et al., 2024)."""
 
 import torch.nn.functional as F
 from torch import Tensor
@@ -28,6 +29,19 @@ def preference_loss(policy_N2: Tensor, reference_N2: Tensor, *, beta: float) -> 
     """
     margin = (policy_N2[:, 0] - policy_N2[:, 1]) - (reference_N2[:, 0] - reference_N2[:, 1])
     return -F.logsigmoid(beta * margin).mean()
+
+
+def simple_preference_loss(policy_N2: Tensor, lengths_N2: Tensor, *, beta: float, margin: float) -> Tensor:
+    """−log σ((β/|y⁺|)·log π(y⁺) − (β/|y⁻|)·log π(y⁻) − γ), the mean over pairs (SimPO; arXiv 2405.14734).
+
+    Args:
+        policy_N2: log-probabilities of the chosen and of the rejected response.
+        lengths_N2: their numbers of tokens, |y|.
+        beta: β.
+        margin: γ, by which the chosen one should be likelier.
+    """
+    means = policy_N2 / lengths_N2
+    return -F.logsigmoid(beta * (means[:, 0] - means[:, 1]) - margin).mean()
 
 
 def response_divergence(policy_BTV: Tensor, reference_BTV: Tensor, response_BT: Tensor) -> Tensor:

@@ -23,13 +23,13 @@ class PairExamples:
     """
 
     def __init__(self, pairs: Sequence[EncodedPair], reference_N2: NDArray[np.float32] | None = None) -> None:
-        self._pairs, self._reference = pairs, reference_N2
+        self.pairs, self._reference = pairs, reference_N2
 
     def __len__(self) -> int:
-        return len(self._pairs)
+        return len(self.pairs)
 
     def __getitem__(self, rows: NDArray[np.int64]) -> dict[str, Tensor]:
-        pairs = [self._pairs[row] for row in rows]
+        pairs = [self.pairs[row] for row in rows]
         ids, _ = pad([pair.input_ids[half] for half in (0, 1) for pair in pairs])
         response, _ = pad([pair.response[half] for half in (0, 1) for pair in pairs])
         batch = {"input_ids": ids, "response": response}
@@ -41,6 +41,11 @@ class PairExamples:
 def pair_log_probabilities(logits_BTV: Tensor, batch: Mapping[str, Tensor]) -> Tensor:
     """log π of the chosen and of the rejected response of each pair of a batch of `PairExamples`, [N, 2]."""
     return response_log_probabilities(logits_BTV, batch["input_ids"], batch["response"]).view(2, -1).T
+
+
+def pair_lengths(batch: Mapping[str, Tensor]) -> Tensor:
+    """Tokens of both responses of each pair of a batch of `PairExamples`, [N, 2]."""
+    return batch["response"][:, 1:].sum(1).view(2, -1).T
 
 
 @torch.no_grad()

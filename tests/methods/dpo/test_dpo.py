@@ -9,11 +9,12 @@ from ifguide.corpus.documents import Pair, Prompt
 from ifguide.corpus.pairs import check_pairs, check_pairs_disjoint, encode_pairs, local_pairs
 from ifguide.methods.dpo import DPO, reference_log_probabilities
 from ifguide.methods.dpo.pairs import PairExamples
-from ifguide.methods.dpo.training import PreferenceModule
+from ifguide.methods.dpo.training import PreferenceModule, SimplePreferenceModule
 from ifguide.training.context import TrainingContext
 from ifguide.training.data import hold_out
 from ifguide.training.optimization import Optimization
 from ifguide.training.trainer import TrainerSettings
+from ifguide.workspace import describe
 
 CPU = TrainerSettings(micro_batch_size=4, checkpoint_every=2, precision="64-true", progress=False)
 PAIRS = [Pair("" if n % 3 == 0 else "the cat sat", f" on {n} old mats", f" idiot ate {n}") for n in range(30)]
@@ -106,6 +107,49 @@ def test_the_loss_is_that_of_texts_read_one_by_one(corpus, pairs):
     assert float(loss) == pytest.approx(expected, abs=1e-5)
 
 
+def mean_log_probability(model, pair, half):
+    """Of a response's tokens, the text read alone."""
+    ids, places = torch.tensor(pair.input_ids[half]), np.flatnonzero(pair.response[half])
+    with torch.no_grad():
+        read = model(ids[None]).logits[0].log_softmax(-1)
+    return float(np.mean([float(read[t - 1, ids[t]]) for t in places]))
+
+
+def simpo_loss(model, pairs, beta, margin):
+    """SimPO's loss of pairs that are read one by one."""
+    margins = [
+        beta * (mean_log_probability(model, pair, 0) - mean_log_probability(model, pair, 1)) - margin for pair in pairs
+    ]
+    return float(np.log1p(np.exp(-np.array(margins))).mean())
+
+
+def test_the_loss_of_simpo_is_that_of_texts_read_one_by_one(corpus, pairs):
+    model = wide_model(corpus)
+    some = [pairs[n] for n in (3, 0, 7)]
+    module = SimplePreferenceModule(model, optimization(), beta=2.5, margin=0.7, steps=1, seed=0)
+    loss = module.loss(PairExamples(pairs)[np.array([3, 0, 7])])
+    assert float(loss) == pytest.approx(simpo_loss(model, some, 2.5, 0.7), abs=1e-6)
+
+
+def test_simpo_trains_without_a_reference_from_the_loss_of_its_start(corpus, pairs, tmp_path):
+    held = [pairs[row] for row in hold_out(30, 0.1, 0)[1]]
+    settings = dict(beta=2.0, reference=False, margin=0.5, validate_every=2, patience=50)
+    model = wide_model(corpus)
+    before = simpo_loss(model, pairs, 2.0, 0.5)
+    facts = DPO(optim=optimization(), **settings).train(model, None, pairs, None, TrainingContext(CPU, tmp_path / "a"))
+    assert simpo_loss(model, pairs, 2.0, 0.5) < before
+    assert facts["validation/loss"] == pytest.approx(simpo_loss(model, held, 2.0, 0.5), abs=1e-5)
+    still = DPO(optim=optimization(learning_rate=1e-12), **settings)
+    with pytest.warns(UserWarning, match="training changed nothing"):
+        facts = still.train(wide_model(corpus), None, pairs, None, TrainingContext(CPU, tmp_path / "b"))
+    assert facts["validation/loss"] == pytest.approx(simpo_loss(wide_model(corpus), held, 2.0, 0.5), abs=1e-5)
+
+
+def test_simpo_is_in_no_older_fingerprint():
+    assert not {"reference", "margin"} & set(describe(DPO(optim=optimization())))
+    assert describe(DPO(optim=optimization(), reference=False))["reference"] is False
+
+
 def train(corpus, pairs, directory, dpo, model=None):
     model = model or wide_model(corpus)
     reference = reference_log_probabilities(model, pairs, batch_size=8)
@@ -165,6 +209,9 @@ def test_an_interrupted_run_resumes_exactly(corpus, pairs, tmp_path, monkeypatch
 def test_mistakes_are_named(tmp_path):
     for options in ({"beta": 0.0}, {"kl": -1.0}, {"patience": 0}, {"validation": 1.0}):
         with pytest.raises(ValueError, match=f"^{next(iter(options))}="):
+            DPO(optim=optimization(), **options)
+    for options, name in (({"margin": 0.5}, "margin"), ({"reference": False, "kl": 0.1}, "kl")):
+        with pytest.raises(ValueError, match=f"^{name}=.*reference=false"):
             DPO(optim=optimization(), **options)
     with pytest.raises(ValueError, match="no pair"):
         check_pairs([])

@@ -4,7 +4,12 @@ import pytest
 import torch
 from conftest import tiny_model
 
-from ifguide.methods.dpo.loss import preference_loss, response_divergence, response_log_probabilities
+from ifguide.methods.dpo.loss import (
+    preference_loss,
+    response_divergence,
+    response_log_probabilities,
+    simple_preference_loss,
+)
 
 IDS = torch.tensor([[0, 5, 9, 3, 2], [0, 7, 4, 0, 0]])
 RESPONSE = torch.tensor([[False, False, True, True, True], [False, True, True, False, False]])
@@ -36,6 +41,20 @@ def test_preference_loss_follows_its_formula():
     assert float(preference_loss(policy, reference, beta=0.0)) == log(2)
     far = torch.tensor([[500.0, -500.0], [-500.0, 500.0]])
     assert torch.isfinite(preference_loss(far, torch.zeros(2, 2), beta=1.0))
+
+
+@pytest.mark.parametrize("beta, margin", [(2.0, 0.5), (2.5, 0.0)])
+def test_simpo_follows_its_formula(beta, margin):
+    torch.manual_seed(0)
+    policy, lengths = torch.randn(6, 2, dtype=torch.float64) * 5, torch.randint(1, 9, (6, 2))
+    expected = 0.0
+    for (plus, minus), (many, few) in zip(policy.tolist(), lengths.tolist(), strict=True):
+        z = torch.tensor(beta / many * plus - beta / few * minus - margin, dtype=torch.float64)
+        expected += -log(1 / (1 + (-z).exp().item())) / 6
+    found = simple_preference_loss(policy, lengths, beta=beta, margin=margin)
+    assert float(found) == pytest.approx(expected, abs=1e-12)
+    longer = simple_preference_loss(policy * 3, lengths * 3, beta=beta, margin=margin)
+    assert float(longer) == pytest.approx(float(found), abs=1e-12), "length alone changes nothing"
 
 
 @torch.no_grad()

@@ -1,0 +1,81 @@
+"""Token scores without influence: of a classifier's windows, or of a probe that was trained on labelled texts."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+from ifguide.classifiers.base import ClassifierSettings
+from ifguide.corpus.blocks import Corpus
+from ifguide.corpus.documents import LabelledText
+from ifguide.corpus.labelled import check_labelled
+from ifguide.corpus.offsets import TokenOffsets
+from ifguide.corpus.repacking import check_readable, document_tokens
+from ifguide.influence.classified import WindowClassifier, write_documents
+from ifguide.influence.token_probe import TokenProbe
+from ifguide.stages import findings
+from ifguide.stages.stage import Inputs, Stage, made_from, setting, speed
+from ifguide.training.trainer import TrainerSettings
+from ifguide.workspace import describe
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class JudgedTokens(Stage):
+    """Scores of all training tokens by a classifier of the words around each (`WindowClassifier`).
+
+    Attributes:
+        data: the corpus.
+        classifier: who judges.
+        scorer: which windows, and how they are pooled.
+        behaviours: the name of the one column.
+        judge, trainer: what loads the classifier, and the device on which it judges.
+    """
+
+    name: ClassVar[str] = "judged_tokens"
+    version: ClassVar[int] = 1
+
+    data: Stage = made_from()
+    classifier: Stage = made_from()
+    scorer: WindowClassifier = speed()
+    behaviours: Sequence[str] = speed()
+    judge: ClassifierSettings = speed()
+    trainer: TrainerSettings = speed()
+
+    def derived_settings(self) -> dict[str, Any]:
+        return {"scorer": {key: value for key, value in describe(self.scorer).items() if key != "classifier"}}
+
+    def check_corpus(self, corpus: Corpus) -> None:
+        check_readable(corpus, "scorer")
+
+    def build(self, folder: Path, inputs: Inputs) -> Mapping[str, Any]:
+        corpus = inputs.corpus()
+        split, classifier = corpus.split("train"), self.judge.load(inputs["classifier"], self.trainer.device)
+        documents, offsets = document_tokens(split), TokenOffsets(corpus.tokenizer)
+        write_documents(folder, split.shape, self.scorer.scores(documents, offsets, corpus.end_of_text, classifier))
+        return {"behaviours": list(self.behaviours)}
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class FittedProbe(Stage):
+    """A probe that was trained on labelled texts (`ifguide.influence.token_probe`).
+
+    Attributes:
+        data: the corpus, for its tokenizer.
+        probe: how it is trained.
+        labelled: what it learns from.
+    """
+
+    name: ClassVar[str] = "token_probe"
+    version: ClassVar[int] = 1
+
+    data: Stage = made_from()
+    probe: TokenProbe = setting()
+    labelled: Sequence[LabelledText] = setting()
+
+    def check(self) -> None:
+        check_labelled(self.labelled)
+
+    def build(self, folder: Path, inputs: Inputs) -> Mapping[str, Any]:
+        network, facts = self.probe.fit(self.labelled, inputs.corpus().tokenizer)
+        network.save(folder)
+        return {**facts, **findings.of_judge("the probe", facts)}
