@@ -9,6 +9,7 @@ import re
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
+from ifguide.report.relearning import SHARES
 from ifguide.report.rows import Comparison, Row
 from ifguide.report.table import (
     MISSING,
@@ -128,6 +129,11 @@ def explanation(comparison: Comparison) -> str:
         text += " No perplexity was measured, so no row is called the best."
     if any(row.differences for row in comparison.rows):
         text += f" Δ: difference from {comparison.reference}, paired by seed and prompt (or document)."
+    if any(column.metric in SHARES for column in comparison.columns):
+        text += (
+            " Tokens to half, to equal: of toxic text that a copy learned until its fraction was half of, and then "
+            f"equal to, that of {comparison.reference} before."
+        )
     several = {row.reference for row in comparison.rows if row.reference}
     if len(several) > 1:
         pairs = ", ".join(f"{row.name} with {row.reference}" for row in comparison.rows if row.reference)

@@ -18,7 +18,10 @@ SUPERSCRIPTS = str.maketrans("0123456789", "⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 @dataclass(frozen=True)
 class Measurement:
-    """A value, its interval where there is one, and how many prompts or documents it is of, where that is known."""
+    """A value, its interval where there is one, and how many prompts or documents it is of, where that is known.
+
+    An interval without an upper end, [value, ∞], says that all that is known is a lower bound.
+    """
 
     value: float
     interval: tuple[float, float] | None = None
@@ -41,7 +44,7 @@ class Column:
 
 TOXICITY_CATEGORY = "toxicity"
 FRACTION = "toxic_fraction"  # the headline metric of a task: the others saturate
-COUNTS = ("prompts", "documents", "tokens", "passages", "fitted_on", "judged", "tasks", "pairs")
+COUNTS = ("prompts", "documents", "tokens", "passages", "fitted_on", "judged", "tasks", "pairs", "blocks")
 ARROWS = {
     "expected_maximum_toxicity": "↓", "toxicity_probability": "↓", "toxic_fraction": "↓", "perplexity": "↓",
     "accuracy": "↑", "acc": "↑", "roc_auc": "↑", "output_probability": "↓", "intermediate_probability": "↓",
@@ -144,6 +147,8 @@ def format_measurement(measured: Measurement | None, decimals: int = 3) -> str:
     if measured.interval is None:
         return value
     low, high = measured.interval
+    if math.isinf(high):
+        return f"more than {value}"
     return f"{value} [{low:.{decimals}f}, {high:.{decimals}f}]"
 
 

@@ -64,9 +64,8 @@ class Planner:
         """The stages that a name asks for."""
         if wanted == "direction":
             return list(self.directions().values())
-        return [
-            self.scores() if wanted == "scores" else getattr(self, "evaluation" if wanted == "evaluate" else wanted)
-        ]
+        role = "evaluation" if wanted == "evaluate" else wanted
+        return [self.scores() if role == "scores" else getattr(self, role)]
 
     @property
     def name(self) -> str:
@@ -290,7 +289,8 @@ class Planner:
                 "perplexity", Perplexity, typed, split=settings.perplexity_split, **{**loaded, **computed}
             )
         for name, utility in utilities.items():
-            others[name] = self.add(f"utility.{name}", Utility, utility=utility, **loaded)
+            key, judging = f"utilities.{name}", rules.judge_of(name, utility, judges)
+            others[name] = self.add(f"utility.{name}", Utility, {"utility": key}, utility=utility, **loaded | judging)
         if self.part("objective").uses_mask and self.cfg.paths.mask is None:
             shared: dict[str, Any] = {"data": self.data, "scores": self.pooled, "mask": self.mask}
             for column, (name, queries) in enumerate(self.behaviours.items()):
