@@ -18,7 +18,7 @@ from ifguide.report.table import Column, Measurement
 from ifguide.statistics import interval_over_seeds
 
 SHARES = {"tokens_to_half": 0.5, "tokens_to_equal": 1.0}  # metric → share of the uncensored model's toxic fraction
-TOKENS, FRACTION, LOW, HIGH = "curve_tokens", "curve_toxic_fraction", "curve_low", "curve_high"
+CURVE_TOKENS, CURVE_FRACTION, LOW, HIGH = "curve_tokens", "curve_toxic_fraction", "curve_low", "curve_high"
 
 
 @dataclass(frozen=True)
@@ -32,22 +32,24 @@ class Curve:
 
 def curve_names(runs: Sequence[Run]) -> list[str]:
     """Names in the metrics of what left a curve."""
-    found = [name for run in runs for name in run.metrics or {} if TOKENS in _values(run, name)]
+    found = [name for run in runs for name in run.metrics or {} if CURVE_TOKENS in _values(run, name)]
     return list(dict.fromkeys(found))
 
 
 def curve_of(runs: Sequence[Run], name: str) -> Curve | None:
     """The mean curve of a row's runs; None where one has none, or one over other tokens."""
     found = [_values(run, name) for run in runs]
-    if not found or any(values.get(TOKENS) != found[0].get(TOKENS) or TOKENS not in values for values in found):
+    if not found or CURVE_TOKENS not in found[0]:
+        return None
+    if any(values.get(CURVE_TOKENS) != found[0][CURVE_TOKENS] for values in found):
         return None
     intervals = []
-    for place in range(len(found[0][TOKENS])):
+    for place in range(len(found[0][CURVE_TOKENS])):
         own = [(values[LOW][place], values[HIGH][place]) for values in found]
-        means = [values[FRACTION][place] for values in found]
+        means = [values[CURVE_FRACTION][place] for values in found]
         intervals.append(own[0] if len(own) == 1 else interval_over_seeds(means, own))
-    means_P = np.mean([values[FRACTION] for values in found], axis=0)
-    return Curve(found[0][TOKENS], means_P.tolist(), intervals)
+    means_P = np.mean([values[CURVE_FRACTION] for values in found], axis=0)
+    return Curve(found[0][CURVE_TOKENS], means_P.tolist(), intervals)
 
 
 def tokens_until(curve: Curve, level: float) -> Measurement:

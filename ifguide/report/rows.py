@@ -15,7 +15,7 @@ from ifguide.report.wording import Wording, wording_of
 from ifguide.statistics import FEWEST
 
 ONE_SEED = "one seed: the interval is over prompts (or documents) only"
-FEW_SEEDS = f"{{}} seeds: an interval over fewer than {FEWEST} seeds says too little of others"
+FEW_SEEDS = f"{{}} seeds: fewer than {FEWEST} say little of others, so intervals over them are wide"
 STEERED = "steered while it writes: the model's folder alone is the model without it; see the settings"
 NO_UTILITY = "no perplexity was measured: never the best of a column"
 RECORDED = "values prompt by prompt are gone: intervals are those in metrics.json, without a paired difference"

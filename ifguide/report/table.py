@@ -18,7 +18,7 @@ SUPERSCRIPTS = str.maketrans("0123456789", "⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 @dataclass(frozen=True)
 class Measurement:
-    """A value, its interval where there is one, and how many prompts or documents it is of, where that is known.
+    """A value, its interval, how many prompts or documents it is of, and of a difference its p-value, where known.
 
     An interval without an upper end, [value, ∞], says that all that is known is a lower bound.
     """
@@ -26,6 +26,7 @@ class Measurement:
     value: float
     interval: tuple[float, float] | None = None
     units: int | None = None
+    p: float | None = None
 
 
 def as_pair(interval: Sequence[float]) -> tuple[float, float]:
