@@ -120,7 +120,7 @@ def plot_relearning(
         axes.plot(curve.tokens, curve.fractions, markeredgecolor=INK, markeredgewidth=0.4, clip_on=False, **looks)
         lows, highs = zip(*curve.intervals, strict=True)
         axes.fill_between(curve.tokens, lows, highs, color=style.colour, alpha=0.15, linewidth=0)
-    if reference in curves:
+    if reference is not None and reference in curves:
         level = curves[reference].fractions[0]
         for share, text in ((1.0, f"{plain(reference)} before"), (0.5, "half of it")):
             axes.axhline(share * level, color=INK, linestyle="--", linewidth=1)
