@@ -19,7 +19,7 @@ from ifguide.decoding.generation import GENERATIONS_FILE, load_generations, save
 from ifguide.evaluation.judge import Judge
 from ifguide.models import ModelSettings
 from ifguide.stages.commands import report
-from ifguide.statistics import hierarchical_interval
+from ifguide.statistics import proportion_interval
 from ifguide.workspace import Recipe, Workspace
 
 CONF = Path(__file__).parents[1] / "conf"
@@ -80,7 +80,7 @@ def test_the_table_has_win_rates_against_the_reference(sweep, judge, monkeypatch
         assert len(judged) == 7 and len({row["record"] for row in judged}) == 7
         values.append([float(row["log_odds"][0] > row["log_odds"][1]) for row in judged])
     assert float(rows["ifguide"]["judge.all.win_rate"]) == pytest.approx(np.mean(values))
-    low, high = hierarchical_interval(np.array(values))
+    low, high = proportion_interval(np.array(values))
     assert float(rows["ifguide"]["judge.all.win_rate_low"]) == pytest.approx(low)
     assert float(rows["ifguide"]["judge.all.win_rate_high"]) == pytest.approx(high)
     assert rows["none"]["judge.all.win_rate"] == "" and rows["ifguide"]["judge.all.same_in_both_orders"] != ""

@@ -9,6 +9,7 @@ import re
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
+from ifguide.report.relearning import SHARES
 from ifguide.report.rows import Comparison, Row
 from ifguide.report.table import (
     MISSING,
@@ -19,6 +20,7 @@ from ifguide.report.table import (
     format_measurement,
     one_line,
 )
+from ifguide.statistics import holm
 
 LONGEST_PROBLEM = 40  # characters of a message in a Markdown or LaTeX cell; the whole stands below
 WIDEST = 16  # columns of a Markdown table; one that would be wider has a line per metric instead
@@ -122,17 +124,49 @@ def explanation(comparison: Comparison) -> str:
     if is_single(comparison):
         return "In brackets: 95 % bootstrap intervals over prompts or documents."
     text = "Means over seeds; in brackets 95 % bootstrap intervals over seeds and prompts (or documents)."
+    if any(len(row.seeds) > 1 for row in comparison.measured):
+        text = (
+            "Means over seeds; in brackets 95 % intervals over seeds and prompts (or documents): by Student's t for "
+            "each of the two, and of one seed a bootstrap over prompts."
+        )
     if comparison.best:
         text += " In bold: the best of a column, and what is not told apart from it (paired interval includes 0)."
     elif comparison.utility is None and comparison.generated is None:
         text += " No perplexity was measured, so no row is called the best."
     if any(row.differences for row in comparison.rows):
         text += f" Δ: difference from {comparison.reference}, paired by seed and prompt (or document)."
+        text += multiplicity(comparison)
+    if any(column.metric in SHARES for column in comparison.columns):
+        text += (
+            " Tokens to half, to equal: of toxic text that a copy learned until its fraction was half of, and then "
+            f"equal to, that of {comparison.reference} before."
+        )
     several = {row.reference for row in comparison.rows if row.reference}
     if len(several) > 1:
         pairs = ", ".join(f"{row.name} with {row.reference}" for row in comparison.rows if row.reference)
         text += f" Compared: {pairs}."
     return text
+
+
+def multiplicity(comparison: Comparison) -> str:
+    """How many differences of the headline and the utility are compared with 0, and which hold together.
+
+    Nothing where fewer than two rows are compared.
+    """
+    tested = [
+        (row, column, p)
+        for row in comparison.measured
+        for column in (comparison.headline, comparison.utility)
+        if column is not None and column in row.differences and (p := row.differences[column].p) is not None
+    ]
+    if len({row.name for row, *_ in tested}) < 2:
+        return ""
+    held: dict[str, list[str]] = {column.header.rstrip(" ↓↑"): [] for _, column, _ in tested}
+    for (row, column, _), p in zip(tested, holm([p for *_, p in tested]), strict=True):
+        if p <= 0.05:
+            held[column.header.rstrip(" ↓↑")].append(row.name)
+    named = "; ".join(f"in {header} {', '.join(names) or 'none of them'}" for header, names in held.items())
+    return f" {len(tested)} differences are compared with 0. After Holm's correction for so many, these hold: {named}."
 
 
 def markdown(comparison: Comparison) -> str:

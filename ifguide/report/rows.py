@@ -8,13 +8,14 @@ from dataclasses import dataclass, field, replace
 
 from ifguide.report.gather import Run
 from ifguide.report.groups import Group, group_runs
+from ifguide.report.relearning import relearning_columns, tokens_to_relearn
 from ifguide.report.table import FRACTION, Column, Measurement, every_column, measurement, table_columns, usual_columns
 from ifguide.report.values import GENERATED, PER_PROMPT, difference_from, measured_over, recorded_mean
 from ifguide.report.wording import Wording, wording_of
 from ifguide.statistics import FEWEST
 
 ONE_SEED = "one seed: the interval is over prompts (or documents) only"
-FEW_SEEDS = f"{{}} seeds: an interval over fewer than {FEWEST} seeds says too little of others"
+FEW_SEEDS = f"{{}} seeds: fewer than {FEWEST} say little of others, so intervals over them are wide"
 STEERED = "steered while it writes: the model's folder alone is the model without it; see the settings"
 NO_UTILITY = "no perplexity was measured: never the best of a column"
 RECORDED = "values prompt by prompt are gone: intervals are those in metrics.json, without a paired difference"
@@ -131,6 +132,12 @@ def compare_rows(runs: Sequence[Run], *, reference: str | None = "none", by: Seq
             Row(f"{group.name}, seed {run.seed}", (run.seed,), problem=run.problem, runs=(run,))
             for run in group.problems
         ]
+    relearned, runs_of = relearning_columns(runs), {row.name: row.runs for row in rows}
+    for place, row in enumerate(rows):
+        cells = tokens_to_relearn(row.runs, runs_of.get(row.reference or "", ()), relearned)
+        rows[place] = replace(row, cells={**row.cells, **cells})
+    known = [column for column in relearned if any(column in row.cells for row in rows)]
+    columns, every = [*columns, *known], [*every, *known]
     compared = any(row.reference for row in rows)
     headline = usual_columns(task, wordings[task])[0]
     return Comparison(

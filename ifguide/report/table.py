@@ -18,11 +18,15 @@ SUPERSCRIPTS = str.maketrans("0123456789", "⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 @dataclass(frozen=True)
 class Measurement:
-    """A value, its interval where there is one, and how many prompts or documents it is of, where that is known."""
+    """A value, its interval, how many prompts or documents it is of, and of a difference its p-value, where known.
+
+    An interval without an upper end, [value, ∞], says that all that is known is a lower bound.
+    """
 
     value: float
     interval: tuple[float, float] | None = None
     units: int | None = None
+    p: float | None = None
 
 
 def as_pair(interval: Sequence[float]) -> tuple[float, float]:
@@ -41,7 +45,7 @@ class Column:
 
 TOXICITY_CATEGORY = "toxicity"
 FRACTION = "toxic_fraction"  # the headline metric of a task: the others saturate
-COUNTS = ("prompts", "documents", "tokens", "passages", "fitted_on", "judged", "tasks", "pairs")
+COUNTS = ("prompts", "documents", "tokens", "passages", "fitted_on", "judged", "tasks", "pairs", "blocks")
 ARROWS = {
     "expected_maximum_toxicity": "↓", "toxicity_probability": "↓", "toxic_fraction": "↓", "perplexity": "↓",
     "accuracy": "↑", "acc": "↑", "roc_auc": "↑", "output_probability": "↓", "intermediate_probability": "↓",
@@ -144,6 +148,8 @@ def format_measurement(measured: Measurement | None, decimals: int = 3) -> str:
     if measured.interval is None:
         return value
     low, high = measured.interval
+    if math.isinf(high):
+        return f"more than {value}"
     return f"{value} [{low:.{decimals}f}, {high:.{decimals}f}]"
 
 

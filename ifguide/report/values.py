@@ -129,13 +129,14 @@ def difference_from(runs: Sequence[Run], reference: Sequence[Run], column: Colum
     if found is not None:
         values, tokens = found
         if tokens is None:
-            difference, interval = paired_difference(values[::2], values[1::2])
+            difference = paired_difference(values[::2], values[1::2])
         else:
             sides = [(values[side::2], tokens[side::2]) for side in (0, 1)]
-            difference, interval = paired_perplexity_difference(*sides)
+            difference = paired_perplexity_difference(*sides)
         units = values.shape[1]
-        degenerate = units < FEWEST or not np.any(values[::2] != values[1::2])
-        return Measurement(difference, None if degenerate else as_pair(interval), units)
+        if units < FEWEST or not np.any(values[::2] != values[1::2]):
+            return Measurement(difference.value, None, units)
+        return Measurement(difference.value, as_pair(difference.interval), units, difference.p)
     recorded = []
     for seed in seeds:
         a, b = (

@@ -11,6 +11,7 @@ from ifguide.report.formats import comma_separated, latex, markdown
 from ifguide.report.frontier import plot_frontier
 from ifguide.report.page import write_page
 from ifguide.report.plots import Style, plot_bars, styles_of
+from ifguide.report.relearning import curve_names, curve_of, plot_relearning
 from ifguide.report.rows import Comparison
 from ifguide.report.table import Column
 from ifguide.report.values import category_fractions, subset_fractions
@@ -28,7 +29,7 @@ def write_report(comparison: Comparison, directory: Path, *, title: str) -> Path
         ("table.csv", comma_separated(comparison)),
     ):
         write_atomically(directory / name, content.encode("utf-8", errors="replace"))
-    plots = [*frontiers(comparison, directory), *bars(comparison, directory)]
+    plots = [*frontiers(comparison, directory), *bars(comparison, directory), *relearning(comparison, directory)]
     write_page(directory / "report.html", comparison, title=title, plots=plots)
     return directory / "report.html"
 
@@ -72,6 +73,22 @@ def bars(comparison: Comparison, directory: Path) -> list[Plot]:
         if any(len(values) > 1 for values in rows.values()):
             draw = partial(plot_bars, rows, label=label, styles=row_styles(comparison))
             plots.append((caption, drawn(draw, directory / file)))
+    return plots
+
+
+def relearning(comparison: Comparison, directory: Path) -> list[Plot]:
+    """Toxic fraction against tokens of toxic text, where that was measured."""
+    share, plots = comparison.wording.share, []
+    names = curve_names([run for row in comparison.measured for run in row.runs])
+    for name in names:
+        file = "relearning" if len(names) == 1 else f"relearning_{name}"
+        found = {row.name: curve_of(row.runs, name) for row in comparison.measured}
+        curves = {row: curve for row, curve in found.items() if curve is not None}
+        if curves:
+            draw = partial(
+                plot_relearning, curves, label=share, reference=comparison.reference, styles=row_styles(comparison)
+            )
+            plots.append((f"{capital(share)} while a copy learns toxic text ({name})", drawn(draw, directory / file)))
     return plots
 
 

@@ -12,8 +12,9 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from ifguide.checks import check_whole_number
+from ifguide.checks import argument, check_whole_number
 from ifguide.classifiers.base import TOXICITY, ClassifierSettings
+from ifguide.corpus.blocks import Corpus
 from ifguide.corpus.documents import Query
 from ifguide.corpus.masks import MASK_FILE, TokenMask
 from ifguide.corpus.tokenizers import make_tokenizer
@@ -158,7 +159,9 @@ class Utility(Stage):
     Attributes:
         data: the corpus, for its tokenizer.
         model: the model, without any decoder that steers it.
-        utility: (model, tokenizer) → subset → metric → value.
+        utility: (model, tokenizer) → subset → metric → value; one that has a `judge` is given the classifier, too. One
+            that has a `check` says there what it refuses beside a tokenizer and a model's configuration.
+        classifier, judge: of the classifier where there is one, its artifact and what loads it.
         loading, trainer: how and where the model is loaded.
     """
 
@@ -168,12 +171,20 @@ class Utility(Stage):
     data: Stage = made_from()
     model: Stage = made_from()
     utility: Callable[..., Mapping[str, Mapping[str, Any]]] = setting()
+    classifier: Stage | None = made_from(None)
+    judge: ClassifierSettings | None = speed(None)
     loading: ModelSettings = speed()
     trainer: TrainerSettings = speed()
 
+    def check_corpus(self, corpus: Corpus) -> None:
+        if (check := getattr(self.utility, "check", None)) is not None:
+            with argument("utility"):
+                check(corpus.tokenizer, self.loading.config(corpus.vocabulary, corpus.end_of_text))
+
     def build(self, folder: Path, inputs: Inputs) -> None:
         model = self.loading.load(inputs["model"], self.trainer.device)
-        write_json(folder / METRICS_FILE, self.utility(model, inputs.corpus().tokenizer))
+        judges = [] if self.judge is None else [self.judge.load(inputs["classifier"], self.trainer.device)]
+        write_json(folder / METRICS_FILE, self.utility(model, inputs.corpus().tokenizer, *judges))
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -59,7 +59,8 @@ def measured(planner: "Planner") -> Stage:
             "perplexity", Perplexity, typed, split=settings.perplexity_split, **steered, **{**loaded, **computed}
         )
     for name, utility in utilities.items():
-        others[name] = planner.add(f"utility.{name}", Utility, utility=utility, **loaded)
+        key, judging = f"utilities.{name}", rules.judge_of(name, utility, judges)
+        others[name] = planner.add(f"utility.{name}", Utility, {"utility": key}, utility=utility, **loaded | judging)
     if planner.part("objective").uses_mask and planner.cfg.paths.mask is None:
         shared: dict[str, Any] = {"data": planner.data, "scores": planner.pooled, "mask": planner.mask}
         for column, (name, queries) in enumerate(planner.behaviours.items()):

@@ -64,9 +64,8 @@ class Planner:
         """The stages that a name asks for."""
         if wanted == "direction":
             return list(self.directions().values())
-        return [
-            self.scores() if wanted == "scores" else getattr(self, "evaluation" if wanted == "evaluate" else wanted)
-        ]
+        role = "evaluation" if wanted == "evaluate" else wanted
+        return [self.scores() if role == "scores" else getattr(self, role)]
 
     @property
     def name(self) -> str:

@@ -147,6 +147,26 @@ def check_judges(behaviours: Sequence[str], classifiers: Sequence[str]) -> None:
             )
 
 
+def judge_of(name: str, utility: object, judges: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
+    """The classifier of a utility that has a `judge`; nothing for any other.
+
+    Args:
+        name, utility: of the configuration.
+        judges: name of a classifier → its stage, and what loads it.
+
+    Raises:
+        ValueError: there is no such classifier.
+    """
+    judge = getattr(utility, "judge", None)
+    if judge is None:
+        return {}
+    if judge not in judges:
+        raise ValueError(
+            f"utilities.{name}.judge={judge}: no classifier is called so; classifiers: {', '.join(judges)}"
+        )
+    return judges[judge]
+
+
 def row_facts(plan: Plan, values: Mapping[str, Any], behaviours: Mapping[str, Sequence[Query]]) -> dict[str, Any]:
     """What `run.json` says beside the artifacts.
 

@@ -9,6 +9,7 @@ from run_folders import COLUMNS, HEADLINE, beta, write_run, write_sweep
 from ifguide.corpus.documents import Prompt
 from ifguide.decoding.generation import GENERATIONS_FILE, load_generations, save_generations
 from ifguide.report import rows as rows_module
+from ifguide.report.formats import explanation
 from ifguide.report.gather import gather
 from ifguide.report.rows import (
     NO_UTILITY,
@@ -21,7 +22,7 @@ from ifguide.report.rows import (
 )
 from ifguide.report.table import Column
 from ifguide.report.values import category_fractions, difference_from, recorded_mean
-from ifguide.statistics import hierarchical_interval, paired_difference
+from ifguide.statistics import paired_difference, proportion_interval
 
 METHODS = (("none", 0.9, 12.0), ("ifguide", 0.3, 12.5))
 PERPLEXITY = next(column for column in COLUMNS if column.header == "benign perplexity ↓")
@@ -44,10 +45,11 @@ def test_means_intervals_and_differences_are_those_of_seeds_and_prompts(sweep):
     theirs = np.stack([fractions(sweep / str(job)) for job in (0, 1, 2)])
     ours = np.stack([fractions(sweep / str(job)) for job in (3, 4, 5)])
     assert ifguide.cells[HEADLINE].value == pytest.approx(ours.mean())
-    assert ifguide.cells[HEADLINE].interval == pytest.approx(hierarchical_interval(ours))
-    value, interval = paired_difference(ours, theirs)
-    assert ifguide.differences[HEADLINE].value == pytest.approx(value)
-    assert ifguide.differences[HEADLINE].interval == pytest.approx(interval)
+    assert ifguide.cells[HEADLINE].interval == pytest.approx(proportion_interval(ours))
+    difference = paired_difference(ours, theirs)
+    assert ifguide.differences[HEADLINE].value == pytest.approx(difference.value)
+    assert ifguide.differences[HEADLINE].interval == pytest.approx(difference.interval)
+    assert ifguide.differences[HEADLINE].p == pytest.approx(difference.p)
     assert none.differences == {} and none.seeds == ifguide.seeds == (1, 2, 3)
     toxic = Column("x", "toxicity", "toxic", "toxic_fraction")
     (column,) = [column for column in ifguide.cells if column.subset == "toxic" and column.metric == toxic.metric]
@@ -78,8 +80,8 @@ def test_only_seeds_that_both_have_are_paired(tmp_path):
     for job, (method, seed) in enumerate([("none", 1), ("none", 2), ("ifguide", 2), ("ifguide", 3)]):
         write_run(tmp_path / "sweep" / str(job), method, seed, beta(rng, 0.5), workspace=workspace)
     row = compare_rows(gather([str(tmp_path / "sweep")])).measured[1]
-    value, _ = paired_difference(*(fractions(tmp_path / "sweep" / job)[None] for job in "21"))
-    assert row.differences[HEADLINE].value == pytest.approx(value)
+    difference = paired_difference(*(fractions(tmp_path / "sweep" / job)[None] for job in "21"))
+    assert row.differences[HEADLINE].value == pytest.approx(difference.value)
     assert f"{PARTLY_PAIRED}: 2" in row.notes
     (tmp_path / "sweep" / "2").rename(tmp_path / "elsewhere")
     row = compare_rows(gather([str(tmp_path / "sweep")])).measured[1]
@@ -278,4 +280,25 @@ def test_without_labels_a_task_is_called_by_its_name(tmp_path):
 
 def test_fewer_than_five_seeds_are_said(sweep):
     notes = compare_rows(gather([str(sweep)])).measured[0].notes
-    assert any(note.startswith("3 seeds: an interval over fewer than 5") for note in notes)
+    assert any(note.startswith("3 seeds: fewer than 5 say little of others") for note in notes)
+
+
+def test_differences_that_hold_after_holms_correction_are_named(tmp_path):
+    """Against the definition: the smallest p-value times as many as there are, the next times one less, and so on."""
+    for job, (method, mean) in enumerate([("none", 0.9), ("ifguide", 0.2), ("npo", 0.85)]):
+        for seed in (1, 2, 3):
+            values = beta(np.random.default_rng([job, seed]), mean)
+            write_run(tmp_path / "s" / f"{job}{seed}", method, seed, values, workspace=tmp_path / "w",
+                      perplexity=12.0 + job, documents=50)  # fmt: skip
+    comparison = compare_rows(gather([str(tmp_path / "s")]))
+    tested = [row.differences[column].p for row in comparison.measured[1:] for column in (HEADLINE, PERPLEXITY)]
+    assert len(tested) == 4 and max(tested[0], tested[1], tested[3]) * 4 < 0.05 < tested[2]
+    text = explanation(comparison)
+    assert (
+        "4 differences are compared with 0" in text
+        and "in toxic fraction ifguide; in benign perplexity ifguide, npo." in text
+    )
+    assert "by Student's t for each of the two" in text
+    assert "Holm" not in explanation(
+        compare_rows([run for run in gather([str(tmp_path / "s")]) if run.method != "npo"])
+    )

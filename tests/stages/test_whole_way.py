@@ -2,6 +2,7 @@
 
 import gc
 import json
+import re
 import shutil
 import weakref
 
@@ -13,6 +14,7 @@ from safetensors.numpy import load_file
 from torch import nn
 
 from ifguide import masks
+from ifguide.corpus.blocks import Corpus
 from ifguide.influence.scoring import sample_rows
 from ifguide.influence.store import open_scores
 from ifguide.workspace import Artifact, ArtifactError
@@ -184,11 +186,39 @@ def test_probes_of_the_model_take_the_queries_of_the_run(folder):
         "+utility@utilities.logit_lens=logit_lens", "utilities.logit_lens.log_odds=1",
         "+utility@utilities.suffix_attack=suffix_attack", "utilities.suffix_attack.steps=2",
         "utilities.suffix_attack.candidates=3", "utilities.suffix_attack.limit=2", "method=none", "labelled.size=60",
+        "+utility@utilities.relearning=relearning", "utilities.relearning.steps=[0,2]",
+        "utilities.relearning.task.samples=2", "utilities.relearning.batch_size=3",
     ]  # fmt: skip
-    metrics = Row(folder, *probes).metrics()
+    row = Row(folder, *probes)
+    metrics = row.metrics()
     lens, attack = metrics["logit_lens"]["all"], metrics["suffix_attack"]["all"]
     assert 0 < lens["layer_1"] < 1 and lens["layer_2"] == lens["output_probability"] and lens["places"] > 0
     assert attack["pairs"] == 2 and attack["forward_passes"] == 2 + 2 * 4 and 0 <= attack["attack_success"] <= 1
+    assert metrics["relearning"]["all"]["curve_tokens"] == [0, 2 * 3 * row.cfg.data.block_length]
+    made_from = {name: row.made[f"utility.{name}"].manifest["inputs"] for name in ("relearning", "logit_lens")}
+    assert row.path("classifier.toxicity").name.endswith(made_from["relearning"].pop("classifier"))
+    assert made_from["relearning"].keys() == made_from["logit_lens"].keys() == {"data", "model"}
+
+
+@pytest.mark.parametrize(
+    "wrong, message",
+    [
+        ("judge=nobody", "utilities.relearning.judge=nobody: no classifier is called so; known: toxicity"),
+        ("batch_size=0", "utilities.relearning.batch_size=0: it is a whole number, 1 or more"),
+        ("steps=[1,2]", "utilities.relearning.steps=[1, 2]: two whole numbers or more that rise from 0"),
+    ],
+)
+def test_relearning_that_cannot_be_measured_is_refused(tmp_path, wrong, message):
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}"):
+        Row(
+            tmp_path, "+utility@utilities.relearning=relearning", f"utilities.relearning.{wrong}", "method=none"
+        ).check()
+
+
+def test_relearning_that_the_corpus_rules_out_is_refused(done, tmp_path):
+    row = Row(tmp_path, "+utility@utilities.relearning=relearning", "utilities.relearning.batch_size=999")
+    with pytest.raises(ValueError, match=r"^utilities\.relearning\.batch_size=999: the toxic texts fill \d+ blocks"):
+        row.plan.check_corpus(Corpus(done.path("data")))
 
 
 def trained_classifier(key, files, *more):
