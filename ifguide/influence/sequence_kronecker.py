@@ -22,7 +22,7 @@ from ifguide.models import layer_matrix
 
 def trace_normalised_factors(left_OO: Tensor, right_II: Tensor) -> dict[str, Tensor]:
     """Eigendecompositions of L / tr(L) and of R, under the names of K-FAC's: products of their eigenvalues are G's."""
-    found = {}
+    found: dict[str, Tensor] = {}
     for name, matrix in (("gradient", left_OO / left_OO.trace()), ("activation", right_II)):
         values, vectors = torch.linalg.eigh(matrix.double())
         found |= {f"{name}_eigenvectors": vectors.to(matrix), f"{name}_eigenvalues": values.to(matrix)}
@@ -73,7 +73,7 @@ def sequence_factors(
             left_OO, right_II = sums[layer]
             left_OO.addmm_(whole_OI, whole_OI.T, alpha=1 / len(blocks_NT))
             right_II.addmm_(whole_OI.T, whole_OI, alpha=1 / len(blocks_NT))
-    factors = {}
+    factors: dict[str, Tensor] = {}
     for layer, (left_OO, right_II) in sums.items():
         size = float(left_OO.trace())
         if not 0 < size < float("inf"):

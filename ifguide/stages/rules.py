@@ -160,7 +160,7 @@ def notes(plan: Plan, values: Mapping[str, Any]) -> list[str]:
 def shared_files(plan: Plan, values: Mapping[str, Any], classifiers: Sequence[str]) -> list[str]:
     """Files that both the row and a classifier that evaluates it are made with."""
     used = {
-        "labelled": bool(plan.named(AuxiliaryModel)),
+        "labelled": bool(plan.named(AuxiliaryModel)) or "classifier.post_training" in plan.roles,
         "pairs": bool(plan.named(PostTrained)),
         "behaviours": bool(used_queries(plan)),
         "filter": "filtered" in plan.roles,
