@@ -59,8 +59,7 @@ class SampledDirection(Stage):
         corpus = inputs.corpus()
         split, tokenizer = corpus.split("train"), corpus.tokenizer
         probabilities = np.load(inputs["judged"] / PROBABILITIES_FILE)[TOXICITY]
-        with argument("post_training"):
-            queries = queries_of(load_generations(inputs["samples"] / GENERATIONS_FILE), probabilities, self.threshold)
+        queries = queries_of(load_generations(inputs["samples"] / GENERATIONS_FILE), probabilities, self.threshold)
         model = self.loading.load(inputs["model"], self.trainer.device)
         shared = (model, load_factors(inputs["factors"]), self.curvature, self.influence, queries, tokenizer)
         direction, facts = find_direction(*shared, block_length=split.block_length)

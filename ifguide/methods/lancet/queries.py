@@ -31,6 +31,6 @@ def queries_of(
     if not found:
         raise ValueError(
             f"threshold={threshold}: none of {probabilities_PS.size:,} continuations reaches it, the highest has "
-            f"{probabilities_PS.max():.2f}; lower it, draw more samples, or use queries=labelled"
+            f"{probabilities_PS.max():.2f}; lower it, draw more samples, or use post_training.queries=labelled"
         )
     return found

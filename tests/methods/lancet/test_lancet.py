@@ -65,7 +65,7 @@ def test_queries_are_the_continuations_that_reach_the_threshold():
     probabilities = np.array([[0.9, 0.1, 0.8], [0.2, 0.7, 0.69]])
     found = queries_of(rows, probabilities, 0.7)
     assert [(one.prompt, one.continuation, one.toxic) for one in found] == [("You", " fool", True), ("A", " rat", True)]
-    with pytest.raises(ValueError, match=r"^threshold=0\.95: none of 6 .* highest has 0\.90; .*queries=labelled"):
+    with pytest.raises(ValueError, match=r"^threshold=0\.95: none of 6 .* highest has 0\.90; .*\.queries=labelled"):
         queries_of(rows, probabilities, 0.95)
 
 
