@@ -41,6 +41,7 @@ PAGES = {  # script → its page; results lie beside it
     "attribution_quality/detoxify.py": "detoxification.md",
     "evaluation/run.py": "README.md",
     "influence_over_training/run.py": "README.md",
+    "lancet/run.py": "README.md",
     "real_text/run.py": "README.md",
     "rivals/run.py": "README.md",
 }
@@ -163,6 +164,22 @@ def test_findings_say_where_ifguide_loses(tmp_path):
     )
     with pytest.raises(ValueError, match="validation prompts are test prompts too"):
         check_apart(runs[:1], runs[1:2])
+
+
+def test_the_page_of_lancet_says_what_was_measured(tmp_path):
+    experiment = Experiment(EXPERIMENTS / "lancet" / "run.py", [f"output={tmp_path}"], {"seeds": "1,2,3"})
+    text = experiment.render({"command": experiment.command, "rows": {}})
+    assert text == (EXPERIMENTS / "lancet" / "README.md").read_text("utf-8") and "not been measured yet" in text
+    first = {"metrics": {"toxicity": {"all": {"prompts": 9}}}, "settings": {"tasks.toxicity.samples": "5"}}
+    rows = {
+        "none": {"values": {"perplexity.benign.perplexity": 2.0}, "difference": None},
+        "lancet": {
+            "values": {"perplexity.benign.perplexity": 2.1}, "difference": {"value": -0.1, "interval": [-0.2, 0.01]},
+        },
+    }  # fmt: skip
+    given = {"machine": "a machine", "seeds": ["1"], "first": first, "table": "a table", "plots": ["frontier.png"]}
+    text = experiment.render({"command": experiment.command, "rows": rows, **given})
+    assert "- lancet: -0.100 [-0.200, +0.010], perplexity +5.0%" in text and "9 prompts × 5 samples; seeds 1" in text
 
 
 @pytest.mark.parametrize("text", TUNINGS)

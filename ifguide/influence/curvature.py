@@ -26,14 +26,17 @@ from transformers import PreTrainedModel
 
 from ifguide.checks import check_whole_number
 from ifguide.influence.per_block import flattened_layers, give_by_block
+from ifguide.influence.sequence_kronecker import sequence_factors
 from ifguide.models import linear_copy, tracked_layers
 
 FACTORS_FILE = "factors.safetensors"
 EIGENVECTORS = ("activation_eigenvectors", "gradient_eigenvectors")
+EIGENVALUES = ("activation_eigenvalues", "gradient_eigenvalues")
 LAMBDA = ("lambda_matrix", "num_lambda_processed")
 FACTORS: dict[str, tuple[str, ...]] = {  # what each strategy keeps of a layer, under kronfluence's names
     "ekfac": (*EIGENVECTORS, *LAMBDA),
-    "kfac": (*EIGENVECTORS, "activation_eigenvalues", "gradient_eigenvalues"),
+    "kfac": (*EIGENVECTORS, *EIGENVALUES),
+    "sequence_kronecker": (*EIGENVECTORS, *EIGENVALUES),
     "diagonal": LAMBDA,
     "identity": (),
 }
@@ -48,10 +51,11 @@ class Curvature:
     """Which approximation of the Gauss-Newton Hessian H, from how many blocks, and how it is damped.
 
     Args:
-        strategy: `ekfac` (Grosse et al., 2023), `kfac`, `diagonal`, or `identity` (nothing is fitted, H + δI = I).
+        strategy: `ekfac` (Grosse et al., 2023), `kfac`, `sequence_kronecker` (`ifguide.influence.sequence_kronecker`),
+            `diagonal`, or `identity` (nothing is fitted, H + δI = I).
         blocks: training blocks to fit on, sampled at random.
         damping: δ, or with `relative` its ratio to the mean eigenvalue of each layer.
-        relative: EK-FAC's eigenvalues are second moments of whole-block gradients, K-FAC's are per token, so that an
+        relative: eigenvalues are second moments of whole-block gradients, but K-FAC's are per token, so that an
             absolute damping does not compare across them; the reference code ran the absolute 1e-8.
         empirical_fisher: fit on the true next tokens instead of sampled ones (the true Fisher).
 
@@ -107,12 +111,20 @@ class Curvature:
             return {}
         clone = linear_copy(model).float().eval()
         names = list(tracked_layers(clone) if layers is None else layers)
-        try:
+        with _curvature_errors():
             flat, batch_size = flattened_layers(clone, names, blocks, batch_size)
-        except ValueError as error:
-            raise CurvatureError(str(error)) from None
         task = _LanguageModelingTask(names)
         devices = [clone.device] if clone.device.type == "cuda" else []
+        if self.strategy == "sequence_kronecker":
+            with torch.random.fork_rng(devices=devices), _curvature_errors():
+                torch.manual_seed(seed)
+                return sequence_factors(
+                    clone,
+                    names,
+                    blocks,
+                    lambda ids: task.compute_train_loss(ids, clone, sample=not self.empirical_fisher),
+                    progress=progress,
+                )
         with tempfile.TemporaryDirectory() as scratch, _single_process(), torch.random.fork_rng(devices=devices):
             torch.manual_seed(seed)
             prepared = prepare_model(clone, task)
@@ -172,11 +184,11 @@ class Curvature:
         if self.strategy == "identity":
             return gradient
         work = gradient.double()
-        rotates = self.strategy in ("ekfac", "kfac")
+        rotates = set(EIGENVECTORS) <= set(FACTORS[self.strategy])
         if rotates:
             q_out, q_in = factors["gradient_eigenvectors"].to(work), factors["activation_eigenvectors"].to(work)
             work = q_out.T @ work @ q_in
-        if self.strategy == "kfac":
+        if set(EIGENVALUES) <= set(FACTORS[self.strategy]):
             outputs, inputs = factors["gradient_eigenvalues"].to(work), factors["activation_eigenvalues"].to(work)
             # eigh returns tiny negative values where the covariance has no rank
             eigenvalues = outputs.clamp_min(0)[:, None] * inputs.clamp_min(0)[None, :]
@@ -257,6 +269,14 @@ class _Blocks(TorchDataset[Tensor]):
 
     def __getitem__(self, index: int) -> Tensor:
         return self._blocks[index]
+
+
+@contextmanager
+def _curvature_errors() -> Iterator[None]:
+    try:
+        yield
+    except ValueError as error:
+        raise CurvatureError(str(error)) from None
 
 
 @contextmanager

@@ -31,7 +31,7 @@ from ifguide.evaluation.fluency import (
     perplexity_metrics,
 )
 from ifguide.evaluation.task import merge_metrics
-from ifguide.evaluation.toxicity import classify_continuations, toxicity_metrics
+from ifguide.evaluation.toxicity import PROBABILITIES_FILE, classify_continuations, toxicity_metrics
 from ifguide.influence.store import open_scores
 from ifguide.models import ModelSettings, load_model
 from ifguide.opening import check_pretrained, loading
@@ -41,7 +41,6 @@ from ifguide.training.trainer import TrainerSettings
 from ifguide.workspace import read_manifest, write_json
 
 METRICS_FILE = "metrics.json"
-PROBABILITIES_FILE = "probabilities.npz"  # category → [prompts, samples]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

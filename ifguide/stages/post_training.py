@@ -5,9 +5,12 @@ from typing import TYPE_CHECKING, Any
 
 from ifguide.checks import argument
 from ifguide.methods.dpo import DPO
+from ifguide.methods.lancet import Lancet
 from ifguide.methods.rl import PolicyGradient
 from ifguide.methods.task_vector import TaskVector
 from ifguide.stages.auxiliary import AuxiliaryModel, PostTrained, Reference
+from ifguide.stages.influence import Direction, Factors, Scores
+from ifguide.stages.lancet import Corrected, InfluenceOfSequences, JudgedSequences, RandomSequences, SampledDirection
 from ifguide.stages.policy_gradient import PolicyTrained
 from ifguide.stages.stage import Stage
 from ifguide.stages.task_vector import Negated
@@ -49,9 +52,53 @@ def negation(planner: "Planner", settings: TaskVector, trained: Stage) -> Stage:
     )
 
 
+def corrected(planner: "Planner", settings: Lancet, trained: Stage) -> Stage:
+    by = {"influence": by_influence, "classifier": by_classifier, "random": by_chance}
+    return planner.add(
+        "model", Corrected, data=planner.data, model=trained, sequences=by[settings.rank](planner, settings, trained),
+        post_training=settings, loading=planner.part("model"), **planner.training("post_training"),
+    )  # fmt: skip
+
+
+def by_influence(planner: "Planner", settings: Lancet, trained: Stage) -> Stage:
+    """Scores of sequences along the direction of the toxic queries, at the trained model, which is its own proxy."""
+    chosen = {"influence": planner.part("influence"), "loading": planner.part("model"), **planner.placed}
+    shared: dict[str, Any] = {"data": planner.data, **chosen}
+    curvature = planner.part("curvature")
+    factors = planner.add("lancet.factors", Factors, proxy=trained, curvature=curvature, **shared)
+    found: dict[str, Any] = {"factors": factors, "curvature": curvature, **shared}
+    if settings.queries == "labelled":
+        queries = [query for all_ in planner.behaviours.values() for query in all_ if query.toxic]
+        direction: Stage = planner.add(
+            "lancet.direction", Direction, {"queries": "behaviours"}, proxy=trained, queries=queries, contrast=False,
+            **found,
+        )  # fmt: skip
+    else:
+        written = planner.samples("", trained, "post_training")
+        direction = planner.add(
+            "lancet.direction", SampledDirection, {"threshold": "post_training.threshold"}, model=trained,
+            threshold=settings.threshold, **written, **found,
+        )  # fmt: skip
+    scores = planner.add(
+        "lancet.scores", Scores, directions={"queries": direction}, proxy=trained, scorer=planner.part("scorer"),
+        **shared,
+    )  # fmt: skip
+    return planner.add("lancet.sequences", InfluenceOfSequences, scores=scores, length=settings.length)
+
+
+def by_classifier(planner: "Planner", settings: Lancet, trained: Stage) -> Stage:
+    judging = planner.classifier("post_training.classifier", "classifier.post_training")
+    return planner.add("lancet.sequences", JudgedSequences, data=planner.data, length=settings.length, **judging)
+
+
+def by_chance(planner: "Planner", settings: Lancet, trained: Stage) -> Stage:
+    return planner.add("lancet.sequences", RandomSequences, data=planner.data, seed=settings.seed)
+
+
 # settings → what makes the stages of (planner, settings, the trained model); the last of them has the role `model`
 STAGES_OF: Mapping[type, Callable[["Planner", Any, Stage], Stage]] = {
     DPO: preference,
     PolicyGradient: policy_gradient,
     TaskVector: negation,
+    Lancet: corrected,
 }

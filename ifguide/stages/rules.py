@@ -229,7 +229,7 @@ def shared_files(plan: Plan, values: Mapping[str, Any], classifiers: Sequence[st
     used = {
         "labelled": bool(plan.named(AuxiliaryModel) or plan.named(FittedProbe)),
         "pairs": bool(plan.named(PostTrained)),
-        "post_training": bool(plan.named(PolicyTrained)),
+        "post_training": "classifier.post_training" in plan.roles,
         "behaviours": bool(used_queries(plan)),
         "filter": "filtered" in plan.roles,
         "scorer": bool(plan.named(JudgedTokens)),

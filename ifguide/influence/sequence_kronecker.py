@@ -1,0 +1,85 @@
+"""Kronecker factors of whole sequences, which keep what the tokens of a sequence have in common.
+
+K-FAC takes a layer's inputs a and output gradients δ of single tokens for independent. Here a sequence's gradient
+W = Σ_t δ_t a_tᵀ is kept whole, with the terms between its tokens: L = E[W Wᵀ], R = E[Wᵀ W], and
+G ≈ L ⊗ R / tr(L). Both have the trace E‖W‖², and so has this G, as E[vec W vec Wᵀ] has; where that is a Kronecker
+product A ⊗ B, L = A tr(B) and R = B tr(A), and G is exact. (The factors are Shampoo's, Gupta et al., 2018. LANCET's
+LinFAC, arXiv 2412.16451, is described as keeping whole sequences per module; its formula is not known to us.)
+"""
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from tqdm.auto import tqdm
+
+from ifguide.models import layer_matrix
+
+# O outputs, I inputs (+ 1 where there is a bias); N blocks, T tokens
+
+
+def trace_normalised_factors(left_OO: Tensor, right_II: Tensor) -> dict[str, Tensor]:
+    """Eigendecompositions of L / tr(L) and of R, under the names of K-FAC's: products of their eigenvalues are G's."""
+    found: dict[str, Tensor] = {}
+    for name, matrix in (("gradient", left_OO / left_OO.trace()), ("activation", right_II)):
+        values, vectors = torch.linalg.eigh(matrix.double())
+        found |= {f"{name}_eigenvectors": vectors.to(matrix), f"{name}_eigenvalues": values.to(matrix)}
+    return found
+
+
+def sequence_factors(
+    model: nn.Module,
+    layers: Sequence[str],
+    blocks_NT: NDArray[np.int64],
+    loss: Callable[[Tensor], Tensor],
+    *,
+    progress: bool = False,
+) -> dict[str, Tensor]:
+    """Factors of each layer, by one backward pass per block.
+
+    Args:
+        model: on the device that computes; parameters of the layers are made to require gradients.
+        layers: names of its linear layers.
+        blocks_NT: token ids.
+        loss: [1, T] token ids → the sum of the losses of their tokens.
+        progress: show a progress bar.
+
+    Returns:
+        `<layer>/<factor>` → tensor, in the model's dtype.
+
+    Raises:
+        ValueError: a layer's gradients are not finite, or 0 on all blocks.
+    """
+    modules = {name: model.get_submodule(name) for name in layers}
+    parameters = {
+        f"{layer}.{name}": parameter.requires_grad_(True)
+        for layer, module in modules.items()
+        for name, parameter in module.named_parameters(recurse=False)
+    }
+    device = next(iter(parameters.values())).device
+    sums: dict[str, tuple[Tensor, Tensor]] = {}
+    for ids_T in tqdm(torch.from_numpy(np.ascontiguousarray(blocks_NT)).to(device), "Factors", disable=not progress):
+        found = torch.autograd.grad(
+            loss(ids_T[None]), list(parameters.values()), allow_unused=True, materialize_grads=True
+        )
+        gradients = dict(zip(parameters, found, strict=True))
+        for layer, module in modules.items():
+            whole_OI = layer_matrix(module, gradients[f"{layer}.weight"], gradients.get(f"{layer}.bias"))
+            if layer not in sums:
+                outputs, inputs = whole_OI.shape
+                sums[layer] = whole_OI.new_zeros(outputs, outputs), whole_OI.new_zeros(inputs, inputs)
+            left_OO, right_II = sums[layer]
+            left_OO.addmm_(whole_OI, whole_OI.T, alpha=1 / len(blocks_NT))
+            right_II.addmm_(whole_OI.T, whole_OI, alpha=1 / len(blocks_NT))
+    factors: dict[str, Tensor] = {}
+    for layer, (left_OO, right_II) in sums.items():
+        size = float(left_OO.trace())
+        if not 0 < size < float("inf"):
+            raise ValueError(
+                f"the gradients of {layer} on {len(blocks_NT)} blocks have a mean square of {size:g}: leave it out "
+                "(influence.layers), or check the proxy"
+            )
+        factors |= {f"{layer}/{name}": value for name, value in trace_normalised_factors(left_OO, right_II).items()}
+    return factors
