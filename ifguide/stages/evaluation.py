@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from ifguide.checks import check_whole_number
-from ifguide.classifiers.base import TOXICITY, ClassifierSettings
+from ifguide.classifiers.base import PROBABILITIES_FILE, TOXICITY, ClassifierSettings
 from ifguide.corpus.documents import Query
 from ifguide.corpus.masks import MASK_FILE, TokenMask
 from ifguide.corpus.tokenizers import make_tokenizer
@@ -38,7 +38,6 @@ from ifguide.training.trainer import TrainerSettings
 from ifguide.workspace import read_manifest, write_json
 
 METRICS_FILE = "metrics.json"
-PROBABILITIES_FILE = "probabilities.npz"  # category → [prompts, samples]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -23,10 +23,11 @@ from ifguide.stages.export import Export
 from ifguide.stages.filtering import DocumentInfluence, Filtered, FilteredMask, JudgedDocuments
 from ifguide.stages.influence import Direction, Factors, Mask, PooledScores, Scores
 from ifguide.stages.measuring import STARTS, measured
-from ifguide.stages.post_training import STAGES_OF
+from ifguide.stages.post_training import STAGES_OF, guided
 from ifguide.stages.sampling import Samples
 from ifguide.stages.stage import Existing, Kind, Stage
 from ifguide.stages.training import Proxy, TrainedModel
+from ifguide.training.auxiliary import LabelledAuxiliary
 from ifguide.training.context import TrainingSetup
 
 
@@ -250,16 +251,21 @@ class Planner:
     def auxiliaries(self) -> dict[str, Stage]:
         """Role → model that the decoder reads."""
         chosen = self.part("decoding").auxiliaries
+        from_texts = {role: one for role, one in chosen.items() if isinstance(one, LabelledAuxiliary)}
         with argument("labelled"):
-            labelled = list(self.part("labelled")) if chosen else []
-        return {
+            labelled = list(self.part("labelled")) if from_texts else []
+        found: dict[str, Stage] = {
             role: self.add(
                 f"auxiliary.{role}", AuxiliaryModel, {"training": f"decoding.{one.setting}"}, data=self.data,
                 start=None if one.pretrained is not None else getattr(self, one.continues), training=one,
                 labelled=labelled, loading=self.part(STARTS[one.continues]), **self.training(role),
             )
-            for role, one in chosen.items()
+            for role, one in from_texts.items()
         }  # fmt: skip
+        for role, one in chosen.items():
+            if role not in from_texts:
+                found |= {"base": self.model, role: guided(self, "auxiliary.", f"decoding.{one.setting}", self.model)}
+        return found
 
     @cached_property
     def evaluation(self) -> Stage:

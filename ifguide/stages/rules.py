@@ -151,8 +151,8 @@ def notes(plan: Plan, values: Mapping[str, Any]) -> list[str]:
     others = [role.removeprefix("classifier.") for role in evaluating if role not in same]
     if shared := shared_files(plan, values, others):
         found.append(f"Made with texts that a classifier which evaluates it knows ({', '.join(shared)}).")
-    is_steered, has_utilities = bool(plan.named(AuxiliaryModel)), bool(plan.named(Utility))
-    if is_steered and has_utilities:
+    is_steered = any(stage.auxiliaries for stage in plan.named(Generations).values())
+    if is_steered and plan.named(Utility):
         found.append("Utilities are those of the model without its decoder.")
     return found
 
@@ -160,7 +160,7 @@ def notes(plan: Plan, values: Mapping[str, Any]) -> list[str]:
 def shared_files(plan: Plan, values: Mapping[str, Any], classifiers: Sequence[str]) -> list[str]:
     """Files that both the row and a classifier that evaluates it are made with."""
     used = {
-        "labelled": bool(plan.named(AuxiliaryModel)),
+        "labelled": bool(plan.named(AuxiliaryModel)) or bool(plan.named(Samples)),  # who labels samples learns from it
         "pairs": bool(plan.named(PostTrained)),
         "behaviours": bool(used_queries(plan)),
         "filter": "filtered" in plan.roles,

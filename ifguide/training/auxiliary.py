@@ -17,12 +17,11 @@ from ifguide.training.optimization import Optimization
 
 
 @dataclass(frozen=True)
-class Auxiliary(ABC):
+class Auxiliary:
     """The settings of one auxiliary model, all of which decide its artifact.
 
     Args:
-        optim: how it is optimised; 0 epochs keep a pretrained model as it is.
-        pretrained: a model folder or hub name to continue; None: the model of the stage `continues`.
+        optim: how it is optimised.
         validation: share of the texts held out.
         seed: of the data order and of what is held out.
     """
@@ -31,13 +30,25 @@ class Auxiliary(ABC):
     continues: ClassVar[str]
 
     optim: Optimization
-    pretrained: str | None = None
     validation: float = 0.05
     seed: int = 0
 
     def __post_init__(self) -> None:
         check_validation(self.validation)
         check_seed(self.seed)
+
+
+@dataclass(frozen=True)
+class LabelledAuxiliary(Auxiliary, ABC):
+    """An auxiliary model that learns from the texts of the group `labelled`.
+
+    Args:
+        optim: how it is optimised; 0 epochs keep a pretrained model as it is.
+        validation, seed: as in `Auxiliary`.
+        pretrained: a model folder or hub name to continue; None: the model of the stage `continues`.
+    """
+
+    pretrained: str | None = None
 
     @abstractmethod
     def check(self, texts: Sequence[LabelledText]) -> None:
