@@ -231,7 +231,7 @@ class Planner:
         )  # fmt: skip
         return trained if post_training is None else STAGES_OF[type(post_training)](self, post_training, trained)
 
-    def samples(self, role: str, model: Stage, key: str) -> dict[str, Stage]:
+    def samples(self, role: str, model: Stage, key: str) -> dict[str, Any]:
         """What a model writes after the queries' prompts, and what a classifier makes of it.
 
         Args:

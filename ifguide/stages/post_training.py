@@ -47,7 +47,7 @@ def controlled(planner: "Planner", settings: AttributeControl, trained: Stage) -
     shared = {"data": planner.data, "post_training": settings, "loading": planner.part("model")}
     for number in range(1, settings.rounds + 1):
         place = f"round{number}."
-        written = {}
+        written: dict[str, Any] = {}
         if guidance is None or not settings.parallel:
             guidance = guided(planner, place, key, model, guidance)
         if settings.parallel:  # what the model of two rounds before wrote

@@ -66,13 +66,11 @@ class GuidanceHead(nn.Module):
 
 def new_head(model: PreTrainedModel, *, width: int, relative: bool, base_rate: float, seed: int) -> GuidanceHead:
     """A head for a language model, in float32."""
-    config: Any = model.config.get_text_config()
-    vocabulary = model.get_output_embeddings().weight.shape[0]  # type: ignore[union-attr]
+    embeddings: Any = model.get_output_embeddings()
+    vocabulary, hidden_size = map(int, embeddings.weight.shape)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return GuidanceHead(
-            config.hidden_size, int(vocabulary), width=width, relative=relative, base_rate=base_rate
-        )  # fmt: skip
+        return GuidanceHead(hidden_size, vocabulary, width=width, relative=relative, base_rate=base_rate)
 
 
 def precise(values: Tensor) -> Tensor:

@@ -48,7 +48,7 @@ class GuidanceModule(OptimizedModule):
 
     def loss(self, batch: Mapping[str, Tensor]) -> Tensor:
         (model,) = self._reads
-        return guidance_loss(model.to(self.device), self.model, batch, consistency=self._consistency)  # type: ignore[arg-type]
+        return guidance_loss(model.to(self.device), self.model, batch, consistency=self._consistency)
 
 
 @dataclass(frozen=True, kw_only=True)
