@@ -39,6 +39,7 @@ PAGES = {  # script → its page; results lie beside it
     "attribution_quality/run.py": "README.md",
     "attribution_quality/datamodeling.py": "datamodeling.md",
     "attribution_quality/detoxify.py": "detoxification.md",
+    "attribute_control/run.py": "README.md",
     "evaluation/run.py": "README.md",
     "influence_over_training/run.py": "README.md",
     "lancet/run.py": "README.md",
@@ -238,7 +239,7 @@ def test_every_script_has_a_page_or_is_known_to_have_none():
         assert (folder / f"{page}.j2").is_file() and (folder / page).is_file()
         results = Experiment(EXPERIMENTS / script, page=page).results_file
         assert results.is_file() != (script in WITHOUT_RESULTS), f"{script}: take it out of WITHOUT_RESULTS"
-    assert sum(len(path.read_text("utf-8").splitlines()) for path in EXPERIMENTS.glob("*/*.py")) <= 1550
+    assert sum(len(path.read_text("utf-8").splitlines()) for path in EXPERIMENTS.glob("*/*.py")) <= 1700
 
 
 def every_stage(kind=Stage):

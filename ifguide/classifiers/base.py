@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 TOXICITY = "toxicity"
+PROBABILITIES_FILE = "probabilities.npz"  # of generations: category → [prompts, samples]
 TRIED = ("A short text.", "", "This is one more sentence of a long text. " * 1000)
 
 

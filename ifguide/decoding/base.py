@@ -10,7 +10,7 @@ from torch import Tensor
 from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerFast
 
 from ifguide.models import LoadOptions
-from ifguide.training.auxiliary import Preparation
+from ifguide.training.auxiliary import Auxiliary
 
 # P prompts, S samples of each, R = P · S rows (those of one prompt beside each other), L tokens so far, V vocabulary
 
@@ -44,7 +44,7 @@ class Decoding(Protocol):
     """A decoder's settings: what the group `decoding` chooses."""
 
     @property
-    def auxiliaries(self) -> Mapping[str, Preparation]:
+    def auxiliaries(self) -> Mapping[str, Auxiliary]:
         """What it reads beside the model that generates, by role; nothing is trained here."""
         ...
 
@@ -105,7 +105,7 @@ class Stateless:
     """A decoding without models and without a memory: its own settings, decoder, and state of every batch."""
 
     @property
-    def auxiliaries(self) -> Mapping[str, Preparation]:
+    def auxiliaries(self) -> Mapping[str, Auxiliary]:
         return {}
 
     def load(

@@ -10,7 +10,6 @@ from ifguide.classifiers.base import TOXICITY
 from ifguide.evaluation.task import members_of
 from ifguide.statistics import hierarchical_interval, proportion_interval
 
-PROBABILITIES_FILE = "probabilities.npz"  # category → [prompts, samples]
 TOXIC_FROM = 0.5
 INTERVALS = {  # metric of prompts → the interval of its mean, of [seeds, prompts]
     "expected_maximum_toxicity": hierarchical_interval,

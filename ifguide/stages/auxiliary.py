@@ -15,7 +15,7 @@ from ifguide.methods.dpo import DPO, reference_log_probabilities
 from ifguide.models import ModelSettings
 from ifguide.opening import check_context, check_pretrained
 from ifguide.stages.stage import Inputs, Stage, made_from, setting, speed
-from ifguide.training.auxiliary import Preparation
+from ifguide.training.auxiliary import LabelledAuxiliary
 from ifguide.training.context import TrainingSetup, save_trained
 from ifguide.workspace import describe
 
@@ -43,7 +43,7 @@ class AuxiliaryModel(Stage):
 
     data: Stage = made_from()
     start: Stage | None = made_from(None)
-    training: Preparation = setting()
+    training: LabelledAuxiliary = setting()
     labelled: Sequence[LabelledText] = setting()
     precision: str = setting()
     loading: ModelSettings = speed()

@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from ifguide.checks import argument, check_whole_number
-from ifguide.classifiers.base import TOXICITY, ClassifierSettings
+from ifguide.classifiers.base import PROBABILITIES_FILE, TOXICITY, ClassifierSettings
 from ifguide.corpus.blocks import Corpus
 from ifguide.corpus.documents import Query
 from ifguide.corpus.masks import MASK_FILE, TokenMask
@@ -31,7 +31,7 @@ from ifguide.evaluation.fluency import (
     perplexity_metrics,
 )
 from ifguide.evaluation.task import merge_metrics
-from ifguide.evaluation.toxicity import PROBABILITIES_FILE, classify_continuations, toxicity_metrics
+from ifguide.evaluation.toxicity import classify_continuations, toxicity_metrics
 from ifguide.influence.store import open_scores
 from ifguide.models import ModelSettings, load_model
 from ifguide.opening import check_pretrained, loading

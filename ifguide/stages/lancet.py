@@ -9,10 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ifguide.checks import argument
-from ifguide.classifiers.base import TOXICITY, ClassifierSettings
+from ifguide.classifiers.base import PROBABILITIES_FILE, TOXICITY, ClassifierSettings
 from ifguide.corpus.blocks import Corpus
 from ifguide.decoding.generation import GENERATIONS_FILE, load_generations
-from ifguide.evaluation.toxicity import PROBABILITIES_FILE
 from ifguide.influence.chain import InfluenceSettings, direction_reliability, find_direction
 from ifguide.influence.curvature import Curvature, load_factors
 from ifguide.influence.direction import save_direction

@@ -22,12 +22,13 @@ from ifguide.stages.export import Export
 from ifguide.stages.filtering import DocumentInfluence, Filtered, FilteredMask, JudgedDocuments
 from ifguide.stages.influence import Direction, Factors, Mask, PooledScores
 from ifguide.stages.measuring import STARTS, measured
-from ifguide.stages.post_training import STAGES_OF
+from ifguide.stages.post_training import STAGES_OF, guided
 from ifguide.stages.sampling import Samples
 from ifguide.stages.scoring import plan_scores
 from ifguide.stages.stage import Existing, Kind, Stage
 from ifguide.stages.tagging import JudgedSegments, Tagged, TaggedMask
 from ifguide.stages.training import Proxy, TrainedModel
+from ifguide.training.auxiliary import LabelledAuxiliary
 from ifguide.training.context import TrainingSetup
 from ifguide.workspace import read_manifest
 
@@ -239,7 +240,7 @@ class Planner:
         )  # fmt: skip
         return trained if post_training is None else STAGES_OF[type(post_training)](self, post_training, trained)
 
-    def samples(self, role: str, model: Stage, key: str) -> dict[str, Stage]:
+    def samples(self, role: str, model: Stage, key: str) -> dict[str, Any]:
         """What a model writes after the queries' prompts, and what a classifier makes of it.
 
         Args:
@@ -259,16 +260,21 @@ class Planner:
     def auxiliaries(self) -> dict[str, Stage]:
         """Role → model that the decoder reads."""
         chosen = self.part("decoding").auxiliaries
+        from_texts = {role: one for role, one in chosen.items() if isinstance(one, LabelledAuxiliary)}
         with argument("labelled"):
-            labelled = list(self.part("labelled")) if chosen else []
-        return {
+            labelled = list(self.part("labelled")) if from_texts else []
+        found: dict[str, Stage] = {
             role: self.add(
                 f"auxiliary.{role}", AuxiliaryModel, {"training": f"decoding.{one.setting}"}, data=self.data,
                 start=None if one.pretrained is not None else getattr(self, one.continues), training=one,
                 labelled=labelled, loading=self.part(STARTS[one.continues]), **self.training(role),
             )
-            for role, one in chosen.items()
+            for role, one in from_texts.items()
         }  # fmt: skip
+        for role, one in chosen.items():
+            if role not in from_texts:
+                found |= {"base": self.model, role: guided(self, "auxiliary.", f"decoding.{one.setting}", self.model)}
+        return found
 
     @cached_property
     def evaluation(self) -> Stage:

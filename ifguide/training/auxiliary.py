@@ -16,8 +16,8 @@ from ifguide.training.context import TrainingContext
 from ifguide.training.optimization import Optimization
 
 
-class Preparation(ABC):
-    """Makes what a decoder reads; its settings decide that artifact. An `Auxiliary` trains a model."""
+class Auxiliary:
+    """What a decoder reads beside the model that generates; its settings decide that artifact."""
 
     setting: ClassVar[str]  # of the decoder, that it is an argument of
     continues: ClassVar[str]  # the stage of the model that it starts from
@@ -31,6 +31,10 @@ class Preparation(ABC):
     def pretrained(self) -> str | None:
         """Another model that it starts from: a folder or hub name."""
         return None
+
+
+class LabelledAuxiliary(Auxiliary, ABC):
+    """An auxiliary that is made with the texts of the group `labelled`."""
 
     @abstractmethod
     def check(self, texts: Sequence[LabelledText]) -> None:
@@ -75,18 +79,16 @@ class Preparation(ABC):
 
 
 @dataclass(frozen=True)
-class Auxiliary(Preparation):
-    """The settings of one auxiliary model, all of which decide its artifact.
+class TrainedAuxiliary(Auxiliary):
+    """The settings of one auxiliary model that is trained.
 
     Args:
-        optim: how it is optimised; 0 epochs keep a pretrained model as it is.
-        pretrained: a model folder or hub name to continue; None: the model of the stage `continues`.
+        optim: how it is optimised.
         validation: share of the texts held out.
         seed: of the data order and of what is held out.
     """
 
     optim: Optimization
-    pretrained: str | None = None
     validation: float = 0.05
     seed: int = 0
 
@@ -97,6 +99,19 @@ class Auxiliary(Preparation):
     @property
     def batch_size(self) -> int | None:
         return self.optim.batch_size
+
+
+@dataclass(frozen=True)
+class ContinuedModel(TrainedAuxiliary, LabelledAuxiliary):
+    """A model that is trained further, on labelled texts.
+
+    Args:
+        optim: how it is optimised; 0 epochs keep a pretrained model as it is.
+        validation, seed: as in `TrainedAuxiliary`.
+        pretrained: a model folder or hub name to continue; None: the model of the stage `continues`.
+    """
+
+    pretrained: str | None = None
 
 
 def tokenizer_of(start: str | Path, fallback: PreTrainedTokenizerFast) -> PreTrainedTokenizerFast:

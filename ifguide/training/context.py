@@ -66,4 +66,8 @@ def save_trained(model: Model, tokenizer: PreTrainedTokenizerFast, directory: Pa
     if global_rank() == 0:
         model.save_pretrained(directory)
         tokenizer.save_pretrained(directory)
-        shutil.rmtree(directory / CHECKPOINTS, ignore_errors=True)
+        remove_checkpoints(directory)
+
+
+def remove_checkpoints(directory: Path) -> None:
+    shutil.rmtree(directory / CHECKPOINTS, ignore_errors=True)

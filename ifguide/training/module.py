@@ -1,6 +1,6 @@
 """The LightningModules: a model, what it learns from, and an optimisation."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import pytorch_lightning as pl
@@ -44,6 +44,10 @@ class OptimizedModule(pl.LightningModule):
     def validation_loss(self, batch: Mapping[str, Tensor]) -> Tensor:
         return self.loss(batch)
 
+    def clipped(self) -> Sequence[Iterable[nn.Parameter]]:
+        """The weights whose gradients are clipped together."""
+        return [self.parameters()]
+
     def training_step(self, batch: Mapping[str, Tensor], batch_index: int) -> Tensor:
         torch.manual_seed((self._seed * 1_000_003 + batch_index) * 1009 + self.global_rank)
         loss = self.loss(batch)
@@ -70,7 +74,8 @@ class OptimizedModule(pl.LightningModule):
         scaler = getattr(self.trainer.precision_plugin, "scaler", None)
         is_scaled = scaler is not None and getattr(optimizer, "_step_supports_amp_scaling", False)
         scale = scaler.get_scale() if scaler is not None and is_scaled else 1.0
-        torch.nn.utils.clip_grad_norm_(self.parameters(), self.clip * scale)
+        for parameters in self.clipped():
+            torch.nn.utils.clip_grad_norm_(parameters, self.clip * scale)
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         optimizer, schedule = self._optimization.configure(self.model.named_parameters(), self._steps)

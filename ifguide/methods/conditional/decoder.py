@@ -11,7 +11,7 @@ from transformers import PreTrainedTokenizerFast
 from ifguide.corpus.control_tokens import GOOD, KINDS, control_ids
 from ifguide.decoding import Nucleus
 from ifguide.models import LoadOptions
-from ifguide.training.auxiliary import Preparation
+from ifguide.training.auxiliary import Auxiliary
 
 # P prompts, R rows, L tokens so far, V vocabulary
 
@@ -42,7 +42,7 @@ class Conditional:
         return Nucleus(top_p=self.top_p, temperature=self.temperature)
 
     @property
-    def auxiliaries(self) -> Mapping[str, Preparation]:
+    def auxiliaries(self) -> Mapping[str, Auxiliary]:
         """See `Decoding`."""
         return {}
 

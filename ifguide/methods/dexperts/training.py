@@ -13,18 +13,18 @@ from ifguide.corpus.labelled import pack_texts
 from ifguide.corpus.tokenizers import check_same_tokenizer, vocabulary_size
 from ifguide.models import LoadOptions, check_vocabulary, load_model
 from ifguide.objectives import LanguageModeling
-from ifguide.training.auxiliary import Auxiliary
+from ifguide.training.auxiliary import ContinuedModel
 from ifguide.training.context import TrainingContext, save_trained
 from ifguide.training.data import hold_out
 from ifguide.training.fit import train
 
 
 @dataclass(frozen=True)
-class ExpertTraining(Auxiliary):
+class ExpertTraining(ContinuedModel):
     """Fine-tuning on the labelled texts of one kind, packed into blocks of the corpus's length.
 
     Args:
-        optim, pretrained, validation, seed: as in `Auxiliary`; a pretrained model has the corpus's tokenizer.
+        optim, pretrained, validation, seed: as in `ContinuedModel`; a pretrained model has the corpus's tokenizer.
         toxic: on the texts of toxicity `toxic_at_least` and above; otherwise of `nontoxic_at_most` and below.
         toxic_at_least, nontoxic_at_most: thresholds.
     """
@@ -45,7 +45,7 @@ class ExpertTraining(Auxiliary):
             )
 
     def check(self, texts: Sequence[LabelledText]) -> None:
-        """See `Auxiliary`."""
+        """See `LabelledAuxiliary`."""
         self.chosen(texts)
 
     def chosen(self, texts: Sequence[LabelledText]) -> list[str]:
@@ -67,7 +67,7 @@ class ExpertTraining(Auxiliary):
     def check_corpus(
         self, texts: Sequence[LabelledText], tokenizer: PreTrainedTokenizerFast, block_length: int
     ) -> None:
-        """See `Auxiliary`."""
+        """See `LabelledAuxiliary`."""
         check_same_tokenizer(self.pretrained, tokenizer)
         learned, _ = self._split(texts)
         blocks = pack_texts(learned, tokenizer, block_length)
@@ -90,7 +90,7 @@ class ExpertTraining(Auxiliary):
         context: TrainingContext,
         options: LoadOptions,
     ) -> dict[str, Any]:
-        """See `Auxiliary`; leaves a causal language model's folder."""
+        """See `LabelledAuxiliary`; leaves a causal language model's folder."""
         check_same_tokenizer(str(start), tokenizer)
         model = load_model(start, **asdict(options))
         check_vocabulary(model, vocabulary_size(tokenizer))

@@ -18,7 +18,7 @@ from ifguide.corpus.tokenizers import vocabulary_size
 from ifguide.methods.rad.loss import cumulative_squared_error
 from ifguide.methods.rad.model import HEAD_FILE, load_reward_model
 from ifguide.models import LoadOptions, check_vocabulary
-from ifguide.training.auxiliary import Auxiliary, tokenizer_of
+from ifguide.training.auxiliary import ContinuedModel, tokenizer_of
 from ifguide.training.context import TrainingContext, save_trained
 from ifguide.training.data import hold_out, pad
 from ifguide.training.fit import train_on_examples
@@ -49,12 +49,12 @@ class TextExamples:
 
 
 @dataclass(frozen=True)
-class RewardTraining(Auxiliary):
+class RewardTraining(ContinuedModel):
     """Training of a reward model.
 
     Args:
-        optim, pretrained, validation, seed: as in `Auxiliary`; `optim` counts texts where it speaks of blocks, and what
-            is continued may be a causal language model or a reward model, with a tokenizer of its own.
+        optim, pretrained, validation, seed: as in `ContinuedModel`; `optim` counts texts where it speaks of blocks,
+            and what is continued may be a causal language model or a reward model, with a tokenizer of its own.
         max_length: tokens read of each text.
     """
 
@@ -68,7 +68,7 @@ class RewardTraining(Auxiliary):
         check_whole_number("max_length", self.max_length, least=2)
 
     def check(self, texts: Sequence[LabelledText]) -> None:
-        """See `Auxiliary`."""
+        """See `LabelledAuxiliary`."""
         check_labelled(texts)
         if self.optim.epochs == 0 and (self.pretrained is None or not (Path(self.pretrained) / HEAD_FILE).is_file()):
             raise ValueError(
@@ -79,7 +79,7 @@ class RewardTraining(Auxiliary):
     def check_corpus(
         self, texts: Sequence[LabelledText], tokenizer: PreTrainedTokenizerFast, block_length: int
     ) -> None:
-        """See `Auxiliary`."""
+        """See `LabelledAuxiliary`."""
         train, _ = hold_out(len(texts), self.validation, self.seed)
         with argument("optim"):
             self.optim.steps(len(train), "labelled texts")
@@ -94,7 +94,7 @@ class RewardTraining(Auxiliary):
         context: TrainingContext,
         options: LoadOptions,
     ) -> dict[str, Any]:
-        """See `Auxiliary`; leaves a `RewardModel`'s folder with its tokenizer."""
+        """See `LabelledAuxiliary`; leaves a `RewardModel`'s folder with its tokenizer."""
         tokenizer = tokenizer_of(start, tokenizer)
         model = load_reward_model(start, **asdict(options))
         check_vocabulary(model.body, vocabulary_size(tokenizer))

@@ -16,7 +16,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 from ifguide.corpus.documents import LabelledText
 from ifguide.corpus.labelled import check_labelled, encode_texts
 from ifguide.models import LoadOptions, decoder_blocks, load_model
-from ifguide.training.auxiliary import Preparation
+from ifguide.training.auxiliary import LabelledAuxiliary
 from ifguide.training.context import TrainingContext
 from ifguide.training.data import pad
 from ifguide.workspace import global_rank
@@ -28,7 +28,7 @@ VECTORS = "vectors"  # [N, H]
 
 
 @dataclass(frozen=True, kw_only=True)
-class SteeringVector(Preparation):
+class SteeringVector(LabelledAuxiliary):
     """u after every block: mean h(toxic) − mean h(non-toxic), h at the last token of labelled texts; no training.
 
     A text is toxic from a toxicity of 0.5 on. Of one longer than a block of the corpus, the first tokens are read.
@@ -38,13 +38,13 @@ class SteeringVector(Preparation):
     continues: ClassVar[str] = "model"
 
     def check(self, texts: Sequence[LabelledText]) -> None:
-        """See `Preparation`."""
+        """See `LabelledAuxiliary`."""
         check_labelled(texts)
 
     def check_corpus(
         self, texts: Sequence[LabelledText], tokenizer: PreTrainedTokenizerFast, block_length: int
     ) -> None:
-        """See `Preparation`."""
+        """See `LabelledAuxiliary`."""
 
     def train(
         self,
@@ -56,7 +56,7 @@ class SteeringVector(Preparation):
         context: TrainingContext,
         options: LoadOptions,
     ) -> dict[str, Any]:
-        """See `Preparation`; leaves `steering.safetensors`."""
+        """See `LabelledAuxiliary`; leaves `steering.safetensors`."""
         if global_rank() != 0:
             return {}
         model = load_model(start, **asdict(options)).to(context.trainer.device).eval()  # type: ignore[arg-type]

@@ -1,0 +1,123 @@
+"""Methods that learn from the row's own samples: what they build and share, round by round."""
+
+import numpy as np
+import pytest
+from rows import Row
+
+from ifguide.methods.samples import SAMPLES_FILE, load_samples
+from ifguide.stages.attribute_control import ControlledModel
+
+pytest.importorskip("profanity_check")
+pytestmark = pytest.mark.slow
+CONTROLLED = ("method=attribute_control", "stage=model")
+ROUND = ["samples", "toxicity", "guidance", "model"]
+WRITTEN = ["generations", "toxicity", "fluency", "evaluation"]  # what is measured whatever the decoder
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("guided")
+
+
+@pytest.fixture(scope="module")
+def two_rounds(folder):
+    return Row(folder, *CONTROLLED).run()
+
+
+def inputs(row, role):
+    return row.made[role].manifest["inputs"]
+
+
+def test_a_guided_row_learns_from_its_own_samples(folder):
+    row = Row(folder, "method=nado").run()
+    assert row.path("auxiliary.base") == row.path("model")
+    assert {path.name for path in row.path("auxiliary.guidance").iterdir()} == {
+        "guidance.safetensors", "guidance.json", "manifest.json",
+    }  # fmt: skip
+    prompts, continuations = load_samples(row.path("auxiliary.samples") / SAMPLES_FILE)
+    assert continuations.shape == (len(prompts), 10, 20)
+    assert inputs(row, "auxiliary.guidance")["model"] == row.plan.roles["model"].fingerprint
+    assert set(row.metrics()) == {"toxicity", "cost"}, "no perplexity of a model that is steered"
+    assert "auxiliary.guidance" in row.plan.roles and row.plan.row["notes"] == []
+    again = Row(folder, "method=nado", "decoding.alpha=2").run()
+    assert sorted(again.built) == sorted(WRITTEN)
+    changed = Row(folder, "method=nado", "decoding.guidance.consistency=0").run()
+    assert sorted(changed.built) == sorted(["guidance", *WRITTEN])
+    other = Row(folder, "method=none", "decoding=nado", "objective=unlikelihood", "filter=words").plan
+    assert other.roles["auxiliary.guidance"].inputs["model"] is other.roles["model"]
+
+
+def test_sequential_rounds_are_found_again_by_fewer_and_by_more(folder, two_rounds):
+    assert inputs(two_rounds, "round2.samples")["model"] == two_rounds.plan.roles["round1.model"].fingerprint
+    assert inputs(two_rounds, "round2.guidance")["start"] == two_rounds.plan.roles["round1.guidance"].fingerprint
+    assert inputs(two_rounds, "model")["guidance"] == two_rounds.plan.roles["round2.guidance"].fingerprint
+    facts = two_rounds.facts("model")
+    assert 0 < facts["seconds_per_ordinary_step"] and 0 < facts["seconds_per_step"] and facts["steps"] > 0
+    one = Row(folder, *CONTROLLED, "post_training.rounds=1").run()
+    assert one.built == [] and one.path("model") == two_rounds.path("round1.model") != two_rounds.path("model")
+    more = Row(folder, *CONTROLLED, "post_training.rounds=3").plan
+    assert more.roles["round2.model"].fingerprint == two_rounds.plan.roles["model"].fingerprint
+    weaker = Row(folder, *CONTROLLED, "post_training.weight=0.5").plan
+    assert weaker.roles["round1.guidance"].fingerprint == more.roles["round1.guidance"].fingerprint
+    assert weaker.roles["round1.model"].fingerprint != more.roles["round1.model"].fingerprint
+
+
+def test_a_killed_run_goes_on_at_its_round(folder, two_rounds, monkeypatch):
+    """In the parallel scheme, where a round's R̂ is in the folder of its model."""
+    build = ControlledModel.build
+
+    def killed(stage, place, given):
+        if stage.round_ == 3:
+            raise KeyboardInterrupt
+        return build(stage, place, given)
+
+    options = (*CONTROLLED, "post_training.parallel=true", "post_training.rounds=3")
+    monkeypatch.setattr(ControlledModel, "build", killed)
+    row = Row(folder, *options)
+    with pytest.raises(KeyboardInterrupt):
+        row.run()
+    assert sorted(row.built) == sorted(["model", "model", "samples", "toxicity"]), "the first samples are shared"
+    assert row.path("round1.guidance") == two_rounds.path("round1.guidance")
+    monkeypatch.undo()
+    again = Row(folder, *options).run()
+    assert again.built == ["model"]
+    assert (again.path("round1.model") / "guidance.safetensors").is_file()
+    roles = again.plan.roles
+    assert inputs(again, "model")["guidance"] == inputs(again, "model")["model"] == roles["round2.model"].fingerprint
+    writers = [roles[f"round{n}.samples"].inputs["model"] for n in (1, 2, 3)]
+    assert [one.fingerprint for one in writers] == [
+        roles[role].fingerprint for role in ("trained", "trained", "round1.model")
+    ]
+
+
+def test_the_same_again_for_the_same_seed(folder, two_rounds, tmp_path):
+    other = Row(tmp_path, *CONTROLLED, "post_training.rounds=1").run()
+    one, two = (row.model(role).state_dict() for row, role in ((other, "model"), (two_rounds, "round1.model")))
+    assert all(np.array_equal(one[name], two[name]) for name in two)
+
+
+@pytest.mark.parametrize(
+    "overrides, message",
+    [
+        (["method=nado", "decoding.alpha=-1"], r"^decoding\.alpha=-1"),
+        (["method=nado", "decoding.guidance.optim.batch_size=17"], r"^decoding\.guidance\.optim\.batch_size=17 does"),
+        (["method=nado", "decoding.guidance.sampling.samples=1", "decoding.guidance.optim.epochs=0.1"],
+         r"^decoding\.guidance\.optim\.batch_size=64: .* samples are less"),
+        (["method=nado", "decoding.guidance.threshold=2"], r"^decoding\.guidance\.threshold=2"),
+        (["method=nado", "decoding.guidance.sampling.samples=0"], r"^decoding\.guidance\.sampling\.samples=0"),
+        (["method=attribute_control", "post_training.rounds=0"], r"^post_training\.rounds=0"),
+        (["method=attribute_control", "post_training.optim.batch_size=17"],
+         r"^post_training\.optim\.batch_size=17 does"),
+    ],
+)  # fmt: skip
+def test_mistakes_are_named_before_any_work(folder, overrides, message):
+    with pytest.raises(ValueError, match=message):
+        Row(folder / "untouched", *overrides).check()
+    assert not (folder / "untouched").exists()
+
+
+def test_mistakes_that_need_the_corpus_are_named_before_any_training(folder):
+    row = Row(folder, *CONTROLLED, "post_training.labels=[rude]")
+    with pytest.raises(ValueError, match=r"^post_training\.labels=\['rude'\]: there is no rude"):
+        row.run()
+    assert set(row.made) <= {"data", "classifier.post_training"}
