@@ -171,7 +171,8 @@ def good_documents(split: Split, ids: Sequence[int]) -> Insertion:
 def named_tokenizer(folder: Path, good: str, bad: str) -> PreTrainedTokenizerFast:
     """The tokenizer of a folder with both control tokens, new or in reserve, as its `good_token` and `bad_token`."""
     names = {f"{kind}_token": token for kind, token in zip(KINDS, (good, bad), strict=True)}
-    return faithful(AutoTokenizer.from_pretrained(folder, use_fast=True, extra_special_tokens=names))
+    tokenizer = AutoTokenizer.from_pretrained(folder, use_fast=True, extra_special_tokens=names)
+    return faithful(tokenizer)  # type: ignore[arg-type]
 
 
 def control_ids(tokenizer: PreTrainedTokenizerFast) -> list[int] | None:

@@ -28,7 +28,7 @@ def add_control_tokens(model: PreTrainedModel, ids: Sequence[int], *, vocabulary
         with torch.random.fork_rng(devices=[]):
             model.resize_token_embeddings(-(-needed // MULTIPLE) * MULTIPLE, mean_resizing=False)
     for layer in (model.get_input_embeddings(), model.get_output_embeddings()):
-        for values in layer.parameters():  # type: ignore[union-attr]
+        for values in layer.parameters():
             mean = values[:vocabulary].mean(0)
             values[vocabulary:needed] = mean
             values[rows:] = mean
