@@ -1,5 +1,6 @@
 """The entry point: compose the configuration, plan, run, say what came out."""
 
+import gc
 import logging
 import os
 import subprocess
@@ -73,6 +74,7 @@ def runs_alone(cfg: DictConfig) -> bool:
 
 
 if __name__ == "__main__":
+    gc.freeze()  # what is imported stays: collecting garbage, which kronfluence does after each step, passes over it
     for stream in (sys.stdout, sys.stderr):
         stream.reconfigure(errors="replace")  # type: ignore[union-attr]  # a terminal may not know an arrow
     with listening():

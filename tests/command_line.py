@@ -6,6 +6,7 @@ that has imported everything and done nothing.
 
 import atexit
 import csv
+import gc
 import multiprocessing
 import os
 import runpy
@@ -20,7 +21,10 @@ SMOKE = "+debug=smoke"
 TIMEOUT = 600
 
 _forks = multiprocessing.get_context("forkserver")
-_forks.set_forkserver_preload(["ifguide.stages.commands", "kronfluence", "wandb"])
+_forks.set_forkserver_preload(
+    ["ifguide.stages.commands", "kronfluence", "wandb", "profanity_check", "torch._decomp",
+     "transformers.models.gpt_neox.modeling_gpt_neox"]
+)  # fmt: skip
 
 
 def start(folder, *arguments, before=None, out=os.devnull, err=os.devnull, **environment_too):
@@ -70,6 +74,7 @@ def _environment(too):
 
 
 def _main(folder, arguments, environment, before, out, err):
+    gc.freeze()  # what is imported: no collection looks through it, or writes to its pages
     for number, path in ((1, out), (2, err)):
         os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND), number)
     sys.stdout, sys.stderr = open(1, "w", closefd=False), open(2, "w", closefd=False)  # noqa: SIM115

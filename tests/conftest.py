@@ -1,5 +1,6 @@
 """Tiny models and corpora, built on the spot; nothing is downloaded."""
 
+import gc
 import os
 import re
 from pathlib import Path
@@ -90,6 +91,12 @@ def datasets_folder() -> Path:
     if not folder:
         pytest.skip("IFGUIDE_DATASETS is not set: the external data sets are not here")
     return Path(folder)
+
+
+def pytest_collection_finish() -> None:
+    """What is imported stays: kronfluence collects garbage after each of its steps and would look through it all."""
+    gc.collect()
+    gc.freeze()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from hydra import compose, initialize_config_dir
+from composing import composed
 
 from ifguide.corpus.blocks import Corpus
 from ifguide.corpus.masks import MASK_FILE, TokenMask
@@ -17,7 +17,6 @@ from ifguide.stages.row import write_row, write_run, write_tokens
 from ifguide.stages.run import carry_out
 from ifguide.workspace import Artifact
 
-CONF = Path(__file__).parents[1] / "conf"
 SMOKE = "+debug=smoke"
 
 
@@ -33,9 +32,8 @@ class Row:
     def __init__(self, folder: Path, *overrides: str, small: bool = True) -> None:
         self.folder = folder / "run"
         paths = [f"paths.workspace={folder}/workspace", f"paths.run={self.folder}"]
-        with initialize_config_dir(str(CONF), version_base="1.3"):
-            self.cfg = compose("config", overrides=[*([SMOKE] if small else []), *paths, *overrides])
-            self.plan = make_plan(self.cfg)
+        self.cfg = composed(*([SMOKE] if small else []), *paths, *overrides)
+        self.plan = make_plan(self.cfg)
         self.workspace = make_workspace(self.cfg)
         self.made: dict[str, Artifact] = {}
 

@@ -2,9 +2,9 @@
 
 import inspect
 import re
-from pathlib import Path
 
 import pytest
+from composing import CONF, composed
 from hydra import compose, initialize_config_dir
 from hydra.errors import ConfigCompositionException
 from hydra.utils import get_object
@@ -14,15 +14,8 @@ from ifguide.stages.configuration import expand_home, make_workspace, prepare
 from ifguide.stages.plan import make_plan
 from ifguide.training.trainer import further_arguments
 
-CONF = Path(__file__).parents[1] / "conf"
 OPTIONS = sorted((path.parent.name, path.stem) for path in CONF.glob("*/*.yaml"))
 SPECIAL = {"_target_", "_partial_", "_convert_", "_recursive_", "_args_"}
-
-
-@pytest.fixture(autouse=True)
-def hydra():
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        yield
 
 
 def targets(node, place="", names=()):
@@ -57,7 +50,7 @@ PLACES = {  # of groups whose options are entries of a node
 
 @pytest.mark.parametrize("group, option", OPTIONS)
 def test_every_option_composes_and_binds(group, option):
-    rooms = check_bound(compose("config", overrides=[PLACES.get(group, f"{group}={{}}").format(option)]))
+    rooms = check_bound(composed(PLACES.get(group, f"{group}={{}}").format(option)))
     assert group != "utility" or "utilities" in rooms
     assert rooms >= {"data", "behaviours", "model", "proxy", "optim", "objective", "scorer", "selection", "tasks"}
 
@@ -65,32 +58,33 @@ def test_every_option_composes_and_binds(group, option):
 @pytest.mark.parametrize("group, place", [("task", "tasks"), ("classifier", "classifiers")])
 def test_every_task_and_classifier_can_be_a_further_one(group, place):
     options = [option for of, option in OPTIONS if of == group]
-    cfg = compose("config", overrides=[f"+{group}@{place}.{option}={option}" for option in options])
+    cfg = composed(*(f"+{group}@{place}.{option}={option}" for option in options))
     assert list(cfg[place]) == ["toxicity", *options]
 
 
 @pytest.mark.parametrize("option", sorted(path.stem for path in (CONF / "model").glob("*.yaml")))
 def test_every_model_can_be_the_proxy(option):
-    cfg = compose("config", overrides=[f"model@proxy={option}"])
+    cfg = composed(f"model@proxy={option}")
     assert cfg.proxy.seed == 0 and cfg.model.architecture == "gpt_neox"
 
 
 def test_the_defaults_are_those_of_the_design():
-    cfg = compose("config")
+    cfg = composed()
     assert cfg.objective["_target_"].endswith("SuppressedLanguageModeling")
-    assert compose("config", overrides=["method=none"]).objective["_target_"].endswith(".LanguageModeling")
+    assert composed("method=none").objective["_target_"].endswith(".LanguageModeling")
     assert cfg.proxy == {**cfg.model, "seed": 0} and cfg.proxy_optim == {**cfg.optim, "epochs": 1}
 
 
 def test_the_seed_reaches_only_the_target_and_generation():
-    first, other = (OmegaConf.to_container(compose("config", overrides=[f"seed={s}", "paths.run=r"]), resolve=True)
+    first, other = (OmegaConf.to_container(composed(f"seed={s}", "paths.run=r"), resolve=True)
                     for s in (0, 7))  # fmt: skip
     assert {key for key in first if first[key] != other[key]} == {"seed", "model"}
 
 
 def test_runs_that_start_in_one_second_have_folders_of_their_own():
     """Their folders are named to the microsecond; a process keeps its own for as long as it runs."""
-    made = [compose("config", overrides=["paths.run=r"], return_hydra_config=True).hydra for _ in range(2)]
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        made = [compose("config", overrides=["paths.run=r"], return_hydra_config=True).hydra for _ in range(2)]
     for hydra in made:
         for folder, kind in ((hydra.run.dir, "outputs"), (hydra.sweep.dir, "multirun")):
             assert re.fullmatch(kind + r"/\d{4}-\d\d-\d\d/\d\d-\d\d-\d\d-\d{6}", folder)
@@ -106,22 +100,22 @@ def test_none_is_not_null():
         "model.pretrained=",
     ):
         with pytest.raises(ValueError, match=f"^{override}: that is a text; where there is none, write null"):
-            prepare(compose("config", overrides=[override, "paths.run=r"]))
-    prepare(compose("config", overrides=["data=local", "+data.sources.local.where.kind=[None]", "paths.run=r"]))
+            prepare(composed(override, "paths.run=r"))
+    prepare(composed("data=local", "+data.sources.local.where.kind=[None]", "paths.run=r"))
 
 
 @pytest.mark.parametrize("devices", ["auto", -1, 0, "[0,1]", "two", 1.5])
 def test_processes_are_counted_in_whole_numbers(devices):
     with pytest.raises(ValueError, match=r"^trainer\.devices=.*: it is a whole number, 1 or more"):
-        prepare(compose("config", overrides=[f"trainer.devices={devices}", "paths.run=r"]))
+        prepare(composed(f"trainer.devices={devices}", "paths.run=r"))
 
 
 def test_a_workspace_is_a_folder(tmp_path):
     (tmp_path / "file").touch()
     for place in ("file", "file/below"):
         with pytest.raises(ValueError, match=rf"^paths\.workspace=.*{place}: .*file is no folder that can be written"):
-            make_workspace(compose("config", overrides=[f"paths.workspace={tmp_path}/{place}"]))
-    make_workspace(compose("config", overrides=[f"paths.workspace={tmp_path}/not/yet"]))
+            make_workspace(composed(f"paths.workspace={tmp_path}/{place}"))
+    make_workspace(composed(f"paths.workspace={tmp_path}/not/yet"))
 
 
 @pytest.mark.parametrize(
@@ -131,13 +125,13 @@ def test_a_workspace_is_a_folder(tmp_path):
 )  # fmt: skip
 def test_what_is_counted_is_a_whole_number(override):
     with pytest.raises(ValueError, match=f"^{override}: it is a whole number, 1 or more"):
-        make_plan(compose("config", overrides=["+debug=smoke", "paths.run=r", override])).check()
+        make_plan(composed("+debug=smoke", "paths.run=r", override)).check()
 
 
 def test_unknown_keys_and_options_are_refused():
     for override in ("optim.learningrate=1", "method=nothing"):
         with pytest.raises(ConfigCompositionException):
-            compose("config", overrides=[override])
+            composed(override)
 
 
 @pytest.mark.parametrize("option", sorted(path.stem for path in (CONF / "model").glob("*.yaml")))
@@ -149,7 +143,7 @@ def test_model_shapes_have_their_published_size(option):
         "pythia_14m": 14, "pythia_31m": 31, "pythia_70m": 70, "pythia_160m": 162, "pythia_410m": 405,
         "pythia_1b": 1012, "pythia_1_4b": 1415, "pythia_2_8b": 2775, "gpt2": 124, "llama_3_2_1b": 1076,
     }  # fmt: skip
-    cfg = compose("config", overrides=[f"model={option}"]).model
+    cfg = composed(f"model={option}").model
     settings = OmegaConf.to_container(cfg.settings)
     settings["vocab_size"] = settings["vocab_size"] or 2048
     with torch.device("meta"):
@@ -164,7 +158,7 @@ def test_model_shapes_have_their_published_size(option):
 @pytest.mark.parametrize("value", [2**32, -1, 0.5])
 def test_a_seed_that_not_everything_takes_names_its_setting(key, value):
     groups = ["post_training=dpo"] if "post" in key else ["student=words"] if "student" in key else []
-    cfg = compose("config", overrides=[*groups, f"{key}={value}"])
+    cfg = composed(*groups, f"{key}={value}")
     with pytest.raises(ValueError, match=rf"^{key}={value}: .*4294967295"):
         make_plan(cfg, "model")
 

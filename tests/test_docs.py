@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from composing import composed
 from datasets import Dataset, load_from_disk
-from hydra import compose, initialize_config_dir
 from transformers import AutoConfig, AutoModelForCausalLM
 
 import ifguide
@@ -75,9 +75,8 @@ def test_every_setting_composes(given, options_of_the_guides):
     overrides = [re.sub(r"=interval\((.*?),.*", r"=\1", value) for value in overrides]
     overrides = [value if set("[{") & set(value) else value.split(",")[0] for value in overrides]
     context = {IN_CONTEXT[key] for key in IN_CONTEXT for value in overrides if value.startswith(key)}
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        overrides = [*(c for c in sorted(context) if c not in overrides), *overrides]
-        compose("config", overrides=[*overrides, f"hydra.searchpath=[file://{options_of_the_guides}]"])
+    overrides = [*(c for c in sorted(context) if c not in overrides), *overrides]
+    composed(*overrides, f"hydra.searchpath=[file://{options_of_the_guides}]")
 
 
 @pytest.mark.parametrize("page", [*PAGES, WRITTEN[2]], ids=lambda page: str(page.relative_to(ROOT)))

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import yaml
 from command_line import run
-from hydra import compose, initialize_config_dir
+from composing import composed
 from run_folders import write_run
 from test_config import check_bound
 
@@ -194,8 +194,7 @@ def test_rivals_begin_with_the_same_number_of_settings(text):
     assert all(len(set(one["tried"]) - {UNSTEERED}) + len(one.get("also", {})) <= TRIES for one in tunings.values())
     assert all(one["setting"] in one["tried"] and one["setting"] != UNSTEERED for one in tunings.values())
     for method, one in tunings.items():
-        with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-            cfg = compose("config", overrides=[f"tuning={text}", f"method={method}", "tuning.setting=high"])
+        cfg = composed(f"tuning={text}", f"method={method}", "tuning.setting=high")
         check_bound(cfg)
         place = cfg
         for key in one["key"].split("."):
@@ -222,8 +221,7 @@ def test_the_rivals_take_real_text(method, datasets_folder, tmp_path):
     ModelSettings(architecture="gpt_neox", settings=shape).build(300, 0).save_pretrained(start)
     make_tokenizer(["a text to learn a tokenizer from"], vocabulary=300).save_pretrained(start)
     overrides = ["+experiment=rivals_real_text", f"start={start}", f"method={method}", f"paths.workspace={tmp_path}/w"]
-    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-        plan = make_plan(compose("config", overrides=[*overrides, "paths.run=r"]))
+    plan = make_plan(composed(*overrides, "paths.run=r"))
     plan.check()  # reads queries, pairs, labelled texts and prompts
     rules.check_plan(plan)
     (generated,) = plan.named(Generations).values()

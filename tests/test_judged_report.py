@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from composing import composed
 from conftest import tiny_tokenizer
-from hydra import compose, initialize_config_dir
 from run_folders import write_sweep
 
 from ifguide.corpus.documents import Prompt
@@ -22,7 +22,6 @@ from ifguide.stages.commands import report
 from ifguide.statistics import proportion_interval
 from ifguide.workspace import Recipe, Workspace
 
-CONF = Path(__file__).parents[1] / "conf"
 METHODS = (("none", 0.9, 12.0), ("ifguide", 0.3, 12.5))
 
 
@@ -64,8 +63,7 @@ def written(sweep, judge, *overrides):
         "stage=report", f"report.runs={sweep}", "judge=toxicity", f"judge.pretrained={judge}", "judge.limit=7",
         f"paths.workspace={folder}/workspace", f"paths.run={folder}/report", *overrides,
     ]  # fmt: skip
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        report(compose("config", overrides=settings), folder / "report")
+    report(composed(*settings), folder / "report")
     with (folder / "report" / "table.csv").open() as table:
         return {row["method"]: row for row in csv.DictReader(table)}
 

@@ -52,6 +52,12 @@ SMALL = {  # settings of the smoke configuration, by what may be chosen otherwis
 }  # fmt: skip
 
 
+@pytest.fixture(scope="module")
+def workspace(tmp_path_factory):
+    """Of all commands: what one has built, the next finds."""
+    return tmp_path_factory.mktemp("workspace")
+
+
 def shrink(arguments):
     """Small settings for a command, where its groups have them."""
     chosen = {argument.lstrip("+~").split("=")[0].split("@")[0] for argument in arguments}
@@ -62,7 +68,7 @@ def shrink(arguments):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("command", COMMANDS)
-def test_every_command_of_the_readme_runs(command, tmp_path):
+def test_every_command_of_the_readme_runs(command, workspace, tmp_path):
     write_own_data(tmp_path)
     arguments = shlex.split(command, comments=True)[1:]
     assert arguments[0] == "run.py"
@@ -76,6 +82,8 @@ def test_every_command_of_the_readme_runs(command, tmp_path):
         assert "| ifguide " in run(tmp_path, *arguments).stdout
         assert_report(next(tmp_path.glob("outputs/*/*")))
         return
+    if "logger=wandb" not in command:  # whose curves are of what it trains
+        (tmp_path / "workspace").symlink_to(workspace)
     flags = ["-m"] if "-m" in arguments else []
     given = [argument for argument in arguments if argument != "-m"]
     run(tmp_path, *flags, *([] if SMOKE in given else shrink(given)), *given)

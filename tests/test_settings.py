@@ -2,12 +2,11 @@
 
 import json
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import torch
+from composing import CONF, composed
 from conftest import tiny_model, tiny_tokenizer
-from hydra import compose, initialize_config_dir
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
@@ -15,7 +14,6 @@ from transformers import AutoConfig, AutoModelForSequenceClassification
 
 from ifguide.workspace import describe, fingerprint_of
 
-CONF = Path(__file__).parents[1] / "conf"
 GROUPS = (
     "classifier", "curvature", "data", "filter", "judge", "labelled", "objective", "pairs", "pooling", "queries",
     "scorer", "selection", "student", "task", "utility",
@@ -66,10 +64,9 @@ def make(group, option, files):
         ("utility", "lm_eval"): {"tasks": "[piqa]"},
     }  # fmt: skip
     settings = given.get((group, option), {"files": local} if option == "local" else {})
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        chosen = f"{group}@{place}={option}" if group in PLACES else f"{group}={option}"
-        chosen = f"+{chosen}" if group == "utility" else chosen
-        cfg = compose("config", overrides=[chosen, *(f"{place}.{key}={value}" for key, value in settings.items())])
+    chosen = f"{group}@{place}={option}" if group in PLACES else f"{group}={option}"
+    chosen = f"+{chosen}" if group == "utility" else chosen
+    cfg = composed(chosen, *(f"{place}.{key}={value}" for key, value in settings.items()))
     try:
         return instantiate(OmegaConf.select(cfg, place), _convert_="all")
     except InstantiationException as error:

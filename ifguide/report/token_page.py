@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -85,7 +85,7 @@ def write_token_pages(
             "threshold": threshold,
             "positive": wording.positive,
             "summary": summary,
-            "documents": [asdict(document) for document in documents],
+            "documents": [vars(document) for document in documents],
         }
         file = directory / TOKENS_FILE.format(behaviour=behaviour)
         write_atomically(file, json.dumps(page).encode())

@@ -5,6 +5,7 @@ import platform
 import subprocess
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -89,7 +90,9 @@ def describe_files(path: Path) -> dict[str, dict[str, Any]]:
     return {str(f.relative_to(path)): {"size": f.stat().st_size, "sha256": sha256_of(f)} for f in files}
 
 
+@cache
 def describe_environment() -> dict[str, Any]:
+    """What this process runs with: versions, and the commit of the code."""
     commit = subprocess.run(
         ["git", "rev-parse", "HEAD"], cwd=Path(__file__).parent, capture_output=True, text=True, check=False
     )

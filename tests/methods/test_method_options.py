@@ -1,23 +1,19 @@
 """What the groups of methods and optimisations compose: each stands once and can be changed in one place."""
 
-from pathlib import Path
-
 import pytest
 import torch
-from hydra import compose, initialize_config_dir
+from composing import CONF, composed
 from hydra.utils import instantiate
 
 from ifguide.training.schedules import Constant, Cosine
 from ifguide.training.trainer import TrainerSettings
 from ifguide.workspace import describe
 
-CONF = Path(__file__).parents[2] / "conf"
 OPTIMISATIONS = sorted(path.stem for path in (CONF / "optim").glob("*.yaml") if path.stem != "base")
 
 
 def built(key, *overrides):
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        return instantiate(compose("config", overrides=list(overrides))[key], _convert_="all")
+    return instantiate(composed(*overrides)[key], _convert_="all")
 
 
 @pytest.mark.parametrize("option", OPTIMISATIONS)
