@@ -4,6 +4,7 @@ from math import log
 import numpy as np
 import pytest
 import torch
+from rows import Row
 
 from ifguide.corpus.documents import Pair, Prompt
 from ifguide.corpus.pairs import check_pairs, check_pairs_disjoint, encode_pairs, local_pairs
@@ -148,6 +149,16 @@ def test_simpo_trains_without_a_reference_from_the_loss_of_its_start(corpus, pai
 def test_simpo_is_in_no_older_fingerprint():
     assert not {"reference", "margin"} & set(describe(DPO(optim=optimization())))
     assert describe(DPO(optim=optimization(), reference=False))["reference"] is False
+
+
+def test_simpo_has_no_reference_so_its_pairs_decide_it(tmp_path):
+    def roles(*overrides):
+        return Row(tmp_path, "stage=model", *overrides).plan.roles
+
+    simpo, fewer, dpo = roles("method=simpo"), roles("method=simpo", "pairs.size=50"), roles("method=dpo")
+    assert set(dpo) - set(simpo) == {"reference"} and simpo["trained"].fingerprint == dpo["trained"].fingerprint
+    assert len({made["model"].fingerprint for made in (simpo, fewer, dpo)}) == 3
+    assert "pairs" not in dpo["model"].settings
 
 
 def train(corpus, pairs, directory, dpo, model=None):
