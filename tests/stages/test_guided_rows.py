@@ -30,7 +30,8 @@ def inputs(row, role):
 
 def test_a_guided_row_learns_from_its_own_samples(folder):
     row = Row(folder, "method=nado").run()
-    assert row.path("auxiliary.base") == row.path("model")
+    read = inputs(row, "generations.toxicity")
+    assert read["auxiliaries.base"] == read["model"], "the model is not copied"
     assert {path.name for path in row.path("auxiliary.guidance").iterdir()} == {
         "guidance.safetensors", "guidance.json", "manifest.json",
     }  # fmt: skip

@@ -68,7 +68,8 @@ class ControlledModule(OptimizedModule):
         logits_BTV, hidden_BTH = read(self.model, ids_BT)
         log_p_BTV = precise(logits_BTV[:, :-1]).log_softmax(-1)
         loss = -log_p_BTV.gather(-1, ids_BT[:, 1:, None]).mean()
-        guidance, *previous = (one.to(self.device) for one in self._teachers)
+        like = next(self.model.parameters())
+        guidance, *previous = (one.to(like) for one in self._teachers)
         places_M = None
         if "regularised" in batch:
             places_M = batch["regularised"][:, 1:].flatten().nonzero()[:, 0]

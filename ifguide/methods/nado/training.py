@@ -47,8 +47,8 @@ class GuidanceModule(OptimizedModule):
         self._reads, self._consistency = [language_model.requires_grad_(False).eval()], consistency
 
     def loss(self, batch: Mapping[str, Tensor]) -> Tensor:
-        (model,) = self._reads
-        return guidance_loss(model.to(self.device), self.model, batch, consistency=self._consistency)
+        model = self._reads[0].to(next(self.model.parameters()))
+        return guidance_loss(model, self.model, batch, consistency=self._consistency)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -139,7 +139,7 @@ def test_what_is_learned_keeps_texts_free_of_some_tokens(tmp_path):
     model = tiny_model(dtype=torch.float32)
     prompts = [[0, one, other] for one in range(4, 12) for other in range(4, 12)]
     samples = samples_of(model, prompts)
-    settings = training()
+    settings = training(consistency=0.0)  # a linear head on random weights remembers little: it cannot be consistent
     head = settings.new(model, samples)
     facts = settings.train(head, model, samples, TrainingContext(CPU, tmp_path))
     rate = samples.labels_PS.mean()
@@ -153,7 +153,7 @@ def test_what_is_learned_keeps_texts_free_of_some_tokens(tmp_path):
         guided = decoder(model, head, alpha=alpha, top_p=1.0)
         return np.isin(sample_continuations(model, prompts, decoder=guided, **options), BAD).any(-1).mean()
 
-    assert 0.3 < share(0.0) and share(1.0) < share(0.0) / 2
+    assert 0.3 < share(0.0) and share(1.0) < share(0.0) / 4
 
 
 def test_labels_are_soft_or_hard():
