@@ -84,4 +84,4 @@ def test_prompts_that_are_learned_from_are_not_evaluated(folder, tmp_path):
     (tmp_path / "queries.jsonl").write_text("\n".join(map(json.dumps, rows)))
     local = ["queries@behaviours.toxicity=local", f"behaviours.toxicity.files={tmp_path}/queries.jsonl"]
     with pytest.raises(ValueError, match="also queries"):
-        Row(folder, "method=rl", *local, small=False).check()
+        Row(folder, "method=rl", *local, "post_training.optim.batch_size=2", small=False).check()
