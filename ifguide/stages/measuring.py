@@ -12,11 +12,8 @@ from ifguide.stages.stage import Stage
 if TYPE_CHECKING:
     from ifguide.stages.planner import Planner
 
-STARTS = {
-    "uncensored": "model",
-    "proxy": "proxy",
-    "model": "model",
-}  # stage that an auxiliary model continues → its settings
+# stage that an auxiliary model starts from → its settings
+STARTS = {"uncensored": "model", "proxy": "proxy", "model": "model"}
 
 
 def measured(planner: "Planner") -> Stage:
