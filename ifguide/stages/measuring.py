@@ -12,7 +12,7 @@ from ifguide.stages.stage import Stage
 if TYPE_CHECKING:
     from ifguide.stages.planner import Planner
 
-# stage that an auxiliary model continues → its settings
+# stage that an auxiliary model starts from → its settings
 STARTS = {"uncensored": "model", "proxy": "proxy", "model": "model"}
 
 
