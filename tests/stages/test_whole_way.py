@@ -203,7 +203,7 @@ def test_probes_of_the_model_take_the_queries_of_the_run(folder):
 @pytest.mark.parametrize(
     "wrong, message",
     [
-        ("judge=nobody", "utilities.relearning.judge=nobody: no classifier is called so; known: toxicity"),
+        ("judge=nobody", "utilities.relearning.judge=nobody: no classifier is called so; classifiers: toxicity"),
         ("batch_size=0", "utilities.relearning.batch_size=0: it is a whole number, 1 or more"),
         ("steps=[1,2]", "utilities.relearning.steps=[1, 2]: two whole numbers or more that rise from 0"),
     ],
