@@ -5,8 +5,8 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from hydra import compose, initialize_config_dir
-from rows import CONF, Row
+from composing import composed
+from rows import Row
 
 from ifguide.influence.direction import load_direction
 from ifguide.influence.store import open_scores
@@ -53,8 +53,7 @@ def test_chance_follows_its_seed(corpus, tmp_path):
 
 
 def plan(*overrides):
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        return make_plan(compose("config", overrides=["+debug=smoke", "method=lancet", "paths.run=r", *overrides]))
+    return make_plan(composed("+debug=smoke", "method=lancet", "paths.run=r", *overrides))
 
 
 def test_controls_are_settings_that_need_less():

@@ -2,8 +2,9 @@
 
 import numpy as np
 import pytest
+from composing import CONF
 from hydra import compose, initialize_config_dir
-from rows import CONF, Row
+from rows import Row
 
 from ifguide.influence.store import open_scores
 from ifguide.stages import rules
