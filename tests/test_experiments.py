@@ -189,7 +189,7 @@ def test_rivals_begin_with_the_same_number_of_settings(text):
     sweep = yaml.safe_load((ROOT / "conf" / "experiment" / "rivals_base.yaml").read_text())["hydra"]["sweeper"][
         "params"
     ]
-    assert set(sweep["method"].split(",")) - set(tunings) == {"none", "token_filter"}
+    assert set(sweep["method"].split(",")) - set(tunings) == {"none", "token_filter", "token_removal"}
     assert all({"low", "middle", "high"} <= set(one["tried"]) for one in tunings.values())
     assert all(len(set(one["tried"]) - {UNSTEERED}) + len(one.get("also", {})) <= TRIES for one in tunings.values())
     assert all(one["setting"] in one["tried"] and one["setting"] != UNSTEERED for one in tunings.values())
