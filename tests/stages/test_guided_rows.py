@@ -1,6 +1,5 @@
 """Methods that learn from the row's own samples: what they build and share, round by round."""
 
-import numpy as np
 import pytest
 from rows import Row
 
@@ -9,8 +8,9 @@ from ifguide.stages.attribute_control import ControlledModel
 
 pytest.importorskip("profanity_check")
 pytestmark = pytest.mark.slow
-CONTROLLED = ("method=attribute_control", "stage=model")
-ROUND = ["samples", "toxicity", "guidance", "model"]
+FEW = ("sampling.samples=3", "sampling.max_new_tokens=6", "optim.batch_size=16")
+GUIDED = ("method=nado", *(f"decoding.guidance.{one}" for one in FEW))
+CONTROLLED = ("method=attribute_control", "stage=model", *(f"post_training.guidance.{one}" for one in FEW))
 WRITTEN = ["generations", "toxicity", "fluency", "evaluation"]  # what is measured whatever the decoder
 
 
@@ -29,20 +29,20 @@ def inputs(row, role):
 
 
 def test_a_guided_row_learns_from_its_own_samples(folder):
-    row = Row(folder, "method=nado").run()
+    row = Row(folder, *GUIDED).run()
     read = inputs(row, "generations.toxicity")
     assert read["auxiliaries.base"] == read["model"], "the model is not copied"
     assert {path.name for path in row.path("auxiliary.guidance").iterdir()} == {
         "guidance.safetensors", "guidance.json", "manifest.json",
     }  # fmt: skip
     prompts, continuations = load_samples(row.path("auxiliary.samples") / SAMPLES_FILE)
-    assert continuations.shape == (len(prompts), 10, 20)
+    assert continuations.shape == (len(prompts), 3, 6)
     assert inputs(row, "auxiliary.guidance")["model"] == row.plan.roles["model"].fingerprint
     assert set(row.metrics()) == {"toxicity", "cost"}, "no perplexity of a model that is steered"
     assert "auxiliary.guidance" in row.plan.roles and row.plan.row["notes"] == []
-    again = Row(folder, "method=nado", "decoding.alpha=2").run()
+    again = Row(folder, *GUIDED, "decoding.alpha=2").run()
     assert sorted(again.built) == sorted(WRITTEN)
-    changed = Row(folder, "method=nado", "decoding.guidance.consistency=0").run()
+    changed = Row(folder, *GUIDED, "decoding.guidance.consistency=0").run()
     assert sorted(changed.built) == sorted(["guidance", *WRITTEN])
     other = Row(folder, "method=none", "decoding=nado", "objective=unlikelihood", "filter=words").plan
     assert other.roles["auxiliary.guidance"].inputs["model"] is other.roles["model"]
@@ -89,12 +89,6 @@ def test_a_killed_run_goes_on_at_its_round(folder, two_rounds, monkeypatch):
     assert [one.fingerprint for one in writers] == [
         roles[role].fingerprint for role in ("trained", "trained", "round1.model")
     ]
-
-
-def test_the_same_again_for_the_same_seed(folder, two_rounds, tmp_path):
-    other = Row(tmp_path, *CONTROLLED, "post_training.rounds=1").run()
-    one, two = (row.model(role).state_dict() for row, role in ((other, "model"), (two_rounds, "round1.model")))
-    assert all(np.array_equal(one[name], two[name]) for name in two)
 
 
 @pytest.mark.parametrize(

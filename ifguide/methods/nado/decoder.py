@@ -25,7 +25,8 @@ from ifguide.training.auxiliary import Auxiliary
 class NADO:
     """Sample from softmax(z + α·log R̂), with z the logits of the nucleus; R̂ is what is left without its denominator.
 
-    With α = 1, top_p = 1 and the true R, what is written is distributed as the model's texts that have the label.
+    With α = 1, top_p = 1 and the true R, what is written is distributed as the model's texts that have the label. A
+    decoder is given logits and no hidden states, so the model is read a second time, with a cache of its own.
 
     Args:
         guidance: training of R̂ on the row's own model.
