@@ -26,9 +26,9 @@ from ifguide.corpus.documents import LabelledText
 from ifguide.corpus.labelled import pack_texts
 from ifguide.corpus.queries import check_texts_disjoint
 from ifguide.decoding import Nucleus
+from ifguide.decoding.generation import decode_continuations, encode_prompts, sample_continuations
 from ifguide.decoding.nucleus import check_top_p
 from ifguide.evaluation.fluency import Metrics
-from ifguide.evaluation.generation import decode_continuations, encode_prompts, sample_continuations
 from ifguide.evaluation.task import Continuations
 from ifguide.evaluation.toxicity import classify_continuations, prompt_metrics
 from ifguide.objectives.language_modeling import cross_entropy
