@@ -101,7 +101,21 @@ def attached(decoder: Decoder | None, model: PreTrainedModel) -> AbstractContext
     return decoder.attach(model) if isinstance(decoder, ModelDecoder) else nullcontext()
 
 
-class Stateless:
+class Memoryless:
+    """A decoder that is itself the state of every batch."""
+
+    def start(self, prompts_PL: Tensor, samples: int) -> "Memoryless":
+        return self
+
+    def __call__(self, ids_RL: Tensor, logits_RV: Tensor) -> Tensor:
+        """See `DecodingState`."""
+        raise NotImplementedError
+
+    def keep(self, alive_R: Tensor) -> None:
+        pass
+
+
+class Stateless(Memoryless):
     """A decoding without models and without a memory: its own settings, decoder, and state of every batch."""
 
     @property
@@ -116,13 +130,3 @@ class Stateless:
         options: LoadOptions,
     ) -> "Stateless":
         return self
-
-    def start(self, prompts_PL: Tensor, samples: int) -> "Stateless":
-        return self
-
-    def __call__(self, ids_RL: Tensor, logits_RV: Tensor) -> Tensor:
-        """See `DecodingState`."""
-        raise NotImplementedError
-
-    def keep(self, alive_R: Tensor) -> None:
-        pass

@@ -14,11 +14,14 @@ from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerF
 
 from ifguide.corpus.documents import Prompt
 from ifguide.corpus.tokenizers import beginning_of_text, last_tokens
-from ifguide.decoding.base import Decoder, attached
+from ifguide.decoding.base import Decoder, attached, prefix_of
 from ifguide.decoding.cached import NextLogits
 from ifguide.decoding.nucleus import cached_pieces
+from ifguide.opening import context_length
 
 GENERATIONS_FILE = "generations.arrow"
+
+# P prompts, S samples of each, R = P · S rows, L tokens, V vocabulary
 
 
 @torch.no_grad()
@@ -64,28 +67,75 @@ def sample_continuations(
     ]
     with attached(decoder, model):
         for number, members in enumerate(tqdm(batches, desc="Generating", leave=False, disable=None)):
-            generator = torch.Generator(model.device).manual_seed(seed * 1_000_003 + number)
             ids = torch.tensor([prompts[m] for m in members], device=model.device)
-            read, steps = NextLogits(model, ids, samples), decoder.start(ids, samples)
-            ids = ids.repeat_interleave(samples, 0)
-            new = torch.full((len(ids), max_new_tokens), end_of_text, device=model.device)
-            going = torch.arange(len(ids), device=model.device)  # the rows that have not ended
-            for step in range(max_new_tokens):
-                probabilities = steps(ids, read(ids).float()).softmax(-1)
-                # one number for every row, so that none depends on whether others have ended
-                uniform = torch.rand(len(new), 1, generator=generator, device=model.device, dtype=torch.float64)
-                token = draw(probabilities, uniform[going])
-                new[going, step] = token[:, 0]
-                alive = token[:, 0] != end_of_text
-                if step == max_new_tokens - 1 or not alive.any():
-                    break
-                if not alive.all():
-                    going, ids, token = going[alive], ids[alive], token[alive]
-                    read.keep(alive)
-                    steps.keep(alive)
-                ids = torch.cat([ids, token], dim=1)
+            generator = torch.Generator(model.device).manual_seed(seed * 1_000_003 + number)
+            new = _continuations(model, ids, decoder, samples, max_new_tokens, end_of_text, generator)
             result[members] = new.view(len(members), samples, -1).cpu().numpy()
     return result
+
+
+def _continuations(
+    model: PreTrainedModel,
+    prompts_PL: Tensor,
+    decoder: Decoder,
+    samples: int,
+    max_new_tokens: int,
+    end_of_text: int,
+    generator: torch.Generator,
+) -> Tensor:
+    """Of prompts of one length: [R, max_new_tokens]."""
+    read, steps = NextLogits(model, prompts_PL, samples), decoder.start(prompts_PL, samples)
+    ids = prompts_PL.repeat_interleave(samples, 0)
+    new = torch.full((len(ids), max_new_tokens), end_of_text, device=model.device)
+    going = torch.arange(len(ids), device=model.device)  # the rows that have not ended
+    for step in range(max_new_tokens):
+        probabilities = steps(ids, read(ids).float()).softmax(-1)
+        # one number for every row, so that none depends on whether others have ended
+        uniform = torch.rand(len(new), 1, generator=generator, device=model.device, dtype=torch.float64)
+        token = draw(probabilities, uniform[going])
+        new[going, step] = token[:, 0]
+        alive = token[:, 0] != end_of_text
+        if step == max_new_tokens - 1 or not alive.any():
+            break
+        if not alive.all():
+            going, ids, token = going[alive], ids[alive], token[alive]
+            read.keep(alive)
+            steps.keep(alive)
+        ids = torch.cat([ids, token], dim=1)
+    return new
+
+
+def continue_prompts(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerFast,
+    prompts: Sequence[Prompt],
+    *,
+    decoder: Decoder,
+    samples: int,
+    max_new_tokens: int,
+    rows: int,
+    seed: int,
+) -> tuple[list[list[int]], NDArray[np.int64]]:
+    """Token ids of prompts, as many as leave room for what is new, and of their continuations.
+
+    Args:
+        model: on the device that computes.
+        tokenizer: of the model.
+        prompts: what is continued.
+        decoder, samples, max_new_tokens, rows, seed: as in `sample_continuations`, as is the second value.
+    """
+    room = context_length(model.config) - max_new_tokens
+    encoded = encode_prompts(prompts, tokenizer, room, model.config, prefix_of(decoder))
+    return encoded, sample_continuations(
+        model,
+        encoded,
+        decoder=decoder,
+        samples=samples,
+        max_new_tokens=max_new_tokens,
+        end_of_text=tokenizer.eos_token_id,
+        rows=rows,
+        seed=seed,
+    )
 
 
 def draw(probabilities_RV: Tensor, uniform_R1: Tensor) -> Tensor:

@@ -40,6 +40,28 @@ class Nucleus(Stateless):
         return nucleus_logits(logits_RV, self.top_p)
 
 
+@dataclass(frozen=True, kw_only=True)
+class OverNucleus:
+    """Settings of a decoder that samples from a nucleus in the end.
+
+    Args:
+        top_p, temperature: as in `Nucleus`.
+
+    Raises:
+        ValueError: an argument out of range.
+    """
+
+    top_p: float = 0.9
+    temperature: float = 1.0
+
+    def __post_init__(self) -> None:
+        self.nucleus  # noqa: B018 (checks both)
+
+    @property
+    def nucleus(self) -> Nucleus:
+        return Nucleus(top_p=self.top_p, temperature=self.temperature)
+
+
 def check_top_p(top_p: float) -> None:
     if not 0 < top_p <= 1:
         raise ValueError(f"top_p={top_p}: a probability in (0, 1]")
@@ -59,6 +81,15 @@ def nucleus_logits(logits_RV: Tensor, top_p: float) -> Tensor:
         return logits.masked_fill(probabilities < nucleus_floor(probabilities, top_p), -torch.inf)
 
     return torch.cat([filtered(piece) for piece in cached_pieces(logits_RV)])
+
+
+def shifted_nucleus(logits_RV: Tensor, shift_RV: Tensor, top_p: float) -> Tensor:
+    """Logits of the nucleus (`nucleus_logits`) + a shift, of as many tokens as both know: vocabularies may be padded
+    differently."""
+    shifted = nucleus_logits(logits_RV, top_p)
+    width = min(shifted.shape[1], shift_RV.shape[1])
+    shifted[:, :width] += shift_RV[:, :width]
+    return shifted
 
 
 def cached_pieces(values_RV: Tensor) -> tuple[Tensor, ...]:

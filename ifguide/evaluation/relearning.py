@@ -26,13 +26,13 @@ from ifguide.corpus.documents import LabelledText
 from ifguide.corpus.labelled import pack_texts
 from ifguide.corpus.queries import check_texts_disjoint
 from ifguide.decoding import Nucleus
-from ifguide.decoding.generation import decode_continuations, encode_prompts, sample_continuations
+from ifguide.decoding.generation import continue_prompts, decode_continuations
 from ifguide.decoding.nucleus import check_top_p
 from ifguide.evaluation.fluency import Metrics
 from ifguide.evaluation.task import Continuations
 from ifguide.evaluation.toxicity import classify_continuations, prompt_metrics
 from ifguide.objectives.language_modeling import cross_entropy
-from ifguide.opening import check_context, check_new_tokens, context_length
+from ifguide.opening import check_context, check_new_tokens
 from ifguide.statistics import proportion_interval
 
 LOW_PRECISION = (torch.float16, torch.bfloat16)  # small steps would be lost in their rounding
@@ -162,11 +162,9 @@ class Relearning:
     ) -> NDArray[np.float64]:
         """Share of toxic continuations of each prompt, [P]; every point draws the same random numbers."""
         task = self.task
-        room = context_length(model.config) - task.max_new_tokens
-        prompts = encode_prompts(task.prompts, tokenizer, room, model.config)
-        tokens_PST = sample_continuations(
-            model, prompts, decoder=Nucleus(top_p=self.top_p), samples=task.samples, max_new_tokens=task.max_new_tokens,
-            end_of_text=tokenizer.eos_token_id, rows=task.rows, seed=self.seed,
+        prompts, tokens_PST = continue_prompts(
+            model, tokenizer, task.prompts, decoder=Nucleus(top_p=self.top_p), samples=task.samples,
+            max_new_tokens=task.max_new_tokens, rows=task.rows, seed=self.seed,
         )  # fmt: skip
         texts = decode_continuations(prompts, tokens_PST, tokenizer)
         return prompt_metrics(classify_continuations(texts, classifier)[TOXICITY])["toxic_fraction"]

@@ -9,17 +9,10 @@ from typing import ClassVar
 from ifguide.checks import argument
 from ifguide.corpus.blocks import Corpus
 from ifguide.decoding import Decoding, ModelDecoding
-from ifguide.decoding.base import prefix_of
-from ifguide.decoding.generation import (
-    GENERATIONS_FILE,
-    decode_continuations,
-    encode_prompts,
-    sample_continuations,
-    save_generations,
-)
+from ifguide.decoding.generation import GENERATIONS_FILE, continue_prompts, decode_continuations, save_generations
 from ifguide.evaluation.task import Continuations
 from ifguide.models import ModelSettings
-from ifguide.opening import check_new_tokens, context_length
+from ifguide.opening import check_new_tokens
 from ifguide.stages.stage import Inputs, Stage, made_from, setting, speed
 from ifguide.training.trainer import TrainerSettings
 
@@ -75,16 +68,8 @@ class Generations(Stage):
         device, tokenizer, task = self.trainer.device, inputs.corpus().tokenizer, self.task
         model = self.loading.load(inputs["model"], device)
         decoder = self.decoding.load(inputs.each("auxiliaries"), tokenizer, device, self.auxiliary_loading.load_options)
-        room = context_length(model.config) - task.max_new_tokens
-        prompts = encode_prompts(task.prompts, tokenizer, room, model.config, prefix_of(decoder))
-        tokens = sample_continuations(
-            model,
-            prompts,
-            decoder=decoder,
-            samples=task.samples,
-            max_new_tokens=task.max_new_tokens,
-            end_of_text=tokenizer.eos_token_id,
-            rows=task.rows,
-            seed=self.seed,
-        )
+        prompts, tokens = continue_prompts(
+            model, tokenizer, task.prompts, decoder=decoder, samples=task.samples, max_new_tokens=task.max_new_tokens,
+            rows=task.rows, seed=self.seed,
+        )  # fmt: skip
         save_generations(folder / GENERATIONS_FILE, task.prompts, decode_continuations(prompts, tokens, tokenizer))

@@ -8,16 +8,10 @@ from typing import Any, ClassVar
 from ifguide.corpus.blocks import Corpus
 from ifguide.corpus.documents import Prompt
 from ifguide.decoding import Nucleus
-from ifguide.decoding.generation import (
-    GENERATIONS_FILE,
-    decode_continuations,
-    encode_prompts,
-    sample_continuations,
-    save_generations,
-)
+from ifguide.decoding.generation import GENERATIONS_FILE, continue_prompts, decode_continuations, save_generations
 from ifguide.methods.samples import SAMPLES_FILE, Sampling, save_samples
 from ifguide.models import ModelSettings
-from ifguide.opening import check_new_tokens, context_length
+from ifguide.opening import check_new_tokens
 from ifguide.stages.stage import Inputs, Stage, made_from, setting, speed
 from ifguide.training.trainer import TrainerSettings
 
@@ -51,18 +45,10 @@ class Samples(Stage):
     def build(self, folder: Path, inputs: Inputs) -> Mapping[str, Any]:
         tokenizer, sampling = inputs.corpus().tokenizer, self.sampling
         model = self.loading.load(inputs["model"], self.trainer.device)
-        room = context_length(model.config) - sampling.max_new_tokens
-        prompts = encode_prompts(self.prompts, tokenizer, room, model.config)
-        tokens = sample_continuations(
-            model,
-            prompts,
-            decoder=Nucleus(top_p=sampling.top_p),
-            samples=sampling.samples,
-            max_new_tokens=sampling.max_new_tokens,
-            end_of_text=tokenizer.eos_token_id,
-            rows=sampling.rows,
-            seed=sampling.seed,
-        )
+        prompts, tokens = continue_prompts(
+            model, tokenizer, self.prompts, decoder=Nucleus(top_p=sampling.top_p), samples=sampling.samples,
+            max_new_tokens=sampling.max_new_tokens, rows=sampling.rows, seed=sampling.seed,
+        )  # fmt: skip
         save_samples(folder / SAMPLES_FILE, prompts, tokens)
         save_generations(folder / GENERATIONS_FILE, self.prompts, decode_continuations(prompts, tokens, tokenizer))
         return {"prompts": len(prompts), "samples": sampling.samples}

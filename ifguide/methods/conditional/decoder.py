@@ -10,14 +10,16 @@ from transformers import PreTrainedTokenizerFast
 
 from ifguide.corpus.control_tokens import GOOD, KINDS, control_ids
 from ifguide.decoding import Nucleus
+from ifguide.decoding.base import Memoryless
+from ifguide.decoding.nucleus import OverNucleus
 from ifguide.models import LoadOptions
 from ifguide.training.auxiliary import Auxiliary
 
-# P prompts, R rows, L tokens so far, V vocabulary
+# R rows, L tokens so far, V vocabulary
 
 
 @dataclass(frozen=True, kw_only=True)
-class Conditional:
+class Conditional(OverNucleus):
     """Nucleus sampling behind a control token; the logits of both control tokens are −∞.
 
     Args:
@@ -29,17 +31,11 @@ class Conditional:
     """
 
     kind: str = GOOD
-    top_p: float = 0.9
-    temperature: float = 1.0
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.kind not in KINDS:
             raise ValueError(f"kind={self.kind}: known: {', '.join(KINDS)}")
-        self.nucleus  # noqa: B018 (checks the others)
-
-    @property
-    def nucleus(self) -> Nucleus:
-        return Nucleus(top_p=self.top_p, temperature=self.temperature)
 
     @property
     def auxiliaries(self) -> Mapping[str, Auxiliary]:
@@ -72,7 +68,7 @@ class Conditional:
         return ConditionalDecoder(ids, prefix=[ids[KINDS.index(self.kind)]], nucleus=self.nucleus)
 
 
-class ConditionalDecoder:
+class ConditionalDecoder(Memoryless):
     """`Conditional` with the ids of its tokens.
 
     Args:
@@ -84,14 +80,8 @@ class ConditionalDecoder:
     def __init__(self, control_tokens: Sequence[int], *, prefix: Sequence[int], nucleus: Nucleus) -> None:
         self.control_tokens, self.prefix, self.nucleus = list(control_tokens), list(prefix), nucleus
 
-    def start(self, prompts_PL: Tensor, samples: int) -> "ConditionalDecoder":
-        return self
-
     def __call__(self, ids_RL: Tensor, logits_RV: Tensor) -> Tensor:
         """See `DecodingState`."""
         banned = logits_RV.clone()
         banned[:, self.control_tokens] = -torch.inf
         return self.nucleus(ids_RL, banned)
-
-    def keep(self, alive_R: Tensor) -> None:
-        pass

@@ -10,7 +10,7 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from ifguide.decoding.cached import NextLogits
-from ifguide.decoding.nucleus import check_top_p, nucleus_logits
+from ifguide.decoding.nucleus import check_top_p, shifted_nucleus
 from ifguide.methods.dexperts.training import ExpertTraining
 from ifguide.models import LoadOptions, load_model
 from ifguide.training.auxiliary import Auxiliary
@@ -105,10 +105,9 @@ class ExpertState:
 
     def __call__(self, ids_RL: Tensor, logits_RV: Tensor) -> Tensor:
         expert, anti_expert = (cached(ids_RL).to(logits_RV.dtype) for cached in self._experts)
-        shifted = nucleus_logits(logits_RV, self._top_p)
-        width = min(shifted.shape[1], expert.shape[1], anti_expert.shape[1])  # vocabularies may be padded differently
-        shifted[:, :width] += self._alpha * (expert[:, :width] - anti_expert[:, :width])
-        return shifted
+        width = min(expert.shape[1], anti_expert.shape[1])
+        shift = self._alpha * (expert[:, :width] - anti_expert[:, :width])
+        return shifted_nucleus(logits_RV, shift, self._top_p)
 
     def keep(self, alive_R: Tensor) -> None:
         for cached in self._experts:

@@ -11,7 +11,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from ifguide.checks import check_number
 from ifguide.decoding.cached import NextLogits
-from ifguide.decoding.nucleus import check_top_p, nucleus_logits
+from ifguide.decoding.nucleus import check_top_p, shifted_nucleus
 from ifguide.methods.nado.loss import steering
 from ifguide.methods.nado.model import GuidanceHead, GuidedModel
 from ifguide.methods.nado.training import GuidanceTraining
@@ -106,10 +106,7 @@ class GuidedState:
 
     def __call__(self, ids_RL: Tensor, logits_RV: Tensor) -> Tensor:
         shift = self._alpha * steering(self._guidance(ids_RL)).to(logits_RV.dtype)
-        shifted = nucleus_logits(logits_RV, self._top_p)
-        width = min(shifted.shape[1], shift.shape[1])  # vocabularies may be padded differently
-        shifted[:, :width] += shift[:, :width]
-        return shifted
+        return shifted_nucleus(logits_RV, shift, self._top_p)
 
     def keep(self, alive_R: Tensor) -> None:
         self._guidance.keep(alive_R)

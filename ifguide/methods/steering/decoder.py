@@ -13,6 +13,7 @@ from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerF
 
 from ifguide.checks import check_whole_number
 from ifguide.decoding import Nucleus
+from ifguide.decoding.nucleus import OverNucleus
 from ifguide.methods.steering.vector import SteeringVector, hidden_state, load_vectors
 from ifguide.models import LoadOptions, decoder_blocks
 
@@ -20,7 +21,7 @@ from ifguide.models import LoadOptions, decoder_blocks
 
 
 @dataclass(frozen=True, kw_only=True)
-class Steering:
+class Steering(OverNucleus):
     """Sample from the model with h ← h − α·u after one decoder block, at every position.
 
     Args:
@@ -36,19 +37,13 @@ class Steering:
     vector: SteeringVector
     block: int | None = None
     alpha: float = 1.0
-    top_p: float = 0.9
-    temperature: float = 1.0
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.block is not None:
             check_whole_number("block", self.block, least=0)
         if not isfinite(self.alpha):
             raise ValueError(f"alpha={self.alpha}: a finite number")
-        self.nucleus  # noqa: B018 (checks the others)
-
-    @property
-    def nucleus(self) -> Nucleus:
-        return Nucleus(top_p=self.top_p, temperature=self.temperature)
 
     @property
     def auxiliaries(self) -> Mapping[str, SteeringVector]:
