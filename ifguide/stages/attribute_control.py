@@ -48,8 +48,8 @@ class ControlledModel(Stage):
     setup: TrainingSetup = speed()
 
     def derived_settings(self) -> dict[str, Any]:
-        split = self.setup.trainer.split(self.post_training.optim.batch_size)
-        return {"micro_batches": split} if max(split) > 1 and self.loading.has_dropout else {}
+        split = self.setup.micro_batches(self.post_training.optim.batch_size)
+        return split if split and self.loading.has_dropout else {}
 
     def check(self) -> None:
         with argument("post_training.optim"):

@@ -51,9 +51,9 @@ class AuxiliaryModel(Stage):
 
     def derived_settings(self) -> dict[str, Any]:
         batch_size, start = self.training.batch_size, self.training.pretrained
-        split = (1,) if batch_size is None else self.setup.trainer.split(batch_size)
+        split = {} if batch_size is None else self.setup.micro_batches(batch_size)
         model = self.loading if start is None else replace(self.loading, pretrained=start)
-        return {"micro_batches": split} if max(split) > 1 and model.has_dropout else {}
+        return split if split and model.has_dropout else {}
 
     def check(self) -> None:
         if self.training.batch_size is not None:

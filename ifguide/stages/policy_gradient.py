@@ -50,8 +50,7 @@ class PolicyTrained(Stage):
     setup: TrainingSetup = speed()
 
     def derived_settings(self) -> dict[str, Any]:
-        split = self.setup.trainer.split(self.post_training.optim.batch_size)  # each micro-batch draws its own samples
-        return {"micro_batches": split} if max(split) > 1 else {}
+        return self.setup.micro_batches(self.post_training.optim.batch_size)  # each draws samples of its own
 
     def check(self) -> None:
         with argument("post_training.optim"):

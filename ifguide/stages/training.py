@@ -55,8 +55,8 @@ class TrainedModel(Stage):
     setup: TrainingSetup = speed()
 
     def derived_settings(self) -> dict[str, Any]:
-        split = self.setup.trainer.split(self.optim.batch_size)
-        return {"micro_batches": split} if max(split) > 1 and self.model.has_dropout else {}
+        split = self.setup.micro_batches(self.optim.batch_size)
+        return split if split and self.model.has_dropout else {}
 
     def check(self) -> None:
         with argument("optim"):

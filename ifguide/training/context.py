@@ -51,6 +51,11 @@ class TrainingSetup:
     make_logger: Callable[[], Logger | None] = lambda: None
     callbacks: Sequence[pl.Callback] = ()
 
+    def micro_batches(self, batch_size: int) -> dict[str, Any]:
+        """How batches are split, as a setting of what depends on it; nothing where they are not."""
+        split = self.trainer.split(batch_size)
+        return {"micro_batches": split} if max(split) > 1 else {}
+
     def within(self, directory: Path, more_callbacks: Iterable[pl.Callback] = ()) -> TrainingContext:
         return TrainingContext(self.trainer, directory, self.make_logger(), (*self.callbacks, *more_callbacks))
 

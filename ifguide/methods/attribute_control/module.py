@@ -11,9 +11,9 @@ from ifguide.methods.attribute_control.examples import SAMPLES
 from ifguide.methods.attribute_control.loss import posterior_divergence
 from ifguide.methods.nado import GuidanceHead, GuidanceTraining
 from ifguide.methods.nado.loss import steering
-from ifguide.methods.nado.model import precise, read
+from ifguide.methods.nado.model import read
 from ifguide.methods.nado.samples import guidance_loss
-from ifguide.objectives.language_modeling import cross_entropy
+from ifguide.objectives.language_modeling import cross_entropy, precise
 from ifguide.training.module import OptimizedModule
 from ifguide.training.optimization import Optimization
 

@@ -4,7 +4,7 @@ reference (Meng et al., 2024)."""
 import torch.nn.functional as F
 from torch import Tensor
 
-from ifguide.objectives.language_modeling import token_losses
+from ifguide.objectives.language_modeling import divergences, token_losses
 
 # B texts, T tokens, V vocabulary; N pairs
 
@@ -50,7 +50,6 @@ def response_divergence(policy_BTV: Tensor, reference_BTV: Tensor, response_BT: 
     Returns:
         A scalar, in nats.
     """
-    policy, reference = (logits[:, :-1].log_softmax(-1) for logits in (policy_BTV, reference_BTV))
-    divergence = (reference.exp() * (reference - policy)).sum(-1)
+    divergence = divergences(policy_BTV, reference_BTV)
     counted = response_BT[:, 1:].to(divergence.dtype)
     return ((divergence * counted).sum(1) / counted.sum(1).clamp(min=1)).mean()

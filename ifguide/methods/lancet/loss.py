@@ -1,10 +1,9 @@
 """LANCET-style losses: reconstructions of its influence-based Bregman optimisation (IBO; arXiv 2412.16451)."""
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ifguide.objectives.language_modeling import token_losses
+from ifguide.objectives.language_modeling import divergences, token_losses
 
 # N pairs of a sequence of high and one of low influence; B sequences, T tokens, V vocabulary
 
@@ -47,8 +46,4 @@ def bregman_divergence(policy_BTV: Tensor, reference_BTV: Tensor) -> Tensor:
     It is the Bregman divergence of the log-sum-exp of the logits, from π_s to π: the functional proximity of the
     proximal Bregman response function (Bae et al., 2022) for cross-entropy.
     """
-    policy, reference = (
-        logits[:, :-1].to(torch.promote_types(logits.dtype, torch.float32)).log_softmax(-1)
-        for logits in (policy_BTV, reference_BTV)
-    )
-    return (reference.exp() * (reference - policy)).sum(-1).mean()
+    return divergences(policy_BTV, reference_BTV).mean()

@@ -73,11 +73,6 @@ def new_head(model: PreTrainedModel, *, width: int, relative: bool, base_rate: f
         return GuidanceHead(hidden_size, vocabulary, width=width, relative=relative, base_rate=base_rate)
 
 
-def precise(values: Tensor) -> Tensor:
-    """In float32 at least, which probabilities need."""
-    return values if values.dtype == torch.float64 else values.float()
-
-
 def read(model: nn.Module, input_ids_BT: Tensor) -> tuple[Tensor, Tensor]:
     """Logits [B, T, V] of a language model, and what its output head reads, [B, T, H]."""
     out = model(input_ids=input_ids_BT, use_cache=False, output_hidden_states=True)
