@@ -66,6 +66,18 @@ class ReadyClassifier(ABC):
         return {}
 
 
+def of_category(classifier: Classifier, texts: Sequence[str], category: str) -> NDArray[np.float64]:
+    """What a classifier makes of n texts in a category, [n].
+
+    Raises:
+        ValueError: it has no such category.
+    """
+    judged = classifier(texts)
+    if category not in judged:
+        raise ValueError(f"category={category}: {classifier.name} has {', '.join(judged)}")
+    return judged[category]
+
+
 def what_is_wrong(classifier: Classifier) -> str | None:
     """What keeps a classifier from judging a short, an empty and a long text, alone and together; None: nothing."""
     try:

@@ -8,7 +8,7 @@ document, and nowhere else. Before every sentence it would tell where the one be
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import chain, islice, pairwise
 from pathlib import Path
 from typing import ClassVar, Literal
 
@@ -18,7 +18,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from ifguide.checks import check_seed
 from ifguide.classifiers import Classifier, ClassifierSettings
-from ifguide.classifiers.base import TOXICITY
+from ifguide.classifiers.base import TOXICITY, of_category
 from ifguide.corpus.blocks import Split
 from ifguide.corpus.filters import DOCUMENTS_AT_ONCE, check_rule, drop_highest
 from ifguide.corpus.insertion import Insertion
@@ -97,21 +97,9 @@ class ControlTokens:
         Raises:
             ValueError: the classifier has no such category.
         """
-        parts, pending = [np.zeros(0)], list[str]()
-
-        def judge() -> None:
-            judged = classifier(pending)
-            if self.category not in judged:
-                raise ValueError(f"category={self.category}: {classifier.name} has {', '.join(judged)}")
-            parts.append(judged[self.category])
-            pending.clear()
-
-        for document in texts:
-            pending += document
-            if len(pending) >= DOCUMENTS_AT_ONCE:
-                judge()
-        if pending:
-            judge()
+        each, parts = chain.from_iterable(texts), [np.zeros(0)]
+        while batch := list(islice(each, DOCUMENTS_AT_ONCE)):
+            parts.append(of_category(classifier, batch, self.category))
         return np.concatenate(parts)
 
     def kinds(self, scores_K: NDArray[np.float64]) -> NDArray[np.int64]:

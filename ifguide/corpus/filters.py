@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from ifguide.checks import check_limit, check_whole_number
 from ifguide.classifiers import Classifier, ClassifierSettings
-from ifguide.classifiers.base import TOXICITY
+from ifguide.classifiers.base import TOXICITY, of_category
 from ifguide.corpus.blocks import LABELS
 from ifguide.corpus.documents import BENIGN, TOXIC, Query
 from ifguide.corpus.words import WordCounter, indicative_words, read_words
@@ -153,11 +153,8 @@ class ClassifierFilter:
         texts, parts = iter(texts), [np.zeros(0)]
         while batch := list(islice(texts, DOCUMENTS_AT_ONCE)):
             pieces = [windows(text, self.window) for text in batch]
-            judged = classifier([piece for document in pieces for piece in document])
-            if self.category not in judged:
-                raise ValueError(f"category={self.category}: {classifier.name} has {', '.join(judged)}")
-            first = np.cumsum([0, *map(len, pieces[:-1])])
-            parts.append(np.maximum.reduceat(judged[self.category], first))
+            judged = of_category(classifier, [piece for document in pieces for piece in document], self.category)
+            parts.append(np.maximum.reduceat(judged, np.cumsum([0, *map(len, pieces[:-1])])))
         return np.concatenate(parts)[None]
 
     def drop(self, scores_KD: NDArray[np.float64]) -> NDArray[np.bool_]:

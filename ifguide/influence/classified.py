@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from ifguide.checks import check_whole_number
 from ifguide.classifiers import Classifier, ClassifierSettings
-from ifguide.classifiers.base import TOXICITY
+from ifguide.classifiers.base import TOXICITY, of_category
 from ifguide.influence.store import create_scores
 
 DOCUMENTS_AT_ONCE = 1000
@@ -46,6 +46,7 @@ class WindowClassifier:
         ValueError: an argument out of range.
     """
 
+    NOT_SETTINGS: ClassVar = ("classifier",)  # an artifact of its own, which scores are made from
     reads: ClassVar = "texts"
 
     classifier: ClassifierSettings
@@ -79,11 +80,8 @@ class WindowClassifier:
             read = [offsets(ids[ids != end_of_text]) for ids in batch]
             spans = [word_spans(text) for text, _ in read]
             pieces = [windows(text, words, self.window) for (text, _), words in zip(read, spans, strict=True)]
-            judged = classifier([piece for document in pieces for piece in document])
-            if self.category not in judged:
-                raise ValueError(f"category={self.category}: {classifier.name} has {', '.join(judged)}")
-            ends = np.cumsum([len(document) for document in pieces])
-            probabilities = np.split(judged[self.category], ends[:-1])
+            judged = of_category(classifier, [piece for document in pieces for piece in document], self.category)
+            probabilities = np.split(judged, np.cumsum([len(document) for document in pieces])[:-1])
             for ids, (_, characters), words, values in zip(batch, read, spans, probabilities, strict=True):
                 scores = np.zeros(len(ids), np.float32)
                 if len(words):

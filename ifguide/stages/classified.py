@@ -16,7 +16,6 @@ from ifguide.influence.token_probe import TokenProbe
 from ifguide.stages import findings
 from ifguide.stages.stage import Inputs, Stage, made_from, setting, speed
 from ifguide.training.trainer import TrainerSettings
-from ifguide.workspace import describe
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -36,13 +35,10 @@ class JudgedTokens(Stage):
 
     data: Stage = made_from()
     classifier: Stage = made_from()
-    scorer: WindowClassifier = speed()
+    scorer: WindowClassifier = setting()
     behaviours: Sequence[str] = speed()
     judge: ClassifierSettings = speed()
     trainer: TrainerSettings = speed()
-
-    def derived_settings(self) -> dict[str, Any]:
-        return {"scorer": {key: value for key, value in describe(self.scorer).items() if key != "classifier"}}
 
     def check_corpus(self, corpus: Corpus) -> None:
         check_readable(corpus, "scorer")
