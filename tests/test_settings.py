@@ -12,6 +12,7 @@ from hydra.utils import instantiate
 from omegaconf import OmegaConf
 from transformers import AutoConfig, AutoModelForSequenceClassification
 
+from ifguide.training.classifier import TrainedClassifier
 from ifguide.workspace import describe, fingerprint_of
 
 GROUPS = (
@@ -20,7 +21,8 @@ GROUPS = (
 )  # fmt: skip
 OPTIONS = sorted((path.parent.name, path.stem) for path in CONF.glob("*/*.yaml") if path.parent.name in GROUPS)
 PLACES = {"classifier": "classifiers", "queries": "behaviours", "task": "tasks", "utility": "utilities"}
-OTHERS = {int: lambda value: value + 1, bool: lambda value: not value, str: lambda value: f"{value} again"}
+OTHERS = {int: lambda value: value + 1, bool: lambda value: not value, str: lambda value: f"{value} again",
+          TrainedClassifier: lambda value: replace(value, epochs=value.epochs + 1)}  # fmt: skip
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,7 @@ end-of-text token; blocks cut it every `block_length` tokens, and an incomplete 
 """
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -23,6 +23,7 @@ from ifguide.corpus.documents import BENIGN, TOXIC
 from ifguide.corpus.masks import TokenMask
 from ifguide.corpus.tokenizers import open_tokenizer, vocabulary_size
 
+INFO_FILE = "corpus.json"
 SPLITS = ("train", "validation", "test")
 LABELS = {None: -1, BENIGN: 0, TOXIC: 1}
 # `start` is the position of the document's first token in the split's stream.
@@ -69,12 +70,17 @@ class Split:
         return int(starts[document]), min(int(end), total)
 
 
+def write_info(directory: Path, info: Mapping[str, Any]) -> None:
+    """What `Corpus.info` reads."""
+    (directory / INFO_FILE).write_text(json.dumps(info, indent=2), encoding="utf-8")
+
+
 class Corpus:
     """An opened corpus folder."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.info: dict[str, Any] = json.loads((path / "corpus.json").read_text(encoding="utf-8"))
+        self.info: dict[str, Any] = json.loads((path / INFO_FILE).read_text(encoding="utf-8"))
         self.sources: list[str] = self.info["sources"]
 
     @cached_property

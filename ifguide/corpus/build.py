@@ -1,7 +1,6 @@
 """How a corpus is made: documents are tokenised, split, shuffled and cut into blocks (`ifguide.corpus.blocks`)."""
 
 import hashlib
-import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import islice
@@ -14,7 +13,7 @@ from tqdm.auto import tqdm
 from transformers import PreTrainedTokenizerFast
 
 from ifguide.checks import argument, check_number, check_seed, check_whole_number
-from ifguide.corpus.blocks import DOCUMENT_ROW, LABELS, SPLITS, write_blocks
+from ifguide.corpus.blocks import DOCUMENT_ROW, LABELS, SPLITS, write_blocks, write_info
 from ifguide.corpus.documents import Document
 from ifguide.corpus.masks import TokenMask
 from ifguide.corpus.tokenizers import keeps_text
@@ -162,7 +161,7 @@ def build_corpus(
     info: dict[str, Any] = {"sources": list(sources), "block_length": block_length, "facts": facts}
     if altered:
         info["altered_share"] = altered / compared
-    (directory / "corpus.json").write_text(json.dumps(info, indent=2), encoding="utf-8")
+    write_info(directory, info)
     return facts
 
 

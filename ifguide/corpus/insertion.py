@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ifguide.corpus.blocks import Split, write_blocks
+from ifguide.corpus.blocks import Split
 from ifguide.corpus.masks import TokenMask
-from ifguide.corpus.repacking import chunks_of, write_mask
+from ifguide.corpus.repacking import chunks_of, write_mask, write_split
 
 # K inserted tokens
 
@@ -52,13 +52,11 @@ class Insertion:
         blocks, length = self.blocks(split), split.block_length
         rows = np.array(split.documents)
         rows["start"] += np.searchsorted(self.positions, rows["start"])
-        rows = rows[rows["start"] < blocks * length]
-        pieces = (piece.astype(np.int32) for piece in self.pieces(split.tokens, split, self.tokens))
-        write_blocks(directory / f"{name}.arrow", pieces, blocks, length)
-        np.save(directory / f"{name}_documents.npy", rows)
+        pieces = self.pieces(split.tokens, split, self.tokens)
+        facts = write_split(directory, name, rows, pieces, blocks, length)
         if split.annotation is not None:
             self.write_mask(directory / f"{name}_annotation.npy", split.annotation, split, first_column=True)
-        return {"documents": len(rows), "blocks": blocks, "tokens": blocks * length}
+        return facts
 
     def write_mask(self, path: Path, mask: TokenMask, split: Split, *, first_column: bool = False) -> int:
         """Write the mask of the blocks that `write` makes: every bit follows its token, no inserted one is marked.

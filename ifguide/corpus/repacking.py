@@ -3,7 +3,6 @@
 All of it streams: memory follows the number of documents, never the number of tokens.
 """
 
-import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from transformers import PreTrainedTokenizerFast
 
-from ifguide.corpus.blocks import Corpus, Split, write_blocks
+from ifguide.corpus.blocks import Corpus, Split, write_blocks, write_info
 from ifguide.corpus.masks import TokenMask
 
 TOKENS_AT_ONCE = 1 << 20
@@ -100,16 +99,37 @@ def write_kept(directory: Path, corpus: Corpus, dropped_D: NDArray[np.bool_]) ->
         )
     rows = np.array(split.documents[kept])
     rows["start"] = np.cumsum(lengths) - lengths
-    rows = rows[rows["start"] < blocks * length]
-    pieces = (piece.astype(np.int32) for piece in kept_pieces(split.tokens, split, dropped_D))
-    write_blocks(directory / "train.arrow", pieces, blocks, length)
-    np.save(directory / "train_documents.npy", rows)
+    facts = write_split(directory, "train", rows, kept_pieces(split.tokens, split, dropped_D), blocks, length)
     if split.annotation is not None:
         write_kept_mask(directory / "train_annotation.npy", split.annotation, split, dropped_D, first_column=True)
-    facts = {"documents": len(rows), "blocks": blocks, "tokens": blocks * length}
     info = {"sources": corpus.sources, "block_length": length, "facts": {"train": facts}}
-    (directory / "corpus.json").write_text(json.dumps(info, indent=2), encoding="utf-8")
+    write_info(directory, info)
     return facts
+
+
+def write_split(
+    directory: Path,
+    name: str,
+    documents_D: NDArray[Any],
+    pieces: Iterator[NDArray[Any]],
+    blocks: int,
+    length: int,
+) -> dict[str, int]:
+    """Write blocks and index of a split, as `Corpus.split` opens it, of a stream that comes piece by piece.
+
+    Args:
+        directory, name: of the corpus, and of the split.
+        documents_D: rows of the index; those that begin behind the last block are left out.
+        pieces: the tokens of the stream.
+        blocks, length: how many, and tokens of each; what comes behind them is left out.
+
+    Returns:
+        Facts: its documents, tokens and blocks.
+    """
+    rows = documents_D[documents_D["start"] < blocks * length]
+    write_blocks(directory / f"{name}.arrow", (piece.astype(np.int32) for piece in pieces), blocks, length)
+    np.save(directory / f"{name}_documents.npy", rows)
+    return {"documents": len(rows), "blocks": blocks, "tokens": blocks * length}
 
 
 def write_kept_mask(

@@ -72,10 +72,9 @@ def beyond(tried: Sequence[Tried], *, least: float | None = None, most: float | 
         tried: settings of a method, of one key.
         least, most: bounds of the value.
     """
-    steered = [one for one in tried if one.setting != UNSTEERED and one.value is not None]
-    values = sorted({one.value for one in steered if one.value is not None})
-    chosen = choose(tried)
-    if len(steered) >= TRIES or len(values) < 2 or chosen.value not in (values[0], values[-1]):
+    of_steered = [one.value for one in tried if one.setting != UNSTEERED and one.value is not None]
+    values, chosen = sorted(set(of_steered)), choose(tried)
+    if len(of_steered) >= TRIES or len(values) < 2 or chosen.value not in (values[0], values[-1]):
         return None
     if chosen.ratio is not None and abs(chosen.ratio - TOLERANCE) <= NEAR:
         return None
@@ -84,8 +83,8 @@ def beyond(tried: Sequence[Tried], *, least: float | None = None, most: float | 
         further = edge + (edge - neighbour)
     else:
         further = float(f"{edge * edge / neighbour:.2g}")
-    further = min(further, further if most is None else most)
-    further = max(further, further if least is None else least)
+    further = further if most is None else min(further, most)
+    further = further if least is None else max(further, least)
     return None if further in values else further
 
 

@@ -36,17 +36,13 @@ MAKING = tuple(f"classifier.{group}" for group in ("filter", "scorer", "post_tra
 
 def check_plan(plan: Plan) -> None:
     """Raise ValueError where what a row learns from is what it is evaluated on, or a mask is another corpus's."""
-    learners: list[AuxiliaryModel | FittedProbe] = [
-        *plan.named(AuxiliaryModel).values(),
-        *plan.named(FittedProbe).values(),
-    ]
-    for prompts in (stage.task.prompts for stage in plan.named(Generations).values()):
+    evaluated = [stage.task.prompts for stage in plan.named(Generations).values()]
+    learned = learned_texts(plan) if evaluated else []
+    for prompts in evaluated:
         for queries in used_queries(plan):
             check_disjoint(queries, prompts)
-        for learner in learners:
-            check_texts_disjoint([labelled.text for labelled in learner.labelled], prompts, "labelled")
-        for name, texts in texts_of_classifiers(plan).items():
-            check_texts_disjoint([labelled.text for labelled in texts], prompts, name)
+        for name, texts in learned:
+            check_texts_disjoint(texts, prompts, name)
         for post_trained in plan.named(PostTrained).values():
             check_pairs_disjoint(post_trained.pairs, prompts)
     check_control_tokens(plan)
@@ -90,7 +86,6 @@ def check_corpus(plan: Plan, corpus: Corpus) -> None:
         if isinstance(generated.decoding, Conditional) and not plan.named(Tagged):
             with argument("decoding"):
                 generated.decoding.check_tokenizer(corpus.tokenizer)
-    for generated in plan.named(Generations).values():
         for role, stage in plan.named(AuxiliaryModel).items():
             start = stage.training.pretrained
             vocabulary = corpus.tokenizer.get_vocab()
@@ -112,15 +107,18 @@ def longest_text(prompts: Sequence[Prompt], corpus: Corpus, new_tokens: int, roo
     return max(map(len, encoded), default=0) + new_tokens
 
 
-def texts_of_classifiers(plan: Plan) -> dict[str, Iterable[LabelledText]]:
-    """Setting → labelled texts that a classifier which a row is made with is trained on here."""
-    found: dict[str, Iterable[LabelledText]] = {}
+def learned_texts(plan: Plan) -> list[tuple[str, list[str]]]:
+    """Setting, and its labelled texts that a model, a probe or a classifier which a row is made with is trained on."""
+    learners: list[AuxiliaryModel | FittedProbe] = [
+        *plan.named(AuxiliaryModel).values(),
+        *plan.named(FittedProbe).values(),
+    ]
+    found: list[tuple[str, Iterable[LabelledText]]] = [("labelled", learner.labelled) for learner in learners]
     for role, stage in plan.named(FittedClassifier).items():
         if role in MAKING:
-            texts: Mapping[str, Iterable[LabelledText]] = getattr(stage.classifier, "texts", {})
-            group = role.removeprefix("classifier.")
-            found |= {f"{group}.classifier.texts.{name}": each for name, each in texts.items()}
-    return found
+            group, texts = role.removeprefix("classifier."), getattr(stage.classifier, "texts", {})
+            found += [(f"{group}.classifier.texts.{name}", each) for name, each in texts.items()]
+    return [(name, [one.text for one in texts]) for name, texts in found]
 
 
 def used_queries(plan: Plan) -> list[Sequence[Query]]:

@@ -1,6 +1,5 @@
 """Control tokens before the segments of a corpus: scores of segments → a corpus of its own, and masks that follow."""
 
-import json
 import logging
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -12,7 +11,7 @@ from numpy.typing import NDArray
 
 from ifguide.checks import argument
 from ifguide.classifiers.base import ClassifierSettings
-from ifguide.corpus.blocks import LABELS, SPLITS, Corpus, Split
+from ifguide.corpus.blocks import LABELS, SPLITS, Corpus, Split, write_info
 from ifguide.corpus.control_tokens import (
     BAD,
     KINDS,
@@ -109,10 +108,8 @@ class Tagged(Stage):
         tokenizer.save_pretrained(folder / "tokenizer")
         ids = control_ids(tokenizer)
         assert ids is not None
-        starts, kinds = (
-            np.load(inputs["judged"] / STARTS_FILE),
-            self.filter.kinds(np.load(inputs["judged"] / SCORES_FILE)),
-        )
+        starts = np.load(inputs["judged"] / STARTS_FILE)
+        kinds = self.filter.kinds(np.load(inputs["judged"] / SCORES_FILE))
         facts = {}
         for name in SPLITS:
             split = corpus.split(name)
@@ -124,7 +121,7 @@ class Tagged(Stage):
             "sources": corpus.sources, "block_length": corpus.info["block_length"], "facts": facts,
             "control_tokens": ids, "text_vocabulary": corpus.vocabulary,
         }  # fmt: skip
-        (folder / "corpus.json").write_text(json.dumps(info, indent=2), encoding="utf-8")
+        write_info(folder, info)
         found = tag_facts(starts, kinds, corpus.split("train"))
         log.info(
             "Of %s segments %.1f%% are bad, %.1f%% have no control token",

@@ -1,7 +1,6 @@
 """Callbacks of an ordinary training run."""
 
 import time
-from collections.abc import Iterable
 from typing import Any
 
 import pytorch_lightning as pl
@@ -57,7 +56,7 @@ class Progress(ProgressBar):
         self._bar.close()
 
     def on_predict_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
-        self._begin("Scoring", sum(int(batches) for batches in _as_list(trainer.num_predict_batches)))
+        self._begin("Scoring", sum(map(int, trainer.num_predict_batches)))
 
     def on_predict_batch_end(
         self, trainer: pl.Trainer, module: pl.LightningModule, outputs: Any, batch: Any, index: int, loader: int = 0
@@ -73,7 +72,3 @@ class Progress(ProgressBar):
     def _begin(self, name: str, total: int, *, initial: int = 0) -> None:
         disable = None if self._enabled else True  # None: where there is no terminal
         self._bar = tqdm(desc=name, total=total, initial=initial, leave=False, disable=disable)
-
-
-def _as_list(value: Any) -> list[Any]:
-    return list(value) if isinstance(value, Iterable) else [value]

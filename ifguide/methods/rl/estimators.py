@@ -1,7 +1,8 @@
 """Which policy gradient: settings of the losses."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import ClassVar
 
 from torch import Tensor
 
@@ -9,18 +10,9 @@ from ifguide.checks import check_number
 from ifguide.methods.rl.loss import group_relative_loss, leave_one_out_loss
 
 
-class Estimator(Protocol):
-    """A loss of samples with rewards, whose gradient is a policy gradient; the arguments are those of
-    `leave_one_out_loss`."""
-
-    def loss(
-        self, policy_BT: Tensor, old_BT: Tensor, reference_BT: Tensor, response_BT: Tensor, rewards_PS: Tensor
-    ) -> Tensor: ...
-
-
 @dataclass(frozen=True, kw_only=True)
-class Clipped:
-    """What both have.
+class Estimator:
+    """A loss of samples with rewards, whose gradient is a policy gradient.
 
     Args:
         beta: β, weight of the divergence from the model before post-training; 0: none.
@@ -30,6 +22,8 @@ class Clipped:
         ValueError: an argument out of range.
     """
 
+    formula: ClassVar[Callable[..., Tensor]]
+
     beta: float = 0.05
     epsilon: float = 0.2
 
@@ -38,28 +32,24 @@ class Clipped:
         if not 0 < self.epsilon < 1:
             raise ValueError(f"epsilon={self.epsilon}: above 0, below 1")
 
+    def loss(
+        self, policy_BT: Tensor, old_BT: Tensor, reference_BT: Tensor, response_BT: Tensor, rewards_PS: Tensor
+    ) -> Tensor:
+        """The arguments are those of `leave_one_out_loss`."""
+        return type(self).formula(
+            policy_BT, old_BT, reference_BT, response_BT, rewards_PS, beta=self.beta, epsilon=self.epsilon
+        )
+
 
 @dataclass(frozen=True, kw_only=True)
-class LeaveOneOut(Clipped):
+class LeaveOneOut(Estimator):
     """`leave_one_out_loss` (RLOO): one ratio for each continuation, the divergence in the reward."""
 
-    def loss(
-        self, policy_BT: Tensor, old_BT: Tensor, reference_BT: Tensor, response_BT: Tensor, rewards_PS: Tensor
-    ) -> Tensor:
-        """See `Estimator`."""
-        return leave_one_out_loss(
-            policy_BT, old_BT, reference_BT, response_BT, rewards_PS, beta=self.beta, epsilon=self.epsilon
-        )
+    formula = staticmethod(leave_one_out_loss)
 
 
 @dataclass(frozen=True, kw_only=True)
-class GroupRelative(Clipped):
+class GroupRelative(Estimator):
     """`group_relative_loss` (GRPO): a ratio for each token, the divergence in the loss."""
 
-    def loss(
-        self, policy_BT: Tensor, old_BT: Tensor, reference_BT: Tensor, response_BT: Tensor, rewards_PS: Tensor
-    ) -> Tensor:
-        """See `Estimator`."""
-        return group_relative_loss(
-            policy_BT, old_BT, reference_BT, response_BT, rewards_PS, beta=self.beta, epsilon=self.epsilon
-        )
+    formula = staticmethod(group_relative_loss)

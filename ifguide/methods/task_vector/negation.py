@@ -26,14 +26,14 @@ class TaskVector:
 
     def __post_init__(self) -> None:
         check_number("alpha", self.alpha, least=0)
-        for name, value, rule in (
-            ("toxic", self.anti_expert.toxic, "the vector points to toxic text: true"),
-            ("pretrained", self.anti_expert.pretrained is None, "the vector begins at the row's own model: null"),
-            ("optim.epochs", self.anti_expert.optim.epochs > 0, "a model that is not trained has no vector"),
+        toxic, start, epochs = self.anti_expert.toxic, self.anti_expert.pretrained, self.anti_expert.optim.epochs
+        for name, value, rule, ok in (
+            ("toxic", toxic, "the vector points to toxic text: true", toxic),
+            ("pretrained", start, "the vector begins at the row's own model: null", start is None),
+            ("optim.epochs", epochs, "a model that is not trained has no vector", epochs > 0),
         ):
-            if not value:
-                found = self.anti_expert.optim.epochs if "epochs" in name else getattr(self.anti_expert, name)
-                raise ValueError(f"anti_expert.{name}={found}: {rule}")
+            if not ok:
+                raise ValueError(f"anti_expert.{name}={value}: {rule}")
 
 
 @torch.no_grad()
