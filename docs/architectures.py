@@ -17,7 +17,8 @@ from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from ifguide.decoding.cached import fault_of_cache
-from ifguide.influence.curvature import Curvature, by_layer
+from ifguide.influence.curvature import Curvature
+from ifguide.influence.factors import by_layer
 from ifguide.influence.scorers import JVP, FiniteDifference, Scorer
 from ifguide.influence.scorers.check import gradient_sizes, prepare_checked, random_direction, relative_error
 from ifguide.influence.scorers.exact import reverse_scores

@@ -26,7 +26,8 @@ from ifguide.corpus.masks import TokenMask
 from ifguide.corpus.queries import check_queries
 from ifguide.corpus.tokenizers import token_texts, vocabulary_size
 from ifguide.influence.chain import InfluenceSettings, Rule, find_direction, fit_factors, select_behaviours
-from ifguide.influence.curvature import Curvature, by_layer
+from ifguide.influence.curvature import Curvature
+from ifguide.influence.factors import by_layer
 from ifguide.influence.pooling import Pooling, TypePooling, WordPooling, chunks
 from ifguide.influence.scorers import JVP, Direction, Scorer
 from ifguide.influence.scorers.base import check_dtype

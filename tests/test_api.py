@@ -14,8 +14,9 @@ from transformers import AutoConfig, AutoModelForCausalLM
 import ifguide
 from ifguide.corpus.documents import Query
 from ifguide.corpus.queries import encode_queries
-from ifguide.influence.curvature import Curvature, by_layer
+from ifguide.influence.curvature import Curvature
 from ifguide.influence.direction import precondition_direction, query_gradient
+from ifguide.influence.factors import by_layer
 from ifguide.influence.scorers import JVP
 from ifguide.influence.selection import Algorithm1, select_tokens
 from ifguide.influence.store import create_scores

@@ -22,8 +22,9 @@ from ifguide.corpus.blocks import Corpus
 from ifguide.corpus.masks import jaccard
 from ifguide.corpus.queries import encode_queries
 from ifguide.evaluation.attribution import known_tokens, precision_at
-from ifguide.influence.curvature import Curvature, CurvatureError, by_layer
+from ifguide.influence.curvature import Curvature
 from ifguide.influence.direction import precondition_direction, query_gradient
+from ifguide.influence.factors import CurvatureError, by_layer
 from ifguide.influence.scorers import FiniteDifference
 from ifguide.influence.scoring import prepare_scorer, sample_rows, score_blocks
 from ifguide.models import tracked_layers

@@ -1,17 +1,15 @@
 """The curvature H of the proxy: Kronecker factors fitted by kronfluence, and (H + δI)⁻¹ applied to a gradient.
 
-Factors are kept in one safetensors file, `factors.safetensors`, with keys `<layer>/<factor>`. Gradients and factors of
-a layer are matrices [outputs, inputs (+ 1 where there is a bias)].
+Gradients and factors of a layer are matrices [outputs, inputs (+ 1 where there is a bias)].
 """
 
 import logging
 import os
-import statistics
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, replace
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -19,31 +17,18 @@ import torch.nn.functional as F
 from kronfluence import Analyzer, FactorArguments, Task, prepare_model
 from kronfluence.utils.state import State
 from numpy.typing import NDArray
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.utils.data import Dataset as TorchDataset
 from transformers import PreTrainedModel
 
 from ifguide.checks import check_whole_number
+from ifguide.influence.factors import EIGENVALUES, EIGENVECTORS, FACTORS, SIDES, CurvatureError, by_layer, check_counts
 from ifguide.influence.per_block import flattened_layers, give_by_block
-from ifguide.influence.sequence_kronecker import sequence_factors
+from ifguide.influence.sequence_kronecker import block_gradients, corrected_eigenvalues, sequence_factors
 from ifguide.models import linear_copy, tracked_layers
 
-FACTORS_FILE = "factors.safetensors"
-EIGENVECTORS = ("activation_eigenvectors", "gradient_eigenvectors")
-EIGENVALUES = ("activation_eigenvalues", "gradient_eigenvalues")
-LAMBDA = ("lambda_matrix", "num_lambda_processed")
-FACTORS: dict[str, tuple[str, ...]] = {  # what each strategy keeps of a layer, under kronfluence's names
-    "ekfac": (*EIGENVECTORS, *LAMBDA),
-    "kfac": (*EIGENVECTORS, *EIGENVALUES),
-    "sequence_kronecker": (*EIGENVECTORS, *EIGENVALUES),
-    "diagonal": LAMBDA,
-    "identity": (),
-}
-
-
-class CurvatureError(ValueError):
-    """The factors cannot be used: not finite, or zero where something must be divided by them."""
+WHOLE_SEQUENCES = ("sequence_kronecker", "eshampoo")
+SCOPES = ("layer", "model")
 
 
 @dataclass(frozen=True)
@@ -52,27 +37,34 @@ class Curvature:
 
     Args:
         strategy: `ekfac` (Grosse et al., 2023), `kfac`, `sequence_kronecker` (`ifguide.influence.sequence_kronecker`),
-            `diagonal`, or `identity` (nothing is fitted, H + δI = I).
+            `eshampoo` (the same eigenvectors with second moments of whole blocks as eigenvalues), `diagonal`, or
+            `identity` (nothing is fitted, H + δI = I).
         blocks: training blocks to fit on, sampled at random.
-        damping: δ, or with `relative` its ratio to the mean eigenvalue of each layer.
+        damping: δ, or with `relative` its ratio to the mean eigenvalue.
         relative: eigenvalues are second moments of whole-block gradients, but K-FAC's are per token, so that an
             absolute damping does not compare across them; the reference code ran the absolute 1e-8.
         empirical_fisher: fit on the true next tokens instead of sampled ones (the true Fisher).
+        scope: of that mean: each `layer` for itself, or all of the `model`.
 
     Raises:
         ValueError: unknown strategy, or a number out of range.
     """
+
+    LEFT_OUT_AT_DEFAULT: ClassVar = ("scope",)
 
     strategy: str = "ekfac"
     blocks: int = 512
     damping: float = 0.01
     relative: bool = True
     empirical_fisher: bool = False
+    scope: str = "layer"
 
     def __post_init__(self) -> None:
         if self.strategy not in FACTORS:
             raise ValueError(f"strategy={self.strategy}; known: {', '.join(FACTORS)}")
         check_whole_number("blocks", self.blocks, least=1)
+        if self.scope not in SCOPES:
+            raise ValueError(f"scope={self.scope}; known: {', '.join(SCOPES)}")
         if self.damping < 0:
             raise ValueError(f"damping={self.damping}: a damping is 0 or more")
 
@@ -115,16 +107,20 @@ class Curvature:
             flat, batch_size = flattened_layers(clone, names, blocks, batch_size)
         task = _LanguageModelingTask(names)
         devices = [clone.device] if clone.device.type == "cuda" else []
-        if self.strategy == "sequence_kronecker":
+        if self.strategy in WHOLE_SEQUENCES:
             with torch.random.fork_rng(devices=devices), _curvature_errors():
                 torch.manual_seed(seed)
-                return sequence_factors(
-                    clone,
-                    names,
-                    blocks,
-                    lambda ids: task.compute_train_loss(ids, clone, sample=not self.empirical_fisher),
-                    progress=progress,
-                )
+
+                def gradients() -> Iterator[dict[str, Tensor]]:
+                    return block_gradients(clone, names, blocks, loss, progress=progress)
+
+                def loss(ids: Tensor) -> Tensor:
+                    return task.compute_train_loss(ids, clone, sample=not self.empirical_fisher)
+
+                found = sequence_factors(gradients(), len(blocks))
+                if self.strategy == "eshampoo":
+                    found |= corrected_eigenvalues(gradients(), found)
+                return {key: found[key] for key in found if key.rpartition("/")[2] in FACTORS[self.strategy]}
         with tempfile.TemporaryDirectory() as scratch, _single_process(), torch.random.fork_rng(devices=devices):
             torch.manual_seed(seed)
             prepared = prepare_model(clone, task)
@@ -171,6 +167,30 @@ class Curvature:
         check_counts(by_layer(factors), len(blocks))
         return factors
 
+    def resolved(self, factors: Mapping[str, Mapping[str, Tensor]]) -> "Curvature":
+        """The same with one absolute δ, where that is relative to the mean eigenvalue of the whole model.
+
+        Args:
+            factors: layer → factors.
+        """
+        if self.strategy == "identity" or not self.relative or self.scope == "layer":
+            return self
+        eigenvalues = [self.eigenvalues(parts) for parts in factors.values()]
+        mean = sum(float(one.sum()) for one in eigenvalues) / sum(one.numel() for one in eigenvalues)
+        return replace(self, damping=self.damping * mean, relative=False)
+
+    def eigenvalues(self, factors: Mapping[str, Tensor]) -> Tensor:
+        """Of one layer, [outputs, inputs (+ 1)] in float64, in the basis of its eigenvectors where it has some."""
+        if set(EIGENVALUES) <= set(FACTORS[self.strategy]):
+            # eigh returns tiny negative values where the covariance has no rank
+            outputs, inputs = (factors[f"{side}_eigenvalues"].double().clamp_min(0) for side in SIDES)
+            return outputs[:, None] * inputs[None, :]
+        return factors["lambda_matrix"].double() / factors["num_lambda_processed"].double()
+
+    def delta(self, factors: Mapping[str, Tensor]) -> float:
+        """δ of one layer."""
+        return self.damping * float(self.eigenvalues(factors).mean()) if self.relative else self.damping
+
     def precondition(self, gradient: Tensor, factors: Mapping[str, Tensor]) -> Tensor:
         """(H + δI)⁻¹ g for one layer.
 
@@ -186,14 +206,9 @@ class Curvature:
         work = gradient.double()
         rotates = set(EIGENVECTORS) <= set(FACTORS[self.strategy])
         if rotates:
-            q_out, q_in = factors["gradient_eigenvectors"].to(work), factors["activation_eigenvectors"].to(work)
+            q_out, q_in = (factors[f"{side}_eigenvectors"].to(work) for side in SIDES)
             work = q_out.T @ work @ q_in
-        if set(EIGENVALUES) <= set(FACTORS[self.strategy]):
-            outputs, inputs = factors["gradient_eigenvalues"].to(work), factors["activation_eigenvalues"].to(work)
-            # eigh returns tiny negative values where the covariance has no rank
-            eigenvalues = outputs.clamp_min(0)[:, None] * inputs.clamp_min(0)[None, :]
-        else:
-            eigenvalues = (factors["lambda_matrix"].to(work) / factors["num_lambda_processed"].to(work)).view_as(work)
+        eigenvalues = self.eigenvalues(factors).to(work.device).view_as(work)
         damped = eigenvalues + (self.damping * eigenvalues.mean() if self.relative else self.damping)
         if not torch.isfinite(damped).all() or (damped <= 0).any():
             raise CurvatureError(
@@ -202,39 +217,6 @@ class Curvature:
             )
         work = work / damped
         return (q_out @ work @ q_in.T if rotates else work).to(gradient.dtype)
-
-
-def save_factors(factors: Mapping[str, Tensor], directory: Path) -> None:
-    save_file({key: value.contiguous() for key, value in factors.items()}, directory / FACTORS_FILE)
-
-
-def load_factors(directory: Path) -> dict[str, dict[str, Tensor]]:
-    return by_layer(load_file(directory / FACTORS_FILE))
-
-
-def by_layer(factors: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
-    """Layer → factor name → tensor, from what `Curvature.fit` returns."""
-    nested: dict[str, dict[str, Tensor]] = {}
-    for key, value in factors.items():
-        layer, _, name = key.rpartition("/")
-        nested.setdefault(layer, {})[name] = value
-    return nested
-
-
-def check_counts(factors: Mapping[str, Mapping[str, Tensor]], blocks: int | None = None) -> None:
-    """Raise CurvatureError where the eigenvalues of a layer are means over anything else than blocks.
-
-    Args:
-        factors: layer → factors.
-        blocks: number of blocks; None: the number of most layers.
-    """
-    counts = {layer: int(parts[LAMBDA[1]]) for layer, parts in factors.items() if LAMBDA[1] in parts}
-    right = blocks or (statistics.mode(counts.values()) if counts else 0)
-    if wrong := [layer for layer, count in counts.items() if count != right]:
-        raise CurvatureError(
-            f"{wrong[0]} counts {counts[wrong[0]]} examples where there are {right} blocks, so its eigenvalues are of "
-            "something else; leave it out (influence.layers), or use curvature=kfac; remove factors of older versions"
-        )
 
 
 class _LanguageModelingTask(Task):  # type: ignore[misc]  # kronfluence has no types

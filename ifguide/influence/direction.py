@@ -14,7 +14,8 @@ from tqdm.auto import tqdm
 from transformers import PreTrainedModel
 
 from ifguide.corpus.queries import EncodedQuery
-from ifguide.influence.curvature import Curvature, CurvatureError, check_counts
+from ifguide.influence.curvature import Curvature
+from ifguide.influence.factors import CurvatureError, check_counts
 from ifguide.models import layer_matrix, split_layer_matrix, tracked_layers, tracked_parameters
 from ifguide.objectives.language_modeling import token_losses
 
@@ -91,6 +92,7 @@ def precondition_direction(
             than blocks.
     """
     check_counts(factors)
+    curvature = curvature.resolved(factors)
     direction: dict[str, Tensor] = {}
     for layer, module in tracked_layers(model).items():
         if f"{layer}.weight" not in gradients:

@@ -7,7 +7,8 @@ product A ⊗ B, L = A tr(B) and R = B tr(A), and G is exact. (The factors are S
 LinFAC, arXiv 2412.16451, is described as keeping whole sequences per module; its formula is not known to us.)
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import chain
 
 import numpy as np
 import torch
@@ -29,15 +30,15 @@ def trace_normalised_factors(left_OO: Tensor, right_II: Tensor) -> dict[str, Ten
     return found
 
 
-def sequence_factors(
+def block_gradients(
     model: nn.Module,
     layers: Sequence[str],
     blocks_NT: NDArray[np.int64],
     loss: Callable[[Tensor], Tensor],
     *,
     progress: bool = False,
-) -> dict[str, Tensor]:
-    """Factors of each layer, by one backward pass per block.
+) -> Iterator[dict[str, Tensor]]:
+    """Layer → the gradient of a whole block, [O, I], block by block, each by one backward pass.
 
     Args:
         model: on the device that computes; parameters of the layers are made to require gradients.
@@ -45,12 +46,6 @@ def sequence_factors(
         blocks_NT: token ids.
         loss: [1, T] token ids → the sum of the losses of their tokens.
         progress: show a progress bar.
-
-    Returns:
-        `<layer>/<factor>` → tensor, in the model's dtype.
-
-    Raises:
-        ValueError: a layer's gradients are not finite, or 0 on all blocks.
     """
     modules = {name: model.get_submodule(name) for name in layers}
     parameters = {
@@ -59,27 +54,65 @@ def sequence_factors(
         for name, parameter in module.named_parameters(recurse=False)
     }
     device = next(iter(parameters.values())).device
-    sums: dict[str, tuple[Tensor, Tensor]] = {}
     for ids_T in tqdm(torch.from_numpy(np.ascontiguousarray(blocks_NT)).to(device), "Factors", disable=not progress):
         found = torch.autograd.grad(
             loss(ids_T[None]), list(parameters.values()), allow_unused=True, materialize_grads=True
         )
         gradients = dict(zip(parameters, found, strict=True))
-        for layer, module in modules.items():
-            whole_OI = layer_matrix(module, gradients[f"{layer}.weight"], gradients.get(f"{layer}.bias"))
-            if layer not in sums:
-                outputs, inputs = whole_OI.shape
-                sums[layer] = whole_OI.new_zeros(outputs, outputs), whole_OI.new_zeros(inputs, inputs)
-            left_OO, right_II = sums[layer]
-            left_OO.addmm_(whole_OI, whole_OI.T, alpha=1 / len(blocks_NT))
-            right_II.addmm_(whole_OI.T, whole_OI, alpha=1 / len(blocks_NT))
+        yield {
+            layer: layer_matrix(module, gradients[f"{layer}.weight"], gradients.get(f"{layer}.bias"))
+            for layer, module in modules.items()
+        }
+
+
+def sequence_factors(gradients: Iterable[Mapping[str, Tensor]], count: int) -> dict[str, Tensor]:
+    """Factors of each layer.
+
+    Args:
+        gradients: `block_gradients`.
+        count: of the blocks.
+
+    Returns:
+        `<layer>/<factor>` → tensor, in the model's dtype.
+
+    Raises:
+        ValueError: a layer's gradients are not finite, or 0 on all blocks.
+    """
+    sums: dict[str, tuple[Tensor, Tensor]] = {}
+    for layer, whole_OI in chain.from_iterable(one.items() for one in gradients):
+        if layer not in sums:
+            outputs, inputs = whole_OI.shape
+            sums[layer] = whole_OI.new_zeros(outputs, outputs), whole_OI.new_zeros(inputs, inputs)
+        left_OO, right_II = sums[layer]
+        left_OO.addmm_(whole_OI, whole_OI.T, alpha=1 / count)
+        right_II.addmm_(whole_OI.T, whole_OI, alpha=1 / count)
     factors: dict[str, Tensor] = {}
     for layer, (left_OO, right_II) in sums.items():
         size = float(left_OO.trace())
         if not 0 < size < float("inf"):
             raise ValueError(
-                f"the gradients of {layer} on {len(blocks_NT)} blocks have a mean square of {size:g}: leave it out "
+                f"the gradients of {layer} on {count} blocks have a mean square of {size:g}: leave it out "
                 "(influence.layers), or check the proxy"
             )
         factors |= {f"{layer}/{name}": value for name, value in trace_normalised_factors(left_OO, right_II).items()}
     return factors
+
+
+def corrected_eigenvalues(
+    gradients: Iterable[Mapping[str, Tensor]], factors: Mapping[str, Tensor]
+) -> dict[str, Tensor]:
+    """Second moments of the blocks' gradients in the factors' eigenbases, summed over blocks, under kronfluence's
+    names: eigenvalue-corrected Shampoo.
+
+    Args:
+        gradients: `block_gradients`.
+        factors: `<layer>/<factor>` → tensor.
+    """
+    found: dict[str, Tensor] = {}
+    for layer, whole_OI in chain.from_iterable(one.items() for one in gradients):
+        outputs, inputs = (factors[f"{layer}/{name}_eigenvectors"] for name in ("gradient", "activation"))
+        square_OI = (outputs.T @ whole_OI @ inputs).square_()
+        key, count = f"{layer}/lambda_matrix", f"{layer}/num_lambda_processed"
+        found[key] = found[key].add_(square_OI) if key in found else square_OI
+        found[count] = found.get(count, torch.zeros(1, dtype=torch.int64)) + 1
+    return found

@@ -23,9 +23,10 @@ from ifguide.influence.chain import (
     fit_factors,
     select_behaviours,
 )
-from ifguide.influence.curvature import Curvature, load_factors, save_factors
+from ifguide.influence.curvature import Curvature
 from ifguide.influence.diagnostics import mask_shape, mean_loss, on_both_sides, unigram_loss
 from ifguide.influence.direction import load_direction, save_direction
+from ifguide.influence.factors import load_factors, save_factors
 from ifguide.influence.per_block import check_called
 from ifguide.influence.pooling import Pooling, pool_scores
 from ifguide.influence.scorers import Scorer

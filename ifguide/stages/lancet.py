@@ -13,8 +13,9 @@ from ifguide.classifiers.base import PROBABILITIES_FILE, TOXICITY, ClassifierSet
 from ifguide.corpus.blocks import Corpus
 from ifguide.decoding.generation import GENERATIONS_FILE, load_generations
 from ifguide.influence.chain import InfluenceSettings, direction_reliability, find_direction
-from ifguide.influence.curvature import Curvature, load_factors
+from ifguide.influence.curvature import Curvature
 from ifguide.influence.direction import save_direction
+from ifguide.influence.factors import load_factors
 from ifguide.influence.store import open_scores
 from ifguide.methods.lancet import Lancet, queries_of
 from ifguide.models import ModelSettings

@@ -23,6 +23,7 @@ from ifguide.stages.filtering import DocumentInfluence, Filtered, FilteredMask, 
 from ifguide.stages.influence import Direction, Factors, Mask, PooledScores
 from ifguide.stages.measuring import STARTS, measured
 from ifguide.stages.post_training import STAGES_OF, guided
+from ifguide.stages.refinement import RefinedDirection
 from ifguide.stages.sampling import Samples
 from ifguide.stages.scoring import plan_scores
 from ifguide.stages.stage import Existing, Kind, Stage
@@ -127,15 +128,18 @@ class Planner:
 
     def directions(self, contrast: bool = True) -> dict[str, Stage]:
         """Behaviour → its direction; without contrast, that of its toxic queries alone."""
-        return {
-            name: self.add(
-                f"direction.{name}" if contrast else f"direction.{name}.toxic", Direction,
-                {"queries": f"behaviours.{name}"}, factors=self.factors, contrast=contrast,
-                queries=[query for query in queries if contrast or query.toxic],
-                curvature=self.part("curvature"), **self.chain,
-            )
-            for name, queries in self.behaviours.items()
-        }  # fmt: skip
+        return {name: self.direction(name, contrast) for name in self.behaviours}
+
+    def direction(self, behaviour: str, contrast: bool) -> Stage:
+        """The direction of a behaviour, refined where that is asked for."""
+        queries = [query for query in self.behaviours[behaviour] if contrast or query.toxic]
+        role, refine = f"direction.{behaviour}" if contrast else f"direction.{behaviour}.toxic", self.part("refine")
+        shared = {"factors": self.factors, "queries": queries, "curvature": self.part("curvature"), **self.chain}
+        typed = {"queries": f"behaviours.{behaviour}"}
+        found = self.add(role, Direction, typed, contrast=contrast, **shared)
+        if refine is None:
+            return found
+        return self.add(f"refined_{role}", RefinedDirection, typed, direction=found, refine=refine, **shared)
 
     def scores(self, contrast: bool = True) -> Stage:
         """Scores of all training tokens."""

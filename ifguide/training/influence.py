@@ -19,8 +19,9 @@ from ifguide.corpus.masks import MASK_FILE, TokenMask, jaccard
 from ifguide.corpus.queries import check_queries
 from ifguide.corpus.tokenizers import token_texts
 from ifguide.influence.chain import InfluenceSettings, Rule, find_direction, fit_factors, select_behaviours
-from ifguide.influence.curvature import Curvature, by_layer
+from ifguide.influence.curvature import Curvature
 from ifguide.influence.direction import load_direction, save_direction
+from ifguide.influence.factors import by_layer
 from ifguide.influence.pooling import Pooling, pool_scores
 from ifguide.influence.scorers import Direction, Scorer
 from ifguide.influence.scoring import prepare_scorer, sample_rows, score_blocks

@@ -5,8 +5,9 @@ from conftest import ARCHITECTURES, tiny_model
 from kronfluence import Analyzer, FactorArguments, ScoreArguments, prepare_model
 
 from ifguide.corpus.queries import EncodedQuery
-from ifguide.influence.curvature import Curvature, CurvatureError, _LanguageModelingTask, load_factors, save_factors
+from ifguide.influence.curvature import Curvature, _LanguageModelingTask
 from ifguide.influence.direction import load_direction, precondition_direction, query_gradient, save_direction
+from ifguide.influence.factors import CurvatureError, load_factors, save_factors
 from ifguide.influence.scorers import JVP
 from ifguide.models import linear_copy, tracked_layers, tracked_parameters
 from ifguide.objectives.language_modeling import token_losses
@@ -134,3 +135,20 @@ def test_a_direction_round_trips_and_belongs_to_its_model(model, tmp_path):
     other = tiny_model("gpt2" if model.config.model_type != "gpt2" else "llama")
     with pytest.raises(ValueError, match="another proxy"):
         load_direction(tmp_path, other)
+
+
+def test_a_damping_of_the_whole_model_is_one_number_for_all_layers():
+    factors = {
+        name: {"lambda_matrix": torch.full((2, size), value), "num_lambda_processed": torch.tensor([2])}
+        for name, size, value in (("a", 1, 2.0), ("b", 3, 8.0))
+    }
+    of_model = Curvature(strategy="diagonal", damping=0.5, scope="model").resolved(factors)
+    mean = (2 * 1.0 + 6 * 4.0) / 8
+    assert [of_model.delta(parts) for parts in factors.values()] == pytest.approx([0.5 * mean] * 2)
+    of_layers = Curvature(strategy="diagonal", damping=0.5)
+    assert of_layers.resolved(factors) == of_layers
+    assert [of_layers.delta(parts) for parts in factors.values()] == pytest.approx([0.5, 2.0])
+    absolute = Curvature(strategy="diagonal", damping=0.5, relative=False, scope="model")
+    assert absolute.resolved(factors).delta(factors["a"]) == 0.5
+    with pytest.raises(ValueError, match="scope=blocks; known: layer, model"):
+        Curvature(scope="blocks")

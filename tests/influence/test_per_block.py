@@ -8,8 +8,9 @@ from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from ifguide.influence.chain import InfluenceSettings
-from ifguide.influence.curvature import Curvature, CurvatureError, by_layer, check_counts
+from ifguide.influence.curvature import Curvature
 from ifguide.influence.direction import precondition_direction
+from ifguide.influence.factors import CurvatureError, by_layer, check_counts
 from ifguide.influence.per_block import flattened_layers
 from ifguide.models import ModelSettings, layer_matrix, tracked_layers, untracked
 from ifguide.objectives.language_modeling import token_losses

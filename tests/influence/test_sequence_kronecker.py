@@ -5,9 +5,15 @@ import pytest
 import torch
 from conftest import tiny_model
 
-from ifguide.influence.curvature import Curvature, CurvatureError, by_layer
+from ifguide.influence.curvature import Curvature
 from ifguide.influence.direction import precondition_direction
-from ifguide.influence.sequence_kronecker import sequence_factors, trace_normalised_factors
+from ifguide.influence.factors import CurvatureError, by_layer
+from ifguide.influence.sequence_kronecker import (
+    block_gradients,
+    corrected_eigenvalues,
+    sequence_factors,
+    trace_normalised_factors,
+)
 from ifguide.models import layer_matrix, linear_copy, tracked_layers
 from ifguide.objectives.language_modeling import token_losses
 
@@ -16,6 +22,10 @@ LAYERS = {"gpt_neox": "gpt_neox.layers.1.attention.dense", "llama": "model.layer
 
 def losses(model):
     return lambda ids: token_losses(model(input_ids=ids, use_cache=False).logits, ids).sum()
+
+
+def gradients(model, name, blocks):
+    return block_gradients(model, [name], blocks.numpy(), losses(model))
 
 
 def dense(factors):
@@ -44,7 +54,7 @@ def test_factors_are_means_over_sequences_with_the_terms_between_tokens(architec
                 left = left + (a[t] @ a[s]) * torch.outer(delta[t], delta[s]) / len(blocks)
                 right = right + (delta[t] @ delta[s]) * torch.outer(a[t], a[s]) / len(blocks)
         size += float((delta.T @ a).square().sum()) / len(blocks)
-    factors = by_layer(sequence_factors(model, [name], blocks.numpy(), losses(model)))[name]
+    factors = by_layer(sequence_factors(gradients(model, name, blocks), len(blocks)))[name]
     found = dense(factors)
     assert torch.allclose(found, torch.kron(left, right) / left.trace(), rtol=1e-6, atol=1e-9 * float(found.max()))
     # the trace of E[vec W vec Wᵀ]
@@ -66,10 +76,24 @@ def test_preconditioning_solves_the_dense_system(relative, blocks):
     gradient = torch.randn(left.shape[0], right.shape[0], dtype=torch.float64)
     expected = torch.linalg.solve(hessian + damping * torch.eye(len(hessian), dtype=torch.float64), gradient.flatten())
     parts = {f"{name}.weight": gradient[:, :-1], f"{name}.bias": gradient[:, -1]}
-    factors = by_layer(sequence_factors(model, [name], blocks.numpy(), losses(model)))
+    factors = by_layer(sequence_factors(gradients(model, name, blocks), len(blocks)))
     found = precondition_direction(model, parts, factors, curvature)
     found = layer_matrix(layer, found[f"{name}.weight"], found[f"{name}.bias"]).flatten()
     assert torch.allclose(found, expected, rtol=1e-8, atol=1e-9 * float(expected.abs().max()))
+
+
+def test_corrected_eigenvalues_are_the_diagonal_in_the_eigenbasis(blocks):
+    """Shampoo's eigenvectors Q; the diagonal of Qᵀ E[vec W vec Wᵀ] Q, its best diagonal there."""
+    model, name = tiny_model(), LAYERS["gpt_neox"]
+    whole = [one[name] for one in gradients(model, name, blocks)]
+    moment = sum(torch.outer(w.flatten(), w.flatten()) for w in whole) / len(whole)
+    factors = sequence_factors(gradients(model, name, blocks), len(blocks))
+    factors |= corrected_eigenvalues(gradients(model, name, blocks), factors)
+    parts = by_layer(factors)[name]
+    basis = torch.kron(parts["gradient_eigenvectors"], parts["activation_eigenvectors"])
+    found = Curvature(strategy="eshampoo").eigenvalues(parts).flatten()
+    assert torch.allclose(found, (basis.T @ moment @ basis).diagonal(), rtol=1e-8, atol=1e-12)
+    assert float(found.sum()) == pytest.approx(float(moment.trace()), rel=1e-9)
 
 
 def test_what_is_a_kronecker_product_is_found_exactly():
@@ -100,6 +124,10 @@ def test_it_is_fitted_as_every_curvature_is(blocks):
         ours, theirs = (factors[strategy][layer] for strategy in factors)
         trace = ours["gradient_eigenvalues"].sum() * ours["activation_eigenvalues"].sum()
         assert float(trace) == pytest.approx(float(theirs["lambda_matrix"].sum()) / len(blocks), rel=1e-3)
+    corrected = Curvature(strategy="eshampoo").fit(model, blocks.numpy(), layers=layers, **options)
+    assert {key.rpartition("/")[2] for key in corrected} == {
+        "gradient_eigenvectors", "activation_eigenvectors", "lambda_matrix", "num_lambda_processed"
+    }  # fmt: skip
     sampled = Curvature(strategy="sequence_kronecker")
     one, same, other = (
         sampled.fit(model, blocks.numpy(), layers=layers, **options | {"seed": seed}) for seed in (0, 0, 1)

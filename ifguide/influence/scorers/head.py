@@ -1,6 +1,6 @@
 """The output head and the cross-entropy behind it, in chunks that never hold all logits of a batch."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -106,10 +106,8 @@ class OutputHead:
         tangents = tangents_KBTD[:, :, :-1].flatten(1, 2)
         labels = input_ids_BT[:, 1:].flatten()
         dtype = torch.float64 if hidden.dtype == torch.float64 else torch.float32
-        chunk = CHUNK_LOGITS.get(hidden.device.type, CHUNK_LOGITS["cpu"]) // len(self.weight)
         scores = hidden.new_empty(tangents.shape[:2], dtype=dtype)
-        for first in range(0, len(hidden), max(CHUNK_TOKENS, chunk)):
-            rows = slice(first, first + max(CHUNK_TOKENS, chunk))
+        for rows in self._chunks(hidden):
             logits = _capped(self._logits(hidden[rows], self.bias), self.cap)
             probabilities = torch.softmax(logits, -1, dtype=dtype)
             if self.cap is None:
@@ -120,3 +118,27 @@ class OutputHead:
                 gradient = self._expected((probabilities * slopes).to(hidden.dtype))
             scores[:, rows] = (gradient.to(dtype) * tangents[:, rows]).sum(-1)
         return F.pad(scores.unflatten(1, (len(input_ids_BT), -1)), (1, 0))
+
+    def gauss_newton(self, hidden_BTD: Tensor, tangents_BTD: Tensor) -> Tensor:
+        """(diag p − p pᵀ) between the head and itself: Uᵀ u with u = p ∘ (ż − pᵀż), ż = U ḣ; of capped logits with the
+        slopes 1 − tanh² on both sides. The last position predicts nothing and has none.
+
+        Returns:
+            [B, T, D], in the dtype of the hidden states.
+        """
+        hidden, tangents = hidden_BTD[:, :-1].flatten(0, 1), tangents_BTD[:, :-1].flatten(0, 1)
+        pulled = torch.empty_like(hidden)
+        for rows in self._chunks(hidden):
+            logits, moved = _capped(self._logits(hidden[rows], self.bias), self.cap), self._logits(tangents[rows])
+            slopes = None if self.cap is None else 1 - (logits / self.cap).square()
+            moved = moved if slopes is None else moved * slopes
+            probabilities = torch.softmax(logits, -1)
+            moved = moved.sub_((probabilities * moved).sum(-1, keepdim=True)).mul_(probabilities)
+            pulled[rows] = self._expected(moved if slopes is None else moved * slopes)
+        return F.pad(pulled.unflatten(0, (len(hidden_BTD), -1)), (0, 0, 0, 1))
+
+    def _chunks(self, rows_ND: Tensor) -> Iterator[slice]:
+        """Rows at a time, such that their logits stay in cache."""
+        kept = CHUNK_LOGITS.get(rows_ND.device.type, CHUNK_LOGITS["cpu"]) // len(self.weight)
+        size = max(CHUNK_TOKENS, kept)
+        return (slice(first, first + size) for first in range(0, len(rows_ND), size))

@@ -1,6 +1,6 @@
 """Exact token scores by forward-mode differentiation: one Jacobian-vector product scores every token of a batch."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -14,6 +14,7 @@ from transformers import PreTrainedModel
 from ifguide.influence.scorers.base import Direction, TokenScorer, check_evaluation_mode, check_tracked, same_parameters
 from ifguide.influence.scorers.head import split_output_head
 from ifguide.influence.scorers.tangents import (
+    Maps,
     Tangent,
     carry_tangents,
     embeddings_moved,
@@ -91,9 +92,8 @@ class JVP:
         maps = tangent_maps(per_direction[0][0], with_bias, batched=False) if len(directions) == 1 else {}
 
         def one(input_ids: Tensor) -> tuple[Tensor, Tensor]:
-            with tangents_installed(model, maps), unfused_attention(model), dual_level():
-                hidden, tangent = unpack_dual(body(input_ids))
-                return hidden, (torch.zeros_like(hidden) if tangent is None else tangent)[None]
+            hidden, tangent = hidden_tangents(model, body, maps, input_ids)
+            return hidden, tangent[None]
 
         def of_direction(tangents: dict[str, Tangent], input_ids: Tensor) -> tuple[Tensor, Tensor]:
             batched = tangent_maps(tangents, with_bias, batched=True)
@@ -115,6 +115,22 @@ class JVP:
                 return head.loss_tangents(hidden, tangents, input_ids)
 
         return TokenScorer(score, facts)
+
+
+def hidden_tangents(
+    model: PreTrainedModel, body: Callable[[Tensor], Tensor], maps: dict[str, Maps], input_ids: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Last hidden states and their tangents along one direction, [B, T, D] each.
+
+    Args:
+        model: one that carries tangents (`carry_tangents`).
+        body: of that model.
+        maps: the direction, layer by layer (`tangent_maps`).
+        input_ids: [B, T].
+    """
+    with tangents_installed(model, maps), unfused_attention(model), dual_level():
+        hidden, tangent = unpack_dual(body(input_ids))
+        return hidden, torch.zeros_like(hidden) if tangent is None else tangent
 
 
 def reference_scores(model: PreTrainedModel, direction: Direction, input_ids: Tensor) -> Tensor:
