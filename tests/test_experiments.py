@@ -1,5 +1,6 @@
 """Experiments that are small enough to be run, what their pages say, and what is kept of those that were published."""
 
+import importlib.util
 import json
 import re
 import runpy
@@ -50,7 +51,8 @@ WITHOUT_PAGES = {  # helpers, benchmarks, whose output is kept as it is printed,
     "attribution_quality/study.py", "benchmarks/shared.py", "benchmarks/amortised.py", "benchmarks/curvature.py",
     "benchmarks/generation.py", "benchmarks/scoring.py", "benchmarks/selection.py", "sample/run.py",
 }  # fmt: skip
-WITHOUT_RESULTS = set(PAGES) - {"real_text/run.py"}  # their pages were measured before results were kept
+# pages of others were measured before results were kept
+WITHOUT_RESULTS = set(PAGES) - {"real_text/run.py", "evaluation/run.py"}
 
 
 @pytest.fixture
@@ -111,6 +113,25 @@ def test_rivals_on_a_tiny_sample(tmp_path, run_script):
     for figure in ("frontier", "frontier_generations"):
         assert f"({figure}.png)" in text and (tmp_path / f"{figure}.png").stat().st_size > 5_000
     assert (tmp_path / "runs" / "report" / "report.html").is_file()
+
+
+def test_methods_without_settings_are_tried_once(monkeypatch):
+    """The validation sweep has three settings by default: what has none would run three times."""
+    script = EXPERIMENTS / "rivals" / "run.py"
+    spec = importlib.util.spec_from_file_location("rivals_script", script)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    asked = {}
+
+    def launch(experiment, part, common, settings, seeds):
+        asked.update(settings)
+        raise InterruptedError
+
+    monkeypatch.setattr(module, "launch", launch)
+    tunings = {"rad": {"key": "decoding.beta", "tried": {"low": 1, "high": 2}}}
+    with pytest.raises(InterruptedError):
+        module.search(Experiment(script), [], tunings, ["none", "rad"])
+    assert asked == {"none": ["tuning.setting=null"], "rad": ["tuning.setting=low,high"]}
 
 
 def rivals_page(folder, **results):

@@ -71,7 +71,7 @@ def search(
     seed = str(VALIDATION_SEED)
     names = {method: list(tunings[method]["tried"]) if method in tunings else [] for method in methods}
     overrides = {method: {name: [f"tuning.setting={name}"] for name in names[method]} for method in methods}
-    first = {method: [f"tuning.setting={','.join(names[method])}"] if names[method] else [] for method in methods}
+    first = {method: [f"tuning.setting={','.join(names[method]) or 'null'}"] for method in methods}
     runs = launch(experiment, "validation", common, first, seed)
     (none,) = runs["none"]
     tried = {method: try_settings(found, none) for method, found in runs.items()}

@@ -1,7 +1,7 @@
 """Control tokens (conditional training; Korbak et al., 2023): each segment of the training text is preceded by one of
 two reserved tokens, good or bad as a classifier finds it.
 
-Sampling then begins with the good one. Held-out text is measured as it is sampled: the good token stands before every
+The good one then stands before what is sampled. Held-out text is measured so, too: the good token stands before every
 document, and nowhere else. Before every sentence it would tell where the one before ends, which no other model is told.
 """
 

@@ -67,11 +67,14 @@ class Decoding(Protocol):
 
 
 @runtime_checkable
-class PrefixedDecoder(Decoder, Protocol):
-    """A decoder whose prompts begin with tokens of its own, behind what every text begins after."""
+class FramingDecoder(Decoder, Protocol):
+    """A decoder whose prompts stand between tokens of its own, behind what every text begins after."""
 
     @property
     def prefix(self) -> Sequence[int]: ...
+
+    @property
+    def suffix(self) -> Sequence[int]: ...
 
 
 @runtime_checkable
@@ -92,8 +95,9 @@ class ModelDecoding(Decoding, Protocol):
         ...
 
 
-def prefix_of(decoder: Decoder) -> Sequence[int]:
-    return decoder.prefix if isinstance(decoder, PrefixedDecoder) else ()
+def frame_of(decoder: Decoder) -> tuple[Sequence[int], Sequence[int]]:
+    """What a decoder puts before and behind prompts."""
+    return (decoder.prefix, decoder.suffix) if isinstance(decoder, FramingDecoder) else ((), ())
 
 
 def attached(decoder: Decoder | None, model: PreTrainedModel) -> AbstractContextManager[None]:

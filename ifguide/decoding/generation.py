@@ -14,7 +14,7 @@ from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerF
 
 from ifguide.corpus.documents import Prompt
 from ifguide.corpus.tokenizers import beginning_of_text, last_tokens
-from ifguide.decoding.base import Decoder, attached, prefix_of
+from ifguide.decoding.base import Decoder, attached, frame_of
 from ifguide.decoding.cached import NextLogits
 from ifguide.decoding.nucleus import cached_pieces
 from ifguide.opening import context_length
@@ -125,7 +125,7 @@ def continue_prompts(
         decoder, samples, max_new_tokens, rows, seed: as in `sample_continuations`, as is the second value.
     """
     room = context_length(model.config) - max_new_tokens
-    encoded = encode_prompts(prompts, tokenizer, room, model.config, prefix_of(decoder))
+    encoded = encode_prompts(prompts, tokenizer, room, model.config, *frame_of(decoder))
     return encoded, sample_continuations(
         model,
         encoded,
@@ -158,13 +158,15 @@ def encode_prompts(
     max_length: int,
     config: PreTrainedConfig | None = None,
     prefix: Sequence[int] = (),
+    suffix: Sequence[int] = (),
 ) -> list[list[int]]:
     """Token ids of each prompt behind what a text begins after for the model of this configuration
-    (`beginning_of_text`), and a decoder's prefix; a longer one keeps these and its last tokens, `max_length` in all."""
+    (`beginning_of_text`), between a decoder's prefix and suffix; a longer one keeps these and its last tokens,
+    `max_length` in all."""
     first = beginning_of_text(tokenizer, config)
     encodings = tokenizer.backend_tokenizer.encode_batch([p.text for p in prompts], add_special_tokens=False)
-    room = max_length - len(prefix)
-    return [[first, *prefix, *last_tokens(first, encoding.ids, room)[1:]] for encoding in encodings]
+    room = max_length - len(prefix) - len(suffix)
+    return [[first, *prefix, *last_tokens(first, encoding.ids, room)[1:], *suffix] for encoding in encodings]
 
 
 def decode_continuations(

@@ -1,4 +1,4 @@
-"""Decoding of conditional training: prompts begin with a control token, and none is ever written."""
+"""Decoding of conditional training: a control token stands before what is written, and none is ever written."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -15,6 +15,8 @@ from ifguide.decoding.nucleus import OverNucleus
 from ifguide.models import LoadOptions
 from ifguide.training.auxiliary import Auxiliary
 
+PLACES = ("continuation", "prompt")
+
 # R rows, L tokens so far, V vocabulary
 
 
@@ -23,7 +25,9 @@ class Conditional(OverNucleus):
     """Nucleus sampling behind a control token; the logits of both control tokens are −∞.
 
     Args:
-        kind: of the token that prompts begin with: `good`, or `bad` to see what the good one holds back.
+        kind: of the token: `good`, or `bad` to see what the good one holds back.
+        place: where it stands: before the `continuation`, behind the prompt, or before the `prompt`, as in the paper.
+            A small model follows a prompt that insults more than a token before it.
         top_p, temperature: as in `Nucleus`.
 
     Raises:
@@ -31,9 +35,12 @@ class Conditional(OverNucleus):
     """
 
     kind: str = GOOD
+    place: str = PLACES[0]
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.place not in PLACES:
+            raise ValueError(f"place={self.place}: known: {', '.join(PLACES)}")
         if self.kind not in KINDS:
             raise ValueError(f"kind={self.kind}: known: {', '.join(KINDS)}")
 
@@ -65,7 +72,9 @@ class Conditional(OverNucleus):
     ) -> "ConditionalDecoder":
         """See `Decoding`."""
         ids = self.check_tokenizer(tokenizer)
-        return ConditionalDecoder(ids, prefix=[ids[KINDS.index(self.kind)]], nucleus=self.nucleus)
+        token = [ids[KINDS.index(self.kind)]]
+        prefix, suffix = (token, []) if self.place == "prompt" else ([], token)
+        return ConditionalDecoder(ids, prefix=prefix, suffix=suffix, nucleus=self.nucleus)
 
 
 class ConditionalDecoder(Memoryless):
@@ -73,12 +82,15 @@ class ConditionalDecoder(Memoryless):
 
     Args:
         control_tokens: ids that are never written.
-        prefix: what prompts begin with.
+        prefix, suffix: what prompts begin and end with.
         nucleus: what is sampled from, of all other tokens.
     """
 
-    def __init__(self, control_tokens: Sequence[int], *, prefix: Sequence[int], nucleus: Nucleus) -> None:
-        self.control_tokens, self.prefix, self.nucleus = list(control_tokens), list(prefix), nucleus
+    def __init__(
+        self, control_tokens: Sequence[int], *, prefix: Sequence[int], suffix: Sequence[int] = (), nucleus: Nucleus
+    ) -> None:
+        self.control_tokens, self.nucleus = list(control_tokens), nucleus
+        self.prefix, self.suffix = list(prefix), list(suffix)
 
     def __call__(self, ids_RL: Tensor, logits_RV: Tensor) -> Tensor:
         """See `DecodingState`."""

@@ -4,9 +4,11 @@ import torch
 from conftest import ARCHITECTURES, VOCABULARY, tiny_model
 from transformers import AutoModelForCausalLM
 
+from ifguide.corpus.control_tokens import named_tokenizer
 from ifguide.corpus.documents import Prompt
 from ifguide.corpus.labelled import pack_texts
 from ifguide.decoding import Nucleus
+from ifguide.decoding.base import frame_of
 from ifguide.decoding.generation import encode_prompts, sample_continuations
 from ifguide.evaluation.fluency import block_losses, document_losses
 from ifguide.methods.conditional import Conditional, ConditionalDecoder, add_control_tokens
@@ -54,6 +56,14 @@ def test_prompts_begin_with_the_token_and_keep_it_where_they_are_cut(corpus):
     assert encode_prompts(prompts, corpus.tokenizer, 50, prefix=[99]) == [[ids[0], 99, *ids[1:]] for ids in plain]
     (cut, _) = encode_prompts(prompts, corpus.tokenizer, 3, prefix=[99])
     assert cut == [plain[0][0], 99, plain[0][-1]]
+
+
+def test_prompts_end_with_the_token_and_keep_it_where_they_are_cut(corpus):
+    prompts = [Prompt("the cat sat", "all", "0"), Prompt("", "all", "1")]
+    plain = encode_prompts(prompts, corpus.tokenizer, 50)
+    assert encode_prompts(prompts, corpus.tokenizer, 50, suffix=[99]) == [[*ids, 99] for ids in plain]
+    (cut, _) = encode_prompts(prompts, corpus.tokenizer, 3, suffix=[99])
+    assert cut == [plain[0][0], plain[0][-1], 99]
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
@@ -131,7 +141,20 @@ def test_perplexity_is_that_of_a_model_that_writes_no_control_token(corpus):
 def test_settings_and_what_is_not_there(corpus):
     with pytest.raises(ValueError, match=r"^kind=fine: known: good, bad"):
         Conditional(kind="fine")
+    with pytest.raises(ValueError, match=r"^place=end: known: continuation, prompt"):
+        Conditional(place="end")
     with pytest.raises(ValueError, match=r"^top_p=0"):
         Conditional(top_p=0)
     with pytest.raises(ValueError, match=r"^kind=good: the tokenizer has no control tokens"):
         Conditional().load({}, corpus.tokenizer, "cpu", LoadOptions())
+
+
+@pytest.mark.parametrize("place, frame", [("continuation", ([], [5])), ("prompt", ([5], []))])
+def test_the_token_stands_where_it_is_asked_for(place, frame, corpus, tmp_path):
+    tokenizer = named_tokenizer(corpus.path / "tokenizer", "<|good|>", "<|bad|>")
+    good = tokenizer.good_token_id
+    decoder = Conditional(place=place).load({}, tokenizer, "cpu", LoadOptions())
+    assert frame_of(decoder) == tuple([good] if part else [] for part in frame)
+    bad = Conditional(place=place, kind="bad").load({}, tokenizer, "cpu", LoadOptions())
+    assert frame_of(bad) == tuple([tokenizer.bad_token_id] if part else [] for part in frame)
+    assert frame_of(Nucleus()) == ((), ())
