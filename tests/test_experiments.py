@@ -40,6 +40,7 @@ PAGES = {  # script → its page; results lie beside it
     "attribution_quality/run.py": "README.md",
     "attribution_quality/datamodeling.py": "datamodeling.md",
     "attribution_quality/detoxify.py": "detoxification.md",
+    "attribution_quality/direction.py": "direction.md",
     "attribute_control/run.py": "README.md",
     "evaluation/run.py": "README.md",
     "influence_over_training/run.py": "README.md",
@@ -88,6 +89,22 @@ def test_attribution_quality_on_the_sample(tmp_path, run_script):
     for figure in ("precision_recall", "mask_overlap", "cost"):
         assert f"({figure}.png)" in text and (tmp_path / f"{figure}.png").stat().st_size > 10_000
     assert json.loads((tmp_path / "results.json").read_text())["stages"]["baseline"] == 2
+
+
+def test_directions_on_a_tiny_sample(tmp_path, run_script):
+    pytest.importorskip("profanity_check")
+    names = ["EK-FAC", "refined, δ = 1, 64 blocks"]
+    rows = run_script(
+        "experiments/attribution_quality/direction.py", "+debug=smoke", f"names={';'.join(names)}", "seeds=1,2",
+        f"output={tmp_path}", f"runs={tmp_path}/runs", f"paths.workspace={tmp_path}/w",
+    )  # fmt: skip
+    text = (tmp_path / "direction.md").read_text(encoding="utf-8")
+    assert list(rows) == names and all(f"| {name} | " in text for name in names)
+    kept = json.loads((tmp_path / "direction.json").read_text())
+    refined, plain = (kept["rows"][name] for name in reversed(names))
+    assert refined["steps"] > 3 and refined["residuals"][1] < refined["residuals"][0] and plain["residuals"] is None
+    assert plain["alone"]["qld"]["ratio"] == 1 and refined["alone"]["qld"]["value"] != plain["alone"]["qld"]["value"]
+    assert kept["stages"]["refined_direction"] == 1 and kept["queries"]["measured"] > 0
 
 
 def test_rivals_on_a_tiny_sample(tmp_path, run_script):

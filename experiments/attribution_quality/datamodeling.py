@@ -8,74 +8,37 @@ the sum of the scores of the blocks that were trained on.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import Any, ClassVar
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from study import LISTS, Study
+from study import LISTS, Study, variants
 
-from ifguide.corpus.blocks import Split
-from ifguide.corpus.documents import Query
-from ifguide.corpus.queries import encode_queries
-from ifguide.evaluation.likelihood import continuation_likelihoods
-from ifguide.models import ModelSettings
-from ifguide.objectives import LanguageModeling
 from ifguide.report.experiment import Experiment, publish
-from ifguide.stages.stage import Inputs, Stage, made_from, setting, speed
 from ifguide.statistics import spearman, spearman_interval
-from ifguide.training.context import TrainingContext
-from ifguide.training.fit import train
-from ifguide.training.optimization import Optimization
-from ifguide.training.trainer import TrainerSettings
 
 HALVES, SEEDS = 32, (0, 1)
 OTHER = 1000  # seeds that no proxy has
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
-class HalfModel(Stage):
-    """A model trained on half of the blocks, of which only the losses of the queries are kept."""
-
-    name: ClassVar[str] = "datamodel"
-    version: ClassVar[int] = 2
-
-    data: Stage = made_from()
-    model: ModelSettings = setting()
-    optim: Optimization = setting()
-    queries: Sequence[Query] = setting()
-    half: int = setting()
-    halves: int = setting()
-    rows: NDArray[np.int64] = speed()  # decided by the half
-    trainer: TrainerSettings = speed()
-
-    def build(self, folder: Path, inputs: Inputs) -> dict[str, float]:
-        corpus = inputs.corpus()
-        split, model = corpus.split("train"), self.model.build(corpus.vocabulary, corpus.end_of_text)
-        train(
-            model, LanguageModeling(), self.optim, TrainingContext(self.trainer, folder), seed=self.model.seed,
-            blocks=Split(split.blocks.select(self.rows), split.documents, None), mask=None, validation=None,
-        )  # fmt: skip
-        encoded = encode_queries(self.queries, corpus.tokenizer, split.block_length, model.config)
-        losses = continuation_likelihoods(model, encoded, batch_size=64, description="Queries").losses
-        toxic = np.array([query.toxic for query in encoded])
-        return {"contrast": float(losses[toxic].mean() - losses[~toxic].mean())}
-
-
 def trained_contrasts(study: Study, rows: Sequence[NDArray[np.int64]]) -> NDArray[np.float64]:
-    """[seeds, halves], kept in the workspace one by one."""
-    shared = {"data": study.existing("data", "data"), "optim": study.part("proxy_optim"), "queries": study.queries,
-              "trainer": study.part("trainer"), "halves": len(rows)}  # fmt: skip
-    models = [replace(study.part("proxy"), seed=OTHER + seed) for seed in SEEDS]
-    stages = [[HalfModel(model=model, half=half, rows=blocks, **shared) for half, blocks in enumerate(rows)]
-              for model in models]  # fmt: skip
-    return np.array([[study.build(stage).manifest["facts"]["contrast"] for stage in row] for row in stages])
+    """Mean loss of toxic queries less that of the others, [seeds, halves], kept in the workspace one by one."""
+    toxic = np.array([query.toxic for query in study.queries])
+
+    def contrast(seed: int, half: int) -> float:
+        losses = study.query_losses(
+            study.queries, model=replace(study.part("proxy"), seed=OTHER + seed), seed=OTHER + seed,
+            optim=study.part("proxy_optim"), blocks=f"half {half} of {len(rows)}", rows=rows[half],
+        )  # fmt: skip
+        return float(losses[toxic].mean() - losses[~toxic].mean())
+
+    return np.array([[contrast(seed, half) for half in range(len(rows))] for seed in SEEDS])
 
 
 def measure(experiment: Experiment) -> dict[str, Any]:
     names, halves = LISTS["datamodeling"], int(experiment.options["halves"])
-    study, rng = Study(experiment, "datamodeling", names), np.random.default_rng(0)
+    study, rng = Study(experiment, "datamodeling", variants(names)), np.random.default_rng(0)
     blocks = len(study.split)
     rows = [np.sort(rng.permutation(blocks)[: blocks // 2]) for _ in range(halves)]
     actual, scores = trained_contrasts(study, rows), {}

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from study import LISTS, Study
+from study import LISTS, Study, variants
 
 from ifguide.corpus.words import word_log_odds
 from ifguide.evaluation.attribution import word_list_scores
@@ -53,7 +53,7 @@ def cells(runs: list[Run]) -> dict[str, list[float]]:
 
 
 def measure(experiment: Experiment) -> dict[str, Any]:
-    study = Study(experiment, "masks", [EXACT], "+experiment=real_text")
+    study = Study(experiment, "masks", variants([EXACT]), "+experiment=real_text")
     # the proxy is the uncensored model of its seed
     tuned = ("+experiment=detoxification", f"start={study.base.artifacts['proxy']}")
     curves: dict[str, dict[str, dict[str, list[float]]]] = {name: {} for name in POOLINGS.values()}

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from study import LISTS, Scores, Study
+from study import LISTS, Scores, Study, variants
 
 from ifguide.corpus.blocks import LABELS
 from ifguide.corpus.build import tokens_in_spans
@@ -45,7 +45,7 @@ def measure(experiment: Experiment) -> dict[str, Any]:
     small = experiment.options["size"] == "sample"
     names = LISTS["sample"]["variants"] if small else list(LISTS["variants"])
     corpus = LISTS["sample"]["overrides"] if small else ["+experiment=real_text"]
-    study = Study(experiment, "development", names, *corpus)
+    study = Study(experiment, "development", variants(names), *corpus)
     scores = {name: study.scores(name) for name in names} | study.baselines()
     rows = {name: {**study.quality(values), "share": study.share(name)} for name, values in scores.items()}
     masked = [name for name in names if name in LISTS["shown"]]
@@ -76,7 +76,7 @@ def report(experiment: Experiment, study: Study) -> dict[str, Any]:
     cases = {title: case_quality(study, new_text, found) for title, found in contrast_cases(datasets).items()}
     places = study.base.artifacts  # other text, scored with the same proxy, which is not trained further
     other = Study(
-        experiment, "reported", LISTS["reported"], "+experiment=real_text", "data=annotated_posts",
+        experiment, "reported", variants(LISTS["reported"]), "+experiment=real_text", "data=annotated_posts",
         f"data.tokenizer.path={places['data'] / 'tokenizer'}", f"proxy.pretrained={places['proxy']}",
         "proxy_optim.epochs=0",
     )  # fmt: skip

@@ -1,6 +1,6 @@
 """A corpus with its proxy, and the scores that variants of the method and simpler means give its tokens."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -11,23 +11,36 @@ import yaml
 from numpy.typing import NDArray
 from omegaconf import OmegaConf
 
-from ifguide.corpus.blocks import Corpus
+from ifguide.corpus.blocks import Corpus, Split
 from ifguide.corpus.documents import Query
 from ifguide.corpus.masks import MASK_FILE, TokenMask
+from ifguide.corpus.queries import encode_queries
 from ifguide.evaluation.attribution import attribution_quality, known_tokens
+from ifguide.evaluation.likelihood import continuation_likelihoods
 from ifguide.evaluation.token_baselines import token_baselines
 from ifguide.influence.direction import load_direction
 from ifguide.influence.scoring import prepare_scorer, score_blocks
 from ifguide.influence.store import create_scores, open_scores
+from ifguide.models import ModelSettings
+from ifguide.objectives import LanguageModeling, SuppressedLanguageModeling
 from ifguide.report.experiment import Experiment
 from ifguide.report.gather import Run
 from ifguide.stages.classifiers import FittedClassifier
 from ifguide.stages.configuration import make
 from ifguide.stages.stage import Existing, Inputs, Stage, made_from, setting, speed
+from ifguide.training.context import TrainingContext
+from ifguide.training.fit import train
+from ifguide.training.optimization import Optimization
+from ifguide.training.trainer import TrainerSettings
 from ifguide.workspace import Artifact, Workspace
 
 Scores = NDArray[np.float32]
+LOSSES_FILE = "losses.npy"  # [queries]
 LISTS: dict[str, Any] = yaml.safe_load(Path(__file__).with_name("variants.yaml").read_text(encoding="utf-8"))
+
+
+def variants(names: Sequence[str]) -> dict[str, list[str]]:
+    return {name: LISTS["variants"][name] for name in names}
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -48,23 +61,62 @@ class Baseline(Stage):
             scores[0] = self.compute()
 
 
+@dataclass(frozen=True, kw_only=True, eq=False)
+class QueryLosses(Stage):
+    """What queries cost a model that was trained on some blocks, or without the loss of some tokens; it is not kept."""
+
+    name: ClassVar[str] = "query_losses"
+    version: ClassVar[int] = 1
+
+    data: Stage = made_from()
+    start: Stage | None = made_from(None)  # None: trained from nothing
+    mask: Stage | None = made_from(None)  # whose tokens are read and not learned
+    model: ModelSettings = setting()
+    optim: Optimization = setting()
+    queries: Sequence[Query] = setting()
+    seed: int = setting()
+    blocks: str = setting("all")  # says which the rows are
+    rows: NDArray[np.int64] | None = speed(None)  # of the blocks; None: all
+    trainer: TrainerSettings = speed()
+
+    def build(self, folder: Path, inputs: Inputs) -> None:
+        corpus = inputs.corpus()
+        split = corpus.split("train")
+        if self.start is None:
+            model = self.model.build(corpus.vocabulary, corpus.end_of_text)
+        else:
+            model = self.model.load(inputs["start"])
+        mask = None if self.mask is None else TokenMask.open(inputs["mask"] / MASK_FILE, split.block_length)
+        rows = split if self.rows is None else Split(split.blocks.select(self.rows), split.documents, None)
+        train(
+            model, SuppressedLanguageModeling(penalty=0.0) if mask else LanguageModeling(), self.optim,
+            TrainingContext(self.trainer, folder), seed=self.seed, blocks=rows, mask=mask, validation=None,
+        )  # fmt: skip
+        encoded = encode_queries(self.queries, corpus.tokenizer, split.block_length, model.config)
+        np.save(
+            folder / LOSSES_FILE, continuation_likelihoods(model, encoded, batch_size=64, description="Queries").losses
+        )
+
+
 class Study:
     """One corpus with its proxy: the scores of every variant and baseline, and their quality.
 
     Args:
         experiment: that runs are launched by.
         part: name of their folder.
-        names: of variants.
+        variants: name → overrides; the others are compared with the first.
         overrides: of all of them.
     """
 
-    def __init__(self, experiment: Experiment, part: str, names: Sequence[str], *overrides: str) -> None:
+    def __init__(
+        self, experiment: Experiment, part: str, variants: Mapping[str, Sequence[str]], *overrides: str
+    ) -> None:
         self.experiment = experiment
         self.runs: dict[str, Run] = {
-            name: experiment.run(f"{part}/{index}", "stage=mask", *overrides, *LISTS["variants"][name])
-            for index, name in enumerate(names)
+            name: experiment.run(f"{part}/{index}", "stage=mask", *overrides, *own)
+            for index, (name, own) in enumerate(variants.items())
         }
-        self.base = self.runs[names[0]]
+        self.base = next(iter(self.runs.values()))
         self.workspace = Workspace(self.base.artifacts["data"].parent)
         self.corpus = Corpus(self.base.artifacts["data"])
         self.split, self.tokenizer = self.corpus.split("train"), self.corpus.tokenizer
@@ -127,6 +179,12 @@ class Study:
         corpus, batch = (self.split, self.tokenizer, self.queries), self.part("influence").batch_size
         means = token_baselines(self.proxy(), *corpus, self.classifier(), batch_size=batch)
         return {name: open_scores(self.baseline(name, compute).path)[0] for name, compute in means.items()}
+
+    def query_losses(self, queries: Sequence[Query], **fields: Any) -> NDArray[np.float64]:
+        """`QueryLosses`, one of each query, in nats per continuation."""
+        shared = {"data": self.existing("data", "data"), "queries": queries, "trainer": self.part("trainer")}
+        losses: NDArray[np.float64] = np.load(self.build(QueryLosses(**shared, **fields)).path / LOSSES_FILE)
+        return losses
 
     def quality(self, scores: Scores, source: str | None = None) -> dict[str, Any]:
         """Against the spans of one source of posts, or of all."""

@@ -16,6 +16,7 @@ from ifguide.influence.refinement import STATE_FILE, RefiningModule, refine
 from ifguide.influence.scorers.base import norm
 from ifguide.influence.scoring import sample_rows
 from ifguide.models import ModelSettings
+from ifguide.stages import findings
 from ifguide.stages.stage import Inputs, Stage, made_from, setting, speed
 from ifguide.training.trainer import TrainerSettings
 
@@ -79,4 +80,5 @@ class RefinedDirection(Stage):
         if module.trainer.is_global_zero:
             save_direction(direction, folder)
             (folder / STATE_FILE).unlink()
-        return {"blocks": len(rows), **facts, "direction_norm": norm(direction)}
+        found = findings.of_refinement(facts["steps"], facts["residuals"], facts.get("curvature_ratio"))
+        return {"blocks": len(rows), **facts, "direction_norm": norm(direction), **found}

@@ -67,8 +67,8 @@ def test_preconditioning_solves_the_dense_system(relative, blocks):
     layer, curvature = model.get_submodule(name), Curvature(strategy="sequence_kronecker", relative=relative)
     whole = []
     for block in blocks:
-        gradients = torch.autograd.grad(losses(model)(block[None]), [layer.weight, layer.bias])
-        whole.append(layer_matrix(layer, *gradients))
+        parts = torch.autograd.grad(losses(model)(block[None]), [layer.weight, layer.bias])
+        whole.append(layer_matrix(layer, *parts))
     left = sum(w @ w.T for w in whole) / len(whole)
     right = sum(w.T @ w for w in whole) / len(whole)
     hessian = torch.kron(left, right) / left.trace()

@@ -1,0 +1,110 @@
+"""What makes a good direction? Damping, curvature and conjugate gradients, by several yardsticks.
+
+    python experiments/attribution_quality/direction.py [size=sample|real_text] [names=...] [seeds=1,2,3] [render=true]
+        [override ...]
+
+Directions (`variants.yaml`) are made of half of the queries. Measured are what human spans say of the scores, alone and
+pooled, and per-token QLD: the uncensored model is trained on, without the loss of the 1 % of tokens with the highest
+scores; how much more the toxic continuations of the other half then cost it than after leaving out random tokens.
+`names` are of directions, parted by semicolons; null: all.
+"""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from study import LISTS, Scores, Study
+
+from ifguide.api import WORDS_IN_CONTEXT
+from ifguide.corpus.queries import halves
+from ifguide.influence.store import open_scores
+from ifguide.influence.top import TopTokens
+from ifguide.report.experiment import Experiment, publish
+from ifguide.stages.influence import Mask, PooledScores
+from ifguide.stages.stage import Existing
+from ifguide.statistics import paired_difference
+from ifguide.workspace import read_manifest
+
+HALF = "classifier@classifiers.toxicity=from_queries"  # a judge takes the other half
+TOP = 0.01  # of the tokens, left out
+PARTS = {"sample": 0.5, "real_text": 0.15}  # of a pass, that the model is trained on
+PRECISIONS = [f"precision_at_{share}" for share in (0.005, 0.01, 0.02, 0.05)]
+
+
+def left_out(study: Study, scores: Existing, seeds: Sequence[int]) -> NDArray[np.float64]:
+    """Losses of the other half's toxic continuations after training on without the top tokens, [seeds, queries]."""
+    data, start = study.existing("data", "data"), study.existing("proxy", "model")
+    mask = Mask(scores=scores, data=data, behaviours=["toxicity"], selection=TopTokens(limit=TOP))
+    toxic = [query for query in halves(study.queries)[1] if query.toxic]
+    epochs = PARTS[study.experiment.options["size"]]
+    optim = replace(study.part("proxy_optim"), epochs=epochs, learning_rate=1e-3)
+    shared = {"start": start, "mask": mask, "model": study.part("proxy"), "optim": optim}
+    return np.array([study.query_losses(toxic, seed=seed, **shared) for seed in seeds])
+
+
+def pooled(study: Study, scores: Existing) -> tuple[Existing, Scores]:
+    made = study.build(PooledScores(scores=scores, data=study.existing("data", "data"), pooling=WORDS_IN_CONTEXT))
+    return Existing(folder=made.path, stage="pooled"), open_scores(made.path)[0]
+
+
+def qld(losses: dict[str, NDArray[np.float64]], name: str, random: NDArray[np.float64], first: str) -> dict[str, Any]:
+    """QLD in nats per continuation, its difference from that of the first direction, and the ratio of the two."""
+    rise, other = (paired_difference(losses[key], random) for key in (name, first))
+    against = paired_difference(losses[name], losses[first])
+    return {
+        "value": rise.value, "interval": rise.interval, "ratio": rise.value / other.value,
+        "difference": against.value, "difference_interval": against.interval,
+    }  # fmt: skip
+
+
+def facts(study: Study, name: str) -> dict[str, Any]:
+    """What conjugate gradients say, and the seconds of everything up to the scores."""
+    made = study.runs[name].artifacts
+    role = next(role for role in ("refined_direction.toxicity", "direction.toxicity") if role in made)
+    found = read_manifest(made[role])
+    residuals = found["facts"].get("residuals")
+    return {
+        "seconds": found["seconds"],
+        "scoring_seconds": read_manifest(made["scores"])["seconds"],
+        "curvature_ratio": found["facts"].get("curvature_ratio"),
+        "residuals": residuals and [residuals[0], residuals[-1]],
+        "steps": found["facts"].get("steps"),
+    }
+
+
+def measure(experiment: Experiment) -> dict[str, Any]:
+    size, asked = experiment.options["size"], experiment.options["names"]
+    seeds = [int(seed) for seed in experiment.options["seeds"].split(",")]
+    names = asked.split(";") if asked else list(LISTS["directions"])
+    corpus = ["+experiment=real_text"] if size == "real_text" else []
+    shown = {name: LISTS["directions"][name] for name in names}
+    study = Study(experiment, f"direction {size}", shown, *corpus, "pooling=none", HALF)
+    noise = np.random.default_rng(0).random(study.split.shape, dtype=np.float32)
+    random = Existing(folder=study.baseline("random tokens", lambda: noise).path, stage="baseline")
+    at_random, first = left_out(study, random, seeds), names[0]
+    rows, losses = {}, {}
+    for name in names:
+        scores = Existing(folder=study.runs[name].artifacts["scores"], stage="scores")
+        folder, smooth = pooled(study, scores)
+        losses[name], losses[f"{name}, pooled"] = left_out(study, scores, seeds), left_out(study, folder, seeds)
+        rows[name] = {
+            **facts(study, name),
+            "alone": study.quality(study.scores(name)) | {"qld": qld(losses, name, at_random, first)},
+            "pooled": study.quality(smooth) | {"qld": qld(losses, f"{name}, pooled", at_random, first)},
+        }
+    return {
+        "size": size,
+        "seeds": seeds,
+        "first": first,
+        "tokens": int(noise.size),
+        "queries": {"direction": len(halves(study.queries)[0]), "measured": losses[first].shape[1]},
+        "rows": rows,
+        "figures": {name: {"qld": row["alone"]["qld"]["value"], "pooled qld": row["pooled"]["qld"]["value"],
+                           **{key: row["pooled"][key] for key in PRECISIONS}} for name, row in rows.items()},
+    }  # fmt: skip
+
+
+if __name__ == "__main__":
+    publish(__file__, measure, page="direction.md", size="sample", names="", seeds="1,2,3")
