@@ -1,11 +1,12 @@
-"""How fast and how large is scoring, beside kronfluence's own per-token scores?
+"""How fast and how large is scoring, beside kronfluence's own per-token scores, and bergson's where it is installed?
 
     python experiments/benchmarks/scoring.py [repeats=3] [cases=256x4096,256x50304,2048x4096,2048x50304] [timed=all]
         [device=cuda]
 
 Same model (GPT-NeoX, random weights: 6 layers of 128 in float32 on CPUs, the shape of Pythia-160M in bfloat16 on a
 GPU), blocks, layers, direction and dtype, one process, runs interleaved, medians. kronfluence runs with aggregated
-queries, per-token scores and SDPA attention. Every scorer has its best batch size, and a run on one batch is subtracted
+queries, per-token scores and SDPA attention; bergson as it computes its own-loss token scores
+(`token_influence="output"`), with the eager attention that it sets. Every scorer has its best batch size, and a run on one batch is subtracted
 from every time. Peak memory is that of a fresh process above the model, at the scorer's own batch and at the largest.
 `reference` is `torch.func.jvp` of the unchanged model, timed with `timed=all` only, as `positional` and finite
 differences of a direction restricted to the upper layers are. FLOP/s count the arithmetic that a scorer cannot do
@@ -21,9 +22,11 @@ import tempfile
 import warnings
 from collections.abc import Callable
 from functools import partial
+from importlib.util import find_spec
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from kronfluence import Analyzer, FactorArguments, ScoreArguments, prepare_model
 from shared import apart, interleaved, memory, random_model, read_options, seconds, table
 from torch import Tensor
@@ -31,7 +34,7 @@ from transformers import PreTrainedModel
 
 from ifguide.influence.curvature import _Blocks, _LanguageModelingTask
 from ifguide.influence.scorers import JVP, FiniteDifference, Positional
-from ifguide.models import tracked_layers, tracked_parameters
+from ifguide.models import layer_matrix, tracked_layers, tracked_parameters
 from ifguide.objectives.language_modeling import token_losses
 
 OPTIONS = read_options(repeats="3", cases="256x4096,256x50304,2048x4096,2048x50304", timed="", device="cpu")
@@ -41,9 +44,10 @@ WIDTH, LAYERS, HEADS = (768, 12, 12) if DEVICE == "cuda" else (128, 6, 4)
 FINITE = {} if DEVICE == "cuda" else {"finite_difference": FiniteDifference()}
 SCORERS = {**FINITE, "jvp": JVP(), "positional": Positional(), "reference": JVP(form="reference")}
 RESTRICTED = {"finite_difference, last 2 blocks": 2} if FINITE and EVERY else {}  # lower blocks are computed once
-TIMED = ("kronfluence", "finite_difference", "jvp")
 BATCH_TOKENS = (16384, 65536) if DEVICE == "cuda" else (2048, 4096, 8192)
 DIRECTIONS = 4
+BERGSON = ["bergson"] if find_spec("bergson") else []  # pip install bergson
+TIMED = ("kronfluence", *BERGSON, "finite_difference", "jvp")
 SECONDS = 2.5  # of one measured run, about
 Score = Callable[[Tensor, int], Tensor]  # (blocks, batch) → scores
 
@@ -83,6 +87,31 @@ class Kronfluence:
         return self.analyzer.load_pairwise_scores(str(self.calls))["all_modules"][0].float()
 
 
+class Bergson:
+    """bergson's `output_token_influence` along a direction."""
+
+    def __init__(self, model: PreTrainedModel, direction: dict[str, Tensor]) -> None:
+        from bergson.config.config import IndexConfig
+        from bergson.score.output_influence import output_token_influence, query_directions
+
+        self.model, self.score = copy.deepcopy(model), output_token_influence
+        self.model.set_attn_implementation("eager")
+        grads, layers = {}, {}
+        for name, layer in tracked_layers(self.model).items():
+            own = name.removeprefix(f"{model.base_model_prefix}.")
+            matrix = layer_matrix(layer, direction[f"{name}.weight"], direction.get(f"{name}.bias"))
+            grads[own], layers[own] = matrix.reshape(-1, 1), (matrix.device, matrix.shape, layer.bias is not None)
+        self.directions = query_directions(self.model, grads, layers)
+        self.settings = IndexConfig(run_path="", loss_reduction="sum")
+
+    def __call__(self, blocks_BT: Tensor, batch: int) -> Tensor:
+        parts = [
+            self.score(self.model, part, part, self.directions, self.settings)[0][..., 0].cpu()
+            for part in blocks_BT.to(DEVICE).split(batch)
+        ]
+        return F.pad(torch.cat(parts), (1, 0))
+
+
 def query_direction(model: PreTrainedModel, query_BT: Tensor) -> dict[str, Tensor]:
     parameters, query_BT = tracked_parameters(model), query_BT.to(DEVICE)
     loss = token_losses(model(query_BT).logits, query_BT).sum()
@@ -101,7 +130,8 @@ def make_scorers(length: int, vocabulary: int, folder: str, names: list[str]) ->
         prepared = SCORERS[name.split(",")[0]].prepare(copy.deepcopy(model), [moved], sample)
         return lambda blocks, batch: torch.cat([prepared(part.to(DEVICE))[0].cpu() for part in blocks.split(batch)])
 
-    return {name: Kronfluence(model, query, folder) if name == "kronfluence" else in_batches(name) for name in names}
+    others = {"kronfluence": lambda: Kronfluence(model, query, folder), "bergson": lambda: Bergson(model, direction)}
+    return {name: others[name]() if name in others else in_batches(name) for name in names}
 
 
 def rate(score: Score, blocks: Tensor, batch: int) -> float:
@@ -120,7 +150,7 @@ def flops_per_token(name: str, length: int, vocabulary: int) -> float:
 
 
 def measure_speed(length: int, vocabulary: int, repeats: int) -> dict[str, dict[str, float]]:
-    names = ["kronfluence", *SCORERS, *RESTRICTED]
+    names = ["kronfluence", *BERGSON, *SCORERS, *RESTRICTED]
     sizes = sorted({max(1, tokens // length) for tokens in BATCH_TOKENS})
     with tempfile.TemporaryDirectory() as folder:
         scorers = make_scorers(length, vocabulary, folder, names)
@@ -201,7 +231,19 @@ def main() -> None:
             shown.append({"block": length, "vocabulary": vocabulary, "scorer": name, **row})
         ours = [rows[name] for name in TIMED if name in SCORERS]
         fastest, jvp = max(ours, key=lambda row: row["tokens/s"]), rows["jvp"]
+        beside = {}
+        if BERGSON:
+            other = rows["bergson"]
+            beside = {
+                "jvp_over_bergson_ratio": jvp["tokens/s"] / other["tokens/s"],
+                "jvp_memory_over_bergson_ratio": jvp["at the largest batch"] / other["at the largest batch"],
+                "bergson_correlation": other["correlation"],
+            }
+            if "finite_difference" in rows:
+                finite = rows["finite_difference"]["tokens/s"]
+                beside["finite_difference_over_bergson_ratio"] = finite / other["tokens/s"]
         summary[f"{length}x{vocabulary}"] = {
+            **beside,
             "throughput_ratio": fastest["ratio"],
             "jvp_throughput_ratio": jvp["ratio"],
             "memory_ratio": fastest["at the largest batch"] / base["at the largest batch"],
