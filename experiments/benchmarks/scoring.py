@@ -6,8 +6,9 @@
 Same model (GPT-NeoX, random weights: 6 layers of 128 in float32 on CPUs, the shape of Pythia-160M in bfloat16 on a
 GPU), blocks, layers, direction and dtype, one process, runs interleaved, medians. kronfluence runs with aggregated
 queries, per-token scores and SDPA attention; bergson as it computes its own-loss token scores
-(`token_influence="output"`), with the eager attention that it sets. Every scorer has its best batch size, and a run on one batch is subtracted
-from every time. Peak memory is that of a fresh process above the model, at the scorer's own batch and at the largest.
+(`token_influence="output"`), with the eager attention that it sets. Every scorer has its best batch size, and a run on
+one batch is subtracted from every time. Peak memory is that of a fresh process above the model, at the scorer's own
+batch and at the largest.
 `reference` is `torch.func.jvp` of the unchanged model, timed with `timed=all` only, as `positional` and finite
 differences of a direction restricted to the upper layers are. FLOP/s count the arithmetic that a scorer cannot do
 without. Agreement is measured against `reference`. Last, several directions in one pass beside as many passes.

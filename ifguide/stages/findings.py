@@ -70,9 +70,7 @@ def of_proxy(loss: float, unigram: float, *others: str | None) -> dict[str, Any]
 
 def of_refinement(steps: int, residuals: Sequence[float], ratio: float | None) -> dict[str, Any]:
     """Args: steps of conjugate gradients; ‖g − (G + δI)v‖ / ‖g‖ before and after; vᵀ(G + δI)v / vᵀg before."""
-    before = (
-        "" if ratio is None else f"; the curvature along the start is {ratio:.3g} times what its factors take it for"
-    )
+    before = "" if ratio is None else f"; the curvature along the start is {ratio:.3g} × that of its factors"
     return finding(
         f"after {steps} steps the residual is {residuals[-1]:.2g} of the gradient, {residuals[0]:.2g} before{before}",
         None if residuals[-1] < residuals[0] else "conjugate gradients have not come nearer: use a larger damping",
