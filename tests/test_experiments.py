@@ -41,13 +41,15 @@ PAGES = {  # script → its page; results lie beside it
     "attribution_quality/detoxify.py": "detoxification.md",
     "attribute_control/run.py": "README.md",
     "evaluation/run.py": "README.md",
+    "gold_standard/run.py": "README.md",
     "influence_over_training/run.py": "README.md",
     "lancet/run.py": "README.md",
+    "nonlexical/run.py": "README.md",
     "real_text/run.py": "README.md",
     "rivals/run.py": "README.md",
 }
 WITHOUT_PAGES = {  # helpers, benchmarks, whose output is kept as it is printed, and the README's table
-    "attribution_quality/study.py", "benchmarks/shared.py", "benchmarks/amortised.py", "benchmarks/curvature.py",
+    "benchmarks/shared.py", "benchmarks/amortised.py", "benchmarks/curvature.py",
     "benchmarks/generation.py", "benchmarks/scoring.py", "benchmarks/selection.py", "sample/run.py",
 }  # fmt: skip
 WITHOUT_RESULTS = set(PAGES) - {"real_text/run.py"}  # their pages were measured before results were kept
@@ -78,7 +80,7 @@ def test_attribution_quality_on_the_sample(tmp_path, run_script):
         "trainer.progress=false", "proxy.settings.hidden_size=64", "proxy.settings.num_hidden_layers=2",
     )  # fmt: skip
     text = (tmp_path / "README.md").read_text(encoding="utf-8")
-    assert len(rows) == 4 + 5 + 1  # variants, rivals, and the name of the best
+    assert len(rows) == 4 + 9 + 1  # variants, rivals, and the name of the best
     for name, row in rows.items():
         if name != "best":
             assert name in text and 0 <= row["roc_auc_interval"][0] <= row["roc_auc"] <= 1
@@ -86,6 +88,37 @@ def test_attribution_quality_on_the_sample(tmp_path, run_script):
     for figure in ("precision_recall", "mask_overlap", "cost"):
         assert f"({figure}.png)" in text and (tmp_path / f"{figure}.png").stat().st_size > 10_000
     assert json.loads((tmp_path / "results.json").read_text())["stages"]["baseline"] == 2
+
+
+SMALL = (
+    "data.sources.sample.size=200", "data.tokenizer.vocabulary=400", "data.block_length=32", "curvature.blocks=8",
+    "behaviours.toxicity.size=20", "proxy.settings.hidden_size=16", "proxy.settings.num_hidden_layers=1",
+    "proxy.settings.intermediate_size=32", "trainer.progress=false", "proxy_optim.epochs=0.5",
+)  # fmt: skip
+
+
+def test_a_behaviour_without_words_on_a_tiny_sample(tmp_path, run_script):
+    rows = run_script(
+        "experiments/nonlexical/run.py", *SMALL, f"output={tmp_path}", f"runs={tmp_path}/runs",
+        f"paths.workspace={tmp_path}/w",
+    )  # fmt: skip
+    text = (tmp_path / "README.md").read_text(encoding="utf-8")
+    assert len(rows) == 5 + 5 and all(f"| {name} |" in text for name in rows)
+    for name in ("BM25", "word list: log-odds between queries"):
+        assert rows[name]["roc_auc"] == 0.5, "twins have the same words"
+    assert "BM25 less scores exact (`jvp`): " in text and "| amortised from 10 %, words | " in text
+
+
+def test_the_gold_standard_on_a_tiny_sample(tmp_path, run_script):
+    rows = run_script(
+        "experiments/gold_standard/run.py", *SMALL, f"output={tmp_path}", f"runs={tmp_path}/runs", "random=1",
+        f"paths.workspace={tmp_path}/w",
+    )  # fmt: skip
+    text = (tmp_path / "README.md").read_text(encoding="utf-8")
+    gold = rows["metagradient"]
+    assert gold["spearman"] == pytest.approx(1) and gold["overlap"] > 0.99 and len(rows) == 3 + 6
+    assert gold["contrast"] > 0 and rows["metagradient of the toxic loss alone"]["toxic"] > 0
+    assert "- exact (`jvp`), EK-FAC reaches " in text and all(f"| {name} |" in text for name in rows)
 
 
 def test_rivals_on_a_tiny_sample(tmp_path, run_script):

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import yaml
 from numpy.typing import NDArray
-from study import LISTS, Scores, Study
 
 from ifguide.corpus.blocks import LABELS
 from ifguide.corpus.build import tokens_in_spans
@@ -35,25 +35,33 @@ from ifguide.report.attribution import (
 from ifguide.report.experiment import Experiment, publish
 from ifguide.report.token_page import page_documents
 from ifguide.report.wording import TOXICITY
+from ifguide.stages.study import Scores, Study
 from ifguide.statistics import ratio_interval, roc_auc, roc_auc_interval
 
+LISTS = yaml.safe_load(Path(__file__).with_name("variants.yaml").read_text(encoding="utf-8"))
 KEY, EXACT = "precision_at_0.01", "exact (`jvp`)"
 ANNOTATORS, MADLIBS = 3, 10_000
+
+
+def variants(names: Sequence[str]) -> dict[str, list[str]]:
+    return {name: LISTS["variants"][name] for name in names}
 
 
 def measure(experiment: Experiment) -> dict[str, Any]:
     small = experiment.options["size"] == "sample"
     names = LISTS["sample"]["variants"] if small else list(LISTS["variants"])
     corpus = LISTS["sample"]["overrides"] if small else ["+experiment=real_text"]
-    study = Study(experiment, "development", names, *corpus)
+    study = Study(experiment, "development", variants(names), *corpus)
     scores = {name: study.scores(name) for name in names} | study.baselines()
     rows = {name: {**study.quality(values), "share": study.share(name)} for name, values in scores.items()}
     masked = [name for name in names if name in LISTS["shown"]]
     plot_development(study, scores, rows, masked)
+    ours = f"amortised from {10 if small else 5} %"
     results: dict[str, Any] = {
         "size": experiment.options["size"],
-        "ours": f"amortised from {10 if small else 5} %",
+        "ours": ours,
         "exact": EXACT,
+        "lexical": study.differences(scores, [EXACT, ours]),
         "tokens": int(study.split.shape[0] * study.split.shape[1]),
         "rows": rows,
         "masks": {name: mask_quality(study, name) for name in masked},
@@ -76,15 +84,19 @@ def report(experiment: Experiment, study: Study) -> dict[str, Any]:
     cases = {title: case_quality(study, new_text, found) for title, found in contrast_cases(datasets).items()}
     places = study.base.artifacts  # other text, scored with the same proxy, which is not trained further
     other = Study(
-        experiment, "reported", LISTS["reported"], "+experiment=real_text", "data=annotated_posts",
+        experiment, "reported", variants(LISTS["reported"]), "+experiment=real_text", "data=annotated_posts",
         f"data.tokenizer.path={places['data'] / 'tokenizer'}", f"proxy.pretrained={places['proxy']}",
         "proxy_optim.epochs=0",
     )  # fmt: skip
     scores = {name: other.scores(name) for name in LISTS["reported"]} | other.baselines()
     reported = {
-        title: {name: {**other.quality(values, source), "share": other.share(name)} for name, values in scores.items()}
+        title: {
+            "rows": {name: {**other.quality(values, source), "share": other.share(name)}
+                     for name, values in scores.items()},
+            "lexical": other.differences(scores, [EXACT, "amortised from 5 %"], source),
+        }
         for source, title in (("toxic_spans", "SemEval trial posts"), ("hatexplain", "HateXplain posts"))
-    }
+    }  # fmt: skip
     return {"agreement": means, "cases": cases, "reported": reported}
 
 

@@ -1,33 +1,31 @@
-"""A corpus with its proxy, and the scores that variants of the method and simpler means give its tokens."""
+"""What experiments on scores share: a corpus with its proxy, and the scores that variants of the method and simpler
+means give its tokens."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 import torch
-import yaml
 from numpy.typing import NDArray
-from omegaconf import OmegaConf
 
 from ifguide.corpus.blocks import Corpus
 from ifguide.corpus.documents import Query
 from ifguide.corpus.masks import MASK_FILE, TokenMask
-from ifguide.evaluation.attribution import attribution_quality, known_tokens
-from ifguide.evaluation.token_baselines import token_baselines
+from ifguide.evaluation.attribution import attribution_quality, known_tokens, quality_difference
+from ifguide.evaluation.token_baselines import LEXICAL, lexical_scores, token_baselines
 from ifguide.influence.direction import load_direction
 from ifguide.influence.scoring import prepare_scorer, score_blocks
 from ifguide.influence.store import create_scores, open_scores
 from ifguide.report.experiment import Experiment
 from ifguide.report.gather import Run
 from ifguide.stages.classifiers import FittedClassifier
-from ifguide.stages.configuration import make
+from ifguide.stages.configuration import make, saved
 from ifguide.stages.stage import Existing, Inputs, Stage, made_from, setting, speed
 from ifguide.workspace import Artifact, Workspace
 
 Scores = NDArray[np.float32]
-LISTS: dict[str, Any] = yaml.safe_load(Path(__file__).with_name("variants.yaml").read_text(encoding="utf-8"))
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -54,17 +52,19 @@ class Study:
     Args:
         experiment: that runs are launched by.
         part: name of their folder.
-        names: of variants.
+        variants: name → overrides; the corpus and the proxy are those of the first.
         overrides: of all of them.
     """
 
-    def __init__(self, experiment: Experiment, part: str, names: Sequence[str], *overrides: str) -> None:
+    def __init__(
+        self, experiment: Experiment, part: str, variants: Mapping[str, Sequence[str]], *overrides: str
+    ) -> None:
         self.experiment = experiment
         self.runs: dict[str, Run] = {
-            name: experiment.run(f"{part}/{index}", "stage=mask", *overrides, *LISTS["variants"][name])
-            for index, name in enumerate(names)
+            name: experiment.run(f"{part}/{index}", "stage=mask", *overrides, *given)
+            for index, (name, given) in enumerate(variants.items())
         }
-        self.base = self.runs[names[0]]
+        self.base = next(iter(self.runs.values()))
         self.workspace = Workspace(self.base.artifacts["data"].parent)
         self.corpus = Corpus(self.base.artifacts["data"])
         self.split, self.tokenizer = self.corpus.split("train"), self.corpus.tokenizer
@@ -74,7 +74,7 @@ class Study:
 
     def configuration(self, name: str | None = None) -> Any:
         run = self.base if name is None else self.runs[name]
-        return OmegaConf.load(Path(run.place) / ".hydra" / "config.yaml")
+        return saved(Path(run.place))
 
     def part(self, key: str, name: str | None = None) -> Any:
         """What the configuration of a variant has under a key, made."""
@@ -125,13 +125,31 @@ class Study:
 
     def baselines(self) -> dict[str, Scores]:
         corpus, batch = (self.split, self.tokenizer, self.queries), self.part("influence").batch_size
-        means = token_baselines(self.proxy(), *corpus, self.classifier(), batch_size=batch)
+        return self._kept(token_baselines(self.proxy(), *corpus, self.classifier(), batch_size=batch))
+
+    def lexical_baselines(self) -> dict[str, Scores]:
+        """Those that count words or tokens."""
+        return self._kept(lexical_scores(self.split, self.tokenizer, self.queries))
+
+    def _kept(self, means: Mapping[str, Callable[[], Scores]]) -> dict[str, Scores]:
         return {name: open_scores(self.baseline(name, compute).path)[0] for name, compute in means.items()}
 
     def quality(self, scores: Scores, source: str | None = None) -> dict[str, Any]:
         """Against the spans of one source of posts, or of all."""
         number = None if source is None else self.corpus.sources.index(source)
         return attribution_quality(scores, self.annotation, known_tokens(self.split, number))
+
+    def differences(
+        self, scores: Mapping[str, Scores], references: Sequence[str], source: str | None = None
+    ) -> dict[str, dict[str, dict[str, list[float]]]]:
+        """Reference → lexical baseline → quality of the baseline less that of the reference (`quality_difference`)."""
+        known = known_tokens(self.split, None if source is None else self.corpus.sources.index(source))
+        return {
+            reference: {
+                name: quality_difference(scores[name], scores[reference], self.annotation, known) for name in LEXICAL
+            }
+            for reference in references
+        }
 
     def encode(self, texts: Sequence[str]) -> tuple[NDArray[np.int64], NDArray[np.bool_], list[Any]]:
         """Texts as blocks of their own: ids and what of them is text, [texts, T], and the tokenizer's encodings."""
