@@ -34,7 +34,8 @@ def inverse_document_frequency(
     pairs = np.unique(document_BT.ravel() * vocabulary + ids_BT.ravel())
     documents = len(np.unique(document_BT))
     holding = np.bincount(pairs % vocabulary, minlength=vocabulary)
-    return np.log1p((documents - holding + 0.5) / (holding + 0.5))
+    idf_V: NDArray[np.float64] = np.log1p((documents - holding + 0.5) / (holding + 0.5))
+    return idf_V
 
 
 def mean_saturated_frequency(
@@ -74,7 +75,8 @@ def bm25_weights(
     shows, lacks = (
         mean_saturated_frequency(queries, len(idf_V), mean_length, k1=k1, b=b) for queries in (positive, negative)
     )
-    return idf_V * (shows - lacks)
+    weights_V: NDArray[np.float64] = idf_V * (shows - lacks)
+    return weights_V
 
 
 def ngram_buckets(ids: NDArray[np.int64], order: int, buckets: int) -> NDArray[np.int64]:
@@ -84,7 +86,8 @@ def ngram_buckets(ids: NDArray[np.int64], order: int, buckets: int) -> NDArray[n
     for place in range(order):
         hashed = (hashed ^ (ids[..., place : place + width].astype(np.uint64) + STEP)) * FACTOR
         hashed ^= hashed >> np.uint64(29)
-    return (hashed % np.uint64(buckets)).astype(np.int64)
+    found: NDArray[np.int64] = (hashed % np.uint64(buckets)).astype(np.int64)
+    return found
 
 
 def bucket_log_probabilities(texts: Sequence[NDArray[np.int64]], order: int, buckets: int) -> NDArray[np.float64]:
@@ -100,7 +103,8 @@ def bucket_log_probabilities(texts: Sequence[NDArray[np.int64]], order: int, buc
     for text in texts:
         for n in range(1, order + 1):
             counts += np.bincount(ngram_buckets(text, n, buckets).ravel(), minlength=buckets)
-    return np.log(counts / counts.sum())
+    found: NDArray[np.float64] = np.log(counts / counts.sum())
+    return found
 
 
 def importance_scores(

@@ -35,7 +35,7 @@ def shuffled_within(scores_KBT: NDArray[np.float32], document_BT: NDArray[np.int
     values = scores_KBT[..., 1:].reshape(len(scores_KBT), -1)
     shuffled = np.empty_like(values)
     shuffled[:, np.argsort(document, kind="stable")] = values[:, np.lexsort((random, document))]
-    whole = np.array(scores_KBT)
+    whole: NDArray[np.float32] = np.array(scores_KBT)
     whole[..., 1:] = shuffled.reshape(scores_KBT[..., 1:].shape)
     return whole
 

@@ -1,16 +1,16 @@
 """Metagradients: the exact derivative of a trained model's loss with respect to the loss weight of each training token.
 
-Training is a function of the weights w of its tokens' losses: (θ, m, v) ← step(θ, m, v, w).
-The derivative of any loss of the last θ is the product of all steps' Jacobians, taken from the last step to the first,
-as in MAGIC (Ilyas & Engstrom, 2025; Engstrom et al., 2025). Nothing is approximated. States are kept at some steps only: each
-stretch between two of them is replayed, and each step's Jacobian is a reverse pass through the step's own gradient.
-It takes about as long as five trainings, and is meant for small models and a few hundred steps: what scores are held
-against.
+Training is a function of the weights w of its tokens' losses, (θ, m, v) ← step(θ, m, v, w). The derivative of any loss
+of the last θ is the product of all steps' Jacobians, taken from the last step to the first, as in MAGIC (Ilyas &
+Engstrom, 2025; Engstrom et al., 2025). Nothing is approximated. States are kept at some steps only: each stretch
+between two of them is replayed, and each step's Jacobian is a reverse pass through the step's own gradient. It takes
+several times as long as training, and is meant for small models and a few hundred steps: what scores are held against.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from math import sqrt
+from math import inf, isfinite, sqrt
+from typing import Any
 
 import numpy as np
 import torch
@@ -43,14 +43,14 @@ class AdamW:
     epsilon: float = 1e-8
     root_epsilon: float = 0.0
     weight_decay: float = 0.0
-    clip: float = float("inf")
+    clip: float = inf
 
     def __call__(self, state: State, gradients: Parameters, index: int) -> State:
         """The state after a step, from the one before it and its gradients; steps count from 0."""
         weights, first, second = state
         rate, (beta1, beta2) = self.rates[index], self.betas
         norm = torch.stack([g.square().sum() for g in gradients.values()]).sum().sqrt()
-        scale = (self.clip / (norm + 1e-6)).clamp(max=1.0)
+        scale = (self.clip / (norm + 1e-6)).clamp(max=1.0) if isfinite(self.clip) else 1.0
         moved: State = ({}, {}, {})
         for name, weight in weights.items():
             g = gradients[name] * scale
@@ -110,7 +110,7 @@ class WeightedTraining:
         objectives: Callable[[Parameters], Tensor],
         *,
         every: int | None = None,
-        progress: Callable[[Sequence[int]], Sequence[int]] = lambda steps: steps,
+        progress: Callable[[Iterable[int]], Iterable[int]] = iter,
     ) -> tuple[dict[str, Tensor], Tensor]:
         """Train, and differentiate what came of it.
 
@@ -131,7 +131,8 @@ class WeightedTraining:
             if index % every == 0:
                 kept[index] = state
             last = state[0]
-        values, pull = vjp(objectives, last)
+        pulled: Any = vjp(objectives, last)
+        values, pull = pulled
         zeros = {name: torch.zeros_like(weight) for name, weight in last.items()}
         adjoints: list[State] = [(pull(one)[0], zeros, zeros) for one in torch.eye(len(values)).to(values)]
         found = torch.zeros(len(values), *weights_NT.shape, dtype=weights_NT.dtype, device=weights_NT.device)
@@ -145,7 +146,8 @@ class WeightedTraining:
             def one_step(state: State, weights_BT: Tensor, index: int = index) -> State:
                 return self.step(state, weights_BT, index)
 
-            _, pull = vjp(one_step, stretch.pop(), weights_NT[rows])
+            pulled = vjp(one_step, stretch.pop(), weights_NT[rows])
+            _, pull = pulled
             for k, adjoint in enumerate(adjoints):
                 adjoints[k], of_weights_BT = pull(adjoint)
                 found[k].index_add_(0, rows, of_weights_BT)
@@ -155,7 +157,8 @@ class WeightedTraining:
 def begin(weights: Parameters) -> State:
     """The state before the first step."""
     kept = {name: weight.detach() for name, weight in weights.items()}
-    return kept, *({name: torch.zeros_like(weight) for name, weight in kept.items()} for _ in range(2))
+    zeros = {name: torch.zeros_like(weight) for name, weight in kept.items()}
+    return kept, zeros, zeros
 
 
 def _root(values: Tensor) -> Tensor:

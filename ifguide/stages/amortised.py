@@ -54,7 +54,7 @@ class FittedStudent(Stage):
 
         student, facts = self.student.fit(scores, tokens, texts)
         student.save(folder)
-        held_out = {}
+        held_out: dict[str, Any] = {}
         if self.floors:
             documents = split.documents_of(rows[:, None] * length + np.arange(length))
             held_out = held_out_quality(self.student, scores, tokens, texts, documents, seed=self.share_seed)

@@ -98,7 +98,7 @@ class Study:
 
     def scores(self, name: str) -> Scores:
         made = self.runs[name].artifacts
-        return open_scores(made.get("pooled", made["scores"]))[0]
+        return _opened(made.get("pooled", made["scores"]))
 
     def share(self, name: str) -> float | None:
         """Of the blocks that a variant scores exactly; None for other means."""
@@ -109,11 +109,13 @@ class Study:
         made = self.runs[name].artifacts
         if "student" in made:
             student = self.part("student", name).student.load(made["student"])
-            return student.scores(torch.from_numpy(ids))[0].numpy()
+            found: Scores = student.scores(torch.from_numpy(ids))[0].numpy()
+            return found
         model, shape = self.proxy(), (1, *ids.shape)
         direction = load_direction(made["direction.toxicity"], model)
         scorer = prepare_scorer(self.part("scorer", name), model, [direction], lambda rows: ids[rows], shape, 0)
-        return score_blocks(scorer, ids, batch_size=64, device=model.device)[0]
+        found = score_blocks(scorer, ids, batch_size=64, device=model.device)[0]
+        return found
 
     def mask(self, name: str) -> TokenMask:
         return TokenMask.open(self.runs[name].artifacts["mask"] / MASK_FILE, self.split.block_length)
@@ -132,7 +134,7 @@ class Study:
         return self._kept(lexical_scores(self.split, self.tokenizer, self.queries))
 
     def _kept(self, means: Mapping[str, Callable[[], Scores]]) -> dict[str, Scores]:
-        return {name: open_scores(self.baseline(name, compute).path)[0] for name, compute in means.items()}
+        return {name: _opened(self.baseline(name, compute).path) for name, compute in means.items()}
 
     def quality(self, scores: Scores, source: str | None = None) -> dict[str, Any]:
         """Against the spans of one source of posts, or of all."""
@@ -161,3 +163,9 @@ class Study:
             ids[row, 1 : 1 + len(encoding.ids)] = encoding.ids
             inside[row, 1 : 1 + len(encoding.ids)] = True
         return ids, inside, encodings
+
+
+def _opened(folder: Path) -> Scores:
+    """Scores of the one behaviour, memory-mapped."""
+    scores: Scores = open_scores(folder)[0]
+    return scores
