@@ -40,7 +40,7 @@ def other_masks(study: Study) -> dict[str, Path]:
         "random tokens": lambda: noise,
         "lowest exact scores": lambda: -np.asarray(study.scores(EXACT)),
         "word list": lambda: lexical[WORD_LIST]() + np.float32(1e-3) * noise,
-        BM25: lexical[BM25],
+        BM25: lambda: lexical[BM25]() + np.float32(1e-3) * noise,
     }
     shared = {"data": study.existing("data", "data"), "behaviours": ["toxicity"], "selection": study.part("selection")}
     made = {name: study.baseline(f"{name}, to select from", compute) for name, compute in means.items()}

@@ -23,6 +23,7 @@ from ifguide.corpus.records import read_records
 from ifguide.corpus.tokenizers import token_texts
 from ifguide.corpus.words import WORD, word_log_odds
 from ifguide.evaluation.attribution import known_tokens
+from ifguide.evaluation.token_baselines import BM25, bm25_of_types
 from ifguide.influence.pooling import type_sums
 from ifguide.influence.scoring import sample_rows
 from ifguide.report.attribution import (
@@ -195,6 +196,7 @@ def case_quality(study: Study, names: Sequence[str], cases: list[tuple[str, bool
     sums["word list: log-odds between queries"] = np.array(
         [sum(words.get(word.lower(), 0.0) for word in WORD.findall(text)) for text in texts]
     )
+    sums[BM25] = (bm25_of_types(study.split, study.tokenizer, study.queries)[ids] * inside).sum(1)
     sums["classifier on the whole text"] = study.classifier()(texts)["toxicity"]
     rows: dict[str, dict[str, float]] = {}
     for name, total in sums.items():

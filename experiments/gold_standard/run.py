@@ -83,12 +83,11 @@ def scores_of(part: Any, model: Any, corpus: Corpus, split: Split) -> dict[str, 
     for name, curvature in ((EXACT, part("curvature")), ("exact (`jvp`), no curvature", Curvature("identity"))):
         fitted = ifguide.fit_curvature(model, split, curvature=curvature, influence=part("influence"), progress=False)
         directions[name] = ifguide.make_direction(model, tokenizer, fitted, positive=both[True], negative=both[False])
-    exact = ifguide.score(model, split, directions)
-    one = {"positional, aligned": directions[EXACT]}
-    pooled = ifguide.pool({"pooled by word and context": exact[EXACT]}, split, tokenizer)
+    found, one = ifguide.score(model, split, directions), {"positional, aligned": directions[EXACT]}
+    found |= ifguide.score(model, split, one, scorer=Positional())
+    found |= ifguide.pool({"pooled by word and context": found[EXACT]}, split, tokenizer)
     lexical = lexical_scores(split, tokenizer, queries)
-    words = {name: lexical[name]() for name in (WORD_LIST, BM25)}
-    return {**exact, **ifguide.score(model, split, one, scorer=Positional()), **pooled, **words}
+    return found | {name: lexical[name]() for name in (WORD_LIST, BM25)}
 
 
 def measure(experiment: Experiment) -> dict[str, Any]:

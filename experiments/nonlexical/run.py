@@ -28,15 +28,14 @@ def measure(experiment: Experiment) -> dict[str, Any]:
     study = Study(experiment, "runs", VARIANTS, "+experiment=nonlexical")
     scores = {name: study.scores(name) for name in VARIANTS} | study.lexical_baselines()
     rows = {name: study.quality(values) | document_quality(study.split, values) for name, values in scores.items()}
-    made = {name: run.artifacts for name, run in study.runs.items()}
     return {
         "exact": EXACT,
         "tokens": scores[EXACT].size,
         "rows": rows,
         "lexical": study.differences(scores, [EXACT, OURS]),
-        "students": {name: read_manifest(found["student"])["facts"]["held_out"]
-                     for name, found in made.items() if "student" in found},
-        "proxy": read_manifest(made[EXACT]["factors"])["facts"],
+        "students": {name: read_manifest(run.artifacts["student"])["facts"]["held_out"]
+                     for name, run in study.runs.items() if "student" in run.artifacts},
+        "proxy": read_manifest(study.base.artifacts["factors"])["facts"],
         "figures": {name: {key: row[key] for key in ("roc_auc", "precision_at_0.01", "documents")}
                     for name, row in rows.items()},
     }  # fmt: skip

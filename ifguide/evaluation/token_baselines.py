@@ -61,12 +61,7 @@ def lexical_scores(
     split: Split, tokenizer: PreTrainedTokenizerFast, queries: Sequence[Query]
 ) -> dict[str, Callable[[], NDArray[np.float32]]]:
     """Name → what computes the scores, for the rivals that count words or tokens and need no model (`LEXICAL`)."""
-    encoded, vocabulary = encode_queries(queries, tokenizer, split.block_length), vocabulary_size(tokenizer)
-    shows, lacks = ([q.input_ids[q.continuation] for q in encoded if q.toxic is toxic] for toxic in (True, False))
-
-    def idf() -> NDArray[np.float64]:
-        ids = split.tokens(slice(0, None))
-        return inverse_document_frequency(ids, split.documents_of(np.arange(ids.size)).reshape(ids.shape), vocabulary)
+    shows, lacks = continuations(split, tokenizer, queries)
 
     def of_types(weights_V: NDArray[np.float64]) -> NDArray[np.float32]:
         return without_first(weights_V.astype(np.float32)[split.tokens(slice(0, None))])
@@ -76,11 +71,32 @@ def lexical_scores(
 
     return {
         WORD_LIST: lambda: word_list_scores(split, tokenizer, word_log_odds(queries)),
-        BM25: lambda: of_types(bm25_weights(idf(), shows, lacks)),
+        BM25: lambda: of_types(bm25_of_types(split, tokenizer, queries)),
         DSIR: lambda: importance(lambda: lacks),
         DSIR_CORPUS: lambda: importance(lambda: [split.tokens(slice(0, None))]),
-        IDF: lambda: of_types(idf()),
+        IDF: lambda: of_types(idf_of_types(split, tokenizer)),
     }
+
+
+def continuations(
+    split: Split, tokenizer: PreTrainedTokenizerFast, queries: Sequence[Query]
+) -> tuple[list[NDArray[np.int64]], list[NDArray[np.int64]]]:
+    """Token ids of the continuations of toxic queries, and of the others."""
+    encoded = encode_queries(queries, tokenizer, split.block_length)
+    shows, lacks = ([q.input_ids[q.continuation] for q in encoded if q.toxic is toxic] for toxic in (True, False))
+    return shows, lacks
+
+
+def idf_of_types(split: Split, tokenizer: PreTrainedTokenizerFast) -> NDArray[np.float64]:
+    """Inverse document frequency of every token id in a corpus, [V]."""
+    ids = split.tokens(slice(0, None))
+    documents = split.documents_of(np.arange(ids.size)).reshape(ids.shape)
+    return inverse_document_frequency(ids, documents, vocabulary_size(tokenizer))
+
+
+def bm25_of_types(split: Split, tokenizer: PreTrainedTokenizerFast, queries: Sequence[Query]) -> NDArray[np.float64]:
+    """BM25 of every token id in toxic queries less that in the others (`bm25_weights`), [V]."""
+    return bm25_weights(idf_of_types(split, tokenizer), *continuations(split, tokenizer, queries))
 
 
 def without_first(scores_BT: NDArray[np.float32]) -> NDArray[np.float32]:
