@@ -85,7 +85,7 @@ def document_quality(split: Split, scores_BT: NDArray[np.float32]) -> dict[str, 
     """`documents`, the ROC AUC of the sum of a document's scores against its label (toxic or another), and its
     `documents_interval` over resampled documents."""
     document = split.documents_of(np.arange(scores_BT.size))
-    sums = np.bincount(document, weights=np.ravel(scores_BT), minlength=len(split.documents))
+    sums = np.bincount(document, weights=np.ravel(scores_BT), minlength=len(split.documents)).astype(np.float64)
     toxic = split.documents["label"] == LABELS[TOXIC]
     return {"documents": roc_auc(sums, toxic), "documents_interval": roc_auc_interval(sums, toxic)}
 
