@@ -38,6 +38,7 @@ IN_CONTEXT = {  # settings that exist beside an option only
     "logger.": "logger=wandb",
     "pairs.files": "pairs=local",
     "pairs.prompt": "pairs=local",
+    "student.floors": "student=words",
     "student.share": "student=words",
 }
 

@@ -19,6 +19,7 @@ from ifguide.statistics import (
     roc_auc,
     roc_auc_interval,
     spearman,
+    spearman_difference,
     spearman_interval,
 )
 from ifguide.statistics.ranks import BINS, _quantiles
@@ -220,6 +221,10 @@ def test_intervals_of_rank_statistics_are_their_definition():
     other = rng.random(30)
     correlations = [spearman(scores[chosen], other[chosen]) for chosen in drawn]
     assert spearman_interval(scores, other) == percentiles(correlations)
+    third = rng.random(30)
+    value, interval = spearman_difference(scores, other, third)
+    draws = [spearman(scores[chosen], third[chosen]) - spearman(other[chosen], third[chosen]) for chosen in drawn]
+    assert value == spearman(scores, third) - spearman(other, third) and interval == percentiles(draws)
     assert roc_auc_interval(np.array([0.1, 0.9]), np.array([False, True])) == [1, 1]  # draws of one class do not count
 
 

@@ -9,15 +9,19 @@ the sum of the scores of the blocks that were trained on.
 
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import yaml
 from numpy.typing import NDArray
-from study import LISTS, Study, variants
 
+from ifguide.evaluation.token_baselines import LEXICAL
 from ifguide.report.experiment import Experiment, publish
-from ifguide.statistics import spearman, spearman_interval
+from ifguide.stages.study import Study
+from ifguide.statistics import spearman, spearman_difference, spearman_interval
 
+LISTS = yaml.safe_load(Path(__file__).with_name("variants.yaml").read_text(encoding="utf-8"))
 HALVES, SEEDS = 32, (0, 1)
 OTHER = 1000  # seeds that no proxy has
 
@@ -38,14 +42,19 @@ def trained_contrasts(study: Study, rows: Sequence[NDArray[np.int64]]) -> NDArra
 
 def measure(experiment: Experiment) -> dict[str, Any]:
     names, halves = LISTS["datamodeling"], int(experiment.options["halves"])
-    study, rng = Study(experiment, "datamodeling", variants(names)), np.random.default_rng(0)
+    study, rng = (
+        Study(experiment, "datamodeling", {name: LISTS["variants"][name] for name in names}),
+        np.random.default_rng(0),
+    )
     blocks = len(study.split)
     rows = [np.sort(rng.permutation(blocks)[: blocks // 2]) for _ in range(halves)]
-    actual, scores = trained_contrasts(study, rows), {}
+    actual, scores, foretold = trained_contrasts(study, rows), {}, {}
     for name, values in ({name: study.scores(name) for name in names} | study.baselines()).items():
-        foretold = -np.array([np.asarray(values, dtype=np.float64)[half].sum() for half in rows])
-        low, high = spearman_interval(foretold, actual.mean(0), seed=rng)
-        scores[name] = {"value": spearman(foretold, actual.mean(0)), "interval": [low, high]}
+        foretold[name] = -np.array([np.asarray(values, dtype=np.float64)[half].sum() for half in rows])
+        low, high = spearman_interval(foretold[name], actual.mean(0), seed=rng)
+        scores[name] = {"value": spearman(foretold[name], actual.mean(0)), "interval": [low, high]}
+    of_words = {name: spearman_difference(foretold[name], foretold[names[0]], actual.mean(0))
+                for name in LEXICAL}  # fmt: skip
     between = [spearman(actual[a], actual[b]) for a in range(len(SEEDS)) for b in range(a)]
     return {
         "halves": halves,
@@ -53,6 +62,8 @@ def measure(experiment: Experiment) -> dict[str, Any]:
         "seeds": len(SEEDS),
         "ceiling": float(np.mean(between)),
         "scores": scores,
+        "exact": names[0],
+        "lexical": {name: [difference, *interval] for name, (difference, interval) in of_words.items()},
         "figures": {name: score["value"] for name, score in scores.items()},
     }
 

@@ -10,16 +10,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from study import LISTS, Study, variants
+import yaml
 
-from ifguide.corpus.words import word_log_odds
-from ifguide.evaluation.attribution import word_list_scores
+from ifguide.evaluation.token_baselines import BM25, WORD_LIST, lexical_scores
 from ifguide.report.attribution import plot_trade_off
 from ifguide.report.experiment import Experiment, facts_of, publish
 from ifguide.report.gather import Run
 from ifguide.stages.influence import Mask
 from ifguide.stages.stage import Existing
+from ifguide.stages.study import Study
 
+LISTS = yaml.safe_load(Path(__file__).with_name("variants.yaml").read_text(encoding="utf-8"))
 CELLS = {
     "toxic fraction, toxic prompts": ("toxicity", "toxic", "toxic_fraction"),
     "toxic fraction, other prompts": ("toxicity", "nontoxic", "toxic_fraction"),
@@ -34,11 +35,12 @@ EXACT = "exact (`jvp`)"
 def other_masks(study: Study) -> dict[str, Path]:
     """What Algorithm 1 selects from other scores than influence."""
     noise = np.random.default_rng(0).random(study.split.shape, dtype=np.float32)  # also orders the ties of the words
-    words = word_log_odds(study.queries)
+    lexical = lexical_scores(study.split, study.tokenizer, study.queries)
     means = {
         "random tokens": lambda: noise,
         "lowest exact scores": lambda: -np.asarray(study.scores(EXACT)),
-        "word list": lambda: word_list_scores(study.split, study.tokenizer, words) + np.float32(1e-3) * noise,
+        "word list": lambda: lexical[WORD_LIST]() + np.float32(1e-3) * noise,
+        BM25: lambda: lexical[BM25]() + np.float32(1e-3) * noise,
     }
     shared = {"data": study.existing("data", "data"), "behaviours": ["toxicity"], "selection": study.part("selection")}
     made = {name: study.baseline(f"{name}, to select from", compute) for name, compute in means.items()}
@@ -53,7 +55,7 @@ def cells(runs: list[Run]) -> dict[str, list[float]]:
 
 
 def measure(experiment: Experiment) -> dict[str, Any]:
-    study = Study(experiment, "masks", variants([EXACT]), "+experiment=real_text")
+    study = Study(experiment, "masks", {EXACT: LISTS["variants"][EXACT]}, "+experiment=real_text")
     # the proxy is the uncensored model of its seed
     tuned = ("+experiment=detoxification", f"start={study.base.artifacts['proxy']}")
     curves: dict[str, dict[str, dict[str, list[float]]]] = {name: {} for name in POOLINGS.values()}

@@ -11,11 +11,12 @@ scores; how much more the toxic continuations of the other half then cost it tha
 
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import yaml
 from numpy.typing import NDArray
-from study import LISTS, Scores, Study
 
 from ifguide.api import WORDS_IN_CONTEXT
 from ifguide.corpus.queries import halves
@@ -24,9 +25,11 @@ from ifguide.influence.top import TopTokens
 from ifguide.report.experiment import Experiment, publish
 from ifguide.stages.influence import Mask, PooledScores
 from ifguide.stages.stage import Existing
+from ifguide.stages.study import Scores, Study
 from ifguide.statistics import paired_difference
 from ifguide.workspace import read_manifest
 
+LISTS = yaml.safe_load(Path(__file__).with_name("variants.yaml").read_text(encoding="utf-8"))
 HALF = "classifier@classifiers.toxicity=from_queries"  # a judge takes the other half
 TOP = 0.01  # of the tokens, left out
 PARTS = {"sample": 0.5, "real_text": 0.15}  # of a pass, that the model is trained on

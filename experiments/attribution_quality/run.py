@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import yaml
 from numpy.typing import NDArray
-from study import LISTS, Scores, Study, variants
 
 from ifguide.corpus.blocks import LABELS
 from ifguide.corpus.build import tokens_in_spans
@@ -23,6 +23,7 @@ from ifguide.corpus.records import read_records
 from ifguide.corpus.tokenizers import token_texts
 from ifguide.corpus.words import WORD, word_log_odds
 from ifguide.evaluation.attribution import known_tokens
+from ifguide.evaluation.token_baselines import BM25, bm25_of_types
 from ifguide.influence.pooling import type_sums
 from ifguide.influence.scoring import sample_rows
 from ifguide.report.attribution import (
@@ -35,10 +36,16 @@ from ifguide.report.attribution import (
 from ifguide.report.experiment import Experiment, publish
 from ifguide.report.token_page import page_documents
 from ifguide.report.wording import TOXICITY
+from ifguide.stages.study import Scores, Study
 from ifguide.statistics import ratio_interval, roc_auc, roc_auc_interval
 
+LISTS = yaml.safe_load(Path(__file__).with_name("variants.yaml").read_text(encoding="utf-8"))
 KEY, EXACT = "precision_at_0.01", "exact (`jvp`)"
 ANNOTATORS, MADLIBS = 3, 10_000
+
+
+def variants(names: Sequence[str]) -> dict[str, list[str]]:
+    return {name: LISTS["variants"][name] for name in names}
 
 
 def measure(experiment: Experiment) -> dict[str, Any]:
@@ -50,10 +57,12 @@ def measure(experiment: Experiment) -> dict[str, Any]:
     rows = {name: {**study.quality(values), "share": study.share(name)} for name, values in scores.items()}
     masked = [name for name in names if name in LISTS["shown"]]
     plot_development(study, scores, rows, masked)
+    ours = f"amortised from {10 if small else 5} %"
     results: dict[str, Any] = {
         "size": experiment.options["size"],
-        "ours": f"amortised from {10 if small else 5} %",
+        "ours": ours,
         "exact": EXACT,
+        "lexical": study.differences(scores, [EXACT, ours]),
         "tokens": int(study.split.shape[0] * study.split.shape[1]),
         "rows": rows,
         "masks": {name: mask_quality(study, name) for name in masked},
@@ -82,9 +91,13 @@ def report(experiment: Experiment, study: Study) -> dict[str, Any]:
     )  # fmt: skip
     scores = {name: other.scores(name) for name in LISTS["reported"]} | other.baselines()
     reported = {
-        title: {name: {**other.quality(values, source), "share": other.share(name)} for name, values in scores.items()}
+        title: {
+            "rows": {name: {**other.quality(values, source), "share": other.share(name)}
+                     for name, values in scores.items()},
+            "lexical": other.differences(scores, [EXACT, "amortised from 5 %"], source),
+        }
         for source, title in (("toxic_spans", "SemEval trial posts"), ("hatexplain", "HateXplain posts"))
-    }
+    }  # fmt: skip
     return {"agreement": means, "cases": cases, "reported": reported}
 
 
@@ -183,6 +196,7 @@ def case_quality(study: Study, names: Sequence[str], cases: list[tuple[str, bool
     sums["word list: log-odds between queries"] = np.array(
         [sum(words.get(word.lower(), 0.0) for word in WORD.findall(text)) for text in texts]
     )
+    sums[BM25] = (bm25_of_types(study.split, study.tokenizer, study.queries)[ids] * inside).sum(1)
     sums["classifier on the whole text"] = study.classifier()(texts)["toxicity"]
     rows: dict[str, dict[str, float]] = {}
     for name, total in sums.items():

@@ -1,5 +1,7 @@
 """How well token scores find the tokens that people (or the sample's writer) marked as toxic."""
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 from transformers import PreTrainedTokenizerFast
@@ -8,7 +10,7 @@ from ifguide.corpus.blocks import LABELS, Split
 from ifguide.corpus.documents import TOXIC
 from ifguide.corpus.tokenizers import token_texts
 from ifguide.corpus.words import WORD
-from ifguide.statistics import ranking_intervals, roc_auc
+from ifguide.statistics import percentiles, ranking_draws, ranking_intervals, roc_auc, roc_auc_interval
 
 SHARES = (0.005, 0.01, 0.02, 0.05)
 GROUPS = 100  # of blocks, in bootstrap intervals
@@ -69,16 +71,57 @@ def attribution_quality(
     Returns:
         Beside these, `annotated_share`.
     """
-    known = known_BT.copy()
-    known[:, 0] = False
+    known, group = _counted(known_BT)
     scores, positive = scores_BT[known], annotated_BT[known]
     metrics: dict[str, float | list[float]] = {"annotated_share": float(positive.mean())}
     metrics["roc_auc"] = roc_auc(scores, positive)
     metrics |= {f"precision_at_{share}": precision_at(scores, positive, share) for share in SHARES}
-    group = np.broadcast_to((np.arange(len(known)) % GROUPS)[:, None], known.shape)[known]
     metrics["roc_auc_interval"], at_shares = ranking_intervals(scores, positive, group, SHARES, groups=GROUPS)
     metrics |= {f"precision_at_{share}_interval": at for share, at in zip(SHARES, at_shares, strict=True)}
     return metrics
+
+
+def document_quality(split: Split, scores_BT: NDArray[np.float32]) -> dict[str, Any]:
+    """`documents`, the ROC AUC of the sum of a document's scores against its label (toxic or another), and its
+    `documents_interval` over resampled documents."""
+    document = split.documents_of(np.arange(scores_BT.size))
+    sums = np.bincount(document, weights=np.ravel(scores_BT), minlength=len(split.documents)).astype(np.float64)
+    toxic = split.documents["label"] == LABELS[TOXIC]
+    return {"documents": roc_auc(sums, toxic), "documents_interval": roc_auc_interval(sums, toxic)}
+
+
+def quality_difference(
+    scores_BT: NDArray[np.float32],
+    reference_BT: NDArray[np.float32],
+    annotated_BT: NDArray[np.bool_],
+    known_BT: NDArray[np.bool_],
+) -> dict[str, list[float]]:
+    """`roc_auc` and `precision_at_<share>` of token scores less those of others, with its interval over the same
+    resampled groups of blocks: [difference, low, high] each.
+
+    Args:
+        scores_BT, reference_BT: token scores, and what they are compared with.
+        annotated_BT, known_BT: as in `attribution_metrics`.
+    """
+    known, group = _counted(known_BT)
+    positive = annotated_BT[known]
+    values, draws = [], []
+    for one in (scores_BT[known], reference_BT[known]):
+        values.append(np.array([roc_auc(one, positive), *(precision_at(one, positive, share) for share in SHARES)]))
+        draws.append(np.vstack(ranking_draws(one, positive, group, SHARES, groups=GROUPS)))
+    names = ["roc_auc", *(f"precision_at_{share}" for share in SHARES)]
+    differences, drawn = values[0] - values[1], draws[0] - draws[1]
+    return {
+        name: [float(difference), *percentiles(row)]
+        for name, difference, row in zip(names, differences, drawn, strict=True)
+    }
+
+
+def _counted(known_BT: NDArray[np.bool_]) -> tuple[NDArray[np.bool_], NDArray[np.int64]]:
+    """Known tokens that have a score, and the group of blocks that each of these is in."""
+    known = known_BT.copy()
+    known[:, 0] = False
+    return known, np.broadcast_to((np.arange(len(known)) % GROUPS)[:, None], known.shape)[known]
 
 
 def known_tokens(split: Split, source: int | None = None) -> NDArray[np.bool_]:

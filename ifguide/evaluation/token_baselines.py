@@ -1,6 +1,7 @@
 """Rivals of influence scores: other ways to tell which training tokens are toxic. Each gives [blocks, T] scores.
 
-A list of words is in `ifguide.evaluation.attribution`, losses are in `ifguide.evaluation.fluency`.
+A list of words is in `ifguide.evaluation.attribution`, losses are in `ifguide.evaluation.fluency`, and what counts of
+tokens say is in `ifguide.evaluation.lexical`.
 """
 
 import copy
@@ -16,11 +17,16 @@ from ifguide.classifiers.base import TOXICITY, Classifier
 from ifguide.corpus.blocks import Split
 from ifguide.corpus.documents import Query
 from ifguide.corpus.queries import EncodedQuery, encode_queries
-from ifguide.corpus.tokenizers import token_texts
+from ifguide.corpus.tokenizers import token_texts, vocabulary_size
 from ifguide.corpus.words import word_log_odds
 from ifguide.evaluation.attribution import word_list_scores
 from ifguide.evaluation.fluency import block_losses
+from ifguide.evaluation.lexical import bm25_weights, importance_scores, inverse_document_frequency
 from ifguide.objectives.language_modeling import token_losses
+
+WORD_LIST, BM25, IDF = "word list: log-odds between queries", "BM25", "inverse document frequency"
+DSIR, DSIR_CORPUS = "DSIR-style, toxic against other queries", "DSIR-style, toxic queries against the corpus"
+LEXICAL = (WORD_LIST, BM25, DSIR, DSIR_CORPUS, IDF)
 
 
 def token_baselines(
@@ -43,12 +49,60 @@ def token_baselines(
     """
     encoded = encode_queries(queries, tokenizer, split.block_length)
     return {
-        "word list: log-odds between queries": lambda: word_list_scores(split, tokenizer, word_log_odds(queries)),
+        **lexical_scores(split, tokenizer, queries),
         "classifier on ±8 tokens": lambda: classifier_window_scores(split, tokenizer, classifier),
         "anti-expert less expert": lambda: expert_log_ratio_scores(model, split, encoded, batch_size=batch_size),
         "loss": lambda: block_losses(model, split, batch_size=batch_size),
         "gradient norm": lambda: gradient_norm_scores(model, split, batch_size=batch_size),
     }
+
+
+def lexical_scores(
+    split: Split, tokenizer: PreTrainedTokenizerFast, queries: Sequence[Query]
+) -> dict[str, Callable[[], NDArray[np.float32]]]:
+    """Name → what computes the scores, for the rivals that count words or tokens and need no model (`LEXICAL`)."""
+    shows, lacks = continuations(split, tokenizer, queries)
+
+    def of_types(weights_V: NDArray[np.float64]) -> NDArray[np.float32]:
+        return without_first(weights_V.astype(np.float32)[split.tokens(slice(0, None))])
+
+    def importance(raw: Callable[[], Sequence[NDArray[np.int64]]]) -> NDArray[np.float32]:
+        return without_first(importance_scores(split.tokens(slice(0, None)), shows, raw()))
+
+    return {
+        WORD_LIST: lambda: word_list_scores(split, tokenizer, word_log_odds(queries)),
+        BM25: lambda: of_types(bm25_of_types(split, tokenizer, queries)),
+        DSIR: lambda: importance(lambda: lacks),
+        DSIR_CORPUS: lambda: importance(lambda: [split.tokens(slice(0, None))]),
+        IDF: lambda: of_types(idf_of_types(split, tokenizer)),
+    }
+
+
+def continuations(
+    split: Split, tokenizer: PreTrainedTokenizerFast, queries: Sequence[Query]
+) -> tuple[list[NDArray[np.int64]], list[NDArray[np.int64]]]:
+    """Token ids of the continuations of toxic queries, and of the others."""
+    encoded = encode_queries(queries, tokenizer, split.block_length)
+    shows, lacks = ([q.input_ids[q.continuation] for q in encoded if q.toxic is toxic] for toxic in (True, False))
+    return shows, lacks
+
+
+def idf_of_types(split: Split, tokenizer: PreTrainedTokenizerFast) -> NDArray[np.float64]:
+    """Inverse document frequency of every token id in a corpus, [V]."""
+    ids = split.tokens(slice(0, None))
+    documents = split.documents_of(np.arange(ids.size)).reshape(ids.shape)
+    return inverse_document_frequency(ids, documents, vocabulary_size(tokenizer))
+
+
+def bm25_of_types(split: Split, tokenizer: PreTrainedTokenizerFast, queries: Sequence[Query]) -> NDArray[np.float64]:
+    """BM25 of every token id in toxic queries less that in the others (`bm25_weights`), [V]."""
+    return bm25_weights(idf_of_types(split, tokenizer), *continuations(split, tokenizer, queries))
+
+
+def without_first(scores_BT: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Scores with a column 0 of 0, where nothing is predicted."""
+    scores_BT[:, 0] = 0
+    return scores_BT
 
 
 def classifier_window_scores(

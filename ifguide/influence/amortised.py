@@ -50,6 +50,7 @@ class Amortised:
         student: what is fitted to exact scores of the sample.
         share: of the blocks, to score exactly.
         seed: of the sample.
+        floors: measure what the student has learned (`ifguide.influence.floors`), at the cost of two more fits of it.
 
     Raises:
         ValueError: a share outside (0, 1).
@@ -58,6 +59,7 @@ class Amortised:
     student: Student
     share: float = 0.05
     seed: int = 0
+    floors: bool = True
 
     def __post_init__(self) -> None:
         if not 0 < self.share < 1:

@@ -5,11 +5,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
+import numpy as np
+from numpy.typing import NDArray
+
 from ifguide.corpus.tokenizers import token_texts
 from ifguide.influence.amortised import Student
+from ifguide.influence.floors import held_out_quality
 from ifguide.influence.scorers import TokenScorer
 from ifguide.influence.scoring import ScoringModule, fill_store, rows_of_share
 from ifguide.influence.store import ScoreStore, open_scores
+from ifguide.stages import findings
 from ifguide.stages.stage import Inputs, Stage, made_from, setting, speed
 from ifguide.training.trainer import TrainerSettings
 
@@ -25,6 +30,7 @@ class FittedStudent(Stage):
         data: the corpus.
         student: what is fitted.
         share, share_seed: which blocks the scores are of.
+        floors: measure what the student has learned, for the manifest; the student is the same.
     """
 
     name: ClassVar[str] = "student"
@@ -35,16 +41,25 @@ class FittedStudent(Stage):
     student: Student = setting()
     share: float = speed()
     share_seed: int = speed()
+    floors: bool = speed(True)
 
     def build(self, folder: Path, inputs: Inputs) -> Mapping[str, Any]:
         corpus = inputs.corpus()
         split = corpus.split("train")
         rows = rows_of_share(len(split), self.share, self.share_seed)
-        student, facts = self.student.fit(
-            open_scores(inputs["exact"]), lambda places: split.tokens(rows[places]), token_texts(corpus.tokenizer)
-        )
+        scores, texts, length = open_scores(inputs["exact"]), token_texts(corpus.tokenizer), split.block_length
+
+        def tokens(places: slice) -> NDArray[np.int64]:
+            return split.tokens(rows[places])
+
+        student, facts = self.student.fit(scores, tokens, texts)
         student.save(folder)
-        return {"blocks": len(rows), **facts}
+        held_out: dict[str, Any] = {}
+        if self.floors:
+            documents = split.documents_of(rows[:, None] * length + np.arange(length))
+            held_out = held_out_quality(self.student, scores, tokens, texts, documents, seed=self.share_seed)
+        found = findings.of_student(held_out) if held_out else {}
+        return {"blocks": len(rows), **facts, "held_out": held_out, **found}
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -33,6 +33,11 @@ def make(cfg: DictConfig, key: str) -> Any:
         raise mistake(error, key) or error from error
 
 
+def saved(folder: Path) -> Any:
+    """The configuration that Hydra keeps in the folder of a run."""
+    return OmegaConf.load(folder / ".hydra" / "config.yaml")
+
+
 def whitelisted() -> dict[str, Any]:
     """What `_target_` may name, for versions of Hydra that ask; more with `IFGUIDE_TARGETS=mine.*,theirs.*`."""
     if "_execution_whitelist_" not in inspect.signature(instantiate).parameters:

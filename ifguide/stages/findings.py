@@ -14,6 +14,7 @@ from ifguide.workspace import Artifact
 
 FINDING, WARNINGS = "finding", "warnings"
 LEARNED = 0.9  # of a unigram model's loss, at most: a proxy above has learned hardly more than how often tokens occur
+EXPLAINED = 0.1  # of the variance of exact scores of unseen blocks, at least
 RELIABLE = 0.3  # correlation of halves, at least
 MOST = 0.5  # of a mask, at most, in one document or in pieces of words
 TELLS = 0.65  # ROC AUC of a judge, at least
@@ -99,6 +100,23 @@ def of_scores(facts: Mapping[str, Any]) -> dict[str, Any]:
         return {}
     error = max(facts["self_check"]["relative_error"])
     return finding(f"scores differ from those of the reference form by {error:.0e} of their size on a few blocks")
+
+
+def of_student(held_out: Mapping[str, Any]) -> dict[str, Any]:
+    """Args: agreement with exact scores of unseen blocks; of several behaviours, the worst explained one counts."""
+    worst = min(range(len(held_out["student"])), key=lambda one: held_out["student"][one]["r2"])
+    student, unigram, shuffled = (held_out[name][worst] for name in ("student", "unigram", "shuffled"))
+    explains = f"explains {student['r2']:.0%} of the variance of exact scores of unseen blocks"
+    return finding(
+        f"the student {explains} (Spearman {student['spearman']:.2f}), means of token ids {unigram['r2']:.0%}, "
+        f"a student of scores shuffled within documents {shuffled['r2']:.0%}",
+        f"the student {explains}: its scores say little; use a larger student.share, or exact scores"
+        if student["r2"] < EXPLAINED
+        else None,
+        f"the student {explains}, means of token ids {unigram['r2']:.0%}: it has learned no more than those"
+        if student["r2"] <= unigram["r2"]
+        else None,
+    )
 
 
 def of_mask(selected: int, tokens: int, shape: Mapping[str, float], short: Sequence[str]) -> dict[str, Any]:

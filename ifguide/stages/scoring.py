@@ -32,7 +32,7 @@ def plan_scores(planner: Planner, contrast: bool) -> Stage:
     share = {"share": amortised.share, "share_seed": amortised.seed}
     shared = {"data": planner.data, "student": amortised.student}
     sample = planner.add(f"exact_scores{suffix}", Scores, **exact, **share)
-    fitted = planner.add(f"student{suffix}", FittedStudent, exact=sample, **shared, **share)
+    fitted = planner.add(f"student{suffix}", FittedStudent, exact=sample, floors=amortised.floors, **shared, **share)
     return planner.add(
         f"scores{suffix}", StudentScores, fitted=fitted, behaviours=list(planner.behaviours),
         shard_blocks=planner.part("influence").shard_blocks, **shared, **planner.placed,

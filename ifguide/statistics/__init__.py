@@ -18,10 +18,12 @@ from ifguide.statistics.intervals import (
 )
 from ifguide.statistics.ranks import (
     calibration_error,
+    ranking_draws,
     ranking_intervals,
     roc_auc,
     roc_auc_interval,
     spearman,
+    spearman_difference,
     spearman_interval,
 )
 
@@ -40,10 +42,12 @@ __all__ = [
     "percentiles",
     "perplexity_interval",
     "proportion_interval",
+    "ranking_draws",
     "ranking_intervals",
     "ratio_interval",
     "roc_auc",
     "roc_auc_interval",
     "spearman",
+    "spearman_difference",
     "spearman_interval",
 ]

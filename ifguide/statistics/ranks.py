@@ -52,7 +52,20 @@ def ranking_intervals(
     *,
     groups: int,
 ) -> tuple[list[float], list[list[float]]]:
-    """Intervals of the ROC AUC and of the precision at each share of many scores, over resampled groups.
+    """Intervals of the ROC AUC and of the precision at each share of many scores: those of `ranking_draws`."""
+    areas, precisions = ranking_draws(scores, positive, group, shares, groups=groups)
+    return percentiles(areas), [percentiles(row) for row in precisions]
+
+
+def ranking_draws(
+    scores: NDArray[np.floating],
+    positive: NDArray[np.bool_],
+    group: NDArray[np.int64],
+    shares: Sequence[float],
+    *,
+    groups: int,
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """ROC AUC and precision at each share of many scores, in resamples of groups that are the same for any scores.
 
     Scores are counted by group and by bin (their quantiles), which is all that resampling needs.
 
@@ -63,7 +76,7 @@ def ranking_intervals(
         groups: how many there are.
 
     Returns:
-        The interval of the ROC AUC, and one interval for each share.
+        [R] and [shares, R].
     """
     order = np.argsort(scores, kind="stable")
     scores, positive, group = scores[order], positive[order], group[order]
@@ -85,7 +98,7 @@ def ranking_intervals(
             for row, share in enumerate(shares):
                 wanted = share * (found[-1] + rejected[-1])
                 precisions[row, index] = np.interp(wanted, found + rejected, found) / wanted
-    return percentiles(areas), [percentiles(row) for row in precisions]
+    return areas, precisions
 
 
 def _quantiles(ordered: NDArray[np.floating], count: int) -> NDArray[np.floating]:
@@ -118,6 +131,15 @@ def spearman(a: NDArray[np.floating], b: NDArray[np.floating]) -> float:
     if any(constant):
         return float(all(constant))
     return float(spearmanr(a, b).statistic)
+
+
+def spearman_difference(
+    a: NDArray[np.floating], other: NDArray[np.floating], b: NDArray[np.floating], *, seed: int = 0
+) -> tuple[float, list[float]]:
+    """Rank correlation of `a` with `b` less that of `other` with `b`; its interval over resampled cases, [n] each."""
+    drawn = np.random.default_rng(seed).integers(len(a), size=(RESAMPLES, len(a)))
+    draws = [spearman(a[chosen], b[chosen]) - spearman(other[chosen], b[chosen]) for chosen in drawn]
+    return spearman(a, b) - spearman(other, b), percentiles(draws)
 
 
 def spearman_interval(

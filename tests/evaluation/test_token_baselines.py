@@ -6,7 +6,7 @@ import torch
 
 from ifguide.corpus.documents import Query
 from ifguide.corpus.queries import encode_queries
-from ifguide.evaluation.attribution import SHARES, attribution_quality, precision_at
+from ifguide.evaluation.attribution import SHARES, attribution_quality, precision_at, quality_difference
 from ifguide.evaluation.token_baselines import (
     classifier_window_scores,
     expert_log_ratio_scores,
@@ -48,6 +48,23 @@ def test_quality_has_the_exact_values_inside_their_intervals():
     # the interval of an AUC is about as wide as theory has it (Hanley and McNeil, 1982)
     low, high = metrics["roc_auc_interval"]
     assert 0.3 < (high - low) / (2 * 1.96 * 0.014) < 3
+
+
+def test_differences_of_quality_are_paired():
+    rng = np.random.default_rng(0)
+    annotated = rng.random((400, 20)) < 0.05
+    scores = (rng.normal(size=annotated.shape) + annotated).astype(np.float32)
+    near = (scores + 0.3 * rng.normal(size=scores.shape)).astype(np.float32)
+    known = np.ones_like(annotated)
+    found = quality_difference(scores, near, annotated, known)
+    one, other = (attribution_quality(values, annotated, known) for values in (scores, near))
+    for name, (difference, low, high) in found.items():
+        assert difference == pytest.approx(one[name] - other[name]) and low < difference < high
+        ends = [metrics[f"{name}_interval"] for metrics in (one, other)]
+        unpaired = np.hypot(*(end[1] - end[0] for end in ends))
+        assert high - low < unpaired, "resampled apart, their noise would not cancel"
+    same = quality_difference(scores, scores, annotated, known)
+    assert all(values == [0.0, 0.0, 0.0] for values in same.values())
 
 
 def test_ties_at_the_border_count_on_average():

@@ -3,6 +3,7 @@ import pytest
 import torch
 
 from ifguide.influence.amortised import Amortised, ConvolutionStudent
+from ifguide.influence.floors import agreement, held_out_quality, shuffled_within
 from ifguide.influence.pooling import TypePooling, WordPooling
 
 VOCABULARY = 40
@@ -60,3 +61,49 @@ def test_bad_settings_are_refused():
         ConvolutionStudent(kernels=[4])
     with pytest.raises(ValueError, match="width=0"):
         ConvolutionStudent(width=0)
+
+
+def test_scores_are_shuffled_within_documents(corpus):
+    _, _, scores = corpus
+    few = scores[:, :40]
+    document = np.sort(np.random.default_rng(1).integers(0, 12, few[0].size)).reshape(few[0].shape)
+    shuffled = shuffled_within(few, document, seed=0)
+    assert np.array_equal(shuffled[..., 0], few[..., 0]) and (shuffled != few).mean() > 0.8
+    for one in range(12):
+        inside = document == one
+        inside[:, 0] = False
+        before, after = few[:, inside], shuffled[:, inside]
+        assert sorted(map(tuple, before.T)) == sorted(map(tuple, after.T)), "behaviours of a token stay together"
+    assert np.array_equal(shuffled, shuffled_within(few, document, seed=0))
+
+
+def test_agreement_is_that_of_a_regression():
+    rng = np.random.default_rng(0)
+    a, b = rng.normal(size=(2, 30, 9))
+    slope, intercept = np.polyfit(a[:, 1:].ravel(), (b + a)[:, 1:].ravel(), 1)
+    residual = (b + a)[:, 1:] - slope * a[:, 1:] - intercept
+    assert agreement(a, a + b)["r2"] == pytest.approx(1 - residual.var() / (a + b)[:, 1:].var())
+    assert agreement(7 * a, a + b) == pytest.approx(agreement(a, a + b)), "the scale of scores does not matter"
+    assert agreement(-a, a + b)["r2"] == agreement(np.zeros_like(a), b)["r2"] == 0
+
+
+def test_a_student_is_held_against_its_floors(corpus):
+    """Scores are worth the token's type, and add up to 0 in each document: shuffled within it, they say nothing."""
+    ids, worth, _ = corpus
+    noisy = worth.astype(np.float32)
+    noisy[..., 1:] -= noisy[..., 1:].mean(-1, keepdims=True)
+    document = np.repeat(np.arange(len(ids)), 32).reshape(ids.shape)
+    found = held_out_quality(WORDS, noisy, lambda rows: ids[rows], TEXTS, document, seed=0)
+    assert found["blocks"] == 300 and all(len(found[name]) == 2 for name in ("student", "shuffled", "unigram"))
+    for one, other in zip(found["student"], found["unigram"], strict=True):
+        assert one["r2"] > 0.9 and one["spearman"] > 0.9 and one["r2"] == pytest.approx(other["r2"], abs=0.02)
+    assert max(one["r2"] for one in found["shuffled"]) < 0.3
+
+    class Recorder:
+        def fit(self, scores, tokens, texts):
+            assert scores.shape[1] == len(tokens(slice(0, None)))
+            assert not (ids[::5][:, None] == tokens(slice(0, None))[None, :300]).all(-1).any()
+            return WORDS.fit(scores, tokens, texts)
+
+    held_out_quality(Recorder(), noisy, lambda rows: ids[rows], TEXTS, document, seed=0)
+    assert held_out_quality(WORDS, noisy[:, :1], lambda rows: ids[rows], TEXTS, document[:1], seed=0) == {}

@@ -8,6 +8,13 @@ from ifguide.stages import findings
 GOOD_MASK = {"documents": 200, "largest_document": 0.02, "fragments": 0.02}
 
 
+def held_out(student, unigram):
+    return {
+        name: [{"r2": 0.9, "spearman": 0.9}, {"r2": r2, "spearman": 0.5}]
+        for name, r2 in (("student", student), ("unigram", unigram), ("shuffled", 0.01))
+    }
+
+
 @pytest.mark.parametrize(
     "found, warns",
     [
@@ -29,6 +36,9 @@ GOOD_MASK = {"documents": 200, "largest_document": 0.02, "fragments": 0.02}
         (findings.of_mask(3, 300, GOOD_MASK, ["fell short"]), ("fell short",)),
         (findings.of_scores({"self_check": {"relative_error": [1e-7, 3e-6]}}), ()),
         (findings.of_scores({}), ()),
+        (findings.of_student(held_out(0.3, 0.2)), ()),
+        (findings.of_student(held_out(0.05, 0.02)), ("explains 5% of the variance of exact scores of unseen blocks",)),
+        (findings.of_student(held_out(0.3, 0.3)), ("means of token ids 30%: it has learned no more",)),
         (findings.of_judge("it", {"texts": 9}), ()),
         (findings.of_judge("it", {"roc_auc": 0.9, "probabilities": [0.02, 0.4, 0.97]}), ()),
         (findings.of_judge("it", {"roc_auc": 0.5, "probabilities": [0.1, 0.4, 0.9]}), ("hardly tells",)),

@@ -197,6 +197,9 @@ class SampleDocuments:
     def __len__(self) -> int:
         return self.size
 
+    def write(self, rng: Random, *, toxic: bool) -> Post:
+        return make_post(rng, toxic=toxic)
+
     def __iter__(self) -> Iterator[Document]:
         count, block = TOXIC_EVERY
         toxic: set[int] = set()
@@ -204,6 +207,6 @@ class SampleDocuments:
             if record % block == 0:
                 positions = Random(f"sample-toxic-{self.seed}-{record}").sample(range(block), count)
                 toxic = {record + position for position in positions}
-            post = make_post(Random(f"sample-document-{self.seed}-{record}"), toxic=record in toxic)
+            post = self.write(Random(f"sample-document-{self.seed}-{record}"), toxic=record in toxic)
             label = TOXIC if record in toxic else BENIGN
             yield Document(text=post.text, source="sample", record=record, label=label, spans=post.spans)

@@ -1,4 +1,5 @@
-"""A corpus with its proxy, and the scores that variants of the method and simpler means give its tokens."""
+"""What experiments on scores share: a corpus with its proxy, and the scores that variants of the method and simpler
+means give its tokens."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -7,17 +8,15 @@ from typing import Any, ClassVar
 
 import numpy as np
 import torch
-import yaml
 from numpy.typing import NDArray
-from omegaconf import OmegaConf
 
 from ifguide.corpus.blocks import Corpus, Split
 from ifguide.corpus.documents import Query
 from ifguide.corpus.masks import MASK_FILE, TokenMask
 from ifguide.corpus.queries import encode_queries
-from ifguide.evaluation.attribution import attribution_quality, known_tokens
+from ifguide.evaluation.attribution import attribution_quality, known_tokens, quality_difference
 from ifguide.evaluation.likelihood import continuation_likelihoods
-from ifguide.evaluation.token_baselines import token_baselines
+from ifguide.evaluation.token_baselines import LEXICAL, lexical_scores, token_baselines
 from ifguide.influence.direction import load_direction
 from ifguide.influence.scoring import prepare_scorer, score_blocks
 from ifguide.influence.store import create_scores, open_scores
@@ -26,7 +25,7 @@ from ifguide.objectives import LanguageModeling, SuppressedLanguageModeling
 from ifguide.report.experiment import Experiment
 from ifguide.report.gather import Run
 from ifguide.stages.classifiers import FittedClassifier
-from ifguide.stages.configuration import make
+from ifguide.stages.configuration import make, saved
 from ifguide.stages.stage import Existing, Inputs, Stage, made_from, setting, speed
 from ifguide.training.context import TrainingContext
 from ifguide.training.fit import train
@@ -36,11 +35,6 @@ from ifguide.workspace import Artifact, Workspace
 
 Scores = NDArray[np.float32]
 LOSSES_FILE = "losses.npy"  # [queries]
-LISTS: dict[str, Any] = yaml.safe_load(Path(__file__).with_name("variants.yaml").read_text(encoding="utf-8"))
-
-
-def variants(names: Sequence[str]) -> dict[str, list[str]]:
-    return {name: LISTS["variants"][name] for name in names}
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -104,7 +98,7 @@ class Study:
     Args:
         experiment: that runs are launched by.
         part: name of their folder.
-        variants: name → overrides; the others are compared with the first.
+        variants: name → overrides; the corpus and the proxy are those of the first.
         overrides: of all of them.
     """
 
@@ -113,8 +107,8 @@ class Study:
     ) -> None:
         self.experiment = experiment
         self.runs: dict[str, Run] = {
-            name: experiment.run(f"{part}/{index}", "stage=mask", *overrides, *own)
-            for index, (name, own) in enumerate(variants.items())
+            name: experiment.run(f"{part}/{index}", "stage=mask", *overrides, *given)
+            for index, (name, given) in enumerate(variants.items())
         }
         self.base = next(iter(self.runs.values()))
         self.workspace = Workspace(self.base.artifacts["data"].parent)
@@ -126,7 +120,7 @@ class Study:
 
     def configuration(self, name: str | None = None) -> Any:
         run = self.base if name is None else self.runs[name]
-        return OmegaConf.load(Path(run.place) / ".hydra" / "config.yaml")
+        return saved(Path(run.place))
 
     def part(self, key: str, name: str | None = None) -> Any:
         """What the configuration of a variant has under a key, made."""
@@ -150,7 +144,7 @@ class Study:
 
     def scores(self, name: str) -> Scores:
         made = self.runs[name].artifacts
-        return open_scores(made.get("pooled", made["scores"]))[0]
+        return _opened(made.get("pooled", made["scores"]))
 
     def share(self, name: str) -> float | None:
         """Of the blocks that a variant scores exactly; None for other means."""
@@ -161,11 +155,13 @@ class Study:
         made = self.runs[name].artifacts
         if "student" in made:
             student = self.part("student", name).student.load(made["student"])
-            return student.scores(torch.from_numpy(ids))[0].numpy()
+            found: Scores = student.scores(torch.from_numpy(ids))[0].numpy()
+            return found
         model, shape = self.proxy(), (1, *ids.shape)
         direction = load_direction(made["direction.toxicity"], model)
         scorer = prepare_scorer(self.part("scorer", name), model, [direction], lambda rows: ids[rows], shape, 0)
-        return score_blocks(scorer, ids, batch_size=64, device=model.device)[0]
+        found = score_blocks(scorer, ids, batch_size=64, device=model.device)[0]
+        return found
 
     def mask(self, name: str) -> TokenMask:
         return TokenMask.open(self.runs[name].artifacts["mask"] / MASK_FILE, self.split.block_length)
@@ -177,8 +173,14 @@ class Study:
 
     def baselines(self) -> dict[str, Scores]:
         corpus, batch = (self.split, self.tokenizer, self.queries), self.part("influence").batch_size
-        means = token_baselines(self.proxy(), *corpus, self.classifier(), batch_size=batch)
-        return {name: open_scores(self.baseline(name, compute).path)[0] for name, compute in means.items()}
+        return self._kept(token_baselines(self.proxy(), *corpus, self.classifier(), batch_size=batch))
+
+    def lexical_baselines(self) -> dict[str, Scores]:
+        """Those that count words or tokens."""
+        return self._kept(lexical_scores(self.split, self.tokenizer, self.queries))
+
+    def _kept(self, means: Mapping[str, Callable[[], Scores]]) -> dict[str, Scores]:
+        return {name: _opened(self.baseline(name, compute).path) for name, compute in means.items()}
 
     def query_losses(self, queries: Sequence[Query], **fields: Any) -> NDArray[np.float64]:
         """`QueryLosses`, one of each query, in nats per continuation."""
@@ -191,6 +193,18 @@ class Study:
         number = None if source is None else self.corpus.sources.index(source)
         return attribution_quality(scores, self.annotation, known_tokens(self.split, number))
 
+    def differences(
+        self, scores: Mapping[str, Scores], references: Sequence[str], source: str | None = None
+    ) -> dict[str, dict[str, dict[str, list[float]]]]:
+        """Reference → lexical baseline → quality of the baseline less that of the reference (`quality_difference`)."""
+        known = known_tokens(self.split, None if source is None else self.corpus.sources.index(source))
+        return {
+            reference: {
+                name: quality_difference(scores[name], scores[reference], self.annotation, known) for name in LEXICAL
+            }
+            for reference in references
+        }
+
     def encode(self, texts: Sequence[str]) -> tuple[NDArray[np.int64], NDArray[np.bool_], list[Any]]:
         """Texts as blocks of their own: ids and what of them is text, [texts, T], and the tokenizer's encodings."""
         encodings = self.tokenizer.backend_tokenizer.encode_batch(list(texts), add_special_tokens=False)
@@ -201,3 +215,9 @@ class Study:
             ids[row, 1 : 1 + len(encoding.ids)] = encoding.ids
             inside[row, 1 : 1 + len(encoding.ids)] = True
         return ids, inside, encodings
+
+
+def _opened(folder: Path) -> Scores:
+    """Scores of the one behaviour, memory-mapped."""
+    scores: Scores = open_scores(folder)[0]
+    return scores

@@ -1,0 +1,128 @@
+"""How near do scorers come to the derivative of training itself (MAGIC; Ilyas & Engstrom, 2025)?
+
+    python experiments/gold_standard/run.py [seed=0] [random=3] [render=true] [override ...]
+
+Trains the model of `+experiment=gold_standard` and differentiates what it trained to: the loss of toxic continuations,
+and that less the loss of the others, by the weight of each training token's loss. Scores of the trained model are
+compared with that, and so is what a training without the tokens that they rank highest does.
+"""
+
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.func import functional_call
+from tqdm.auto import tqdm
+
+import ifguide
+from ifguide.corpus.blocks import Corpus, Split
+from ifguide.corpus.queries import encode_queries
+from ifguide.evaluation.token_baselines import BM25, WORD_LIST, lexical_scores
+from ifguide.influence.curvature import Curvature
+from ifguide.influence.metagradient import AdamW, Parameters, WeightedTraining
+from ifguide.influence.scorers import Positional
+from ifguide.objectives.language_modeling import token_losses
+from ifguide.report.experiment import Experiment, publish
+from ifguide.stages.configuration import make, saved
+from ifguide.statistics import spearman
+from ifguide.training.data import pad, rows_of_step
+
+ROOT_EPSILON = 1e-9  # under the root of AdamW's denominator: without it, weights that hardly move have no derivative
+DROPPED = 0.01  # of all tokens
+MAGIC, EXACT = "metagradient", "exact (`jvp`), EK-FAC"
+Scores = NDArray[np.floating[Any]]
+
+
+def trained(part: Any, corpus: Corpus, seed: int) -> tuple[Any, ...]:
+    """The training, its objectives and initial weights, the trained model, and scores by metagradients, [2, N, T]."""
+    split, optim = corpus.split("train"), part("proxy_optim")
+    encoded = encode_queries(part("behaviours.toxicity"), corpus.tokenizer, split.block_length)
+    model = replace(part("proxy"), seed=seed).build(corpus.vocabulary, corpus.end_of_text).eval()
+
+    def losses(parameters: Parameters, ids_BT: Tensor) -> Tensor:
+        logits = functional_call(model, dict(parameters), (ids_BT,), {"use_cache": False}).logits
+        return token_losses(logits, ids_BT)
+
+    steps, given = optim.steps(len(split)), optim.optimizer.keywords
+    training = WeightedTraining(
+        losses=losses, ids_NT=torch.from_numpy(split.tokens(slice(0, None))),
+        rows=[rows_of_step(step, seed=seed, batch_size=optim.batch_size, blocks=len(split)) for step in range(steps)],
+        optimizer=AdamW(
+            rates=[optim.learning_rate * optim.schedule.rate(step, steps) for step in range(steps)],
+            betas=tuple(given["betas"]), epsilon=given["eps"], root_epsilon=ROOT_EPSILON,
+            weight_decay=optim.weight_decay, clip=optim.clip,
+        ),
+    )  # fmt: skip
+
+    ids, inside = (
+        pad(sequences)[0] for sequences in ([q.input_ids for q in encoded], [q.continuation for q in encoded])
+    )
+    shows = torch.tensor([query.toxic for query in encoded])
+
+    def objectives(parameters: Parameters) -> Tensor:
+        """Mean loss of toxic continuations less that of the others, and the former alone."""
+        summed = (losses(parameters, ids) * inside).sum(1)
+        return torch.stack([summed[shows].mean() - summed[~shows].mean(), summed[shows].mean()])
+
+    start = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
+    last, found = training.metagradients(start, torch.ones(split.shape), objectives, progress=tqdm)
+    model.load_state_dict(last, strict=False)
+    return training, objectives, start, model, -found.numpy()  # learning a token makes the loss fall: a positive score
+
+
+def scores_of(part: Any, model: Any, corpus: Corpus, split: Split) -> dict[str, Scores]:
+    """Scores of the trained model, and of words."""
+    queries, tokenizer = part("behaviours.toxicity"), corpus.tokenizer
+    both = {toxic: [(q.prompt, q.continuation) for q in queries if q.toxic is toxic] for toxic in (True, False)}
+    directions = {}
+    for name, curvature in ((EXACT, part("curvature")), ("exact (`jvp`), no curvature", Curvature("identity"))):
+        fitted = ifguide.fit_curvature(model, split, curvature=curvature, influence=part("influence"), progress=False)
+        directions[name] = ifguide.make_direction(model, tokenizer, fitted, positive=both[True], negative=both[False])
+    found, one = ifguide.score(model, split, directions), {"positional, aligned": directions[EXACT]}
+    found |= ifguide.score(model, split, one, scorer=Positional())
+    found |= ifguide.pool({"pooled by word and context": found[EXACT]}, split, tokenizer)
+    lexical = lexical_scores(split, tokenizer, queries)
+    return found | {name: lexical[name]() for name in (WORD_LIST, BM25)}
+
+
+def measure(experiment: Experiment) -> dict[str, Any]:
+    run, seed = experiment.run("data", "+experiment=gold_standard"), int(experiment.options["seed"])
+    corpus, part = Corpus(run.artifacts["data"]), partial(make, saved(Path(run.place)))
+    split = corpus.split("train")
+    training, objectives, start, model, (gold, toxic) = trained(part, corpus, seed)
+    other = trained(part, corpus, seed + 1)[-1][0]
+    scores: dict[str, Scores] = {MAGIC: gold, f"{MAGIC} of the toxic loss alone": toxic, f"{MAGIC}, other seed": other}
+    scores |= scores_of(part, model, corpus, split)
+    whole = objectives(dict(model.named_parameters())).detach()
+    rng, count = np.random.default_rng(seed), round(DROPPED * gold[:, 1:].size)
+
+    def top(values: Scores) -> NDArray[np.int64]:
+        values = values[:, 1:].ravel()
+        return np.lexsort((rng.random(values.size), values))[-count:]  # ties in any order
+
+    def rises(dropped: NDArray[np.int64]) -> NDArray[np.float64]:
+        kept = np.ones(split.shape, dtype=np.float32)
+        kept[dropped // (split.block_length - 1), 1 + dropped % (split.block_length - 1)] = 0
+        return (objectives(training.train(start, torch.from_numpy(kept))).detach() - whole).double().numpy()
+
+    drawn = [rises(rng.permutation(gold[:, 1:].size)[:count]) for _ in range(int(experiment.options["random"]))]
+    chance, best, rows = np.mean(drawn, axis=0), set(top(gold).tolist()), {}
+    for name, values in scores.items():
+        chosen = top(values)
+        contrast, loss = (rises(chosen) - chance).tolist()
+        rows[name] = {"spearman": spearman(values[:, 1:], gold[:, 1:]), "contrast": contrast, "toxic": loss,
+                      "overlap": len(best & set(chosen.tolist())) / count}  # fmt: skip
+    return {
+        "magic": MAGIC, "dropped": DROPPED, "rows": rows, "random": [one.tolist() for one in drawn], "figures": rows,
+        "parameters": sum(weight.numel() for weight in start.values()), "steps": len(training.rows),
+        "tokens": gold.size, "losses": whole.tolist(), "root_epsilon": ROOT_EPSILON,
+    }  # fmt: skip
+
+
+if __name__ == "__main__":
+    publish(__file__, measure, seed="0", random="3")
