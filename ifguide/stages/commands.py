@@ -4,6 +4,7 @@ import logging
 import re
 import shlex
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -47,9 +48,13 @@ def build(cfg: DictConfig, folder: Path) -> float | None:
     artifacts: dict[str, Artifact] = {}
     try:
         carry_out(plan, workspace, artifacts)
-    finally:
+    except BaseException:
         if first:
-            write_run(plan.row, artifacts, folder)
+            with suppress(OSError):  # of a full disk: what came first is said
+                write_run(plan.row, artifacts, folder)
+        raise
+    if first:
+        write_run(plan.row, artifacts, folder)
     if first and "behaviours" in plan.row:
         write_tokens(plan, artifacts, folder)
     if not first or cfg.stage != "evaluate":
