@@ -232,7 +232,7 @@ def outcomes(count: int, seed: int) -> dict[str, dict[str, int]]:
 
 
 if __name__ == "__main__":
-    count, seed = (int(one) for one in (*sys.argv[1:], "20000", "0")[:2])
+    count, seed = (int(one) for one in (*sys.argv[1:], "5000", "0")[:2])
     found = {"cases": count, "seed": seed, "readers": outcomes(count, seed)}
     Path(__file__).with_suffix(".json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
     print(json.dumps(found))

@@ -14,6 +14,7 @@ from training.test_training import Recorder, model_for, run
 
 from ifguide.influence.store import ScoreStore, create_scores, open_scores
 from ifguide.stages.signals import requeue
+from ifguide.stages.streams import Lenient, check_folder
 from ifguide.training.checkpoints import SaveWhenAsked, newest_checkpoint
 from ifguide.workspace import Recipe, StorageError, Workspace, locks, refusal
 from ifguide.workspace.locks import is_locked, locked
@@ -244,3 +245,33 @@ def test_lightning_leaves_our_handler_of_the_signal_alone():
         assert _SignalConnector._has_already_handler(signal.SIGUSR1)
     finally:
         signal.signal(signal.SIGUSR1, before)
+
+
+@pytest.mark.parametrize("place", ["a reader that has gone", "/dev/full"])
+def test_what_nobody_reads_is_dropped_and_that_is_said_once(place, monkeypatch, capsys):
+    if place == "/dev/full":
+        descriptor, said = os.open(place, os.O_WRONLY), "No space left on device"
+    else:
+        (gone, descriptor), said = os.pipe(), "Broken pipe"
+        os.close(gone)
+    stream = Lenient(open(descriptor, "wb"), "ascii", "replace")  # noqa: SIM115
+    monkeypatch.setattr("sys.stdout", stream)
+    for _ in range(3):
+        stream.write("→" * 10_000)
+        stream.flush()
+    os.write(stream.fileno(), b"what a program that is started prints")
+    monkeypatch.undo()
+    assert capsys.readouterr().err == f"nobody reads what is printed ({said}): the run goes on, see its run.log\n"
+    stream.close()
+
+
+def test_a_folder_that_cannot_be_written_to_ends_the_program_in_one_line(tmp_path, capsys):
+    (tmp_path / "file").touch()
+    with pytest.raises(SystemExit) as ended:
+        check_folder("hydra.run.dir", tmp_path / "file" / "run")
+    assert ended.value.code == 1
+    assert capsys.readouterr().err == (
+        f"error: hydra.run.dir={tmp_path}/file/run: it cannot be written to (Not a directory); choose another folder\n"
+    )
+    check_folder("hydra.run.dir", tmp_path / "run")
+    assert not list((tmp_path / "run").iterdir())

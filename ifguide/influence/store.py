@@ -19,6 +19,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from ifguide.workspace import open_array
+
 SCORES_FILE = "scores.npy"
 SHARDS_FOLDER = "shards_of_{blocks}"  # another shard size starts over
 
@@ -99,12 +101,12 @@ def is_whole(file: Path, shape: tuple[int, ...]) -> bool:
     if not file.exists():
         return False
     try:
-        found = np.load(file, mmap_mode="r")
+        found = open_array(file)
         if found.shape == shape and found.dtype == np.float32:
             return True
         reason = f"it holds {found.dtype} of the shape {found.shape}, not float32 of {shape}"
-    except (ValueError, EOFError) as error:  # shorter than it says, or no such file at all
-        reason = " ".join(str(error).split())
+    except ValueError as error:
+        reason = str(error)
     log.warning("warning: %s is damaged, and is scored again (%s)", file, reason)
     file.unlink(missing_ok=True)  # another process may have seen it too
     return False
@@ -143,5 +145,4 @@ def open(folder: str | Path) -> NDArray[np.float32]:
 
 def open_scores(directory: Path) -> NDArray[np.float32]:
     """The finished scores of a folder, [behaviours, blocks, block length], memory-mapped."""
-    scores: NDArray[np.float32] = np.load(directory / SCORES_FILE, mmap_mode="r")
-    return scores
+    return open_array(directory / SCORES_FILE)

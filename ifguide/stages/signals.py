@@ -57,7 +57,8 @@ def requeue() -> None:
         return
     try:
         code = subprocess.run(["scontrol", "requeue", job], check=False).returncode
+        failure = f"code {code}" if code else None
     except OSError as error:
-        code = error.errno
-    said = "is in the queue again" if code == 0 else f"was not put into the queue again (scontrol: {code})"
+        failure = error.strerror
+    said = f"was not put into the queue again (scontrol: {failure})" if failure else "is in the queue again"
     print(f"job {job} {said}", file=sys.stderr)

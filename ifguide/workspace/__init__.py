@@ -9,6 +9,7 @@ from ifguide.workspace.files import (
     find_files,
     find_paths,
     finite,
+    open_array,
     write_atomically,
     write_json,
 )
@@ -34,6 +35,7 @@ __all__ = [
     "finite",
     "forget_ranks",
     "global_rank",
+    "open_array",
     "read_manifest",
     "refusal",
     "wait_until",
