@@ -44,7 +44,7 @@ def checked(node: Any, place: str) -> Any:
     allowed = [*TARGETS, *filter(None, os.environ.get("IFGUIDE_TARGETS", "").replace(".*", "").split(","))]
     if not OmegaConf.is_config(node):
         return node
-    for where, target in targets(OmegaConf.to_container(node, resolve=True), place):  # type: ignore[arg-type]
+    for where, target in targets(OmegaConf.to_container(node, resolve=True), place):
         modules = [target]
         if within(target, allowed):
             try:
