@@ -23,6 +23,7 @@ WHOLE = {
     "listing",
     "scoring",
     "signals",
+    "streams",
 }  # files of stages/ that are about several stages
 ROOT = Path(ifguide.__file__).parent
 FILES = [path for path in ROOT.rglob("*.py") if path != ROOT / "__init__.py"]

@@ -28,6 +28,7 @@ from ifguide.stages.plan import make_plan
 from ifguide.stages.row import FAILURE_FILE, METRICS_FILE, RUN_FILE, objective, write_row, write_run, write_tokens
 from ifguide.stages.run import carry_out
 from ifguide.stages.stage import Existing, Plan
+from ifguide.stages.streams import check_folder
 from ifguide.tracking import finish_tracking, gather_from_wandb
 from ifguide.workspace import Artifact, as_override, global_rank
 
@@ -135,6 +136,16 @@ def clean(cfg: DictConfig, folder: Path) -> None:
 
 
 COMMANDS = {"report": report, "plan": show_plan, "clean": clean}
+
+
+class RunFolder(Callback):
+    """Before Hydra makes the folder of a run or of a sweep: whether it can, in one line instead of a traceback."""
+
+    def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
+        check_folder("hydra.run.dir", Path(config.hydra.run.dir))
+
+    def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
+        check_folder("hydra.sweep.dir", Path(config.hydra.sweep.dir))
 
 
 class SweepReport(Callback):

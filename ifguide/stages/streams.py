@@ -8,9 +8,6 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from hydra.experimental.callback import Callback
-from omegaconf import DictConfig
-
 PROBE = bytes(1 << 16)  # more than Hydra's three files of settings
 
 
@@ -55,16 +52,6 @@ def make_lenient() -> None:
         buffer = open(stream.fileno(), "wb", closefd=False)  # noqa: SIM115  # loggers have the old one, which stays
         lenient = Lenient(buffer, stream.encoding, "replace", line_buffering=stream.line_buffering)
         setattr(sys, name, lenient)
-
-
-class RunFolder(Callback):
-    """Before Hydra makes the folder of a run or of a sweep: whether it can, in one line instead of a traceback."""
-
-    def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
-        check_folder("hydra.run.dir", Path(config.hydra.run.dir))
-
-    def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
-        check_folder("hydra.sweep.dir", Path(config.hydra.sweep.dir))
 
 
 def check_folder(setting: str, folder: Path) -> None:
