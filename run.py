@@ -7,6 +7,7 @@ import subprocess
 import sys
 import traceback
 import warnings
+from contextlib import suppress
 from pathlib import Path
 
 import hydra
@@ -20,8 +21,11 @@ from ifguide.stages.commands import COMMANDS, build, failures
 from ifguide.stages.configuration import prepare, processes
 from ifguide.stages.row import FAILURE_FILE
 from ifguide.stages.signals import listening, stopped
+from ifguide.stages.streams import make_lenient
 from ifguide.tracking import finish_tracking
 from ifguide.workspace import as_override, global_rank, write_json
+
+SAID_IN_A_LINE = (ValueError, OmegaConfBaseException, OSError)  # a user's mistake, or what the machine refuses
 
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="config")
@@ -40,21 +44,26 @@ def main(cfg: DictConfig) -> float | None:
         finish_tracking()
         return value
     except (KeyboardInterrupt, SystemExit):
-        message = f"stopped by {stopped()}"
-        write_json(folder / FAILURE_FILE, {"error": "Stopped", "message": message})
-        finish_tracking(failure=message)
+        record(folder, "Stopped", f"stopped by {stopped()}")
         raise
     except Exception as error:
         message = (str(error).splitlines() or [type(error).__name__])[0]
         failures.append(message)
-        write_json(folder / FAILURE_FILE, {"error": type(error).__name__, "message": message})
-        finish_tracking(failure=message)
-        if os.environ.get("HYDRA_FULL_ERROR") == "1" or not isinstance(error, ValueError | OmegaConfBaseException):
+        record(folder, type(error).__name__, message)
+        if os.environ.get("HYDRA_FULL_ERROR") == "1" or not isinstance(error, SAID_IN_A_LINE):
             if HydraConfig.get().mode != RunMode.MULTIRUN:
                 raise
             traceback.print_exc()  # the sweep's other rows, and its report, go on
         print(f"error: {message}", file=sys.stderr)
         return None
+
+
+def record(folder: Path, error: str, message: str) -> None:
+    """Leave in the run's folder, and in W&B, why it ended; on a full disk that is only printed."""
+    with suppress(OSError):
+        write_json(folder / FAILURE_FILE, {"error": error, "message": message})
+    with suppress(OSError):
+        finish_tracking(failure=message)
 
 
 def runs_alone(cfg: DictConfig) -> bool:
@@ -75,8 +84,7 @@ def runs_alone(cfg: DictConfig) -> bool:
 
 if __name__ == "__main__":
     gc.freeze()  # what is imported stays: collecting garbage, which kronfluence does after each step, passes over it
-    for stream in (sys.stdout, sys.stderr):
-        stream.reconfigure(errors="replace")  # type: ignore[union-attr]  # a terminal may not know an arrow
+    make_lenient()
     with listening():
         main()
     sys.exit(1 if failures else 0)

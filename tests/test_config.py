@@ -10,7 +10,7 @@ from hydra.errors import ConfigCompositionException
 from hydra.utils import get_object
 from omegaconf import DictConfig, OmegaConf
 
-from ifguide.stages.configuration import expand_home, make_workspace, prepare
+from ifguide.stages.configuration import expand_home, make, make_workspace, prepare
 from ifguide.stages.plan import make_plan
 from ifguide.training.trainer import further_arguments
 
@@ -113,9 +113,53 @@ def test_processes_are_counted_in_whole_numbers(devices):
 def test_a_workspace_is_a_folder(tmp_path):
     (tmp_path / "file").touch()
     for place in ("file", "file/below"):
-        with pytest.raises(ValueError, match=rf"^paths\.workspace=.*{place}: .*file is no folder that can be written"):
-            make_workspace(composed(f"paths.workspace={tmp_path}/{place}"))
-    make_workspace(composed(f"paths.workspace={tmp_path}/not/yet"))
+        workspace = make_workspace(composed(f"paths.workspace={tmp_path}/{place}"))
+        with pytest.raises(ValueError, match=rf"^paths\.workspace=.*{place}: data-1 is to be .*file is no folder that"):
+            workspace.check_writable("data-1")
+    make_workspace(composed(f"paths.workspace={tmp_path}/not/yet")).check_writable("data-1")
+
+
+@pytest.mark.parametrize(
+    "override, refused",
+    [
+        ("optim.optimizer._target_=os.system", "os.system"),
+        ("+scorer.x={_target_: ifguide.workspace.files.os.system}", "ifguide.workspace.files.os.system"),
+        ("+scorer.x=[{_target_: torch.hub.load}]", "torch.hub.load"),
+        ("+scorer.x={y: {_target_: torchvision.io.read_file}}", "torchvision.io.read_file"),
+    ],
+)
+def test_a_configuration_names_what_is_of_this_project_only(override, refused, monkeypatch):
+    key = re.split(r"[.=]", override.lstrip("+"))[0]
+    cfg = composed(override)
+    with pytest.raises(
+        ValueError, match=rf"^{key}\..*_target_={re.escape(refused)}: a configuration may name .*TARGETS="
+    ):
+        make(cfg, key)
+    monkeypatch.setenv("IFGUIDE_TARGETS", "fractions.*")
+    assert make(composed("+scorer.x={_target_: fractions.Fraction, numerator: 3}"), "scorer.x") == 3
+
+
+@pytest.mark.parametrize("name", ["../up", "a/b", ".hidden", "a\\b", "a\nb"])
+@pytest.mark.parametrize("group", ["behaviours", "tasks", "classifiers", "utilities"])
+def test_a_name_leads_out_of_no_folder(group, name):
+    cfg = composed("paths.run=r")
+    cfg[group] = {name: {}}
+    with pytest.raises(ValueError, match=rf"^{group}\.{re.escape(name)}: a name has letters"):
+        prepare(cfg)
+
+
+def test_a_job_of_slurm_that_started_one_process_of_four_says_so(monkeypatch):
+    monkeypatch.setenv("SLURM_NTASKS", "4")
+    cfg = composed("trainer=ddp_cpu", "trainer.devices=4", "paths.run=r")
+    with pytest.raises(
+        ValueError, match=r"^trainer\.devices and .* ask for 4 .*`srun python run\.py …`.* unset SLURM_NTASKS"
+    ):
+        prepare(cfg)
+    for name, value in (("SLURM_STEP_NUM_TASKS", "4"), ("SLURM_JOB_NAME", "interactive"), ("LOCAL_RANK", "1")):
+        with monkeypatch.context() as changed:
+            changed.setenv(name, value)
+            prepare(cfg)
+    prepare(composed("paths.run=r"))  # one process never waits
 
 
 @pytest.mark.parametrize(

@@ -24,6 +24,7 @@ WHOLE = {
     "scoring",
     "signals",
     "study",
+    "streams",
 }  # files of stages/ that are about several stages
 ROOT = Path(ifguide.__file__).parent
 FILES = [path for path in ROOT.rglob("*.py") if path != ROOT / "__init__.py"]

@@ -1,7 +1,7 @@
 import json
 import multiprocessing
 import os
-import threading
+import shutil
 import time
 from pathlib import Path
 
@@ -19,7 +19,7 @@ from ifguide.workspace import (
     find_files,
     forget_ranks,
     global_rank,
-    wait_for,
+    wait_until,
     write_json,
 )
 
@@ -59,6 +59,16 @@ def test_settings_inputs_and_version_decide_the_fingerprint(workspace):
     assert len({artifact.fingerprint for artifact in (base, other, with_input, newer)}) == 4
 
 
+def change(path, **entries):
+    file = path / "manifest.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | entries))
+
+
+def replace(path, make):
+    shutil.rmtree(path)
+    make()
+
+
 @pytest.mark.parametrize(
     "damage, message",
     [
@@ -67,6 +77,16 @@ def test_settings_inputs_and_version_decide_the_fingerprint(workspace):
         (lambda path: (path / "content.txt").write_text("CONTENT"), "content hash"),
         (lambda path: (path / "manifest.json").unlink(), "no manifest.json"),
         (lambda path: (path / "manifest.json").write_text("{"), "damaged"),
+        (lambda path: (path / "manifest.json").write_text("[" * 100_000), "damaged"),
+        (lambda path: (path / "manifest.json").write_bytes(b"\xff"), "damaged"),
+        (lambda path: (path / "manifest.json").write_text("[1]"), "no manifest of an artifact"),
+        (lambda path: change(path, files=["content.txt"]), "no manifest of an artifact"),
+        (lambda path: change(path, files={"content.txt": 7}), "no manifest of an artifact"),
+        (lambda path: change(path, files={"../content.txt": {"size": 1, "sha256": ""}}), "no manifest of an artifact"),
+        (lambda path: change(path, inputs={"data": None}), "no manifest of an artifact"),
+        (lambda path: change(path, seconds="long"), "no manifest of an artifact"),
+        (lambda path: replace(path, lambda: path.touch()), "not an artifact that can be read"),
+        (lambda path: replace(path, lambda: path.symlink_to("nowhere")), "is not an artifact"),
     ],
 )
 def test_damage_is_noticed(workspace, damage, message):
@@ -190,17 +210,31 @@ def test_json_holds_no_number_that_is_not_finite(tmp_path):
 
 def test_a_first_process_that_never_comes_is_not_waited_for(tmp_path, monkeypatch):
     monkeypatch.setenv("RANK", "1")
+    (tmp_path / ".building" / "stage-0").mkdir(parents=True)
+    quick = dict(limit_seconds=0.01, poll_seconds=0.01)
     with pytest.raises(
         ValueError, match=r"^this is process 1 of a run.* unset RANK, LOCAL_RANK, WORLD_SIZE and SLURM_NTASKS"
     ):
-        wait_for(tmp_path / "manifest", limit_seconds=0.01, poll_seconds=0.01)
-    (tmp_path / "started").touch()  # it is at work, for however long
-    timer = threading.Timer(0.3, (tmp_path / "manifest").touch)
-    timer.start()
-    found = wait_for(tmp_path / "manifest", alive=tmp_path / "started", limit_seconds=0.01, poll_seconds=0.01)
-    assert found == tmp_path / "manifest"
+        wait_until((tmp_path / "manifest").exists, **quick)
+    end = time.monotonic() + 0.3
+    wait_until(lambda: time.monotonic() > end, alive=lambda: True, **quick)  # it is at work, for however long
     forget_ranks()
     assert global_rank() == 0 and "RANK" not in os.environ
+
+
+@pytest.mark.parametrize("collective", [False, True])
+def test_what_a_dead_first_process_left_is_no_sign_of_life(workspace, monkeypatch, collective):
+    """Of a stale RANK, beside the leftovers of a build that was killed."""
+    recipe = Recipe("stage", 1, {}, {})
+    building = workspace.root / ".building" / workspace.folder(recipe).name
+    building.mkdir(parents=True)
+    (building / "started").touch()
+    (workspace.root / ".locks").mkdir()
+    (workspace.root / ".locks" / f"{building.name}.lock").touch()
+    monkeypatch.setenv("RANK", "1")
+    monkeypatch.setattr(wait_until, "__kwdefaults__", wait_until.__kwdefaults__ | {"limit_seconds": 0.3})
+    with pytest.raises(ValueError, match="nothing was seen of the first one"):
+        workspace.build(recipe, refuse, collective=collective)
 
 
 def test_a_file_that_exists_is_that_file_whatever_its_name_and_home(tmp_path, monkeypatch):

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from ifguide.workspace import read_manifest
+from ifguide.workspace import open_array, read_manifest
 
 MASK_FILE = "mask.npy"
 
@@ -25,7 +25,7 @@ class TokenMask:
 
     @staticmethod
     def open(path: Path, block_length: int) -> "TokenMask":
-        return TokenMask(np.load(path, mmap_mode="r"), block_length)
+        return TokenMask(open_array(path), block_length)
 
     @staticmethod
     def pack(mask_BT: NDArray[np.bool_]) -> "TokenMask":

@@ -14,7 +14,7 @@ from typing import Any, TextIO
 import pyarrow as pa
 import pyarrow.parquet
 
-from ifguide.corpus.schema import Schema, is_one_of, shortened
+from ifguide.corpus.schema import Schema, is_one_of, listed, shortened
 from ifguide.workspace import find_files
 
 READABLE = (".txt", ".jsonl", ".parquet")
@@ -47,7 +47,7 @@ class Record:
         value: Any = self.values
         for part in field.split("."):
             if not isinstance(value, Mapping) or part not in value:
-                raise self.mistake(f"no field `{field}`; the record has {', '.join(map(str, self.values))}")
+                raise self.mistake(f"no field `{field}`; the record has {listed(self.values)}")
             value = value[part]
         return value
 
@@ -130,7 +130,7 @@ def _parquet_rows(file: Path) -> Iterator[Record]:
     with reading(file), pyarrow.parquet.ParquetFile(file) as opened:
         names = opened.schema_arrow.names
         if twice := [name for name in names if names.count(name) > 1]:
-            raise ValueError(f"files={file}: two columns are called {twice[0]}")
+            raise ValueError(f"files={file}: two columns are called {listed(twice[:1])}")
         for batch in opened.iter_batches(batch_size=1000):
             for values in batch.to_pylist():
                 yield Record(f"{file}, row {index}", values)
@@ -208,7 +208,7 @@ def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     values = dict(pairs)
     if len(values) < len(pairs):
         names = [name for name, _ in pairs]
-        raise ValueError(f"two fields are called {next(name for name in names if names.count(name) > 1)}")
+        raise ValueError(f"two fields are called {listed([next(name for name in names if names.count(name) > 1)])}")
     return values
 
 

@@ -5,7 +5,7 @@ wrong. Which field of a file an entry is, its reader decides (`Record.read`).
 """
 
 import reprlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from math import inf, isfinite
 from typing import Any
@@ -150,6 +150,12 @@ def kind_of(value: Any) -> str:
 
 def shortened(value: Any) -> str:
     return SHORT.repr(value)
+
+
+def listed(names: Iterable[Any]) -> str:
+    """Names of fields in a line, whatever they hold."""
+    shown = [str(name) if str(name).isprintable() and len(str(name)) <= 60 else shortened(str(name)) for name in names]
+    return ", ".join([*shown[:50], *["…"] * (len(shown) > 50)])
 
 
 def folded(value: Any) -> Any:

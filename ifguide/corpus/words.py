@@ -9,6 +9,7 @@ from pathlib import Path
 
 from ifguide.corpus.documents import Query
 from ifguide.corpus.records import COMPRESSED, read_lines
+from ifguide.corpus.schema import listed
 from ifguide.workspace import find_files
 
 WORD = re.compile(r"[^\W\d_]+(?:['’][^\W\d_]+)*")
@@ -69,7 +70,7 @@ def _entries(file: Path, column: str | None) -> Iterable[str]:
     try:
         table = csv.DictReader(lines, strict=True)  # or a quote without its end takes in all lines after it
         if column not in (table.fieldnames or ()):
-            raise ValueError(f"column={column}: {file} has the columns {', '.join(table.fieldnames or ())}")
+            raise ValueError(f"column={column}: {file} has the columns {listed(table.fieldnames or ())}")
         return [row[column] or "" for row in table]
     except csv.Error as error:
         raise ValueError(f"files={file}: it is no .csv file ({error})") from None

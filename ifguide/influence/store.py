@@ -9,6 +9,7 @@ write side by side, and what is there after a kill is whole. At the end the shar
 [behaviours, blocks, block length], so that one behaviour's scores lie together.
 """
 
+import logging
 import os
 import shutil
 from collections.abc import Iterator
@@ -18,8 +19,12 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from ifguide.workspace import open_array
+
 SCORES_FILE = "scores.npy"
 SHARDS_FOLDER = "shards_of_{blocks}"  # another shard size starts over
+
+log = logging.getLogger(__name__)
 
 
 class ScoreStore:
@@ -46,7 +51,10 @@ class ScoreStore:
         return -(-self.shape[1] // self.shard_blocks)
 
     def is_finished(self, shard: int) -> bool:
-        return self._file(shard).exists() or (self.directory / SCORES_FILE).exists()
+        """Whether a shard is there, and whole; one that is not is said, and removed."""
+        rows = self.rows(shard)
+        shape = (self.shape[0], rows.stop - rows.start, self.shape[2])
+        return is_whole(self.directory / SCORES_FILE, self.shape) or is_whole(self._file(shard), shape)
 
     def unfinished(self, *, rank: int = 0, processes: int = 1) -> list[int]:
         """Shards left for one of several processes, which take all shards in turn."""
@@ -77,7 +85,7 @@ class ScoreStore:
         """Join all shards into one file, and remove them and what interrupted builds left."""
         missing = self.unfinished()
         assert not missing, f"shards {missing} were not scored"
-        if not (self.directory / SCORES_FILE).exists():
+        if not is_whole(self.directory / SCORES_FILE, self.shape):
             with create_scores(self.directory, self.shape) as scores:
                 for shard in range(len(self)):
                     scores[:, self.rows(shard)] = np.load(self._file(shard))
@@ -88,11 +96,34 @@ class ScoreStore:
         return self._shards / f"{shard}.npy"
 
 
+def is_whole(file: Path, shape: tuple[int, ...]) -> bool:
+    """Whether a file is there and holds scores of a shape; one that does not is said, and removed."""
+    if not file.exists():
+        return False
+    try:
+        found = open_array(file)
+        if found.shape == shape and found.dtype == np.float32:
+            return True
+        reason = f"it holds {found.dtype} of the shape {found.shape}, not float32 of {shape}"
+    except ValueError as error:
+        reason = str(error)
+    log.warning("warning: %s is damaged, and is scored again (%s)", file, reason)
+    file.unlink(missing_ok=True)  # another process may have seen it too
+    return False
+
+
 @contextmanager
 def create_scores(directory: Path, shape: tuple[int, ...]) -> Iterator[NDArray[np.float32]]:
-    """A score file to fill at once, memory-mapped, [behaviours, blocks, block length]; it appears when it is full."""
+    """A score file to fill at once, memory-mapped, [behaviours, blocks, block length]; it appears when it is full.
+
+    Raises:
+        OSError: there is no room for it. Without room set apart, a write into the mapping would end the process.
+    """
     temporary = directory / f".{SCORES_FILE}"
     scores = np.lib.format.open_memmap(temporary, mode="w+", dtype=np.float32, shape=shape)
+    if hasattr(os, "posix_fallocate"):
+        with temporary.open("r+b") as file:
+            os.posix_fallocate(file.fileno(), 0, temporary.stat().st_size)
     yield scores
     scores.flush()
     os.replace(temporary, directory / SCORES_FILE)
@@ -114,5 +145,4 @@ def open(folder: str | Path) -> NDArray[np.float32]:
 
 def open_scores(directory: Path) -> NDArray[np.float32]:
     """The finished scores of a folder, [behaviours, blocks, block length], memory-mapped."""
-    scores: NDArray[np.float32] = np.load(directory / SCORES_FILE, mmap_mode="r")
-    return scores
+    return open_array(directory / SCORES_FILE)

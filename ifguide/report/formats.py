@@ -217,14 +217,19 @@ def comma_separated(comparison: Comparison) -> str:
     writer = csv.writer(text, lineterminator="\n")
     parts = ("", "_low", "_high", "_difference", "_difference_low", "_difference_high")
     names = [f"{column.task}.{column.subset}.{column.metric}" for column in comparison.every_column]
-    writer.writerow(
-        ["method", "seeds", "problem", "reference", "notes", *(name + part for name in names for part in parts)]
-    )
+    header = ["method", "seeds", "problem", "reference", "notes", *(name + part for name in names for part in parts)]
+    writer.writerow(map(no_formula, header))
     for row in comparison.rows:
         values = [value for column in comparison.every_column for value in (*csv_cells(row, column),)]
         seeds = " ".join(map(str, row.seeds))
-        writer.writerow([row.name, seeds, row.problem or "", row.reference or "", "; ".join(row.notes), *values])
+        texts = [row.name, seeds, row.problem or "", row.reference or "", "; ".join(row.notes)]
+        writer.writerow([*map(no_formula, texts), *values])
     return text.getvalue()
+
+
+def no_formula(text: str) -> str:
+    """Text that a spreadsheet does not take for a formula, and compute."""
+    return f"'{text}" if text.startswith(("=", "+", "-", "@", "\t", "\r")) else text
 
 
 def csv_cells(row: Row, column: Column) -> list[float | str]:

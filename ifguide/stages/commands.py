@@ -4,6 +4,7 @@ import logging
 import re
 import shlex
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from ifguide.stages.plan import make_plan
 from ifguide.stages.row import FAILURE_FILE, METRICS_FILE, RUN_FILE, objective, write_row, write_run, write_tokens
 from ifguide.stages.run import carry_out
 from ifguide.stages.stage import Existing, Plan
+from ifguide.stages.streams import check_folder
 from ifguide.tracking import finish_tracking, gather_from_wandb
 from ifguide.workspace import Artifact, as_override, global_rank
 
@@ -47,9 +49,13 @@ def build(cfg: DictConfig, folder: Path) -> float | None:
     artifacts: dict[str, Artifact] = {}
     try:
         carry_out(plan, workspace, artifacts)
-    finally:
+    except BaseException:
         if first:
-            write_run(plan.row, artifacts, folder)
+            with suppress(OSError):  # of a full disk: what came first is said
+                write_run(plan.row, artifacts, folder)
+        raise
+    if first:
+        write_run(plan.row, artifacts, folder)
     if first and "behaviours" in plan.row:
         write_tokens(plan, artifacts, folder)
     if not first or cfg.stage != "evaluate":
@@ -130,6 +136,16 @@ def clean(cfg: DictConfig, folder: Path) -> None:
 
 
 COMMANDS = {"report": report, "plan": show_plan, "clean": clean}
+
+
+class RunFolder(Callback):
+    """Before Hydra makes the folder of a run or of a sweep: whether it can, in one line instead of a traceback."""
+
+    def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
+        check_folder("hydra.run.dir", Path(config.hydra.run.dir))
+
+    def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
+        check_folder("hydra.sweep.dir", Path(config.hydra.sweep.dir))
 
 
 class SweepReport(Callback):

@@ -1,23 +1,24 @@
 """What a composed configuration names, made; mistakes name the setting as it was typed."""
 
-import inspect
 import os
 import re
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import InstantiationException
-from hydra.utils import instantiate
+from hydra.utils import get_object, instantiate
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from pytorch_lightning.loggers import Logger
 from pytorch_lightning.utilities import rank_zero_only
 
 from ifguide.checks import check_whole_number
 from ifguide.tracking import WHOLE_RUN, WandbRun
-from ifguide.workspace import Workspace, forget_ranks
+from ifguide.workspace import Workspace, check_launched, forget_ranks
 
-TARGETS = ("ifguide.*", "pytorch_lightning.*", "torch.optim.*")
+TARGETS = ("ifguide", "pytorch_lightning", "torch.nn", "torch.optim")  # not torch: torch.hub and torch.load run code
+NAMED = ("behaviours", "classifiers", "tasks", "utilities")  # nodes whose keys are names, and parts of files' names
 
 
 def make(cfg: DictConfig, key: str) -> Any:
@@ -28,7 +29,7 @@ def make(cfg: DictConfig, key: str) -> Any:
     """
     node = OmegaConf.select(cfg, key, throw_on_missing=True)
     try:
-        return instantiate(node, _convert_="all", **whitelisted())
+        return instantiate(checked(node, key), _convert_="all")
     except InstantiationException as error:
         raise mistake(error, key) or error from error
 
@@ -38,11 +39,54 @@ def saved(folder: Path) -> Any:
     return OmegaConf.load(folder / ".hydra" / "config.yaml")
 
 
-def whitelisted() -> dict[str, Any]:
-    """What `_target_` may name, for versions of Hydra that ask; more with `IFGUIDE_TARGETS=mine.*,theirs.*`."""
-    if "_execution_whitelist_" not in inspect.signature(instantiate).parameters:
-        return {}
-    return {"_execution_whitelist_": [*TARGETS, *filter(None, os.environ.get("IFGUIDE_TARGETS", "").split(","))]}
+def checked(node: Any, place: str) -> Any:
+    """The node, whose every `_target_` is one that a configuration may name; more with `IFGUIDE_TARGETS=mine,theirs`.
+
+    What it names counts, not how: `ifguide.workspace.files.os.system` is of `posix`.
+
+    Raises:
+        ValueError: a `_target_` is not.
+    """
+    allowed = [*TARGETS, *filter(None, os.environ.get("IFGUIDE_TARGETS", "").replace(".*", "").split(","))]
+    if not OmegaConf.is_config(node):
+        return node
+    for where, target in targets(OmegaConf.to_container(node, resolve=True), place):
+        modules = [target]
+        if within(target, allowed):
+            try:
+                modules.append(str(getattr(get_object(target), "__module__", "")))
+            except Exception:  # Hydra says what is wrong with it
+                continue
+        if not all(within(module, allowed) for module in modules):
+            raise ValueError(
+                f"{where}._target_={target}: a configuration may name what is in {', '.join(allowed)}; where you trust "
+                f"it, add its package to the environment variable IFGUIDE_TARGETS={target.partition('.')[0]}"
+            )
+    return node
+
+
+def within(name: str, packages: Sequence[str]) -> bool:
+    return any(f"{name}.".startswith(f"{package}.") for package in packages)
+
+
+def targets(value: Any, place: str) -> Iterator[tuple[str, str]]:
+    """(place, name) of every `_target_` in a value."""
+    if isinstance(value, Mapping):
+        if "_target_" in value:
+            yield place, str(value["_target_"])
+        for key, child in value.items():
+            yield from targets(child, f"{place}.{key}")
+    elif isinstance(value, list):
+        for index, child in enumerate(value):
+            yield from targets(child, f"{place}.{index}")
+
+
+def check_names(cfg: DictConfig) -> None:
+    """Raise ValueError for a name of a behaviour, task, … that would lead out of a run's folder."""
+    for group in NAMED:
+        for name in cfg.get(group) or ():
+            if not re.fullmatch(r"\w[\w. +-]*", str(name)):
+                raise ValueError(f"{group}.{name}: a name has letters, digits, '_', '-', '+', '.' and blanks in it")
 
 
 def mistake(error: Exception, key: str) -> ValueError | None:
@@ -66,8 +110,13 @@ def prepare(cfg: DictConfig) -> None:
 
     Paths under the home folder are expanded, and `None` is refused where `null` is meant. A run of one process is the
     first: what a launcher tells it of others is of other runs, or left from an earlier one.
+
+    Raises:
+        ValueError: also a name that no file can have, and processes that nothing has started.
     """
     expand_home(cfg)
+    check_names(cfg)
+    check_launched(processes(cfg))
     if processes(cfg) == 1:
         forget_ranks()
         rank_zero_only.rank = 0  # type: ignore[attr-defined]  # Lightning read it from the environment when it was imported
@@ -106,30 +155,26 @@ def expand_home(node: DictConfig | ListConfig) -> None:
 
 
 def make_workspace(cfg: DictConfig) -> Workspace:
-    """The folder of artifacts.
+    """The folder of artifacts; whether it can be written to is asked where something is to be built.
 
     Raises:
-        ValueError: there is none in the configuration, or it can be no folder that is written to.
+        ValueError: there is none in the configuration.
     """
     if cfg.paths.workspace is None:
         raise ValueError("paths.workspace=None: it is the folder that artifacts are kept in")
-    place = Path(cfg.paths.workspace).absolute()
-    existing = next(folder for folder in (place, *place.parents) if folder.exists())
-    if not existing.is_dir() or not os.access(existing, os.W_OK):
-        raise ValueError(f"paths.workspace={cfg.paths.workspace}: {existing} is no folder that can be written to")
     return Workspace(cfg.paths.workspace, verify=cfg.paths.verify)
 
 
 def make_logger(cfg: DictConfig, name: str) -> Logger:
     """The logger of one training, which has the settings of its run."""
-    logger: Logger = instantiate(cfg.logger, name=name, **whitelisted())
+    logger: Logger = instantiate(checked(cfg.logger, "logger"), name=name)
     logger.log_hyperparams(OmegaConf.to_container(cfg, resolve=True))  # type: ignore[arg-type]
     return logger
 
 
 def start_tracking(cfg: DictConfig) -> WandbRun | None:
     """The W&B run of this run, started with its settings; None with another logger."""
-    logger = instantiate(cfg.logger, name=WHOLE_RUN, **whitelisted())
+    logger = instantiate(checked(cfg.logger, "logger"), name=WHOLE_RUN)
     if not isinstance(logger, WandbRun):
         return None
     hydra = HydraConfig.get()

@@ -26,6 +26,8 @@ def carry_out(plan: Plan, workspace: Workspace, made: dict[str, Artifact]) -> No
     """
     plan.check()
     rules.check_plan(plan)
+    if global_rank() == 0 and (missing := [stage for stage in plan.stages if not stage.is_in(workspace)]):
+        workspace.check_writable(f"{missing[0].name}-{missing[0].fingerprint}")
     by_fingerprint: dict[str, Artifact] = {}
     for stage in plan.stages:
         inputs = {key: by_fingerprint[child.fingerprint] for key, child in stage.inputs.items()}

@@ -1,10 +1,21 @@
-"""Signals that end a run: whatever is being done ends there, and what is on disk is whole at any moment."""
+"""Signals that end a run: whatever is being done ends there, and what is on disk is whole at any moment.
 
+SIGUSR1 is what SLURM sends some time before its limit (`#SBATCH --signal=USR1@120`): a training of one process saves a
+checkpoint at the end of its step first, and the job is put back into the queue. Lightning has a handler of its own for
+it, which keeps its checkpoint elsewhere; it steps back where there is one.
+"""
+
+import os
+import re
 import signal
+import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
+
+from ifguide.training.checkpoints import SaveWhenAsked
+from ifguide.workspace import global_rank
 
 _received: list[signal.Signals] = []
 
@@ -16,13 +27,14 @@ def stopped() -> str | None:
 
 @contextmanager
 def listening() -> Iterator[None]:
-    """Within this context SIGINT and SIGTERM end what is done, in one line and with exit code 128 + n."""
+    """Within this context SIGINT, SIGTERM and SIGUSR1 end what is done, in one line and with exit code 128 + n."""
 
     def stop(number: int, frame: FrameType | None) -> None:
         _received.append(signal.Signals(number))
-        raise KeyboardInterrupt
+        if number != signal.SIGUSR1 or not SaveWhenAsked.ask():
+            raise KeyboardInterrupt
 
-    for one in (signal.SIGINT, signal.SIGTERM):
+    for one in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
         signal.signal(one, stop)
     try:
         yield
@@ -31,4 +43,22 @@ def listening() -> Iterator[None]:
             raise
     if _received:
         print(f"stopped by {stopped()}: what is done is kept, and the same command goes on from there", file=sys.stderr)
+        if _received[0] == signal.SIGUSR1 and global_rank() == 0:
+            requeue()
         sys.exit(128 + _received[0])
+
+
+def requeue() -> None:
+    """Put this job of SLURM back into the queue, where it is one."""
+    job = os.environ.get("SLURM_JOB_ID", "")
+    if "SLURM_ARRAY_JOB_ID" in os.environ:
+        job = f"{os.environ['SLURM_ARRAY_JOB_ID']}_{os.environ.get('SLURM_ARRAY_TASK_ID', '')}"
+    if not re.fullmatch(r"\d+(_\d+)?", job):
+        return
+    try:
+        code = subprocess.run(["scontrol", "requeue", job], check=False).returncode
+        failure = f"code {code}" if code else None
+    except OSError as error:
+        failure = error.strerror
+    said = f"was not put into the queue again (scontrol: {failure})" if failure else "is in the queue again"
+    print(f"job {job} {said}", file=sys.stderr)

@@ -2,10 +2,12 @@
 
 import logging
 import os
+import re
 import zipfile
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
+import pytorch_lightning as pl
 import torch
 from lightning_fabric.plugins.io.torch_io import TorchCheckpointIO
 from pytorch_lightning.callbacks import ModelCheckpoint
@@ -42,10 +44,63 @@ def best_checkpoint(folder: Path, monitor: str) -> ModelCheckpoint:
 
 
 def newest_checkpoint(folder: Path) -> Path | None:
-    """The newest checkpoint of a folder that is whole; what is not (of another program's writing, a damaged disk) is
-    said and passed over."""
-    for path in sorted(folder.glob("*.ckpt"), key=lambda path: path.stat().st_mtime, reverse=True):
-        if path.is_dir() or zipfile.is_zipfile(path):  # sharded ones are folders
+    """The checkpoint of the latest step of a folder that is whole; what is not (of another program's writing, a damaged
+    disk) is said and passed over. Clocks are not asked: they may have been set back in between."""
+    for path in sorted(folder.glob("*.ckpt"), key=_step, reverse=True):
+        if path.is_dir() or _is_whole(path):  # sharded ones are folders
             return path
         log.warning("%s is damaged: training goes on from the checkpoint before it, or starts anew", path)
     return None
+
+
+def _step(path: Path) -> tuple[int, float]:
+    found = re.search(r"step=(\d+)", path.name)
+    return int(found[1]) if found else -1, path.stat().st_mtime
+
+
+def _is_whole(path: Path) -> bool:
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return archive.testzip() is None  # reads it all, and compares its checksums
+    except (zipfile.BadZipFile, EOFError):
+        return False
+
+
+class SaveWhenAsked(pl.Callback):
+    """Where a training of one process is asked to end, saves a checkpoint at the end of its step, and ends it.
+
+    Several processes end at once instead, each at another step, and go on from the checkpoint before.
+
+    Args:
+        folder: of the checkpoints.
+    """
+
+    training: ClassVar[bool] = False  # one that can be asked is going on in this process
+    asked: ClassVar[bool] = False
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    @classmethod
+    def ask(cls) -> bool:
+        """Ask the training that is going on, if one is, to save and end; returns whether there is one."""
+        cls.asked = cls.training
+        return cls.training
+
+    def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        SaveWhenAsked.training, SaveWhenAsked.asked = trainer.world_size == 1, False
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, module: pl.LightningModule, outputs: Any, batch: Any, index: int
+    ) -> None:
+        if SaveWhenAsked.asked and (index + 1) % trainer.accumulate_grad_batches == 0:
+            trainer.save_checkpoint(self.folder / f"step={trainer.global_step}.ckpt")
+            raise KeyboardInterrupt
+
+    def on_train_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        SaveWhenAsked.training = False
+        if SaveWhenAsked.asked:
+            raise KeyboardInterrupt
+
+    def on_exception(self, trainer: pl.Trainer, module: pl.LightningModule, exception: BaseException) -> None:
+        SaveWhenAsked.training = False

@@ -14,7 +14,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from ifguide.corpus.blocks import Split
 from ifguide.corpus.masks import TokenMask
-from ifguide.training.checkpoints import best_checkpoint, newest_checkpoint
+from ifguide.training.checkpoints import SaveWhenAsked, best_checkpoint, newest_checkpoint
 from ifguide.training.context import TrainingContext
 from ifguide.training.data import BlockDataModule, ExampleDataModule, Examples
 from ifguide.training.module import VALIDATION_LOSS, CausalLanguageModel, DivergedError, OptimizedModule
@@ -133,7 +133,7 @@ def fit(
         dirpath=checkpoints, filename="{step}", every_n_train_steps=settings.checkpoint_every, save_top_k=1,
         save_on_train_epoch_end=False,
     )  # fmt: skip
-    callbacks: list[pl.Callback] = [latest, *context.callbacks]
+    callbacks: list[pl.Callback] = [latest, *context.callbacks, SaveWhenAsked(checkpoints)]
     best, every = None, settings.validate_every
     if stopping is not None:
         best, every = best_checkpoint(checkpoints, VALIDATION_LOSS), stopping.every

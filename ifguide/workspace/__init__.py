@@ -1,6 +1,7 @@
 """Artifacts: built once, found again by fingerprint, verified when loaded; the same for every process of a run."""
 
 from ifguide.workspace.artifact import Artifact, ArtifactError, read_manifest
+from ifguide.workspace.faults import StorageError, refusal
 from ifguide.workspace.files import (
     MANIFEST,
     as_override,
@@ -8,11 +9,12 @@ from ifguide.workspace.files import (
     find_files,
     find_paths,
     finite,
+    open_array,
     write_atomically,
     write_json,
 )
 from ifguide.workspace.fingerprint import canonical_json, describe, fingerprint_of
-from ifguide.workspace.ranks import forget_ranks, global_rank, wait_for
+from ifguide.workspace.ranks import check_launched, forget_ranks, global_rank, wait_until
 from ifguide.workspace.store import Recipe, Workspace
 
 __all__ = [
@@ -20,9 +22,11 @@ __all__ = [
     "Artifact",
     "ArtifactError",
     "Recipe",
+    "StorageError",
     "Workspace",
     "as_override",
     "canonical_json",
+    "check_launched",
     "describe",
     "file_signature",
     "find_files",
@@ -31,8 +35,10 @@ __all__ = [
     "finite",
     "forget_ranks",
     "global_rank",
+    "open_array",
     "read_manifest",
-    "wait_for",
+    "refusal",
+    "wait_until",
     "write_atomically",
     "write_json",
 ]

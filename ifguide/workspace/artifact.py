@@ -47,15 +47,41 @@ class Artifact:
 
 
 def read_manifest(path: Path) -> dict[str, Any]:
+    """The manifest of an artifact's folder.
+
+    Raises:
+        ArtifactError: there is none, or it is not of the shape of a manifest.
+    """
+    again = "delete the folder to build it again"
     try:
         manifest: dict[str, Any] = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise ArtifactError(f"{path} is not an artifact: it holds no {MANIFEST}") from None
-    except json.JSONDecodeError as error:
-        raise ArtifactError(f"{path / MANIFEST} is damaged ({error}); delete the folder to build it again") from None
-    if not (isinstance(manifest, dict) and {"stage", "fingerprint", "inputs", "files"} <= manifest.keys()):
-        raise ArtifactError(f"{path / MANIFEST} is no manifest of an artifact; delete the folder to build it again")
+        raise ArtifactError(f"{path} is not an artifact: it holds no {MANIFEST}; delete it to build it again") from None
+    except OSError as error:
+        raise ArtifactError(f"{path} is not an artifact that can be read ({error.strerror})") from error
+    except (ValueError, RecursionError) as error:
+        reason = next(iter(str(error).splitlines()), "")
+        raise ArtifactError(f"{path / MANIFEST} is damaged ({reason}); {again}") from None
+    if not is_manifest(manifest):
+        raise ArtifactError(f"{path / MANIFEST} is no manifest of an artifact; {again}")
     return manifest
+
+
+def is_manifest(value: Any) -> bool:
+    """Whether a value has the entries that are read of a manifest, of their types; files lie inside the folder."""
+    if not isinstance(value, dict) or not {"stage", "fingerprint", "inputs", "files"} <= value.keys():
+        return False
+    files, inputs = value["files"], value["inputs"]
+    return (
+        all(isinstance(value[key], str) for key in ("stage", "fingerprint"))
+        and isinstance(inputs, dict)
+        and all(isinstance(fingerprint, str) for fingerprint in inputs.values())
+        and isinstance(value.get("facts", {}), dict)
+        and isinstance(value.get("seconds", 0.0), int | float)
+        and isinstance(files, dict)
+        and all(isinstance(one, dict) and {"size", "sha256"} <= one.keys() for one in files.values())
+        and not any(Path(name).is_absolute() or ".." in Path(name).parts for name in files)
+    )
 
 
 def check_recipe(path: Path, manifest: Mapping[str, Any], recipe: Mapping[str, Any]) -> None:

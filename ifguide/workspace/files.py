@@ -11,6 +11,9 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 MANIFEST = "manifest.json"
 
 
@@ -104,3 +107,19 @@ def write_atomically(path: Path, content: bytes) -> None:
         os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def open_array(path: Path) -> NDArray[Any]:
+    """An array of a `.npy` file, memory-mapped.
+
+    Raises:
+        ValueError: the file is damaged. numpy has many words for it: a header is Python, and is parsed as such.
+        OSError: it cannot be read.
+    """
+    try:
+        array: NDArray[Any] = np.load(path, mmap_mode="r")
+    except OSError:
+        raise
+    except Exception as error:
+        raise ValueError(f"{path} is no whole .npy file ({' '.join(str(error).split())})") from error
+    return array

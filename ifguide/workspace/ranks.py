@@ -2,7 +2,7 @@
 
 import os
 import time
-from pathlib import Path
+from collections.abc import Callable
 
 # by which launchers tell a process that it is one of several; SLURM's other names may be in a configuration
 LAUNCHED = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "NODE_RANK", "NUM_NODES", "SLURM_NTASKS_PER_NODE",
@@ -27,20 +27,29 @@ def forget_ranks() -> None:
         os.environ.pop(name, None)
 
 
-def wait_for(*paths: Path, alive: Path | None = None, limit_seconds: float = 600, poll_seconds: float = 0.2) -> Path:
-    """Wait until rank 0 has published one of some files, and return it; end this process when its parent has gone.
+def wait_until(
+    happened: Callable[[], bool],
+    *,
+    alive: Callable[[], bool] = lambda: False,
+    limit_seconds: float = 600,
+    poll_seconds: float = 0.2,
+) -> None:
+    """Wait for something that rank 0 does; end this process when its parent has gone.
+
+    Args:
+        happened: whether it is done.
+        alive: whether rank 0 is at work.
+        limit_seconds: how long neither may be.
+        poll_seconds: between two looks.
 
     Raises:
-        ValueError: for so long there was neither one of them nor the sign that rank 0 is at work.
+        ValueError: for so long neither was so.
     """
     parent, last = os.getppid(), time.monotonic()
-    while True:
-        for path in paths:
-            if path.exists():
-                return path
+    while not happened():
         if os.getppid() != parent:
             raise SystemExit("the process of rank 0 has ended")
-        if alive is not None and alive.exists():
+        if alive():
             last = time.monotonic()
         if time.monotonic() - last > limit_seconds:
             raise ValueError(
@@ -48,3 +57,24 @@ def wait_for(*paths: Path, alive: Path | None = None, limit_seconds: float = 600
                 f"seen of the first one; start all, or unset {', '.join(LAUNCHED[:3])} and {LAUNCHED[-1]}"
             )
         time.sleep(poll_seconds)
+
+
+def check_launched(processes: int) -> None:
+    """Raise ValueError in a batch job of SLURM whose processes nothing has started.
+
+    In the script of `sbatch`, SLURM says how many tasks there are but starts one; `srun` starts all, and leaves the
+    number of its step. Lightning would wait for the others.
+    """
+    job, started = os.environ.get("SLURM_JOB_NAME"), "SLURM_STEP_NUM_TASKS" in os.environ
+    alone = "RANK" in os.environ or "LOCAL_RANK" in os.environ  # torchrun, or Lightning, starts them
+    if (
+        processes > 1
+        and "SLURM_NTASKS" in os.environ
+        and not started
+        and not alone
+        and job not in ("bash", "interactive")
+    ):
+        raise ValueError(
+            f"trainer.devices and trainer.num_nodes ask for {processes} processes, and this job of SLURM started one: "
+            "write `srun python run.py …` in the script of sbatch, or unset SLURM_NTASKS to start them from here"
+        )

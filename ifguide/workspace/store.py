@@ -15,8 +15,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock
-
 from ifguide.workspace.artifact import (
     Artifact,
     ArtifactError,
@@ -26,9 +24,11 @@ from ifguide.workspace.artifact import (
     describe_files,
     read_manifest,
 )
+from ifguide.workspace.faults import StorageError, refusals
 from ifguide.workspace.files import MANIFEST, write_json
 from ifguide.workspace.fingerprint import canonical_json, fingerprint_of
-from ifguide.workspace.ranks import global_rank, wait_for
+from ifguide.workspace.locks import is_locked, locked
+from ifguide.workspace.ranks import global_rank, wait_until
 
 STARTED = "started"  # rank 0 has the lock and builds; the other ranks of a collective build may join
 
@@ -117,47 +117,72 @@ class Workspace:
             ArtifactError: the folder exists but is not what its manifest says.
         """
         path = self.folder(recipe)
-        name, building = path.name, self.root / ".building" / path.name
         if global_rank() > 0:
-            if collective and wait_for(path / MANIFEST, building / STARTED) == building / STARTED:
-                builder(building)
-            wait_for(path / MANIFEST, alive=building / STARTED)
+            self._join(path, builder, collective=collective)
             return Artifact(recipe.stage, recipe.fingerprint, path)
-
-        self.root.mkdir(parents=True, exist_ok=True)
-        locks = self.root / ".locks"
-        locks.mkdir(exist_ok=True)
-        with FileLock(locks / f"{name}.lock"):
-            if path.exists():
+        if os.path.lexists(path):  # it was renamed into place: nothing is locked or written
+            return self.find(recipe)
+        with refusals(path.name, self.root), locked(self.root, path.name):
+            if os.path.lexists(path):
                 return self.find(recipe)
-            if building.exists() and not resumable:
-                shutil.rmtree(building)
-            (building / STARTED).unlink(missing_ok=True)
-            building.mkdir(parents=True, exist_ok=True)
-            for leftover in building.glob(f"*{MANIFEST}*"):  # of a build that was killed before its last rename
-                leftover.unlink()
-            (building / STARTED).touch()
-            resumed = len(list(building.iterdir())) > 1
-            start = time.monotonic()
-            try:
-                facts = builder(building) or {}
-            except Exception:  # an interrupted or killed build stays, to be resumed
-                if not (resumable and any(p.is_file() and p.name != STARTED for p in building.rglob("*"))):
-                    shutil.rmtree(building, ignore_errors=True)  # another rank may do the same
-                raise
-            (building / STARTED).unlink()
-            manifest = {
-                **recipe.content,
-                "fingerprint": recipe.fingerprint,
-                "facts": json.loads(canonical_json(facts)),
-                "seconds": round(time.monotonic() - start, 2),
-                "resumed": resumed,  # then the seconds are those of the last session
-                "files": describe_files(building),
-                "environment": describe_environment(),
-            }
-            write_json(building / MANIFEST, manifest)
-            os.replace(building, path)
+            self._build(recipe, builder, path, resumable=resumable)
         return Artifact(recipe.stage, recipe.fingerprint, path, reused=False)
+
+    def _build(
+        self, recipe: Recipe, builder: Callable[[Path], Mapping[str, Any] | None], path: Path, *, resumable: bool
+    ) -> None:
+        building = self._building(path)
+        if building.exists() and not resumable:
+            shutil.rmtree(building)
+        (building / STARTED).unlink(missing_ok=True)
+        building.mkdir(parents=True, exist_ok=True)
+        for leftover in building.glob(f"*{MANIFEST}*"):  # of a build that was killed before its last rename
+            leftover.unlink()
+        (building / STARTED).touch()
+        resumed = len(list(building.iterdir())) > 1
+        start = time.monotonic()
+        try:
+            facts = builder(building) or {}
+        except Exception:  # an interrupted or killed build stays, to be resumed
+            if not (resumable and any(p.is_file() and p.name != STARTED for p in building.rglob("*"))):
+                shutil.rmtree(building, ignore_errors=True)  # another rank may do the same
+            raise
+        (building / STARTED).unlink()
+        manifest = {
+            **recipe.content,
+            "fingerprint": recipe.fingerprint,
+            "facts": json.loads(canonical_json(facts)),
+            "seconds": round(time.monotonic() - start, 2),
+            "resumed": resumed,  # then the seconds are those of the last session
+            "files": describe_files(building),
+            "environment": describe_environment(),
+        }
+        write_json(building / MANIFEST, manifest)
+        os.replace(building, path)
+
+    def _join(self, path: Path, builder: Callable[[Path], Any], *, collective: bool) -> None:
+        """What the other ranks do: build with rank 0, or wait for what it builds."""
+        building, finished = self._building(path), (path / MANIFEST).exists
+
+        def at_work() -> bool:  # what a dead process left is no sign of life
+            return (building / STARTED).exists() and is_locked(self.root, path.name)
+
+        wait_until(lambda: finished() or (collective and at_work()), alive=at_work)
+        if not finished():
+            builder(building)
+        wait_until(finished, alive=at_work)
+
+    def _building(self, path: Path) -> Path:
+        return self.root / ".building" / path.name
+
+    def check_writable(self, name: str) -> None:
+        """Raise StorageError where nothing can be built, and say for what it is needed."""
+        existing = next(folder for folder in (self.root, *self.root.parents) if folder.exists())
+        if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
+            raise StorageError(
+                f"paths.workspace={self.root}: {name} is to be built there, and {existing} is no folder that can be "
+                "written to; choose another folder"
+            )
 
     def last_seconds(self, stage: str) -> float | None:
         """Time that the latest artifact of a stage, by its name, took to build; None where nothing says it."""
