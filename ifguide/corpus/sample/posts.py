@@ -11,6 +11,7 @@ import re
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import islice
 from random import Random
 
 from ifguide.corpus.documents import BENIGN, TOXIC, Document
@@ -196,6 +197,11 @@ class SampleDocuments:
 
     def __len__(self) -> int:
         return self.size
+
+    def estimate(self, characters: float) -> tuple[float, float]:
+        """About how many tokens, and documents, it has, by its first documents and the characters of a token."""
+        lengths = [len(document.text) for document in islice(self, 200)]
+        return self.size * (sum(lengths) / len(lengths) / characters + 1), float(self.size)
 
     def __iter__(self) -> Iterator[Document]:
         count, block = TOXIC_EVERY
