@@ -39,7 +39,7 @@ REPORTED = ("judge", "report", "paths", "trainer", "logger")  # groups and setti
 failures: list[str] = []  # of this process, which then ends with 1
 
 
-def build(cfg: DictConfig, folder: Path) -> float | None:
+def build(cfg: DictConfig, folder: Path) -> float | list[float] | None:
     """Build what `stage` asks for; an evaluation ends in metrics and a report of the row, and returns its objective."""
     plan, workspace, first = make_plan(cfg), make_workspace(cfg), global_rank() == 0
     check_judge(cfg, plan)

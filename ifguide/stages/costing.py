@@ -167,8 +167,8 @@ def advice(plan: Plan, cost: PlanCost, workspace: Path) -> list[str]:
         disks = {role: one.work.disk for role, one in cost.stages.items() if one.work}
         largest = max(disks, key=lambda role: disks[role])
         lines.append(
-            f"disk does not fit: {size(cost.most_stored)}, {size(cost.disk)} are free; {largest} is the largest; another "
-            f"paths.workspace than {workspace}, or fewer documents (limit of the sources of data)"
+            f"disk: {size(cost.most_stored)} are needed, {largest} the largest, and {size(cost.disk)} are free; choose "
+            f"another paths.workspace than {workspace}, or fewer documents (limit of the sources of data)"
         )
     return lines
 
