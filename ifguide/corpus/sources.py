@@ -73,6 +73,11 @@ class LocalSource:
         if count == 0:
             raise ValueError(f"files={self.files}: there is no document in it for the source {self.name}")
 
+    @property
+    def annotates(self) -> bool:
+        """Whether its documents have spans."""
+        return self.spans is not None
+
     def estimate(self, characters: float) -> tuple[float, float]:
         """About how many tokens, and documents, it has: by the sizes of its files and its first documents.
 

@@ -7,9 +7,9 @@ from ifguide.corpus.build import CorpusSettings
 from ifguide.cost.work import CorpusSize
 
 # Characters of English that a token of a byte-level BPE has, by the size of its vocabulary: what the built-in sample
-# and the real text of `data=real_text` have with their tokenizers, and OpenWebText with GPT-2's (4.9 B characters to a
-# billion tokens would be 4.9; news and web text have 4.4)
-CHARACTERS = {2048: 3.2, 4096: 3.5, 50304: 4.4}
+# has with its tokenizer, the real text of `data=real_text`, and web text with one of fifty thousand tokens.
+CHARACTERS = {2048: 4.06, 4096: 3.5, 50304: 4.4}
+TOKENS_PER_DOCUMENT = 500  # where nobody knows
 
 
 def found_size(folder: Path) -> CorpusSize:
@@ -20,7 +20,7 @@ def found_size(folder: Path) -> CorpusSize:
     documents = sum(int(facts[split]["documents"]) for split in SPLITS)
     return CorpusSize(
         blocks, documents, int(corpus.info["block_length"]), corpus.vocabulary, characters_of(corpus.vocabulary),
-        "found in the workspace",
+        "found in the workspace", any("annotated_share" in facts[split] for split in SPLITS),
     )  # fmt: skip
 
 
@@ -36,7 +36,9 @@ def estimated_size(settings: CorpusSettings, tokens: float | None = None) -> Cor
     """
     vocabulary = int(getattr(settings.tokenizer, "vocabulary", 2048))
     characters = characters_of(vocabulary)
-    total, documents, source = 0.0, 0.0, "plan.tokens"
+    shares = {"validation": settings.validation, "test": settings.test}
+    shares = {"train": 1 - sum(shares.values()), **shares}
+    counts, documents, read = dict.fromkeys(shares, 0.0), 0.0, 0.0
     for name, one in settings.sources.items():
         size = one.estimate(characters) if hasattr(one, "estimate") else None
         if size is None and tokens is None:
@@ -44,18 +46,22 @@ def estimated_size(settings: CorpusSettings, tokens: float | None = None) -> Cor
                 f"data.sources.{name}: nothing says how large it is; build it (stage=data), or say plan.tokens=…, the "
                 "tokens of the whole corpus"
             )
-        weight = settings.weights.get(name, 1.0)
-        held_out = settings.validation + settings.test
-        if size is not None:
-            total += size[0] * ((1 - held_out) * weight + held_out)
-            documents += size[1] * ((1 - held_out) * weight + held_out)
-            source = "estimated from the files and limits of its sources"
+        if size is None:
+            continue
+        read += size[0]
+        for split, share in shares.items():
+            times = settings.weights.get(name, 1.0) if split == "train" else 1.0  # what is held out is not repeated
+            counts[split] += size[0] * share * times
+            documents += size[1] * share * times
+    source = "estimated from the files and limits of its sources"
     if tokens is not None:
-        documents, total, source = documents * tokens / total if total else tokens / 500, tokens, "plan.tokens"
-    validation, test = settings.validation, settings.test
-    shares = {"train": 1 - validation - test, "validation": validation, "test": test}
-    blocks = {split: int(total * share / settings.block_length) for split, share in shares.items()}
-    return CorpusSize(blocks, round(documents), settings.block_length, vocabulary, characters, source)
+        total = sum(counts.values())
+        documents = documents * tokens / total if total else tokens / TOKENS_PER_DOCUMENT
+        counts, source = {split: tokens * share for split, share in shares.items()}, "as plan.tokens says"
+        read = tokens
+    blocks = {split: int(count / settings.block_length) for split, count in counts.items()}
+    annotated = any(getattr(one, "annotates", False) for one in settings.sources.values())
+    return CorpusSize(blocks, round(documents), settings.block_length, vocabulary, characters, source, annotated, read)
 
 
 def characters_of(vocabulary: int) -> float:

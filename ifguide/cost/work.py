@@ -23,6 +23,8 @@ class CorpusSize:
         vocabulary: token ids.
         characters: of a token, on average; what texts have not been tokenised is counted by it.
         source: where all this is from, for people.
+        annotated: whether toxic spans are known.
+        read: tokens of its sources, of which weights take more or fewer; 0: as many as it has.
     """
 
     blocks: Mapping[str, int]
@@ -31,6 +33,8 @@ class CorpusSize:
     vocabulary: int
     characters: float
     source: str
+    annotated: bool = False
+    read: float = 0.0
 
     def tokens(self, *splits: str) -> int:
         """Tokens of some splits; of all where none is named."""

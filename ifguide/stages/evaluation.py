@@ -225,7 +225,7 @@ class Attribution(Stage):
     queries: Sequence[Query] = setting()
 
     def work(self, corpus: CorpusSize) -> Work:
-        return Work(seconds=ATTRIBUTION * corpus.tokens("train"), disk=700.0)
+        return Work(seconds=ATTRIBUTION * corpus.tokens("train") * corpus.annotated, disk=700.0)
 
     def build(self, folder: Path, inputs: Inputs) -> None:
         corpus = inputs.corpus()

@@ -41,7 +41,7 @@ from ifguide.training.trainer import TrainerSettings
 
 LOSS_TOKENS = 1 << 17  # of held-out text, at most, that tell what a proxy has learned
 
-POOLING, POOLING_BYTES = 6e-6, 24.0  # seconds, and bytes of memory, for each token and behaviour
+POOLING, POOLING_BYTES = 8e-7, 24.0  # seconds, and bytes of memory, for each token and behaviour
 SELECTING = 2e-7  # seconds for each token and behaviour
 
 

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
 from random import Random
+from typing import ClassVar
 
 from ifguide.corpus.documents import BENIGN, TOXIC, Document
 from ifguide.corpus.sample import phrases
@@ -187,6 +188,8 @@ class SampleDocuments:
 
     Every document is labelled; the spans of a toxic one cover its insults, those of a benign one are empty.
     """
+
+    annotates: ClassVar[bool] = True
 
     seed: int = 0
     size: int = 5000
