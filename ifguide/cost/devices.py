@@ -23,15 +23,17 @@ GB = 10**9
 
 
 class Device(Protocol):
-    """What computes.
+    """What computes."""
 
-    Attributes:
-        name: for people.
-        memory: of one device, in bytes.
-    """
+    @property
+    def name(self) -> str:
+        """For people."""
+        ...
 
-    name: str
-    memory: float
+    @property
+    def memory(self) -> float:
+        """Of one device, in bytes."""
+        ...
 
     def seconds(self, one: Pass) -> float:
         """What a pass takes on one device."""
@@ -128,7 +130,7 @@ class ThisMachine:
             shape = one.model.smaller(layers)
         while one.kind.flops(shape, rows, length) > limit and length > 16:
             length //= 2
-        key = (id(one.model), layers, one.kind.name)  # a scorer takes its model over
+        key = (id(one.model), layers, getattr(one.kind, "scorer", None) is not None)  # a scorer takes its model over
         if key not in self._models:
             self._models[key] = (shape.model().to(self.device).eval(), shape)  # type: ignore[arg-type]
         model, shape = self._models[key]

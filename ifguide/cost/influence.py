@@ -10,7 +10,13 @@ from ifguide.influence.scoring import SAMPLE_TOKENS
 
 BATCH, SHARD = "influence.batch_size", "influence.shard_blocks"
 EIGEN = 25.0  # products' FLOPs that take as long as an eigendecomposition of n × n in float64, in n³
+AT_ONCE = 64  # products that are timed together
 DOUBLE = 2.0  # as long as a product in float32 takes one in float64
+
+
+def multiplying(model: ModelShape, flops: float) -> Pass:
+    """So many FLOPs of products of matrices that are about as large as a model's."""
+    return Pass(kinds.products, model, AT_ONCE, 1, flops / kinds.products.flops(model, AT_ONCE, 1))
 
 
 def fitting(
@@ -37,7 +43,7 @@ def fitting(
         products += 2.0 * length * sides
         disk += FLOAT * sides
         eigen = EIGEN * sum(outputs**3 + inputs**3 for outputs, inputs in tracked)
-        passes.append(Pass(kinds.Products(eigen), model, 1, length, 1))
+        passes.append(multiplying(model, eigen))
     if set(LAMBDA) <= set(kept):
         products += 2.0 * length * model.tracked_parameters + (rotation if rotated else 0.0)
         disk += FLOAT * model.tracked_parameters
@@ -46,7 +52,7 @@ def fitting(
         rows = settings.batch_size
         passes += [
             Pass(kinds.gradient, model, rows, length, times * blocks / rows),
-            Pass(kinds.Products(products), model, rows, length, blocks / rows),
+            multiplying(model, products * blocks),
         ]
     each = model.activations(length) + FLOAT * model.tracked_parameters
     fixed = PROCESS + 2 * FLOAT * model.parameters + 2 * disk
@@ -76,7 +82,7 @@ def differentiating(
     ]
     if set(EIGENVECTORS) <= set(FACTORS[curvature.strategy]):
         rotations = sum(4.0 * outputs * inputs * (outputs + inputs) for outputs, inputs in model.tracked)
-        passes.append(Pass(kinds.Products(DOUBLE * rotations), model, 1, length, 3))
+        passes.append(multiplying(model, 3 * DOUBLE * rotations))
     factors = FLOAT * sum(outputs**2 + inputs**2 for outputs, inputs in model.tracked)
     direction = FLOAT * model.tracked_parameters
     fixed = PROCESS + 2 * FLOAT * model.parameters + factors + 3 * direction

@@ -24,9 +24,14 @@ RATE = 1e-6  # of the optimiser that is timed: no weight becomes infinite
 
 
 def random_tokens(model: PreTrainedModel, rows: int, length: int) -> Tensor:
-    generator = torch.Generator().manual_seed(rows * 100_003 + length)
-    vocabulary = int(model.get_input_embeddings().weight.shape[0])  # type: ignore[operator,union-attr,arg-type]
-    return torch.randint(vocabulary, (rows, length), generator=generator).to(model.device)
+    generator, embeddings = torch.Generator().manual_seed(rows * 100_003 + length), embeddings_of(model)
+    return torch.randint(embeddings.shape[0], (rows, length), generator=generator).to(model.device)
+
+
+def embeddings_of(model: PreTrainedModel) -> Tensor:
+    layer: Any = model.get_input_embeddings()
+    weight: Tensor = layer.weight
+    return weight
 
 
 @dataclass(frozen=True)
@@ -130,26 +135,21 @@ class Scoring:
 
 @dataclass(frozen=True)
 class Products:
-    """Products of matrices as large as those of a model's layers: accumulations, rotations.
+    """Products of square matrices as wide as hidden states, one for each row: accumulations, rotations."""
 
-    Args:
-        amount: FLOPs of a row.
-    """
-
-    amount: float
     name: str = "products"
 
     def flops(self, model: ModelShape, rows: int, length: int) -> float:
-        return rows * self.amount
+        return rows * 2.0 * model.width**3
 
     def weight_reads(self, length: int) -> float:
         return 0
 
     def run(self, model: PreTrainedModel, rows: int, length: int) -> None:
-        size = max(256, model.get_input_embeddings().weight.shape[1])  # type: ignore[operator,union-attr,type-var]
-        one = torch.randn(int(size), int(size), device=model.device)
-        for _ in range(max(1, round(self.flops(None, rows, length) / (2 * int(size) ** 3)))):  # type: ignore[arg-type]
-            one @ one
+        width = embeddings_of(model).shape[1]
+        matrix = torch.ones(width, width, device=model.device)
+        for _ in range(rows):
+            matrix @ matrix
 
 
 @dataclass(frozen=True)
@@ -185,4 +185,4 @@ class Generating:
         )  # fmt: skip
 
 
-forward, gradient, train = Forward(), Gradient(), Training()
+forward, gradient, train, products = Forward(), Gradient(), Training(), Products()

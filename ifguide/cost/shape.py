@@ -134,7 +134,8 @@ def _measure(model: PreTrainedModel, attention: str) -> ModelShape:
     matrices = sum(p.numel() for p in blocks.parameters() if p.ndim >= 2)
     heads = text.num_attention_heads
     size = getattr(text, "head_dim", None) or text.hidden_size // heads
-    rows, width = model.get_input_embeddings().weight.shape  # type: ignore[operator,union-attr]
+    embeddings: Any = model.get_input_embeddings()
+    rows, width = embeddings.weight.shape
     return ModelShape(
         model.config,
         attention,

@@ -48,7 +48,8 @@ class CorpusSize:
 class Kind(Protocol):
     """A way to compute with a model: how much arithmetic it is, and how it is tried."""
 
-    name: str
+    @property
+    def name(self) -> str: ...
 
     def flops(self, model: ModelShape, rows: int, length: int) -> float:
         """Floating-point operations on a batch; a multiplication and an addition are two."""

@@ -147,29 +147,28 @@ def without_seeds(value: Any) -> Any:
     return [without_seeds(child) for child in value] if isinstance(value, list) else value
 
 
-def advice(plan: Plan, cost: PlanCost, workspace: Path) -> list[str]:
-    """A line each: whether memory and disk are enough, and which setting would make it so, as it is typed."""
+def advice(plan: Plan, cost: PlanCost, workspace: Path) -> list[tuple[str, str]]:
+    """Whether memory and disk are enough, and which setting would make it so, as it is typed: (what, line)."""
     lines = []
     tight = {role: one.work for role, one in cost.stages.items() if one.work and one.work.memory.peak > cost.memory}
     for role, work in tight.items():
         rows, setting = work.memory.fitting(cost.memory), work.memory.setting
         if rows is None:
             need = f"{size(work.memory.fixed + work.memory.each)} of {size(cost.memory)}"
-            lines.append(f"{role} needs {need} for a single row: use a smaller model")
+            lines.append(("memory", f"{role} needs {need} for a single row: use a smaller model"))
         else:
             line = f"{role} needs {size(work.memory.peak)} of {size(cost.memory)}"
-            lines.append(f"{line}; {typed(plan, role, setting)}={rows} would do")
+            lines.append(("memory", f"{line}; {typed(plan, role, setting)}={rows} would do"))
     if not tight:
-        lines.append(f"memory fits: {size(cost.peak)} of {size(cost.memory)} on each device")
+        lines.append(("memory", f"fits: {size(cost.peak)} of {size(cost.memory)} on each device"))
     if cost.most_stored <= cost.disk:
-        lines.append(f"disk fits: {size(cost.most_stored)} of {size(cost.disk)} that are free")
+        lines.append(("disk", f"fits: {size(cost.most_stored)} of {size(cost.disk)} that are free"))
     else:
         disks = {role: one.work.disk for role, one in cost.stages.items() if one.work}
         largest = max(disks, key=lambda role: disks[role])
-        lines.append(
-            f"disk: {size(cost.most_stored)} are needed, {largest} the largest, and {size(cost.disk)} are free; choose "
-            f"another paths.workspace than {workspace}, or fewer documents (limit of the sources of data)"
-        )
+        line = f"does not fit: {size(cost.most_stored)} are needed, of {largest} the most, {size(cost.disk)} are free"
+        way_out = f"choose another paths.workspace than {workspace}, or fewer documents (limit of the sources of data)"
+        lines.append(("disk", f"{line}; {way_out}"))
     return lines
 
 

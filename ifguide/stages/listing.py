@@ -52,17 +52,14 @@ def totals(plan: Plan, cost: PlanCost, workspace: Workspace) -> list[str]:
     if not cost.stages:
         return ["all is found: nothing is built"]
     tokens = f"{cost.corpus.tokens():,} tokens of {cost.corpus.documents:,} documents, {cost.corpus.source}"
-    everything = ("", amount(cost.flops), duration(cost.seconds), size(cost.peak), size(cost.stored))
+    everything = (amount(cost.flops), duration(cost.seconds), size(cost.peak), size(cost.stored))
     unknown = [role for role, one in cost.stages.items() if one.work is None or one.work.lacking]
     held = f"{cost.devices} × {cost.device}, {cost.seconds * cost.devices / 3600:.3g} device-hours"
     return [
-        f"{f'{len(cost.stages)} to build':69}" + "{:>0}{:>11} {:>7} {:>10} {:>10}  {}".format(*everything, held),
+        f"{f'{len(cost.stages)} to build':69}" + "{:>11} {:>7} {:>10} {:>10}  {}".format(*everything, held),
         f"{'corpus':24} {tokens}",
         *([f"{'not all is counted of':24} {', '.join(unknown)}"] if unknown else []),
-        *(
-            f"{'fits' if ' fits: ' in line else 'does not fit':24} {line}"
-            for line in advice(plan, cost, workspace.root)
-        ),
+        *(f"{what:24} {line}" for what, line in advice(plan, cost, workspace.root)),
     ]
 
 
