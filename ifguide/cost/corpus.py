@@ -8,7 +8,7 @@ from ifguide.cost.work import CorpusSize
 
 # Characters of English that a token of a byte-level BPE has, by the size of its vocabulary: what the built-in sample
 # has with its tokenizer, the real text of `data=real_text`, and web text with one of fifty thousand tokens.
-CHARACTERS = {2048: 4.06, 4096: 3.5, 50304: 4.4}
+CHARACTERS = {400: 2.0, 2048: 4.06, 4096: 3.5, 50304: 4.4}
 TOKENS_PER_DOCUMENT = 500  # where nobody knows
 
 
