@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from ifguide.checks import argument
 from ifguide.corpus.blocks import SPLITS, Corpus
 from ifguide.corpus.build import CorpusSettings
 from ifguide.cost.work import CorpusSize
@@ -40,7 +41,8 @@ def estimated_size(settings: CorpusSettings, tokens: float | None = None) -> Cor
     shares = {"train": 1 - sum(shares.values()), **shares}
     counts, documents, read = dict.fromkeys(shares, 0.0), 0.0, 0.0
     for name, one in settings.sources.items():
-        size = one.estimate(characters) if hasattr(one, "estimate") else None
+        with argument(f"data.sources.{name}"):
+            size = one.estimate(characters) if hasattr(one, "estimate") else None
         if size is None and tokens is None:
             raise ValueError(
                 f"data.sources.{name}: nothing says how large it is; build it (stage=data), or say plan.tokens=…, the "

@@ -18,7 +18,7 @@ TOKENIZER = 65.0  # bytes of tokenizer.json for each token id
 
 def dtype_of(precision: str) -> str:
     """In which numbers products are computed."""
-    return "float32" if precision == "32-true" else "bfloat16"
+    return "bfloat16" if "16" in precision else "float32"
 
 
 def training(

@@ -12,7 +12,7 @@ from ifguide.cost import CorpusSize, Work
 from ifguide.cost.corpus import estimated_size, found_size
 from ifguide.cost.devices import Device, free_disk
 from ifguide.stages.data import Data
-from ifguide.stages.stage import Plan
+from ifguide.stages.stage import Plan, Stage
 from ifguide.workspace import MANIFEST, Recipe, Workspace
 
 SEED = "seed"
@@ -25,7 +25,8 @@ class StageCost:
     Attributes:
         work: what it says itself; None: it does not say.
         seconds: on the wall; None: not known.
-        basis: what the seconds come from: `measured` here, `recorded` of an artifact, or the name of a device.
+        basis: what the seconds come from: `measured` here, `recorded` of an artifact, or the name of a device; or why
+            nothing is known.
     """
 
     work: Work | None
@@ -102,16 +103,24 @@ def cost_of(
     for stage in plan.stages:
         if stage.is_in(workspace):
             continue
-        work = stage.work(corpus)
+        work, why = work_of(stage, corpus)
         recorded = recorded_seconds(workspace, stage.recipe) if is_here else None
         role = plan.role_of(stage)
         if recorded is not None or work is None:
-            found[role] = StageCost(work, recorded, "recorded" if recorded is not None else "not known")
+            found[role] = StageCost(work, recorded, "recorded" if recorded is not None else why)
             continue
         computed = sum(device.seconds(one) for one in work.passes)
         seconds = computed / (devices if stage.collective else 1) + work.seconds
         found[role] = StageCost(work, seconds, device.name if work.passes else "by constants")
     return PlanCost(found, corpus, devices, device.name, device.memory, free_disk(workspace.root))
+
+
+def work_of(stage: Stage, corpus: CorpusSize) -> tuple[Work | None, str]:
+    """What a stage says of its work; and why it does not, as where no one reaches the configuration of its model."""
+    try:
+        return stage.work(corpus), "not known"
+    except (ValueError, OSError) as error:
+        return None, f"not known: {str(error).splitlines()[0]}"
 
 
 def size_of_corpus(plan: Plan, workspace: Workspace, tokens: float | None) -> CorpusSize:

@@ -88,6 +88,12 @@ def test_what_does_not_fit_names_the_setting_as_it_is_typed(tmp_path):
     assert found == [("memory", "fits"), ("disk", "fits")]
 
 
+def test_a_model_that_is_not_here_is_not_known_and_the_others_are(tmp_path):
+    cost = planned(Row(tmp_path, "stage=model", "method=none", "model.pretrained=/no/such/model"))
+    assert cost.stages["model"].work is None and cost.stages["model"].basis.startswith("not known: ")
+    assert cost.stages["data"].seconds > 0
+
+
 @pytest.mark.slow
 def test_seconds_are_of_the_right_size(tmp_path):
     """Within a factor of three, in seconds of this process, whatever else the machine does."""
