@@ -29,7 +29,7 @@ SAID_IN_A_LINE = (ValueError, OmegaConfBaseException, OSError)  # a user's mista
 
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="config")
-def main(cfg: DictConfig) -> float | None:
+def main(cfg: DictConfig) -> float | list[float] | None:
     """Do what `stage` asks for; returns the metric that a sweeper optimises (`objective_metric`)."""
     warnings.simplefilter("ignore", FutureWarning)  # of the libraries' own calls to each other
     warnings.filterwarnings("ignore", module="pytorch_lightning|lightning_fabric|torch.utils.data|kronfluence")

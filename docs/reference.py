@@ -43,6 +43,7 @@ GROUPS = {  # what is chosen in each group; a group that is not named here comes
     "tuning": "Settings that suit each method on a text: `tuning=real_text`.",
     "experiment": "Whole settings, added as `+experiment=name`; they win over the defaults.",
     "debug": "Configurations for tests, added as `+debug=name`.",
+    "hydra/launcher": "Where the rows of a sweep are started: presets over Hydra's plugins, which are installed apart.",
 }
 HEAD = """<!-- generated: python docs/reference.py -->
 # Configuration

@@ -72,6 +72,8 @@ def options_of_the_guides(tmp_path_factory):
 @pytest.mark.slow
 @pytest.mark.parametrize("given", GIVEN.values(), ids=GIVEN)
 def test_every_setting_composes(given, options_of_the_guides):
+    if "+experiment=tune" in given:
+        pytest.importorskip("hydra_plugins.hydra_optuna_sweeper")
     overrides = [value for value in given if not value.startswith(("-", "hydra"))]
     overrides = [re.sub(r"=interval\((.*?),.*", r"=\1", value) for value in overrides]
     overrides = [value if set("[{") & set(value) else value.split(",")[0] for value in overrides]

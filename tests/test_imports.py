@@ -9,7 +9,7 @@ import ifguide
 
 ORDER = [
     "checks", "hub", "workspace", "statistics", "opening", "models", "classifiers", "corpus", "objectives", "influence",
-    "api", "training", "decoding", "methods", "evaluation", "report", "tracking", "stages",
+    "api", "training", "decoding", "methods", "evaluation", "cost", "report", "tracking", "stages",
 ]  # fmt: skip
 HYDRA = {"configuration", "plan", "planner", "commands"}  # of stages/; beside them only run.py knows it
 BELOW = {"stage", "findings"}  # of stages/; what each stage may import
@@ -21,6 +21,7 @@ WHOLE = {
     "run",
     "row",
     "listing",
+    "costing",
     "scoring",
     "signals",
     "study",

@@ -35,6 +35,7 @@ def test_a_sweep_with_a_job_that_fails_reports_it(tmp_path):
 def test_a_plan_builds_nothing_and_says_what_would_be(tmp_path):
     plan = run(tmp_path, "stage=plan", "curvature.damping=0.1", SMOKE).stdout
     assert "factors" in plan and "to build" in plan and "found" not in plan and "curvature.damping=0.1" in plan
+    assert "device-hours" in plan and "fits: " in plan
     assert not (tmp_path / "workspace").exists()
     Row(tmp_path, "stage=data").run()
     assert "found" in run(tmp_path, "stage=plan", SMOKE).stdout

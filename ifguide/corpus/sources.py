@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any, ClassVar
 
 from ifguide.checks import check_limit
@@ -9,6 +10,9 @@ from ifguide.corpus.documents import BENIGN, TOXIC, Document
 from ifguide.corpus.records import Record, read_records
 from ifguide.corpus.schema import DOCUMENT
 from ifguide.workspace import find_files
+
+EXPANDED = {".gz": 2.8, ".xz": 3.4, ".parquet": 2.0}  # bytes of text for each byte of a compressed file of English
+READ = 200  # documents that an estimate of a source's size reads
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,6 +73,25 @@ class LocalSource:
         if count == 0:
             raise ValueError(f"files={self.files}: there is no document in it for the source {self.name}")
 
+    @property
+    def annotates(self) -> bool:
+        """Whether its documents have spans."""
+        return self.spans is not None
+
+    def estimate(self, characters: float) -> tuple[float, float]:
+        """About how many tokens, and documents, it has: by the sizes of its files and its first documents.
+
+        Args:
+            characters: of a token.
+        """
+        files = find_files(self.files)
+        total = sum(file.stat().st_size * EXPANDED.get(file.suffix, 1.0) for file in files)
+        lengths = [len(document.text) for document in islice(self, READ)]
+        mean = sum(lengths) / len(lengths)
+        documents = total / mean if len(lengths) == READ else float(len(lengths))
+        documents = documents if self.limit is None else min(documents, self.limit)
+        return documents * (mean / characters + 1), documents
+
 
 @dataclass(frozen=True, kw_only=True)
 class HubSource:
@@ -81,12 +104,13 @@ class HubSource:
         split: its split.
         streaming: read it as it arrives instead of downloading all of it first.
         label, limit, name: as in `LocalSource`.
+        mean_tokens: of a document, for an estimate of what it would cost (`stage=plan`); None: nobody knows.
 
     Raises:
         ValueError: an unknown label, a limit below 1; when read, a field that is missing or breaks its rule.
     """
 
-    NOT_SETTINGS: ClassVar = ("streaming",)
+    NOT_SETTINGS: ClassVar = ("streaming", "mean_tokens")
 
     path: str
     field: str = "text"
@@ -96,10 +120,17 @@ class HubSource:
     label: str | None = None
     limit: int | None = None
     name: str = "hub"
+    mean_tokens: float | None = None
 
     def __post_init__(self) -> None:
         _check_label(self.label)
         check_limit(self.limit)
+
+    def estimate(self, characters: float) -> tuple[float, float] | None:
+        """As of `LocalSource`, by its limit; None where that, or the length of its documents, is not known."""
+        if self.limit is None or self.mean_tokens is None:
+            return None
+        return self.limit * self.mean_tokens, float(self.limit)
 
     def __iter__(self) -> Iterator[Document]:
         import datasets

@@ -11,12 +11,14 @@ from ifguide.checks import argument
 from ifguide.corpus.blocks import Corpus
 from ifguide.corpus.documents import LabelledText, Pair
 from ifguide.corpus.pairs import check_pairs, encode_pairs
+from ifguide.cost import CorpusSize, Work, reading, shape_of, training
 from ifguide.methods.dpo import DPO, reference_log_probabilities
 from ifguide.models import ModelSettings
 from ifguide.opening import check_context, check_pretrained
 from ifguide.stages.stage import Inputs, Stage, made_from, setting, speed
 from ifguide.training.auxiliary import LabelledAuxiliary
 from ifguide.training.context import TrainingSetup, save_trained
+from ifguide.training.optimization import Optimization
 from ifguide.workspace import describe
 
 REFERENCE_FILE = "reference.npy"  # [pairs, 2]: log-probabilities of the chosen and of the rejected response
@@ -67,6 +69,20 @@ class AuxiliaryModel(Stage):
         with argument("training"):
             self.training.check_corpus(self.labelled, corpus.tokenizer, corpus.info["block_length"])
 
+    def work(self, corpus: CorpusSize) -> Work | None:
+        """None of what is not optimised."""
+        optim: Optimization | None = getattr(self.training, "optim", None)
+        if optim is None:
+            return None
+        tokens = corpus.tokens_of(one.text for one in self.labelled) / max(1, len(self.labelled))
+        start = self.training.pretrained
+        model = self.loading if start is None else replace(self.loading, pretrained=start)
+        return training(
+            shape_of(model, corpus.vocabulary), self.setup.trainer, batch_size=optim.batch_size,
+            steps=optim.epochs * len(self.labelled) / optim.batch_size,
+            length=max(2, min(corpus.block_length, round(tokens))), vocabulary=corpus.vocabulary,
+        )  # fmt: skip
+
     def build(self, folder: Path, inputs: Inputs) -> Mapping[str, Any]:
         corpus = inputs.corpus()
         return self.training.train(
@@ -101,6 +117,12 @@ class Reference(Stage):
     precision: str = setting()
     loading: ModelSettings = speed()
     setup: TrainingSetup = speed()
+
+    def work(self, corpus: CorpusSize) -> Work:
+        return reading(
+            shape_of(self.loading, corpus.vocabulary), batch_size=2 * self.setup.trainer.micro_batch_size,
+            count=2 * len(self.pairs), length=min(self.max_length, mean_length(self.pairs, corpus)), setting=None,
+        )  # fmt: skip
 
     def build(self, folder: Path, inputs: Inputs) -> None:
         trainer = self.setup.trainer
@@ -157,6 +179,15 @@ class PostTrained(Stage):
         with argument("post_training"):
             self.post_training.check(encode_pairs(self.pairs, corpus.tokenizer, longest, config))
 
+    def work(self, corpus: CorpusSize) -> Work:
+        """Without an early end: at most. A pair is two sequences; KL reads them with the reference, too."""
+        optim = self.post_training.optim
+        length = max(2, round(min(self.post_training.max_length, mean_length(self.pairs, corpus))))
+        return training(
+            shape_of(self.loading, corpus.vocabulary), self.setup.trainer, batch_size=2 * optim.batch_size,
+            steps=optim.epochs * len(self.pairs) / optim.batch_size, length=length, vocabulary=corpus.vocabulary,
+        )  # fmt: skip
+
     def build(self, folder: Path, inputs: Inputs) -> Mapping[str, Any]:
         policy, tokenizer = self.loading.load(inputs["model"]), inputs.corpus().tokenizer
         facts = self.post_training.train(
@@ -168,3 +199,9 @@ class PostTrained(Stage):
         )
         save_trained(policy, tokenizer, folder)
         return facts
+
+
+def mean_length(pairs: Sequence[Pair], corpus: CorpusSize) -> float:
+    """Tokens of a prompt with one of its responses, on average."""
+    texts = (f"{pair.prompt}{text}" for pair in pairs for text in (pair.chosen, pair.rejected))
+    return corpus.tokens_of(texts) / max(1, 2 * len(pairs))

@@ -15,13 +15,15 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict
 
 from ifguide.checks import argument
+from ifguide.cost.devices import Device, ThisMachine, named_device
 from ifguide.report.gather import Run, gather
 from ifguide.report.judged import with_win_rates
 from ifguide.report.rows import compare_rows
 from ifguide.report.terminal import relative, summary
 from ifguide.report.write import write_report
 from ifguide.stages import listing
-from ifguide.stages.configuration import expand_home, make, make_workspace, start_tracking
+from ifguide.stages.configuration import expand_home, make, make_workspace, processes, start_tracking
+from ifguide.stages.costing import cost_of
 from ifguide.stages.generation import Generations
 from ifguide.stages.judging import Judgements, read_judgements
 from ifguide.stages.plan import make_plan
@@ -39,7 +41,7 @@ REPORTED = ("judge", "report", "paths", "trainer", "logger")  # groups and setti
 failures: list[str] = []  # of this process, which then ends with 1
 
 
-def build(cfg: DictConfig, folder: Path) -> float | None:
+def build(cfg: DictConfig, folder: Path) -> float | list[float] | None:
     """Build what `stage` asks for; an evaluation ends in metrics and a report of the row, and returns its objective."""
     plan, workspace, first = make_plan(cfg), make_workspace(cfg), global_rank() == 0
     check_judge(cfg, plan)
@@ -119,11 +121,20 @@ def judged(cfg: DictConfig, ours: Run, theirs: Run) -> list[dict[str, Any]] | No
 
 
 def show_plan(cfg: DictConfig, folder: Path) -> None:
-    """What would be built or found for `plan.stage`."""
+    """What would be built or found for `plan.stage`, and what it would cost."""
+    settings = cfg.plan
     given, usual = (
         dict(listing.flattened(OmegaConf.to_container(one, resolve=True))) for one in (cfg, compose("config"))
     )
-    log.info(listing.plan_table(make_plan(cfg, cfg.plan.stage), make_workspace(cfg), given, usual))
+    if settings.device is not None:  # it need not be here
+        device: Device = named_device(settings.device, settings.share)
+        cfg.trainer.accelerator = "cpu"
+    else:
+        device = ThisMachine(make(cfg, "trainer").device)
+    plan, workspace = make_plan(cfg, settings.stage), make_workspace(cfg)
+    held = processes(cfg)
+    cost = cost_of(plan, workspace, device, devices=held, tokens=settings.tokens, is_here=settings.device is None)
+    log.info(listing.plan_table(plan, workspace, given, usual, cost))
 
 
 def clean(cfg: DictConfig, folder: Path) -> None:

@@ -6,7 +6,7 @@ A further task, classifier or utility adds its measurement and leaves the others
 import json
 import shutil
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -19,6 +19,7 @@ from ifguide.corpus.documents import Query
 from ifguide.corpus.masks import MASK_FILE, TokenMask
 from ifguide.corpus.tokenizers import make_tokenizer
 from ifguide.corpus.words import word_log_odds
+from ifguide.cost import SECONDS_PER_TEXT, CorpusSize, Work, lacking, reading, shape_of
 from ifguide.decoding import ModelDecoding
 from ifguide.decoding.base import attached
 from ifguide.decoding.generation import GENERATIONS_FILE, load_generations
@@ -42,6 +43,8 @@ from ifguide.workspace import read_manifest, write_json
 
 METRICS_FILE = "metrics.json"
 
+ATTRIBUTION = 7e-6  # seconds for each token of an annotated corpus
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Toxicity(Stage):
@@ -54,6 +57,10 @@ class Toxicity(Stage):
     classifier: Stage = made_from()
     judge: ClassifierSettings = speed()
     trainer: TrainerSettings = speed()
+
+    def work(self, corpus: CorpusSize) -> Work:
+        texts = int(getattr(self.generations, "texts", 0))
+        return Work(seconds=SECONDS_PER_TEXT * texts, disk=8.0 * texts, lacking=lacking(self.judge))
 
     def build(self, folder: Path, inputs: Inputs) -> Mapping[str, Any]:
         rows = load_generations(inputs["generations"] / GENERATIONS_FILE)
@@ -88,6 +95,10 @@ class Fluency(Stage):
             check_pretrained(self.pretrained, "pretrained")
             with loading(f"pretrained={self.pretrained}: its tokenizer"):
                 make_tokenizer((), path=self.pretrained)
+
+    def work(self, corpus: CorpusSize) -> Work:
+        """The reference model is not counted."""
+        return Work(seconds=1.0, disk=1200.0, lacking=self.pretrained and "the reference model")
 
     def build(self, folder: Path, inputs: Inputs) -> None:
         rows = load_generations(inputs["generations"] / GENERATIONS_FILE)
@@ -134,6 +145,14 @@ class Perplexity(Stage):
         check_whole_number("batch_size", self.batch_size, least=1)
         if self.split not in ("validation", "test"):
             raise ValueError(f"split={self.split}: known: validation, test")
+
+    def work(self, corpus: CorpusSize) -> Work:
+        blocks = corpus.blocks[self.split]
+        found = reading(
+            shape_of(self.loading, corpus.vocabulary), batch_size=self.batch_size, count=blocks,
+            length=corpus.block_length, setting="batch_size",
+        )  # fmt: skip
+        return replace(found, disk=41.0 * corpus.documents * blocks / max(1, sum(corpus.blocks.values())))
 
     def build(self, folder: Path, inputs: Inputs) -> None:
         corpus, device = inputs.corpus(), self.trainer.device
@@ -205,6 +224,9 @@ class Attribution(Stage):
     column: int = late_setting(0)
     queries: Sequence[Query] = setting()
 
+    def work(self, corpus: CorpusSize) -> Work:
+        return Work(seconds=ATTRIBUTION * corpus.tokens("train") * corpus.annotated, disk=700.0)
+
     def build(self, folder: Path, inputs: Inputs) -> None:
         corpus = inputs.corpus()
         split = corpus.split("train")
@@ -236,6 +258,9 @@ class Evaluation(Stage):
     fluency: Mapping[str, Stage] = made_from()
     others: Mapping[str, Stage] = made_from()
     filtered: Stage | None = made_from(None)
+
+    def work(self, corpus: CorpusSize) -> Work:
+        return Work()
 
     def build(self, folder: Path, inputs: Inputs) -> None:
         toxicity = inputs.each("toxicity")

@@ -9,8 +9,11 @@ from datasets import disable_progress_bars
 
 from ifguide.corpus.export import MaskedSplit, check_unit
 from ifguide.corpus.masks import MASK_FILE, TokenMask
+from ifguide.cost import FLOAT, PROCESS, CorpusSize, Memory, Work
 from ifguide.influence.store import open_scores
 from ifguide.stages.stage import Inputs, Stage, made_from, setting
+
+EXPORTING = 1e-5  # seconds for each token
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -36,6 +39,11 @@ class Export(Stage):
 
     def check(self) -> None:
         check_unit(self.unit)
+
+    def work(self, corpus: CorpusSize) -> Work:
+        """As a table: each token with its score and its place in the mask, and the texts."""
+        tokens = corpus.tokens("train")
+        return Work(seconds=EXPORTING * tokens, memory=Memory(PROCESS), disk=tokens * (3 * FLOAT + corpus.characters))
 
     def build(self, folder: Path, inputs: Inputs) -> Mapping[str, Any]:
         disable_progress_bars()  # of datasets, which ends no line where there is no terminal

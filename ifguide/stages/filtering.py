@@ -22,6 +22,7 @@ from ifguide.corpus.repacking import (
     write_kept,
     write_kept_mask,
 )
+from ifguide.cost import FLOAT, SECONDS_PER_TEXT, CorpusSize, Work, lacking
 from ifguide.influence.store import open_scores
 from ifguide.stages.stage import Inputs, Stage, late_setting, made_from, speed
 from ifguide.training.trainer import TrainerSettings
@@ -67,6 +68,10 @@ class JudgedDocuments(Stage):
     def check_corpus(self, corpus: Corpus) -> None:
         check_readable(corpus, "filter")
 
+    def work(self, corpus: CorpusSize) -> Work:
+        seconds = SECONDS_PER_TEXT * corpus.documents
+        return Work(seconds=seconds, disk=8.0 * corpus.documents, lacking=lacking(self.judge))
+
     def build(self, folder: Path, inputs: Inputs) -> None:
         corpus = inputs.corpus()
         texts = document_texts(corpus.split("train"), corpus.tokenizer)
@@ -83,6 +88,9 @@ class DocumentInfluence(Stage):
 
     data: Stage = made_from()
     scores: Stage = made_from()
+
+    def work(self, corpus: CorpusSize) -> Work:
+        return Work(seconds=1e-8 * corpus.tokens("train"), disk=8.0 * corpus.documents)
 
     def build(self, folder: Path, inputs: Inputs) -> None:
         split = inputs.corpus().split("train")
@@ -111,6 +119,11 @@ class Filtered(Stage):
         described = describe(self.filter)
         return {"rule": {key: described[key] for key in self.filter.rule}}
 
+    def work(self, corpus: CorpusSize) -> Work:
+        """Where nothing is dropped: at most."""
+        tokens = corpus.tokens("train")
+        return Work(seconds=1e-7 * tokens, disk=FLOAT * tokens)
+
     def build(self, folder: Path, inputs: Inputs) -> Mapping[str, Any]:
         corpus = inputs.corpus()
         split = corpus.split("train")
@@ -135,6 +148,10 @@ class FilteredMask(Stage):
     data: Stage = made_from()
     mask: Stage = made_from()
     filtered: Stage = made_from()
+
+    def work(self, corpus: CorpusSize) -> Work:
+        tokens = corpus.tokens("train")
+        return Work(seconds=1e-7 * tokens, disk=tokens / 8)
 
     def build(self, folder: Path, inputs: Inputs) -> Mapping[str, Any]:
         split = inputs.corpus().split("train")

@@ -2,13 +2,14 @@
 
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import ClassVar
 
 from ifguide.checks import argument
 from ifguide.corpus.blocks import Corpus
-from ifguide.decoding import Decoding, ModelDecoding
+from ifguide.cost import CorpusSize, Work, generating, shape_of
+from ifguide.decoding import Decoding, ModelDecoding, Nucleus
 from ifguide.decoding.generation import GENERATIONS_FILE, continue_prompts, decode_continuations, save_generations
 from ifguide.evaluation.task import Continuations
 from ifguide.models import ModelSettings
@@ -63,6 +64,22 @@ class Generations(Stage):
         if isinstance(self.decoding, ModelDecoding):
             with argument("decoding"):
                 self.decoding.check_model(config)
+
+    @property
+    def texts(self) -> int:
+        return len(self.task.prompts) * self.task.samples
+
+    def work(self, corpus: CorpusSize) -> Work:
+        task = self.task
+        texts = corpus.tokens_of(prompt.text for prompt in task.prompts)
+        others = [shape_of(self.auxiliary_loading, corpus.vocabulary)] * len(self.auxiliaries)
+        found = generating(
+            shape_of(self.loading, corpus.vocabulary), prompts=len(task.prompts), samples=task.samples,
+            new=task.max_new_tokens, length=texts / len(task.prompts), rows=task.rows, setting="task.rows",
+            decoder=self.decoding if isinstance(self.decoding, Nucleus) else None, auxiliaries=others,
+        )  # fmt: skip
+        written = self.texts * task.max_new_tokens
+        return replace(found, disk=corpus.characters * (written + texts))
 
     def build(self, folder: Path, inputs: Inputs) -> None:
         device, tokenizer, task = self.trainer.device, inputs.corpus().tokenizer, self.task

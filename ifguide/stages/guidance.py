@@ -6,11 +6,14 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from ifguide.checks import argument
+from ifguide.cost import CorpusSize, Work, reading, shape_of
 from ifguide.methods.nado import GuidanceHead, GuidanceTraining
 from ifguide.models import ModelSettings
 from ifguide.stages.stage import Inputs, Stage, made_from, setting, speed
 from ifguide.training.context import TrainingSetup, remove_checkpoints
 from ifguide.workspace import global_rank
+
+PROMPT = 15  # tokens that a prompt is taken to have
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -50,6 +53,13 @@ class Guidance(Stage):
             self.setup.trainer.accumulate(self.training.optim.batch_size)
         with argument("training"):
             self.training.check(self.prompts)
+
+    def work(self, corpus: CorpusSize) -> Work:
+        """The model reads its samples in every epoch, without gradients; the head is small beside it."""
+        sampling, micro = self.training.sampling, self.setup.trainer.micro_batch_size
+        count = self.prompts * sampling.samples * self.training.optim.epochs
+        model, length = shape_of(self.loading, corpus.vocabulary), PROMPT + sampling.max_new_tokens
+        return reading(model, batch_size=micro, count=count, length=length, setting="trainer.micro_batch_size")
 
     def build(self, folder: Path, inputs: Inputs) -> Mapping[str, Any]:
         model = self.loading.load(inputs["model"])

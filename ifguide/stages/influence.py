@@ -15,6 +15,8 @@ from ifguide.corpus.documents import Query
 from ifguide.corpus.masks import MASK_FILE
 from ifguide.corpus.queries import check_queries
 from ifguide.corpus.tokenizers import token_texts
+from ifguide.cost import FLOAT, PROCESS, CorpusSize, Memory, Work, shape_of
+from ifguide.cost.influence import differentiating, fitting, scoring
 from ifguide.influence.chain import (
     InfluenceSettings,
     Rule,
@@ -39,6 +41,9 @@ from ifguide.stages.stage import Inputs, Stage, late_setting, made_from, setting
 from ifguide.training.trainer import TrainerSettings
 
 LOSS_TOKENS = 1 << 17  # of held-out text, at most, that tell what a proxy has learned
+
+POOLING, POOLING_BYTES = 8e-7, 24.0  # seconds, and bytes of memory, for each token and behaviour
+SELECTING = 2e-7  # seconds for each token and behaviour
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -70,6 +75,14 @@ class Factors(Stage):
             with torch.device("meta"):
                 model = self.loading.build(corpus.vocabulary, corpus.end_of_text)
                 check_called(model, self.influence.layer_names(model))
+
+    def work(self, corpus: CorpusSize) -> Work:
+        length, blocks = corpus.block_length, corpus.blocks
+        return fitting(
+            shape_of(self.loading, corpus.vocabulary), self.curvature, self.influence, length=length,
+            blocks=min(self.curvature.blocks, blocks["train"]),
+            held_out=min(blocks["validation"], max(1, LOSS_TOKENS // length)),
+        )  # fmt: skip
 
     def build(self, folder: Path, inputs: Inputs) -> Mapping[str, Any]:
         model = self.loading.load(inputs["proxy"], self.trainer.device)
@@ -124,6 +137,13 @@ class Direction(Stage):
         if self.contrast:
             check_queries(self.queries)
 
+    def work(self, corpus: CorpusSize) -> Work:
+        tokens = corpus.tokens_of(f"{query.prompt}{query.continuation}" for query in self.queries)
+        return differentiating(
+            shape_of(self.loading, corpus.vocabulary), self.curvature, self.influence, queries=len(self.queries),
+            tokens=tokens, block_length=corpus.block_length,
+        )  # fmt: skip
+
     def build(self, folder: Path, inputs: Inputs) -> Mapping[str, Any]:
         corpus = inputs.corpus()
         split, model = corpus.split("train"), self.loading.load(inputs["proxy"], self.trainer.device)
@@ -170,6 +190,12 @@ class Scores(Stage):
     def check(self) -> None:
         check_dtype(self.scorer, self.influence.dtype)
 
+    def work(self, corpus: CorpusSize) -> Work:
+        return scoring(
+            shape_of(self.loading, corpus.vocabulary), self.scorer, self.influence, directions=len(self.directions),
+            blocks=self.share * corpus.blocks["train"], length=corpus.block_length,
+        )  # fmt: skip
+
     def build(self, folder: Path, inputs: Inputs) -> Mapping[str, Any]:
         split, settings = inputs.corpus().split("train"), self.influence
         rows = rows_of_share(len(split), self.share, self.share_seed)
@@ -202,6 +228,10 @@ class PooledScores(Stage):
     data: Stage = made_from()
     pooling: Pooling = setting()
 
+    def work(self, corpus: CorpusSize) -> Work:
+        tokens = corpus.tokens("train")
+        return Work(seconds=POOLING * tokens, memory=Memory(PROCESS + POOLING_BYTES * tokens), disk=FLOAT * tokens)
+
     def build(self, folder: Path, inputs: Inputs) -> Mapping[str, Any]:
         corpus = inputs.corpus()
         tokens, texts = corpus.split("train").tokens, token_texts(corpus.tokenizer)
@@ -226,6 +256,11 @@ class Mask(Stage):
     data: Stage = made_from()
     behaviours: Sequence[str] = speed()
     selection: Rule = setting()
+
+    def work(self, corpus: CorpusSize) -> Work:
+        tokens = corpus.tokens("train")
+        seconds = SELECTING * tokens * len(self.behaviours)
+        return Work(seconds=seconds, memory=Memory(PROCESS + FLOAT * tokens), disk=tokens / 8)
 
     def build(self, folder: Path, inputs: Inputs) -> Mapping[str, Any]:
         corpus = inputs.corpus()

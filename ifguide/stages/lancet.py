@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from ifguide.checks import argument
 from ifguide.classifiers.base import PROBABILITIES_FILE, TOXICITY, ClassifierSettings
 from ifguide.corpus.blocks import Corpus
+from ifguide.cost import CorpusSize, Work
 from ifguide.decoding.generation import GENERATIONS_FILE, load_generations
 from ifguide.influence.chain import InfluenceSettings, direction_reliability, find_direction
 from ifguide.influence.curvature import Curvature
@@ -25,6 +26,8 @@ from ifguide.training.context import TrainingSetup, save_trained
 from ifguide.training.trainer import TrainerSettings
 
 SEQUENCE_SCORES_FILE = "sequence_scores.npy"  # [blocks]
+
+SUMMING = 1e-8  # seconds for each token
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -84,6 +87,9 @@ class InfluenceOfSequences(Stage):
     scores: Stage = made_from()
     length: int | None = late_setting(None)
 
+    def work(self, corpus: CorpusSize) -> Work:
+        return Work(seconds=SUMMING * corpus.tokens("train"), disk=8.0 * corpus.blocks["train"])
+
     def build(self, folder: Path, inputs: Inputs) -> Mapping[str, Any]:
         (scores_BT,) = open_scores(inputs["scores"])
         return save_scores(folder, scores_BT[:, : self.length].sum(1, dtype=np.float64))
@@ -131,6 +137,9 @@ class RandomSequences(Stage):
 
     data: Stage = made_from()
     seed: int = setting()
+
+    def work(self, corpus: CorpusSize) -> Work:
+        return Work(seconds=SUMMING * corpus.tokens("train"), disk=8.0 * corpus.blocks["train"])
 
     def build(self, folder: Path, inputs: Inputs) -> Mapping[str, Any]:
         count = len(inputs.corpus().split("train"))

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ifguide.stages.costing import PlanCost, advice, amount, cells, duration, size
 from ifguide.stages.row import RUN_FILE
 from ifguide.stages.stage import Plan
 from ifguide.workspace import MANIFEST, ArtifactError, Workspace, read_manifest
@@ -16,20 +17,24 @@ UNSET = object()
 Settings = Mapping[str, Any]
 
 
-def plan_table(plan: Plan, workspace: Workspace, given: Settings, usual: Settings) -> str:
+def plan_table(plan: Plan, workspace: Workspace, given: Settings, usual: Settings, cost: PlanCost | None = None) -> str:
     """A line for each stage, with its settings that are not the defaults, as they are typed, on lines below.
 
     Args:
         plan: of the run.
         workspace: where stages are found.
         given, usual: all settings of the run, and of a run without any overrides: key → value (`flattened`).
+        cost: of the stages that are to be built; None: not shown.
     """
     lines = []
     for stage in plan.stages:
         role = plan.role_of(stage)
-        lines.append(
-            f"{role:24} {'found' if stage.is_in(workspace) else 'to build':9} {stage.name}-{stage.fingerprint}"
+        line = (
+            f"{role:24} {'found' if stage.is_in(workspace) else 'to build':9} {stage.name + '-' + stage.fingerprint:34}"
         )
+        if cost is not None and role in cost.stages:
+            line += "{:>11} {:>7} {:>10} {:>10}  {}".format(*cells(cost.stages[role]))
+        lines.append(line.rstrip())
         typed = plan.typed[role]
         keys = [typed.get(one, one) for one in stage.settings]
         lines += [
@@ -37,7 +42,25 @@ def plan_table(plan: Plan, workspace: Workspace, given: Settings, usual: Setting
             for key, value in given.items()
             if any(f"{key}.".startswith(f"{of_stage}.") for of_stage in keys) and usual.get(key, UNSET) != value
         ]
+    if cost is not None:
+        lines += totals(plan, cost, workspace)
     return "\n".join(lines)
+
+
+def totals(plan: Plan, cost: PlanCost, workspace: Workspace) -> list[str]:
+    """What all stages cost that are to be built, and whether they fit."""
+    if not cost.stages:
+        return ["all is found: nothing is built"]
+    tokens = f"{cost.corpus.tokens():,} tokens of {cost.corpus.documents:,} documents, {cost.corpus.source}"
+    everything = (amount(cost.flops), duration(cost.seconds), size(cost.peak), size(cost.stored))
+    unknown = [role for role, one in cost.stages.items() if one.work is None or one.work.lacking]
+    held = f"{cost.devices} × {cost.device}, {cost.seconds * cost.devices / 3600:.3g} device-hours"
+    return [
+        f"{f'{len(cost.stages)} to build':69}" + "{:>11} {:>7} {:>10} {:>10}  {}".format(*everything, held),
+        f"{'corpus':24} {tokens}",
+        *([f"{'not all is counted of':24} {', '.join(unknown)}"] if unknown else []),
+        *(f"{what:24} {line}" for what, line in advice(plan, cost, workspace.root)),
+    ]
 
 
 def flattened(value: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:

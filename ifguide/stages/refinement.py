@@ -7,6 +7,8 @@ from typing import Any, ClassVar
 
 from ifguide.corpus.documents import Query
 from ifguide.corpus.queries import encode_queries
+from ifguide.cost import CorpusSize, Work, shape_of
+from ifguide.cost.influence import refining
 from ifguide.influence.chain import InfluenceSettings
 from ifguide.influence.conjugate_gradients import ConjugateGradients
 from ifguide.influence.curvature import Curvature
@@ -57,6 +59,10 @@ class RefinedDirection(Stage):
             )
         if self.curvature.damping == 0:
             raise ValueError("refine: conjugate gradients need a damping above 0; set curvature.damping")
+
+    def work(self, corpus: CorpusSize) -> Work:
+        shape = shape_of(self.loading, corpus.vocabulary)
+        return refining(shape, self.refine, self.influence, length=corpus.block_length)
 
     def build(self, folder: Path, inputs: Inputs) -> Mapping[str, Any]:
         corpus, settings = inputs.corpus(), self.influence

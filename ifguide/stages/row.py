@@ -1,6 +1,6 @@
 """What a run leaves in its folder: `run.json` always; after an evaluation its metrics and token pages."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -56,12 +56,16 @@ def write_tokens(plan: Plan, artifacts: Mapping[str, Artifact], folder: Path) ->
     write_token_pages(corpus, names, open_scores(scores.path), mask, facts, folder, labels)
 
 
-def objective(metrics: Mapping[str, Any], path: str) -> float:
-    """The metric that a sweeper optimises.
+def objective(metrics: Mapping[str, Any], paths: str | Sequence[str]) -> float | list[float]:
+    """The metric that a sweeper optimises; a list where it optimises several.
 
     Raises:
-        ValueError: it was not measured; what was is listed.
+        ValueError: one was not measured; what was is listed.
     """
+    return _metric(metrics, paths) if isinstance(paths, str) else [_metric(metrics, path) for path in paths]
+
+
+def _metric(metrics: Mapping[str, Any], path: str) -> float:
     name, subset, metric = path.split(".", 2)
     found = metrics.get(name, {}).get(subset, {})
     if not isinstance(found.get(metric), int | float):

@@ -181,7 +181,8 @@ def row_facts(plan: Plan, values: Mapping[str, Any], behaviours: Mapping[str, Se
         facts["judged"] = {name: {"task": task, "classifier": judge} for name, (task, judge) in names.items()}
         facts["labels"] = {name: labels(judge, behaviours) for name, (_, judge) in names.items()}
         facts["objective"] = values["objective_metric"] or f"{tasks[0]}.all.toxic_fraction"
-        check_objective(facts["objective"], [*names, *values["utilities"], *RESERVED_NAMES])
+        for path in paths_of(facts["objective"]):
+            check_objective(path, [*names, *values["utilities"], *RESERVED_NAMES])
     if "mask" in plan.roles and not isinstance(plan.roles["mask"], Existing):
         facts["behaviours"] = list(values["behaviours"])
     return facts
@@ -192,6 +193,11 @@ def labels(classifier: str, behaviours: Mapping[str, Sequence[Query]]) -> dict[s
     behaviour = classifier if classifier in behaviours else next(iter(behaviours), TOXICITY)
     positive, negative = labels_of(behaviour, behaviours.get(behaviour, ()))
     return {"behaviour": behaviour, "positive": positive, "negative": negative}
+
+
+def paths_of(objective: str | Sequence[str]) -> list[str]:
+    """The metrics that a sweeper optimises, of one path or of several."""
+    return [objective] if isinstance(objective, str) else list(objective)
 
 
 def check_objective(path: str, known: Sequence[str]) -> None:

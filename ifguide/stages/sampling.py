@@ -1,12 +1,13 @@
 """What a model writes after the prompts of queries: what some methods learn from."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
 from ifguide.corpus.blocks import Corpus
 from ifguide.corpus.documents import Prompt
+from ifguide.cost import FLOAT, CorpusSize, Work, generating, shape_of
 from ifguide.decoding import Nucleus
 from ifguide.decoding.generation import GENERATIONS_FILE, continue_prompts, decode_continuations, save_generations
 from ifguide.methods.samples import SAMPLES_FILE, Sampling, save_samples
@@ -41,6 +42,21 @@ class Samples(Stage):
     def check_corpus(self, corpus: Corpus) -> None:
         config = self.loading.config(corpus.vocabulary, corpus.end_of_text)
         check_new_tokens(config, self.sampling.max_new_tokens)
+
+    @property
+    def texts(self) -> int:
+        return len(self.prompts) * self.sampling.samples
+
+    def work(self, corpus: CorpusSize) -> Work:
+        sampling, count = self.sampling, len(self.prompts)
+        texts = corpus.tokens_of(prompt.text for prompt in self.prompts)
+        found = generating(
+            shape_of(self.loading, corpus.vocabulary), prompts=count, samples=sampling.samples,
+            new=sampling.max_new_tokens, length=texts / count, rows=sampling.rows, setting="sampling.rows",
+            decoder=Nucleus(top_p=sampling.top_p),
+        )  # fmt: skip
+        written = self.texts * sampling.max_new_tokens
+        return replace(found, disk=written * (2 * FLOAT + corpus.characters))
 
     def build(self, folder: Path, inputs: Inputs) -> Mapping[str, Any]:
         tokenizer, sampling = inputs.corpus().tokenizer, self.sampling

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
 from ifguide.corpus.blocks import Corpus
+from ifguide.cost import CorpusSize, Work
 from ifguide.workspace import Artifact, ArtifactError, Recipe, Workspace, describe, read_manifest
 
 Kind = TypeVar("Kind", bound="Stage")
@@ -98,6 +99,10 @@ class Stage:
     def build(self, folder: Path, inputs: Inputs) -> Mapping[str, Any] | None:
         """Write the artifact's files into a folder; what is returned are facts for its manifest."""
         raise NotImplementedError
+
+    def work(self, corpus: CorpusSize) -> Work | None:
+        """What building it would take, by its settings and the size of the corpus alone; None: it does not say."""
+        return None
 
     @cached_property
     def settings(self) -> dict[str, Any]:

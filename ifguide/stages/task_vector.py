@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
+from ifguide.cost import FLOAT, PROCESS, TOKENIZER, CorpusSize, Memory, Work, shape_of
 from ifguide.methods.task_vector import negate
 from ifguide.models import ModelSettings
 from ifguide.stages.stage import Inputs, Stage, made_from, setting, speed
@@ -31,6 +32,10 @@ class Negated(Stage):
     toxic: Stage = made_from()
     alpha: float = setting()
     loading: ModelSettings = speed()
+
+    def work(self, corpus: CorpusSize) -> Work:
+        weights = FLOAT * shape_of(self.loading, corpus.vocabulary).parameters
+        return Work(seconds=2.0, memory=Memory(PROCESS + 3 * weights), disk=weights + TOKENIZER * corpus.vocabulary)
 
     def build(self, folder: Path, inputs: Inputs) -> Mapping[str, Any]:
         model, toxic = self.loading.load(inputs["model"]), self.loading.load(inputs["toxic"])

@@ -13,6 +13,7 @@ from ifguide.checks import argument
 from ifguide.corpus.blocks import Corpus
 from ifguide.corpus.masks import MASK_FILE, TokenMask
 from ifguide.corpus.tokenizers import check_same_tokenizer
+from ifguide.cost import CorpusSize, Work, shape_of, training
 from ifguide.influence.chain import InfluenceSettings
 from ifguide.methods.conditional import add_control_tokens
 from ifguide.models import ModelSettings
@@ -73,6 +74,15 @@ class TrainedModel(Stage):
         if (check := getattr(self.objective, "check", None)) is not None:
             with argument("objective"):
                 check(config.get_text_config().vocab_size)
+
+    def work(self, corpus: CorpusSize) -> Work:
+        """On the whole corpus; where a filter leaves less of it, at most."""
+        batch, blocks = self.optim.batch_size, corpus.blocks
+        return training(
+            shape_of(self.model, corpus.vocabulary), self.setup.trainer, batch_size=batch,
+            steps=self.optim.epochs * blocks["train"] / batch, length=corpus.block_length,
+            validation=blocks["validation"], vocabulary=corpus.vocabulary,
+        )  # fmt: skip
 
     def build(self, folder: Path, inputs: Inputs) -> Mapping[str, Any]:
         corpus = inputs.corpus()

@@ -11,7 +11,9 @@ import re
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import islice
 from random import Random
+from typing import ClassVar
 
 from ifguide.corpus.documents import BENIGN, TOXIC, Document
 from ifguide.corpus.sample import phrases
@@ -187,6 +189,8 @@ class SampleDocuments:
     Every document is labelled; the spans of a toxic one cover its insults, those of a benign one are empty.
     """
 
+    annotates: ClassVar[bool] = True
+
     seed: int = 0
     size: int = 5000
 
@@ -199,6 +203,11 @@ class SampleDocuments:
 
     def write(self, rng: Random, *, toxic: bool) -> Post:
         return make_post(rng, toxic=toxic)
+
+    def estimate(self, characters: float) -> tuple[float, float]:
+        """About how many tokens, and documents, it has, by its first documents and the characters of a token."""
+        lengths = [len(document.text) for document in islice(self, 200)]
+        return self.size * (sum(lengths) / len(lengths) / characters + 1), float(self.size)
 
     def __iter__(self) -> Iterator[Document]:
         count, block = TOXIC_EVERY

@@ -57,6 +57,10 @@ class Scorer(Protocol):
         with."""
         ...
 
+    def passes(self, directions: int) -> tuple[float, float]:
+        """Its arithmetic in forward passes, of the decoder blocks and of the output head."""
+        ...
+
     def prepare(self, model: PreTrainedModel, directions: Sequence[Direction], sample_BT: Tensor) -> TokenScorer:
         """Make ready for scoring.
 

@@ -65,6 +65,9 @@ class FiniteDifference:
     def complete(self) -> "FiniteDifference":
         return self
 
+    def passes(self, directions: int) -> tuple[float, float]:
+        return 2 * directions, 2
+
     def prepare(self, model: PreTrainedModel, directions: Sequence[Direction], sample_BT: Tensor) -> TokenScorer:
         check_evaluation_mode(model)
         directions = same_parameters(directions)

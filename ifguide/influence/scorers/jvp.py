@@ -66,6 +66,10 @@ class JVP:
     def complete(self) -> "JVP | None":
         return None if self.form == "reference" else JVP()
 
+    def passes(self, directions: int) -> tuple[float, float]:
+        # the fast head reads hidden states twice, whatever the directions are
+        return (1 + 2 * directions, 2) if self.form == "fast" else (3 * directions, 3 * directions)
+
     def prepare(self, model: PreTrainedModel, directions: Sequence[Direction], sample_BT: Tensor) -> TokenScorer:
         check_evaluation_mode(model)
         directions = same_parameters(directions)

@@ -1,0 +1,123 @@
+"""Work that many stages have in common: training, reading, generating."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from ifguide.cost import kinds
+from ifguide.cost.shape import FLOAT, ModelShape
+from ifguide.cost.work import PROCESS, Kind, Memory, Pass, Work
+from ifguide.decoding import Decoder, Nucleus
+from ifguide.training.trainer import TrainerSettings
+
+MICRO = "trainer.micro_batch_size"
+STATES = 4  # tensors of every weight in training: itself, its gradient, two moments
+SAVED = 3  # of them in a resume checkpoint
+SECONDS_PER_TEXT = 5e-5  # that a classifier which is no neural network takes, and what is counted of a text
+TOKENIZER = 65.0  # bytes of tokenizer.json for each token id
+
+
+def dtype_of(precision: str) -> str:
+    """In which numbers products are computed."""
+    return "bfloat16" if "16" in precision else "float32"
+
+
+def training(
+    model: ModelShape,
+    trainer: TrainerSettings,
+    *,
+    batch_size: int,
+    steps: float,
+    length: int,
+    validation: float = 0,
+    vocabulary: int = 0,
+) -> Work:
+    """A training of all weights, which ends in a Hugging Face folder.
+
+    Args:
+        model: what is trained.
+        trainer: precision, micro-batches, checkpoints and validations.
+        batch_size: sequences of a step.
+        steps: of the optimiser.
+        length: tokens of a sequence.
+        validation: sequences of a validation.
+        vocabulary: token ids of the tokenizer beside the model.
+    """
+    processes = trainer.devices * trainer.num_nodes
+    micro = max(1, min(trainer.micro_batch_size, batch_size // processes))
+    dtype = dtype_of(trainer.precision)
+    every = trainer.validate_every
+    times = 1.0 if every is None else max(1.0, 1 / every if every < 1 else steps / every)
+    passes = [Pass(kinds.train, model, micro, length, steps * batch_size / micro, dtype)]
+    if validation and steps:
+        passes.append(Pass(kinds.forward, model, trainer.micro_batch_size, length,
+                           times * validation / trainer.micro_batch_size, dtype))  # fmt: skip
+    weights = FLOAT * model.parameters
+    return Work(
+        tuple(passes),
+        memory=Memory(PROCESS + STATES * weights, model.activations(length), micro, MICRO),
+        disk=weights + TOKENIZER * vocabulary,
+        scratch=2 * SAVED * weights if steps > trainer.checkpoint_every else 0.0,
+    )
+
+
+def reading(
+    model: ModelShape, *, batch_size: int, count: float, length: float, setting: str | None, kind: Kind | None = None
+) -> Work:
+    """Texts or blocks through a model, in float32.
+
+    Args:
+        model: who reads.
+        batch_size: sequences at a time.
+        count: sequences.
+        length: tokens of a sequence.
+        setting: what decides the batch size, as it is typed.
+        kind: what is computed; None: losses.
+    """
+    tokens = max(2, round(length))
+    kept = kind is not None
+    each = model.activations(tokens) if kept else model.logits(tokens) + FLOAT * tokens * 12 * model.width
+    weights = FLOAT * model.parameters
+    return Work(
+        (Pass(kind or kinds.forward, model, batch_size, tokens, count / batch_size),),
+        memory=Memory(PROCESS + weights * (2 if kept else 1), each, batch_size, setting),
+    )
+
+
+def generating(
+    model: ModelShape,
+    *,
+    prompts: int,
+    samples: int,
+    new: int,
+    length: float,
+    rows: int,
+    setting: str | None,
+    decoder: Decoder | None = None,
+    auxiliaries: Sequence[ModelShape] = (),
+) -> Work:
+    """Continuations of prompts, in float32; continuations that end early make it less.
+
+    Args:
+        model: who writes.
+        prompts, samples, new: how many, of each, and tokens of one.
+        length: tokens of a prompt.
+        rows: sequences at a time.
+        setting: what decides that, as it is typed.
+        decoder: what shapes the distribution, where it reads no model.
+        auxiliaries: models that read each new token, too.
+    """
+    kind = kinds.Generating(samples, new, decoder or Nucleus())
+    at_once = max(samples, min(rows, prompts * samples))
+    tokens = max(2, round(length))
+    every = (model, *auxiliaries)
+    # the cache, and the logits with their sorted copy and what is summed of them in float64
+    each = sum(2 * FLOAT * one.layers * one.attended * (tokens + new) for one in every) + 8 * FLOAT * model.vocabulary
+    return Work(
+        tuple(Pass(kind, one, at_once, tokens, prompts * samples / at_once) for one in every),
+        memory=Memory(PROCESS + FLOAT * sum(one.parameters for one in every), each, at_once, setting),
+    )
+
+
+def lacking(judge: Any) -> str | None:
+    """What is not counted of a classifier that is a neural network, which reads batches."""
+    return f"what {judge.name} computes" if hasattr(judge, "batch_size") else None

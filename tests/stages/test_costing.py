@@ -1,0 +1,110 @@
+"""What a plan says of its cost, beside what it then takes."""
+
+import re
+import time
+
+import pytest
+import torch
+from rows import Row
+
+from ifguide.cost.corpus import estimated_size, found_size
+from ifguide.cost.devices import ThisMachine, named_device
+from ifguide.stages.costing import PlanCost, advice, cost_of, recorded_seconds
+from ifguide.stages.data import Data
+from ifguide.stages.listing import plan_table
+
+H100 = named_device("h100", 0.4)
+SMALL = 8 * 1024  # bytes of headers and of configuration files
+
+
+def planned(row, **options):
+    return cost_of(row.plan, row.workspace, H100, is_here=False, **options)
+
+
+@pytest.fixture(scope="module")
+def row(tmp_path_factory):
+    """Built up to the mask."""
+    return Row(tmp_path_factory.mktemp("costs"), "stage=mask", "pooling=none").run()
+
+
+def test_every_stage_of_a_row_says_its_work(tmp_path):
+    pytest.importorskip("profanity_check")
+    row = Row(tmp_path)
+    cost = planned(row)
+    assert set(cost.stages) == {row.plan.role_of(stage) for stage in row.plan.stages}
+    assert all(one.work is not None and one.seconds is not None for one in cost.stages.values())
+    computed = {role for role, one in cost.stages.items() if one.work.flops}
+    assert computed == {
+        "proxy", "factors", "direction.toxicity", "scores", "model", "generations.toxicity", "perplexity"
+    }  # fmt: skip
+    lines = plan_table(row.plan, row.workspace, {}, {}, cost).splitlines()
+    assert re.search(r"proxy +to build +model-\w+ +[\d.]+ GFLOP +0 s +[\d.]+ MiB +\d+ KiB  h100", "\n".join(lines))
+    assert any(line.startswith("memory ") and " fits: " in line for line in lines)
+    assert "device-hours" in "".join(lines) and "estimated from the files and limits" in "".join(lines)
+
+
+def test_several_devices_share_what_all_of_them_build(tmp_path):
+    row = Row(tmp_path, "stage=mask")
+    one, four = planned(row), planned(row, devices=4)
+    assert four.stages["scores"].seconds == pytest.approx(one.stages["scores"].seconds / 4)
+    assert four.stages["factors"].seconds == one.stages["factors"].seconds
+
+
+def test_an_estimate_of_the_sample_is_near_its_count(row):
+    estimated, counted = estimated_size(row.plan.named(Data)["data"].corpus), found_size(row.path("data"))
+    assert estimated.tokens() == pytest.approx(counted.tokens(), rel=0.2)
+    assert counted.blocks["train"] == len(row.corpus.split("train"))
+
+
+@pytest.mark.parametrize("role", ["data", "proxy", "factors", "direction.toxicity", "scores", "mask"])
+def test_disk_is_that_of_the_artifact(row, role):
+    work = row.plan.roles[role].work(found_size(row.path("data")))
+    files = row.made[role].manifest["files"].values()
+    assert sum(file["size"] for file in files) == pytest.approx(work.disk, rel=0.05, abs=SMALL)
+
+
+def test_what_is_found_costs_nothing_and_what_was_like_it_tells_its_seconds(row):
+    assert not planned(row).stages
+    other = Row(row.folder.parent, "stage=mask", "pooling=none", "proxy.seed=1")
+    recorded = row.made["proxy"].manifest["seconds"]
+    assert recorded_seconds(other.workspace, other.plan.roles["proxy"].recipe) == recorded
+    cost = cost_of(other.plan, other.workspace, H100, is_here=True)
+    assert (cost.stages["proxy"].seconds, cost.stages["proxy"].basis) == (recorded, "recorded")
+    longer = Row(row.folder.parent, "stage=mask", "pooling=none", "proxy_optim.epochs=2")
+    assert recorded_seconds(longer.workspace, longer.plan.roles["proxy"].recipe) is None
+
+
+def test_what_does_not_fit_names_the_setting_as_it_is_typed(tmp_path):
+    row = Row(tmp_path, "stage=mask")
+    cost = planned(row)
+    work = cost.stages["proxy"].work
+    limit = work.memory.fixed + 4 * work.memory.each
+    tight = PlanCost(cost.stages, cost.corpus, 1, "h100", limit, cost.most_stored - 1)
+    lines = "\n".join(line for _, line in advice(row.plan, tight, row.workspace.root))
+    assert "proxy needs" in lines and "trainer.micro_batch_size=4 would do" in lines
+    assert "are free; choose another paths.workspace" in lines
+    roomy = PlanCost(cost.stages, cost.corpus, 1, "h100", 2 * limit + 1e12, cost.most_stored)
+    found = [(what, line.split(":")[0]) for what, line in advice(row.plan, roomy, row.workspace.root)]
+    assert found == [("memory", "fits"), ("disk", "fits")]
+
+
+def test_a_model_that_is_not_here_is_not_known_and_the_others_are(tmp_path):
+    cost = planned(Row(tmp_path, "stage=model", "method=none", "model.pretrained=/no/such/model"))
+    assert cost.stages["model"].work is None and cost.stages["model"].basis.startswith("not known: ")
+    assert cost.stages["data"].seconds > 0
+
+
+@pytest.mark.slow
+def test_seconds_are_of_the_right_size(tmp_path):
+    """Within a factor of three, in seconds of this process, whatever else the machine does."""
+    row = Row(
+        tmp_path, "stage=proxy", "proxy.settings.hidden_size=128", "proxy.settings.intermediate_size=512",
+        "proxy_optim.epochs=3",
+    )  # fmt: skip
+    stage = row.plan.roles["proxy"]
+    data = row.plan.roles["data"].make(row.workspace, {})
+    machine = ThisMachine(torch.device("cpu"), clock=time.process_time)
+    expected = sum(machine.seconds(one) for one in stage.work(found_size(data.path)).passes)
+    start = time.process_time()
+    stage.make(row.workspace, {"data": data})
+    assert expected / 3 < time.process_time() - start < expected * 3 + 1.0
