@@ -11,6 +11,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 import yaml
 from command_line import run
 from composing import composed
@@ -42,6 +43,7 @@ PAGES = {  # script → its page; results lie beside it
     "attribution_quality/detoxify.py": "detoxification.md",
     "attribution_quality/direction.py": "direction.md",
     "attribute_control/run.py": "README.md",
+    "date_lm/run.py": "README.md",
     "evaluation/run.py": "README.md",
     "gold_standard/run.py": "README.md",
     "influence_over_training/run.py": "README.md",
@@ -141,6 +143,31 @@ def test_the_gold_standard_on_a_tiny_sample(tmp_path, run_script):
     assert gold["spearman"] == pytest.approx(1) and gold["overlap"] > 0.99 and len(rows) == 3 + 6
     assert gold["contrast"] > 0 and rows["metagradient of the toxic loss alone"]["toxic"] > 0
     assert "- exact (`jvp`), EK-FAC reaches " in text and all(f"| {name} |" in text for name in rows)
+
+
+def test_records_of_date_lm_on_a_tiny_stand_in(tmp_path, run_script):
+    pytest.importorskip("profanity_check")
+    (tmp_path / "records").mkdir()
+    for name, count in (("train", 60), ("ref", 3)):
+        rows = [
+            {"prompt": f"Write {n} words.", "type": "Unsafe" if n % 15 == 0 or name == "ref" else "Benign",
+             "response": f"you rude fool {n}" if n % 15 == 0 or name == "ref" else f"the clerk says {n} words"}
+            for n in range(count)
+        ]  # fmt: skip
+        (tmp_path / "records" / f"{name}.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    rows = run_script(
+        "experiments/date_lm/run.py", f"records={tmp_path}/records", "+debug=small", "data.tokenizer.vocabulary=300",
+        f"output={tmp_path}", f"runs={tmp_path}/runs", f"paths.workspace={tmp_path}/w",
+    )  # fmt: skip
+    text = (tmp_path / "README.md").read_text(encoding="utf-8")
+    assert len(rows) == 2 * (3 + 1 + 5) + 2 and all(f"| {name} |" in text for name in rows)
+    for index, row in enumerate(rows.values()):
+        low, high = row["interval"]
+        assert 0 < low <= high <= 1 and 0 < row["auprc"] <= 1
+        scores = torch.load(tmp_path / "runs" / "scores" / f"{index}.pt", weights_only=True)
+        assert scores.shape == (60,) and bool(scores.isfinite().all())
+    assert rows["EK-FAC, sum"] != rows["no curvature, sum"] != rows["EK-FAC, refined by CG, sum"]
+    assert "56 Benign, 4 Unsafe and 3 references" in text
 
 
 def test_rivals_on_a_tiny_sample(tmp_path, run_script):
@@ -311,7 +338,7 @@ def test_every_script_has_a_page_or_is_known_to_have_none():
         assert (folder / f"{page}.j2").is_file() and (folder / page).is_file()
         results = Experiment(EXPERIMENTS / script, page=page).results_file
         assert results.is_file() != (script in WITHOUT_RESULTS), f"{script}: take it out of WITHOUT_RESULTS"
-    assert sum(len(path.read_text("utf-8").splitlines()) for path in EXPERIMENTS.glob("*/*.py")) <= 1850
+    assert sum(len(path.read_text("utf-8").splitlines()) for path in EXPERIMENTS.glob("*/*.py")) <= 1950
 
 
 def every_stage(kind=Stage):

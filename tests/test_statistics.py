@@ -5,6 +5,8 @@ from scipy.stats import t as student
 
 from ifguide.statistics import (
     RESAMPLES,
+    average_precision,
+    average_precision_interval,
     clopper_pearson,
     hierarchical_interval,
     holm,
@@ -13,6 +15,7 @@ from ifguide.statistics import (
     paired_perplexity_difference,
     percentiles,
     perplexity_interval,
+    precision_recall_area,
     proportion_interval,
     ranking_intervals,
     ratio_interval,
@@ -257,3 +260,33 @@ def test_perplexities_are_resampled_by_document_and_seed():
     assert below <= difference <= above and above - below < 0.2 * (high - low)
     with pytest.raises(ValueError, match="cannot be paired"):
         paired_perplexity_difference((harder, tokens), (losses[:2], tokens[:2]))
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_the_precision_recall_curve_is_its_definition(seed):
+    """Threshold by threshold, with ties."""
+    rng = np.random.default_rng(seed)
+    scores, positive = rng.random(40).round(1), np.arange(40) < 7
+    recall, precision = [0.0], [1.0]
+    for threshold in sorted(set(scores.tolist()), reverse=True):
+        above = [bool(one) for one, score in zip(positive, scores, strict=True) if score >= threshold]
+        recall.append(sum(above) / 7)
+        precision.append(sum(above) / len(above))
+    steps = range(1, len(recall))
+    assert average_precision(scores, positive) == pytest.approx(
+        sum((recall[k] - recall[k - 1]) * precision[k] for k in steps), abs=1e-12
+    )
+    assert precision_recall_area(scores, positive) == pytest.approx(
+        sum((recall[k] - recall[k - 1]) * (precision[k] + precision[k - 1]) / 2 for k in steps), abs=1e-12
+    )
+    drawn = np.random.default_rng(3).integers(40, size=(20, 40))
+    draws = [average_precision(scores[chosen], positive[chosen]) for chosen in drawn]
+    assert average_precision_interval(scores, positive, resamples=20, seed=3) == percentiles(draws)
+
+
+def test_average_precision_of_all_ties_is_the_share_of_positives():
+    positive = np.array([True, False, False, False])
+    assert average_precision(np.zeros(4), positive) == 0.25
+    assert average_precision(np.arange(4.0)[::-1], positive) == 1
+    with pytest.raises(ValueError, match="need a positive case"):
+        average_precision(np.zeros(4), np.zeros(4, bool))

@@ -132,6 +132,8 @@ PROMPT: Schema = {"text": Text(blank=True), "subset": Label()}
 SCORED_PROMPT: Schema = {"prompt": Text(blank=True), "continuation": Text(blank=True)}
 SCORE: Schema = {"score": Number(null=True)}
 PAIR: Schema = {"prompt": Text(blank=True, null=True), "chosen": Text(blank=True), "rejected": Text(blank=True)}
+FINE_TUNING: Schema = {"prompt": Text(blank=True), "response": Text(), "type": Label()}
+REFERENCE: Schema = {"prompt": Text(blank=True), "response": Text()}
 LABELLED: Schema = {"text": Text(blank=True, null=True), "label": Label(null=True)}
 TEXT: Schema = {"text": Text(blank=True)}
 PASSAGE: Schema = {"text": Text()}

@@ -17,7 +17,10 @@ from ifguide.statistics.intervals import (
     ratio_interval,
 )
 from ifguide.statistics.ranks import (
+    average_precision,
+    average_precision_interval,
     calibration_error,
+    precision_recall_area,
     ranking_draws,
     ranking_intervals,
     roc_auc,
@@ -31,6 +34,8 @@ __all__ = [
     "FEWEST",
     "RESAMPLES",
     "Difference",
+    "average_precision",
+    "average_precision_interval",
     "calibration_error",
     "clopper_pearson",
     "hierarchical_interval",
@@ -41,6 +46,7 @@ __all__ = [
     "paired_perplexity_difference",
     "percentiles",
     "perplexity_interval",
+    "precision_recall_area",
     "proportion_interval",
     "ranking_draws",
     "ranking_intervals",
