@@ -63,6 +63,7 @@ def measure(experiment: Experiment) -> dict[str, Any]:
     given += SMALL if size == STAND_IN else [f"data.sources.date_lm.configuration={size}"]
     study = Study(experiment, "runs", VARIANTS, "+experiment=date_lm", *given)
     records, split, model = study.part("data.sources.date_lm").records(), study.split, study.proxy()
+    model.to("cuda" if torch.cuda.is_available() else "cpu")
     batch, classifier = study.part("influence").batch_size, study.classifier()
     sides = [q for q in study.queries if q.toxic], [Query(one.context, one.response, False, "") for one in records]
     encoded = [encode_queries(side, study.tokenizer, split.block_length, model.config) for side in sides]
@@ -83,12 +84,13 @@ def measure(experiment: Experiment) -> dict[str, Any]:
     for index, (name, values) in enumerate(scores.items()):
         torch.save(torch.from_numpy(np.where(np.isnan(values), np.nanmin(values), values)), kept / f"{index}.pt")
         ours = (values[known], unsafe[known])
-        rows[name] = {"auprc": precision_recall_area(*ours), "roc_auc": roc_auc(*ours),
-                      "average_precision": average_precision(*ours), "interval": average_precision_interval(*ours),
-                      "alike": average_precision(values[alike], unsafe[alike])}  # fmt: skip
+        among = average_precision(values[alike], unsafe[alike]) if ALIGNED in kinds else None
+        rows[name] = {"auprc": precision_recall_area(*ours), "roc_auc": roc_auc(*ours), "alike": among,
+                      "average_precision": average_precision(*ours), "interval": average_precision_interval(*ours)}  # fmt: skip
     return {
         "kinds": {kind: int((kinds == kind).sum()) for kind in sorted(set(kinds))}, "references": len(references),
-        "share": float(unsafe[known].mean()), "alike_share": float(unsafe[alike].mean()), "rows": rows, "figures": rows,
+        "share": float(unsafe[known].mean()), "rows": rows, "figures": rows,
+        "alike_share": float(unsafe[alike].mean()) if ALIGNED in kinds else None,
         "unscored": int((~known).sum()), "tokens": counted.size, "block_length": split.block_length,
     }  # fmt: skip
 

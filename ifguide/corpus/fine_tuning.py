@@ -17,7 +17,7 @@ from ifguide.hub import check_hub
 from ifguide.workspace import find_files
 
 HUB = "DataAttributionEval/Toxicity-Bias-Filtering"
-TEMPLATE = "<|user|>\n{prompt}\n<|assistant|>\n"  # of open-instruct, which the benchmark's checkpoints are trained with
+TEMPLATE = "<|user|>\n{prompt}\n<|assistant|>\n"  # of open-instruct
 
 
 @dataclass(frozen=True)
