@@ -85,8 +85,8 @@ def measure(experiment: Experiment) -> dict[str, Any]:
         torch.save(torch.from_numpy(np.where(np.isnan(values), np.nanmin(values), values)), kept / f"{index}.pt")
         ours = (values[known], unsafe[known])
         among = average_precision(values[alike], unsafe[alike]) if ALIGNED in kinds else None
-        rows[name] = {"auprc": precision_recall_area(*ours), "roc_auc": roc_auc(*ours), "alike": among,
-                      "average_precision": average_precision(*ours), "interval": average_precision_interval(*ours)}  # fmt: skip
+        rows[name] = {"average_precision": average_precision(*ours), "interval": average_precision_interval(*ours),
+                      "auprc": precision_recall_area(*ours), "roc_auc": roc_auc(*ours), "alike": among}  # fmt: skip
     return {
         "kinds": {kind: int((kinds == kind).sum()) for kind in sorted(set(kinds))}, "references": len(references),
         "share": float(unsafe[known].mean()), "rows": rows, "figures": rows,
