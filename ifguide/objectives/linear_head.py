@@ -38,10 +38,18 @@ class LinearLogits:
         hidden = self.hidden[:, : labels_BT.shape[1]].flatten(0, 1)
         return linear_cross_entropy(hidden, self.weight, self.bias, labels_BT.flatten()).view(labels_BT.shape)
 
-    def at(self, chosen_BT: Tensor) -> Tensor:
-        """Logits of some positions, [chosen, V], for a mask of positions 0 … − 1."""
-        hidden = self.hidden[:, : chosen_BT.shape[1]][chosen_BT]
-        return torch.nn.functional.linear(hidden, self.weight, self.bias)
+
+def chosen_logits(logits_BTV: Tensor | LinearLogits, chosen_BT: Tensor) -> Tensor:
+    """Logits of some positions, [chosen, V].
+
+    Args:
+        logits_BTV: of all.
+        chosen_BT: which of them, for as many as it has columns.
+    """
+    if isinstance(logits_BTV, LinearLogits):
+        hidden = logits_BTV.hidden[:, : chosen_BT.shape[1]][chosen_BT]
+        return torch.nn.functional.linear(hidden, logits_BTV.weight, logits_BTV.bias)
+    return logits_BTV[:, : chosen_BT.shape[1]][chosen_BT]
 
 
 def linear_cross_entropy(hidden_ND: Tensor, weight_VD: Tensor, bias_V: Tensor | None, labels_N: Tensor) -> Tensor:
