@@ -69,15 +69,13 @@ def linear_cross_entropy(hidden_ND: Tensor, weight_VD: Tensor, bias_V: Tensor | 
         dtype = torch.get_autocast_dtype(kind)
         hidden_ND, weight_VD = hidden_ND.to(dtype), weight_VD.to(dtype)
         bias_V = None if bias_V is None else bias_V.to(dtype)
-    losses: Tensor = _LinearCrossEntropy.apply(hidden_ND, weight_VD, bias_V, labels_N)  # type: ignore[no-untyped-call]
+    losses: Tensor = _LinearCrossEntropy.apply(hidden_ND, weight_VD, bias_V, labels_N)
     return losses
 
 
 class _LinearCrossEntropy(torch.autograd.Function):
     @staticmethod
-    def forward(  # type: ignore[override]
-        context: Any, hidden_ND: Tensor, weight_VD: Tensor, bias_V: Tensor | None, labels_N: Tensor
-    ) -> Tensor:
+    def forward(context: Any, hidden_ND: Tensor, weight_VD: Tensor, bias_V: Tensor | None, labels_N: Tensor) -> Tensor:
         totals_N = hidden_ND.new_empty(len(hidden_ND), dtype=_precise(hidden_ND))
         own_N = torch.empty_like(totals_N)
         for rows in _chunks(hidden_ND, weight_VD):

@@ -132,7 +132,7 @@ def test_options_of_memory_change_no_number(option, corpus, tmp_path):
     for name in ("plain", option):
         trainer = TrainerSettings(micro_batch_size=2, progress=False, **({} if name == "plain" else {name: True}))
         objective = Recorder()
-        model, facts = run(corpus, tmp_path / name, objective, model=model_for(corpus, 0.2), trainer=trainer)
+        run(corpus, tmp_path / name, objective, model=model_for(corpus, 0.2), trainer=trainer)
         losses.append(objective.losses)
     assert len(losses[0]) > 5 and np.allclose(*losses, atol=1e-5)
 
