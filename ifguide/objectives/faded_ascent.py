@@ -5,12 +5,13 @@ from torch import Tensor, nn
 
 from ifguide.objectives.checks import check_weight
 from ifguide.objectives.language_modeling import token_losses
+from ifguide.objectives.linear_head import LinearLogits
 
 # B blocks, T tokens, V vocabulary
 
 
 def faded_cross_entropy(
-    logits_BTV: Tensor, input_ids_BT: Tensor, mask_BT: Tensor, *, penalty: float, beta: float
+    logits_BTV: Tensor | LinearLogits, input_ids_BT: Tensor, mask_BT: Tensor, *, penalty: float, beta: float
 ) -> Tensor:
     """Mean over predicted tokens of ℓ[n,t]·(−λ·p[n,t]^β if mask[n,t] else 1), no gradient through p[n,t]^β.
 
@@ -48,7 +49,7 @@ class FadedAscent(nn.Module):
         check_weight("beta", beta, below="unlikely tokens would weigh most")
         self.penalty, self.beta = penalty, beta
 
-    def forward(self, logits_BTV: Tensor, input_ids_BT: Tensor, mask_BT: Tensor | None = None) -> Tensor:
+    def forward(self, logits_BTV: Tensor | LinearLogits, input_ids_BT: Tensor, mask_BT: Tensor | None = None) -> Tensor:
         if mask_BT is None:
             raise ValueError("FadedAscent needs the mask of the tokens to suppress")
         return faded_cross_entropy(logits_BTV, input_ids_BT, mask_BT, penalty=self.penalty, beta=self.beta)

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from ifguide.objectives.checks import check_weight
 from ifguide.objectives.language_modeling import token_losses
+from ifguide.objectives.linear_head import LinearLogits
 
 UNITS = ("token", "run")
 
@@ -35,7 +36,7 @@ def run_means(values_BT: Tensor, mask_BT: Tensor) -> Tensor:
 
 
 def negative_preference_cross_entropy(
-    logits_BTV: Tensor,
+    logits_BTV: Tensor | LinearLogits,
     input_ids_BT: Tensor,
     mask_BT: Tensor,
     *,
@@ -96,7 +97,7 @@ class NegativePreference(nn.Module):
             raise ValueError(f"unit={unit}; known: {', '.join(UNITS)}")
         self.beta, self.reference, self.weight, self.unit = beta, reference, weight, unit
 
-    def forward(self, logits_BTV: Tensor, input_ids_BT: Tensor, mask_BT: Tensor | None = None) -> Tensor:
+    def forward(self, logits_BTV: Tensor | LinearLogits, input_ids_BT: Tensor, mask_BT: Tensor | None = None) -> Tensor:
         if mask_BT is None:
             raise ValueError("NegativePreference needs the mask of the tokens to suppress")
         reference = -log(logits_BTV.shape[-1]) if self.reference is None else self.reference

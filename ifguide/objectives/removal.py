@@ -3,6 +3,7 @@
 from torch import Tensor, nn
 
 from ifguide.objectives.language_modeling import token_losses
+from ifguide.objectives.linear_head import LinearLogits
 
 # B blocks, T tokens, V vocabulary
 
@@ -12,7 +13,7 @@ def replaced(input_ids_BT: Tensor, mask_BT: Tensor, *, token: int) -> Tensor:
     return input_ids_BT.masked_fill(mask_BT, token)
 
 
-def kept_cross_entropy(logits_BTV: Tensor, input_ids_BT: Tensor, mask_BT: Tensor) -> Tensor:
+def kept_cross_entropy(logits_BTV: Tensor | LinearLogits, input_ids_BT: Tensor, mask_BT: Tensor) -> Tensor:
     """Mean over predicted tokens of 0 if mask[n,t], else ℓ[n,t].
 
     Args:
@@ -72,7 +73,7 @@ class Removal(nn.Module):
             raise ValueError(f"Removal needs {missing}")
         return replaced(input_ids_BT, mask_BT, token=token)
 
-    def forward(self, logits_BTV: Tensor, input_ids_BT: Tensor, mask_BT: Tensor | None = None) -> Tensor:
+    def forward(self, logits_BTV: Tensor | LinearLogits, input_ids_BT: Tensor, mask_BT: Tensor | None = None) -> Tensor:
         if mask_BT is None:
             raise ValueError("Removal needs the mask of the tokens to remove")
         return kept_cross_entropy(logits_BTV, input_ids_BT, mask_BT)

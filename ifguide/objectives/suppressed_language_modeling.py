@@ -5,11 +5,14 @@ from torch import Tensor, nn
 
 from ifguide.objectives.checks import check_weight
 from ifguide.objectives.language_modeling import token_losses
+from ifguide.objectives.linear_head import LinearLogits
 
 # B blocks, T tokens, V vocabulary
 
 
-def suppressed_cross_entropy(logits_BTV: Tensor, input_ids_BT: Tensor, mask_BT: Tensor, *, penalty: float) -> Tensor:
+def suppressed_cross_entropy(
+    logits_BTV: Tensor | LinearLogits, input_ids_BT: Tensor, mask_BT: Tensor, *, penalty: float
+) -> Tensor:
     """Mean over predicted tokens of ℓ[n,t]·(−λ if mask[n,t] else 1) (IF-Guide, Eq. 9).
 
     Args:
@@ -43,7 +46,7 @@ class SuppressedLanguageModeling(nn.Module):
         check_weight("penalty", penalty)
         self.penalty = penalty
 
-    def forward(self, logits_BTV: Tensor, input_ids_BT: Tensor, mask_BT: Tensor | None = None) -> Tensor:
+    def forward(self, logits_BTV: Tensor | LinearLogits, input_ids_BT: Tensor, mask_BT: Tensor | None = None) -> Tensor:
         if mask_BT is None:
             raise ValueError("SuppressedLanguageModeling needs the mask of the tokens to suppress")
         return suppressed_cross_entropy(logits_BTV, input_ids_BT, mask_BT, penalty=self.penalty)

@@ -5,6 +5,7 @@ from torch import Tensor, nn
 
 from ifguide.objectives.checks import check_weight
 from ifguide.objectives.language_modeling import token_losses
+from ifguide.objectives.linear_head import LinearLogits, chosen_logits
 
 # B blocks, T tokens, V vocabulary, M masked tokens
 
@@ -23,7 +24,9 @@ def log_complement(logits_MV: Tensor, tokens_M: Tensor) -> Tensor:
     return others.logsumexp(-1) - logits.logsumexp(-1)
 
 
-def unlikelihood_cross_entropy(logits_BTV: Tensor, input_ids_BT: Tensor, mask_BT: Tensor, *, weight: float) -> Tensor:
+def unlikelihood_cross_entropy(
+    logits_BTV: Tensor | LinearLogits, input_ids_BT: Tensor, mask_BT: Tensor, *, weight: float
+) -> Tensor:
     """Mean over predicted tokens of −α·log(1 − p[n,t]) if mask[n,t], else ℓ[n,t].
 
     The token-level loss of Welleck et al., 2020 (Eq. 4, 5) with the masked token as its own only negative candidate
@@ -37,7 +40,7 @@ def unlikelihood_cross_entropy(logits_BTV: Tensor, input_ids_BT: Tensor, mask_BT
         A scalar, 0 or more.
     """
     losses, mask = token_losses(logits_BTV, input_ids_BT)[:, 1:], mask_BT[:, 1:]
-    unlikely = log_complement(logits_BTV[:, :-1][mask], input_ids_BT[:, 1:][mask])
+    unlikely = log_complement(chosen_logits(logits_BTV, mask), input_ids_BT[:, 1:][mask])
     return losses.masked_scatter(mask, -weight * unlikely).mean()
 
 
@@ -58,7 +61,7 @@ class Unlikelihood(nn.Module):
         check_weight("weight", weight)
         self.weight = weight
 
-    def forward(self, logits_BTV: Tensor, input_ids_BT: Tensor, mask_BT: Tensor | None = None) -> Tensor:
+    def forward(self, logits_BTV: Tensor | LinearLogits, input_ids_BT: Tensor, mask_BT: Tensor | None = None) -> Tensor:
         if mask_BT is None:
             raise ValueError("Unlikelihood needs the mask of the tokens to make unlikely")
         return unlikelihood_cross_entropy(logits_BTV, input_ids_BT, mask_BT, weight=self.weight)

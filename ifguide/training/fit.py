@@ -81,8 +81,13 @@ def train(
     )
     model.train()  # a loaded model comes in evaluation mode
     network: Any = torch.compile(model) if context.trainer.compile else model
+    if context.trainer.gradient_checkpointing:
+        model.gradient_checkpointing_enable({"use_reentrant": False})
     end_of_text = None if tokenizer is None else int(tokenizer.eos_token_id)
-    module = CausalLanguageModel(network, objective, optimization, steps=steps, seed=seed, end_of_text=end_of_text)
+    module = CausalLanguageModel(
+        network, objective, optimization, steps=steps, seed=seed, end_of_text=end_of_text,
+        fused=False if context.trainer.compile else context.trainer.fused_loss,
+    )  # fmt: skip
     facts = fit(module, data, context, steps=steps)
     return {**facts, "tokens": steps * optimization.batch_size * blocks.block_length}
 

@@ -9,7 +9,9 @@ from pytorch_lightning.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 
 from ifguide.objectives.language_modeling import cross_entropy
+from ifguide.objectives.linear_head import LinearLogits
 from ifguide.training.optimization import Optimization
+from ifguide.training.predictions import predictions
 
 VALIDATION_LOSS = "validation/loss"
 
@@ -107,6 +109,7 @@ class CausalLanguageModel(OptimizedModule):
             inputs(input_ids, mask or None, end_of_text) instead of input_ids.
         optimization, steps, seed: as in `OptimizedModule`.
         end_of_text: id of the token between documents, for such an objective.
+        fused: as in `predictions`.
     """
 
     def __init__(
@@ -118,13 +121,14 @@ class CausalLanguageModel(OptimizedModule):
         steps: int,
         seed: int,
         end_of_text: int | None = None,
+        fused: bool | None = False,
     ) -> None:
         super().__init__(model, optimization, steps=steps, seed=seed)
         self.objective, self._end_of_text = objective, end_of_text
+        self._predict = predictions(model, fused=fused)
 
-    def forward(self, input_ids: Tensor) -> Tensor:
-        logits: Tensor = self.model(input_ids=input_ids, use_cache=False).logits
-        return logits
+    def forward(self, input_ids: Tensor) -> Tensor | LinearLogits:
+        return self._predict(input_ids)
 
     def loss(self, batch: Mapping[str, Tensor]) -> Tensor:
         input_ids, mask = batch["input_ids"], batch.get("mask")

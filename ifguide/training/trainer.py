@@ -57,6 +57,10 @@ class TrainerSettings:
         precision: of Lightning, one of `PRECISIONS`; `bf16-mixed` and `16-mixed` keep float32 master weights.
         micro_batch_size: blocks per forward pass and device; gradients of several are accumulated.
         compile: run the model through `torch.compile`.
+        fused_loss: make the logits of a training step in chunks (`ifguide.objectives.linear_head`): less memory, for a
+            product more; None: where a micro-batch has more than 64 million of them. Not of a compiled model.
+        gradient_checkpointing: keep no activations of decoder blocks and compute them again: less memory, for a forward
+            pass more.
         checkpoint_every: optimiser steps between resume checkpoints.
         validate_every: optimiser steps between validations, or below 1 a share of all steps; None: only at the end.
         log_every: optimiser steps between log entries.
@@ -78,6 +82,8 @@ class TrainerSettings:
         precision: str = "32-true",
         micro_batch_size: int = 16,
         compile: bool = False,
+        fused_loss: bool | None = None,
+        gradient_checkpointing: bool = False,
         checkpoint_every: int = 500,
         validate_every: float | None = None,
         log_every: int = 10,
@@ -91,6 +97,7 @@ class TrainerSettings:
             micro_batch_size,
             compile,
         )
+        self.fused_loss, self.gradient_checkpointing = fused_loss, gradient_checkpointing
         self.checkpoint_every, self.validate_every, self.log_every = checkpoint_every, validate_every, log_every
         self.progress, self.lightning = progress, lightning
         if accelerator in ("gpu", "cuda") and not torch.cuda.is_available():

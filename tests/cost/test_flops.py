@@ -39,13 +39,17 @@ def test_products_are_counted_exactly(shape, kind):
 def test_a_gradient_counts_what_the_first_layers_would_hand_down(shape):
     """The embeddings have no gradient, so what the first block's first layers were given needs none."""
     ours, torch_s = kinds.gradient.flops(shape, ROWS, LENGTH), counted(shape, kinds.gradient)
-    assert 0 <= ours - torch_s <= 2 * ROWS * LENGTH * 3 * shape.width**2
+    assert 0 <= ours - torch_s <= 2 * ROWS * LENGTH * shape.block_weights / shape.layers
 
 
-@pytest.mark.parametrize("scorer", [JVP(form="reference"), Positional()], ids=["jvp", "positional"])
-def test_scores_are_so_many_forward_passes(shape, scorer):
+@pytest.mark.parametrize(
+    "scorer, over", [(JVP(form="reference"), 0.0), (Positional(), 0.15)], ids=["jvp", "positional"]
+)
+def test_scores_are_so_many_forward_passes(shape, scorer, over):
+    """Positional scores: attention is passed through once less than the layers, so they are at most what is said."""
     kind = kinds.Scoring(scorer)
-    assert kind.flops(shape, ROWS, LENGTH) == pytest.approx(counted(shape, kind), rel=0.05)
+    torch_s = counted(shape, kind)
+    assert torch_s <= kind.flops(shape, ROWS, LENGTH) <= torch_s * (1 + over)
 
 
 def test_the_fast_form_of_pythia_160m_takes_what_was_worked_out_by_hand():

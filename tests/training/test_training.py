@@ -125,6 +125,18 @@ def test_mixed_precision_trains_with_clipping(corpus, tmp_path):
     assert all(parameter.dtype == torch.float32 for parameter in model.parameters())
 
 
+@pytest.mark.parametrize("option", ["fused_loss", "gradient_checkpointing"])
+def test_options_of_memory_change_no_number(option, corpus, tmp_path):
+    """Dropout on: what is computed again draws the same."""
+    losses = []
+    for name in ("plain", option):
+        trainer = TrainerSettings(micro_batch_size=2, progress=False, **({} if name == "plain" else {name: True}))
+        objective = Recorder()
+        run(corpus, tmp_path / name, objective, model=model_for(corpus, 0.2), trainer=trainer)
+        losses.append(objective.losses)
+    assert len(losses[0]) > 5 and np.allclose(*losses, atol=1e-5)
+
+
 @pytest.mark.parametrize("fused, limit", [(True, 0.5 * 1024), (False, 0.5)])
 def test_scaled_gradients_are_clipped_as_the_others_are(fused, limit, corpus):
     """Under float16 a fused optimiser takes the scale off after clipping, others before."""

@@ -19,22 +19,16 @@ LARGE = 1000.0  # a logit that a soft cap would not let pass
 CHUNK_TOKENS = 128  # at least, or the products become narrow and slow
 
 
-def split_output_head(model: PreTrainedModel) -> tuple[Callable[[Tensor], Tensor], "OutputHead"]:
-    """The body of a model (token ids → last hidden states) and its linear output head, whose logits may be scaled or
-    softly capped.
+Body = Callable[[Tensor], Tensor]  # token ids → last hidden states
+
+
+def split_output_head(model: PreTrainedModel) -> tuple[Body, "OutputHead"]:
+    """The body of a model and its linear output head, whose logits may be scaled or softly capped.
 
     Raises:
         ValueError: the model's logits are something else than its head applied to its last hidden states.
     """
-    base: Any = model.base_model
-    if base is model:  # its class does not name it
-        base = model.get_submodule(decoder_blocks(model)[0].rpartition(".")[0])
-    head: Any = model.get_output_embeddings()
-
-    def body(input_ids: Tensor) -> Tensor:
-        hidden: Tensor = base(input_ids=input_ids, use_cache=False).last_hidden_state
-        return hidden
-
+    body, head = _parts(model)
     shape = _shape(model, head, body) if isinstance(head, nn.Linear) else None
     if shape is None:
         raise ValueError(
@@ -48,10 +42,34 @@ def split_output_head(model: PreTrainedModel) -> tuple[Callable[[Tensor], Tensor
     return body, OutputHead(weight, bias, cap)
 
 
+def plain_output_head(model: PreTrainedModel) -> tuple[Body, nn.Linear] | None:
+    """The body of a model and its head, where the logits are just that head's; None for any other model.
+
+    The model is asked in evaluation mode, and left in the mode that it was in.
+    """
+    body, head = _parts(model)
+    training = model.training
+    try:
+        return (body, head) if isinstance(head, nn.Linear) and _shape(model.eval(), head, body) == (1.0, None) else None
+    finally:
+        model.train(training)
+
+
+def _parts(model: PreTrainedModel) -> tuple[Body, Any]:
+    base: Any = model.base_model
+    if base is model:  # its class does not name it
+        base = model.get_submodule(decoder_blocks(model)[0].rpartition(".")[0])
+    head: Any = model.get_output_embeddings()
+
+    def body(input_ids: Tensor) -> Tensor:
+        hidden: Tensor = base(input_ids=input_ids, use_cache=False).last_hidden_state
+        return hidden
+
+    return body, head
+
+
 @torch.no_grad()
-def _shape(
-    model: PreTrainedModel, head: nn.Linear, body: Callable[[Tensor], Tensor]
-) -> tuple[float, float | None] | None:
+def _shape(model: PreTrainedModel, head: nn.Linear, body: Body) -> tuple[float, float | None] | None:
     """Scale and soft cap of the logits, such that they are the head's at its own size and at one where caps act."""
     ids = torch.arange(8, device=model.device)[None] % model.config.get_text_config().vocab_size
     ours = head(body(ids))

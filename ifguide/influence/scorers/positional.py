@@ -60,7 +60,7 @@ class Positional:
         return Positional()  # as published, the part of the first position is left out
 
     def passes(self, directions: int) -> tuple[float, float]:
-        return 2 + directions, 2
+        return 2 + 2 * directions, 2
 
     def prepare(self, model: PreTrainedModel, directions: Sequence[Direction], sample_BT: Tensor) -> TokenScorer:
         check_evaluation_mode(model)

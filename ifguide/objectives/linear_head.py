@@ -1,0 +1,129 @@
+"""Losses behind a linear output head, without ever holding the logits of all tokens.
+
+Of tokens × vocabulary, the logits, their softmax and its gradient are each larger than all else that training keeps.
+Here they are made some tokens at a time: the forward pass keeps one number per token, log Σ exp z, and the backward
+pass makes the logits of a chunk again, with the gradients of the hidden states and of the head. One product more, of
+four; the same numbers.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+# B blocks, T tokens, N tokens of all blocks, D hidden size, V vocabulary
+
+CHUNK_LOGITS = {"cpu": 1 << 22, "cuda": 1 << 27}  # at a time
+CHUNK_TOKENS = 64  # at least, or the products become narrow and slow
+
+
+class LinearLogits:
+    """Logits z = hUᵀ + b, in the place of the tensor, for what needs losses of single tokens or some positions alone.
+
+    Args:
+        hidden_BTD: last hidden states.
+        weight_VD, bias_V: of the head.
+    """
+
+    def __init__(self, hidden_BTD: Tensor, weight_VD: Tensor, bias_V: Tensor | None = None) -> None:
+        self.hidden, self.weight, self.bias = hidden_BTD, weight_VD, bias_V
+
+    @property
+    def shape(self) -> torch.Size:
+        """[B, T, V]."""
+        return torch.Size((*self.hidden.shape[:-1], len(self.weight)))
+
+    def losses(self, labels_BT: Tensor) -> Tensor:
+        """−log softmax(z)[label] of positions 0 … labels − 1, as in `linear_cross_entropy`, [B, labels]."""
+        hidden = self.hidden[:, : labels_BT.shape[1]].flatten(0, 1)
+        return linear_cross_entropy(hidden, self.weight, self.bias, labels_BT.flatten()).view(labels_BT.shape)
+
+
+def chosen_logits(logits_BTV: Tensor | LinearLogits, chosen_BT: Tensor) -> Tensor:
+    """Logits of some positions, [chosen, V].
+
+    Args:
+        logits_BTV: of all.
+        chosen_BT: which of them, for as many as it has columns.
+    """
+    if isinstance(logits_BTV, LinearLogits):
+        hidden = logits_BTV.hidden[:, : chosen_BT.shape[1]][chosen_BT]
+        return torch.nn.functional.linear(hidden, logits_BTV.weight, logits_BTV.bias)
+    return logits_BTV[:, : chosen_BT.shape[1]][chosen_BT]
+
+
+def linear_cross_entropy(hidden_ND: Tensor, weight_VD: Tensor, bias_V: Tensor | None, labels_N: Tensor) -> Tensor:
+    """−log softmax(hUᵀ + b)[label] of each token, [N], in float32 at least.
+
+    Products are in the dtype of autocast, where that is on; everything between is in float32 at least, and the head's
+    gradient is summed over the chunks in float32 at least.
+
+    Args:
+        hidden_ND: hidden states.
+        weight_VD: U.
+        bias_V: b.
+        labels_N: token ids.
+    """
+    kind = hidden_ND.device.type
+    if torch.is_autocast_enabled(kind):
+        dtype = torch.get_autocast_dtype(kind)
+        hidden_ND, weight_VD = hidden_ND.to(dtype), weight_VD.to(dtype)
+        bias_V = None if bias_V is None else bias_V.to(dtype)
+    losses: Tensor = _LinearCrossEntropy.apply(hidden_ND, weight_VD, bias_V, labels_N)
+    return losses
+
+
+class _LinearCrossEntropy(torch.autograd.Function):
+    @staticmethod
+    def forward(context: Any, hidden_ND: Tensor, weight_VD: Tensor, bias_V: Tensor | None, labels_N: Tensor) -> Tensor:
+        totals_N = hidden_ND.new_empty(len(hidden_ND), dtype=_precise(hidden_ND))
+        own_N = torch.empty_like(totals_N)
+        for rows in _chunks(hidden_ND, weight_VD):
+            logits = _logits(hidden_ND[rows], weight_VD, bias_V)
+            totals_N[rows] = logits.logsumexp(-1)
+            own_N[rows] = logits.gather(-1, labels_N[rows, None]).squeeze(-1)
+        context.save_for_backward(hidden_ND, weight_VD, bias_V, labels_N, totals_N)
+        return totals_N - own_N
+
+    @staticmethod
+    def backward(context: Any, *gradients: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None, None]:
+        (weights_N,) = gradients
+        hidden_ND, weight_VD, bias_V, labels_N, totals_N = context.saved_tensors
+        wants_hidden, wants_weight, wants_bias, _ = context.needs_input_grad
+        precise = totals_N.dtype
+        of_hidden = torch.empty_like(hidden_ND) if wants_hidden else None
+        of_weight = torch.zeros_like(weight_VD, dtype=precise) if wants_weight else None
+        of_bias = torch.zeros_like(bias_V, dtype=precise) if wants_bias else None
+        for rows in _chunks(hidden_ND, weight_VD):
+            slopes = _logits(hidden_ND[rows], weight_VD, bias_V).sub_(totals_N[rows, None]).exp_()
+            slopes[torch.arange(len(slopes), device=slopes.device), labels_N[rows]] -= 1
+            slopes *= weights_N[rows, None].to(precise)
+            if of_bias is not None:
+                of_bias += slopes.sum(0)
+            small = slopes.to(hidden_ND.dtype)
+            if of_hidden is not None:
+                torch.mm(small, weight_VD, out=of_hidden[rows])
+            if of_weight is not None and of_weight.dtype == small.dtype:
+                of_weight.addmm_(small.T, hidden_ND[rows])
+            elif of_weight is not None:
+                of_weight += small.T @ hidden_ND[rows]
+        return (
+            of_hidden,
+            None if of_weight is None else of_weight.to(weight_VD.dtype),
+            None if of_bias is None else of_bias.to(bias_V.dtype),
+            None,
+        )
+
+
+def _precise(values: Tensor) -> torch.dtype:
+    return torch.float64 if values.dtype == torch.float64 else torch.float32
+
+
+def _logits(hidden_ND: Tensor, weight_VD: Tensor, bias_V: Tensor | None) -> Tensor:
+    return torch.nn.functional.linear(hidden_ND, weight_VD, bias_V).to(_precise(hidden_ND))
+
+
+def _chunks(hidden_ND: Tensor, weight_VD: Tensor) -> list[slice]:
+    kept = CHUNK_LOGITS.get(hidden_ND.device.type, CHUNK_LOGITS["cpu"]) // len(weight_VD)
+    size = max(CHUNK_TOKENS, kept)
+    return [slice(first, first + size) for first in range(0, len(hidden_ND), size)]
