@@ -120,7 +120,7 @@ SMALL = (
 
 def test_a_behaviour_without_words_on_a_tiny_sample(tmp_path, run_script):
     rows = run_script(
-        "experiments/nonlexical/run.py", *SMALL, f"output={tmp_path}", f"runs={tmp_path}/runs",
+        "experiments/nonlexical/run.py", *SMALL, "data.block_length=96", f"output={tmp_path}", f"runs={tmp_path}/runs",
         f"paths.workspace={tmp_path}/w",
     )  # fmt: skip
     text = (tmp_path / "README.md").read_text(encoding="utf-8")

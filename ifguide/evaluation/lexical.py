@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 Query = NDArray[np.int64]
 
 BUCKETS = 10_000  # of hashed n-grams (Xie et al., 2023)
+ROUNDING = 1e-12  # frequencies that differ by less, as a share, are equal
 FACTOR, STEP = np.uint64(0x9E3779B97F4A7C15), np.uint64(0xD1B54A32D192ED03)  # of the hash, modulo 2⁶⁴
 
 
@@ -75,7 +76,9 @@ def bm25_weights(
     shows, lacks = (
         mean_saturated_frequency(queries, len(idf_V), mean_length, k1=k1, b=b) for queries in (positive, negative)
     )
-    weights_V: NDArray[np.float64] = idf_V * (shows - lacks)
+    difference = shows - lacks
+    difference[np.abs(difference) <= ROUNDING * (shows + lacks)] = 0.0
+    weights_V: NDArray[np.float64] = idf_V * difference
     return weights_V
 
 
