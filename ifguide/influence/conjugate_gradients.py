@@ -81,7 +81,14 @@ class Solution:
 
 
 def conjugate_gradients(
-    product: Linear, gradient: Tensor, start: Tensor | Solution, precondition: Linear, *, steps: int, tolerance: float
+    product: Linear,
+    gradient: Tensor,
+    start: Tensor | Solution,
+    precondition: Linear,
+    *,
+    steps: int,
+    tolerance: float,
+    image: Tensor | None = None,
 ) -> Iterator[Solution]:
     """Preconditioned conjugate gradients for A v = g; sums are taken in float64.
 
@@ -92,6 +99,7 @@ def conjugate_gradients(
         precondition: r → M⁻¹ r; M likewise, near A.
         steps: at most, those of `start` included.
         tolerance: stop at this ‖g − A v‖ / ‖g‖.
+        image: A times the start, where it is known.
 
     Yields:
         The start, and the solution after each step.
@@ -107,13 +115,14 @@ def conjugate_gradients(
         return math.sqrt(dot(residual, residual)) / size
 
     if isinstance(start, Solution):
-        now = start
+        now, conditioned = start, precondition(start.residual)
     else:
-        residual = gradient - product(start) if start.any() else gradient.clone()
-        now = Solution(start, residual, precondition(residual), (relative(residual),))
+        residual = gradient - (product(start) if image is None else image)
+        conditioned = precondition(residual)
+        now = Solution(start, residual, conditioned, (relative(residual),))
         yield now
-    before = dot(now.residual, precondition(now.residual))
-    while now.steps < steps and now.norms[-1] > tolerance:
+    before = dot(now.residual, conditioned)
+    while now.steps < steps and not now.norms[-1] <= tolerance:  # what is no number is not yet there
         image = product(now.search)
         curvature = dot(now.search, image)
         if not 0 < curvature < math.inf:
@@ -134,10 +143,9 @@ def conjugate_gradients(
         yield now
 
 
-def best_multiple(product: Linear, gradient: Tensor, vector: Tensor) -> tuple[Tensor, float]:
-    """The multiple of v that minimises ½ vᵀAv − gᵀv, v · gᵀv / vᵀAv, and that factor."""
-    factor = dot(gradient, vector) / dot(vector, product(vector))
-    return vector * factor, factor
+def best_factor(image: Tensor, gradient: Tensor, vector: Tensor) -> float:
+    """gᵀv / vᵀAv, from A v: that times v minimises ½ vᵀAv − gᵀv among the multiples of v."""
+    return dot(gradient, vector) / dot(vector, image)
 
 
 def dot(one: Tensor, other: Tensor) -> float:

@@ -4,7 +4,6 @@ What is kept is `refinement.safetensors`, rewritten after each step: a build tha
 """
 
 import json
-import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,16 +13,17 @@ import pytorch_lightning as pl
 import torch
 from numpy.typing import NDArray
 from safetensors import safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 from torch.utils.data import DataLoader
 from transformers import PreTrainedModel
 
-from ifguide.influence.conjugate_gradients import ConjugateGradients, Solution, best_multiple, conjugate_gradients, dot
+from ifguide.influence.conjugate_gradients import ConjugateGradients, Solution, best_factor, conjugate_gradients, dot
 from ifguide.influence.curvature import Curvature
 from ifguide.influence.direction import precondition_direction
 from ifguide.influence.gauss_newton import Batches, Product, checked_product
 from ifguide.influence.scorers import Direction
+from ifguide.workspace import write_atomically
 
 STATE_FILE = "refinement.safetensors"
 
@@ -96,6 +96,7 @@ class RefiningModule(pl.LightningModule):
         self._layout, self._gradient, self._start = Layout.of(gradient), gradient, start
         self._blocks, self._batch_size, self._folder = torch.from_numpy(blocks), batch_size, folder
         self._product: Product | None = None
+        self._damping = torch.zeros(())  # δ of each parameter, [N]
         self._steps: Iterator[Solution] = iter(())
         self.solution: Solution | None = None
         self.facts: dict[str, Any] = {}
@@ -109,19 +110,26 @@ class RefiningModule(pl.LightningModule):
         self._product = checked_product(model, self._settings.form, placed, self._blocks[:1].to(self.device))
         if not self._settings.between_layers:
             self._product = layer_by_layer(self._product)
-        gradient = join(placed)
-        start: Tensor | Solution | None = load_state(self._folder, gradient)
-        if start is None:
-            start = join({name: value.to(placed[name]) for name, value in self._start.items()})
-            image = self._multiply(start)
-            self.facts["curvature_ratio"] = dot(start, image) / dot(start, gradient)  # vᵀ(G + δI)v / vᵀg
-            if self._settings.start == "scaled":
-                start, self.facts["scale"] = best_multiple(lambda _: image, gradient, start)
-            if self._settings.start == "zero":
-                start = torch.zeros_like(start)
+        layers = {name: self._factors.get(name.rpartition(".")[0], {}) for name in placed}
+        self._damping = join({
+            name: torch.full_like(value, self._curvature.delta(layers[name])) for name, value in placed.items()
+        })  # fmt: skip
+        gradient, image = join(placed), None
+        kept = load_state(self._folder, gradient)
+        if kept is not None:
+            self.solution, self.facts = kept
+            start: Tensor | Solution = self.solution
+        else:
+            vector = join({name: value.to(placed[name]) for name, value in self._start.items()})
+            image = self._multiply(vector)
+            self.facts = {"curvature_ratio": dot(vector, image) / dot(vector, gradient)}  # vᵀ(G + δI)v / vᵀg
+            factor = {"curvature": 1.0, "zero": 0.0}.get(self._settings.start)
+            if factor is None:
+                factor = self.facts["scale"] = best_factor(image, gradient, vector)
+            start, image = factor * vector, factor * image
         self._steps = conjugate_gradients(
             self._multiply, gradient, start, self._precondition,
-            steps=self._settings.steps, tolerance=self._settings.tolerance,
+            steps=self._settings.steps, tolerance=self._settings.tolerance, image=image,
         )  # fmt: skip
 
     def predict_step(self, step: int) -> int:
@@ -129,7 +137,7 @@ class RefiningModule(pl.LightningModule):
         if found is not None:
             self.solution = found
             if self.trainer.is_global_zero:
-                save_state(self._folder, found)
+                save_state(self._folder, found, self.facts)
         return step
 
     def direction(self) -> dict[str, Tensor]:
@@ -141,36 +149,31 @@ class RefiningModule(pl.LightningModule):
         """(G + δI) v, with the sums over the blocks of all processes."""
         assert self._product is not None
         mine = self._blocks[self.global_rank :: self.trainer.world_size].split(self._batch_size)
-        direction = self._layout.split(vector_N)
-        total_N = self._layout.join(self._product(direction, mine))
+        total_N = self._layout.join(self._product(self._layout.split(vector_N), mine))
         total_N = self.trainer.strategy.reduce(total_N, reduce_op="sum")
-        damped = {name: self._delta(name) * value for name, value in direction.items()}
-        product_N: Tensor = total_N / len(self._blocks) + self._layout.join(damped)
+        product_N: Tensor = total_N / len(self._blocks) + self._damping * vector_N
         return product_N
-
-    def _delta(self, parameter: str) -> float:
-        return self._curvature.delta(self._factors.get(parameter.rpartition(".")[0], {}))
 
     def _precondition(self, vector_N: Tensor) -> Tensor:
         split = self._layout.split(vector_N)
         return self._layout.join(precondition_direction(self.model, split, self._factors, self._curvature))
 
 
-def save_state(folder: Path, state: Solution) -> None:
-    """Keep a step in place of the one before; a reader sees either."""
+def save_state(folder: Path, state: Solution, facts: Mapping[str, Any]) -> None:
+    """Keep a step, and what is known of the start, in place of the one before; a reader sees either."""
     tensors = {name: getattr(state, name).contiguous().cpu() for name in ("solution", "residual", "search")}
-    partial = folder / f".{STATE_FILE}.{os.getpid()}"
-    save_file(tensors, partial, metadata={"norms": json.dumps(state.norms)})
-    os.replace(partial, folder / STATE_FILE)
+    metadata = {"norms": json.dumps(state.norms), "facts": json.dumps(facts)}
+    write_atomically(folder / STATE_FILE, save(tensors, metadata=metadata))
 
 
-def load_state(folder: Path, like: Tensor) -> Solution | None:
-    """The last step that was kept, on the device of `like`; None where there is none."""
+def load_state(folder: Path, like: Tensor) -> tuple[Solution, dict[str, Any]] | None:
+    """The last step that was kept, on the device of `like`, and its facts; None where there is none."""
     if not (folder / STATE_FILE).is_file():
         return None
     with safe_open(folder / STATE_FILE, "pt") as file:
         tensors = {name: file.get_tensor(name).to(like) for name in file.keys()}  # noqa: SIM118 (no mapping)
-        return Solution(**tensors, norms=tuple(json.loads(file.metadata()["norms"])))
+        metadata = file.metadata()
+        return Solution(**tensors, norms=tuple(json.loads(metadata["norms"]))), json.loads(metadata["facts"])
 
 
 def refine(trainer: pl.Trainer, module: RefiningModule) -> dict[str, Any]:

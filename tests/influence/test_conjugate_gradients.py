@@ -9,7 +9,7 @@ from conftest import tiny_model
 from pytorch_lightning import Trainer
 from test_gauss_newton import explicit, random_direction
 
-from ifguide.influence.conjugate_gradients import ConjugateGradients, best_multiple, conjugate_gradients
+from ifguide.influence.conjugate_gradients import ConjugateGradients, best_factor, conjugate_gradients
 from ifguide.influence.curvature import Curvature
 from ifguide.influence.direction import precondition_direction
 from ifguide.influence.factors import by_layer
@@ -60,8 +60,9 @@ def test_it_goes_on_from_any_step():
 
 def test_the_best_multiple_leaves_a_residual_that_is_orthogonal_to_it():
     matrix, g = system()
-    found, factor = best_multiple(lambda v: matrix @ v, g, g)
-    assert torch.allclose(found, factor * g)
+    factor = best_factor(matrix @ g, g, g)
+    found = factor * g
+    assert factor == pytest.approx(float(g @ g / (g @ matrix @ g)))
     assert float(g @ (g - matrix @ found)) == pytest.approx(0, abs=1e-9)
 
 
@@ -153,16 +154,27 @@ def test_an_interrupted_refinement_goes_on(blocks, tmp_path):
     refine(trainer(), whole)
     half, *_ = make_module(tmp_path / "b", blocks, ConjugateGradients(steps=2, tolerance=0), curvature)
     refine(trainer(), half)
-    assert load_state(tmp_path / "b", torch.zeros(1)).steps == 2
+    assert load_state(tmp_path / "b", torch.zeros(1))[0].steps == 2
     rest, *_ = make_module(tmp_path / "b", blocks, settings, curvature)
     facts = refine(trainer(), rest)
     assert facts["residuals"] == list(whole.solution.norms)
     assert torch.equal(rest.solution.solution, whole.solution.solution)
+    assert facts == whole.facts | {"steps": 5, "residuals": list(whole.solution.norms)}, "also what the start was"
+
+
+def test_one_that_was_interrupted_after_its_last_step_is_done(blocks, tmp_path):
+    settings, curvature = ConjugateGradients(steps=1, tolerance=0), Curvature(damping=0.1, blocks=3)
+    first, *_ = make_module(tmp_path, blocks, settings, curvature)
+    facts = refine(trainer(), first)
+    again, *_ = make_module(tmp_path, blocks, settings, curvature)
+    assert refine(trainer(), again) == facts
+    assert torch.equal(again.solution.solution, first.solution.solution)
 
 
 def test_two_processes_sum_what_each_has(blocks, tmp_path, monkeypatch):
     """Each of two processes sees half of the blocks; the sum of both is the product of one process."""
-    module, *_ = make_module(tmp_path, blocks, ConjugateGradients(steps=1), Curvature(damping=0.1, blocks=3))
+    curvature = Curvature(damping=0.1, blocks=3)
+    module, *_, factors = make_module(tmp_path, blocks, ConjugateGradients(steps=1), curvature)
     parts: list[torch.Tensor] = []
 
     class Strategy:
@@ -185,9 +197,10 @@ def test_two_processes_sum_what_each_has(blocks, tmp_path, monkeypatch):
         module._multiply(vector)
         sums.append(parts[-1])
     damped = expected - sum(sums) / len(blocks)
-    delta = torch.cat(
-        [torch.full((shape.numel(),), module._delta(name)) for name, shape in module._layout.shapes.items()]
-    )
+    delta = torch.cat([
+        torch.full((shape.numel(),), curvature.delta(factors[name.rpartition(".")[0]]))
+        for name, shape in module._layout.shapes.items()
+    ])  # fmt: skip
     assert torch.allclose(damped, delta.double(), rtol=1e-4)
 
 
