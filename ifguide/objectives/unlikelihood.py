@@ -1,10 +1,9 @@
 """Unlikelihood training (Welleck et al., 2020): learn that the selected tokens do not come next."""
 
-import torch
 from torch import Tensor, nn
 
 from ifguide.objectives.checks import check_weight
-from ifguide.objectives.language_modeling import token_losses
+from ifguide.objectives.language_modeling import precise, token_losses
 from ifguide.objectives.linear_head import LinearLogits, chosen_logits
 
 # B blocks, T tokens, V vocabulary, M masked tokens
@@ -19,7 +18,7 @@ def log_complement(logits_MV: Tensor, tokens_M: Tensor) -> Tensor:
     Returns:
         [M], in float32 at least.
     """
-    logits = logits_MV if logits_MV.dtype == torch.float64 else logits_MV.float()
+    logits = precise(logits_MV)
     others = logits.scatter(-1, tokens_M[:, None], float("-inf"))
     return others.logsumexp(-1) - logits.logsumexp(-1)
 

@@ -24,6 +24,7 @@ from ifguide.influence.scorers.tangents import (
     tangents_installed,
     unfused_attention,
 )
+from ifguide.objectives.language_modeling import precise
 
 # K directions, B blocks, T tokens, D hidden size, V vocabulary
 
@@ -159,8 +160,7 @@ def loss_tangents(logits_BTV: Tensor, tangents_BTV: Tensor, input_ids_BT: Tensor
     Returns:
         [B, T] in float32 at least; column 0 is 0.
     """
-    tangents = tangents_BTV[:, :-1]
-    tangents = tangents if tangents.dtype == torch.float64 else tangents.float()
+    tangents = precise(tangents_BTV[:, :-1])
     probabilities = logits_BTV[:, :-1].to(tangents.dtype).softmax(-1)
     expected = (probabilities * tangents).sum(-1)
     own = tangents.gather(-1, input_ids_BT[:, 1:, None]).squeeze(-1)
