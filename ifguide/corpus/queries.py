@@ -1,7 +1,7 @@
 """Queries: what defines the behaviour. Prompts, which test it, never share a record with them."""
 
 from bisect import bisect_left
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from random import Random
 from typing import Any
@@ -157,6 +157,25 @@ def encode_queries(
         inside = last_tokens(False, [end > len(query.prompt) for _, end in encoding.offsets], max_length)
         encoded.append(EncodedQuery(ids, np.array(inside, dtype=bool), query.toxic))
     return encoded
+
+
+def padded_batches(
+    encoded: Sequence[EncodedQuery], batch_size: int
+) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.bool_]]]:
+    """Queries of like length together, the longest first, padded on the right, which a causal model never looks at.
+
+    Yields:
+        Which they are, [B]; their token ids, [B, T]; and what of these is continuation, [B, T].
+    """
+    order = np.argsort([-len(query.input_ids) for query in encoded], kind="stable")
+    for first in range(0, len(encoded), batch_size):
+        rows = order[first : first + batch_size]
+        width = len(encoded[rows[0]].input_ids)
+        ids, inside = np.zeros((len(rows), width), np.int64), np.zeros((len(rows), width), bool)
+        for place, row in enumerate(rows):
+            length = len(encoded[row].input_ids)
+            ids[place, :length], inside[place, :length] = encoded[row].input_ids, encoded[row].continuation
+        yield rows, ids, inside
 
 
 def labelled_queries(*, queries: Sequence[Query], size: int | None = None) -> list[LabelledText]:

@@ -10,7 +10,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from ifguide.corpus.blocks import Split
 from ifguide.corpus.fine_tuning import FineTuningRecord
-from ifguide.corpus.queries import EncodedQuery
+from ifguide.corpus.queries import EncodedQuery, padded_batches
 
 RECORDS_AT_ONCE = 1000
 
@@ -65,15 +65,9 @@ def record_scores(
 def response_states(model: PreTrainedModel, encoded: Sequence[EncodedQuery], *, batch_size: int) -> NDArray[np.float64]:
     """Means of the last layer's states over the tokens of each continuation, [n, hidden]."""
     model.eval()
-    order = np.argsort([-len(one.input_ids) for one in encoded], kind="stable")
     states = np.zeros((len(encoded), model.config.hidden_size))
-    for first in tqdm(range(0, len(order), batch_size), desc="States", leave=False, disable=None):
-        rows = order[first : first + batch_size]
-        width = len(encoded[rows[0]].input_ids)
-        ids, inside = np.zeros((len(rows), width), np.int64), np.zeros((len(rows), width), bool)
-        for place, row in enumerate(rows):  # padded on the right, which a causal model never looks at
-            length = len(encoded[row].input_ids)
-            ids[place, :length], inside[place, :length] = encoded[row].input_ids, encoded[row].continuation
+    batches, total = padded_batches(encoded, batch_size), -(-len(encoded) // batch_size)
+    for rows, ids, inside in tqdm(batches, desc="States", total=total, leave=False, disable=None):
         given = torch.from_numpy(ids).to(model.device)
         hidden = model(input_ids=given, use_cache=False, output_hidden_states=True).hidden_states[-1].double().cpu()
         counts = np.maximum(inside.sum(1, keepdims=True), 1)

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel
 
-from ifguide.corpus.queries import EncodedQuery
+from ifguide.corpus.queries import EncodedQuery, padded_batches
 from ifguide.objectives.language_modeling import token_losses
 
 
@@ -42,14 +42,8 @@ def continuation_likelihoods(
     count = len(encoded)
     losses, tokens = np.zeros(count), np.array([int(query.continuation.sum()) for query in encoded], dtype=np.int64)
     greedy, last = np.ones(count, bool), np.ones(count, bool)
-    order = np.argsort([-len(query.input_ids) for query in encoded], kind="stable")
-    for first in tqdm(range(0, count, batch_size), desc=description, leave=False, disable=None):
-        rows = order[first : first + batch_size]
-        width = len(encoded[rows[0]].input_ids)
-        ids, inside = np.zeros((len(rows), width), np.int64), np.zeros((len(rows), width), bool)
-        for place, row in enumerate(rows):
-            length = len(encoded[row].input_ids)
-            ids[place, :length], inside[place, :length] = encoded[row].input_ids, encoded[row].continuation
+    batches, total = padded_batches(encoded, batch_size), -(-count // batch_size)
+    for rows, ids, inside in tqdm(batches, desc=description, total=total, leave=False, disable=None):
         ids_BT, inside_BT = torch.from_numpy(ids).to(model.device), torch.from_numpy(inside).to(model.device)
         logits_BTV = model(input_ids=ids_BT, use_cache=False).logits
         losses[rows] = (token_losses(logits_BTV, ids_BT) * inside_BT).double().sum(1).cpu().numpy()
@@ -57,5 +51,5 @@ def continuation_likelihoods(
         wrong[:, 1:] = (logits_BTV[:, :-1].argmax(-1) != ids_BT[:, 1:]).cpu().numpy()
         wrong &= inside
         greedy[rows] = ~wrong.any(1)
-        last[rows] = ~wrong[np.arange(len(rows)), width - 1 - inside[:, ::-1].argmax(1)]
+        last[rows] = ~wrong[np.arange(len(rows)), inside.shape[1] - 1 - inside[:, ::-1].argmax(1)]
     return Likelihoods(losses, tokens, greedy, last)

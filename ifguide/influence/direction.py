@@ -4,12 +4,13 @@ On disk a direction is `direction.safetensors`: parameter name → tensor of tha
 yields such a file can be scored.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
 from safetensors.torch import load_file, save_file
-from torch import Tensor
+from torch import Tensor, nn
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel
 
@@ -20,6 +21,22 @@ from ifguide.models import layer_matrix, split_layer_matrix, tracked_layers, tra
 from ifguide.objectives.language_modeling import token_losses
 
 DIRECTION_FILE = "direction.safetensors"
+
+
+@contextmanager
+def gradients_of(model: nn.Module, names: Collection[str]) -> Iterator[None]:
+    """Within this context the parameters of these names, and no others, get gradients, of which there are none yet;
+    then no parameter has one, and each requires one as before."""
+    requires = {name: parameter.requires_grad for name, parameter in model.named_parameters()}
+    try:
+        for name, parameter in model.named_parameters():
+            parameter.requires_grad_(name in names)
+            parameter.grad = None
+        yield
+    finally:
+        for name, parameter in model.named_parameters():
+            parameter.grad = None
+            parameter.requires_grad_(requires[name])
 
 
 def query_gradient(
@@ -43,31 +60,24 @@ def query_gradient(
         for name, parameter in tracked_parameters(model).items()
         if layers is None or name.rpartition(".")[0] in layers
     }
-    requires = {name: p.requires_grad for name, p in model.named_parameters()}
-    for name, parameter in model.named_parameters():
-        parameter.requires_grad_(name in parameters)
-        parameter.grad = None
     toxic = sum(query.toxic for query in queries)
     share = {True: 1.0 / max(toxic, 1), False: -1.0 / max(len(queries) - toxic, 1)}
     ordered = sorted(queries, key=lambda query: len(query.input_ids))
     model.eval()
-    for first in tqdm(range(0, len(ordered), batch_size), desc="Query gradients", leave=False, disable=None):
-        batch = ordered[first : first + batch_size]
-        width = len(batch[-1].input_ids)
-        ids = torch.zeros(len(batch), width, dtype=torch.long)
-        weights = torch.zeros(len(batch), width, dtype=next(iter(parameters.values())).dtype)
-        for row, query in enumerate(batch):
-            # padding stands to the right, where causal attention lets no real token see it
-            ids[row, : len(query.input_ids)] = torch.from_numpy(query.input_ids)
-            weights[row, : len(query.input_ids)] = torch.from_numpy(query.continuation * share[query.toxic])
-        ids, weights = ids.to(model.device), weights.to(model.device)
-        losses = token_losses(model(input_ids=ids, use_cache=False).logits, ids)
-        (losses * weights).sum().backward()
-    gradients = {name: p.grad.detach().clone() for name, p in parameters.items() if p.grad is not None}
-    for name, parameter in model.named_parameters():
-        parameter.grad = None
-        parameter.requires_grad_(requires[name])
-    return gradients
+    with gradients_of(model, parameters):
+        for first in tqdm(range(0, len(ordered), batch_size), desc="Query gradients", leave=False, disable=None):
+            batch = ordered[first : first + batch_size]
+            width = len(batch[-1].input_ids)
+            ids = torch.zeros(len(batch), width, dtype=torch.long)
+            weights = torch.zeros(len(batch), width, dtype=next(iter(parameters.values())).dtype)
+            for row, query in enumerate(batch):
+                # padding stands to the right, where causal attention lets no real token see it
+                ids[row, : len(query.input_ids)] = torch.from_numpy(query.input_ids)
+                weights[row, : len(query.input_ids)] = torch.from_numpy(query.continuation * share[query.toxic])
+            ids, weights = ids.to(model.device), weights.to(model.device)
+            losses = token_losses(model(input_ids=ids, use_cache=False).logits, ids)
+            (losses * weights).sum().backward()
+        return {name: p.grad.detach().clone() for name, p in parameters.items() if p.grad is not None}
 
 
 def precondition_direction(

@@ -15,7 +15,8 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import PreTrainedModel
 
-from ifguide.influence.scorers.base import Direction
+from ifguide.influence.direction import gradients_of
+from ifguide.influence.scorers.base import Direction, norm
 from ifguide.influence.scorers.head import split_output_head
 from ifguide.influence.scorers.jvp import FORMS, hidden_tangents
 from ifguide.influence.scorers.tangents import carry_tangents, layer_tangents, take_formulas, tangent_maps
@@ -91,11 +92,8 @@ def centred(probabilities: Tensor, tangents: Tensor) -> Tensor:
 
 def relative_difference(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> float:
     """‖one − other‖ / ‖other‖ over all tensors together; 0 where both are 0."""
-    squares = [
-        sum(float(value.double().square().sum()) for value in values)
-        for values in ([one[name] - other[name] for name in other], other.values())
-    ]
-    return (squares[0] / squares[1]) ** 0.5 if squares[1] else float(squares[0] > 0)
+    off, size = norm({name: one[name] - value for name, value in other.items()}), norm(other)
+    return off / size if size else float(off > 0)
 
 
 def checked_product(model: PreTrainedModel, form: str, direction: Direction, sample_BT: Tensor) -> Product:
@@ -127,17 +125,8 @@ def _gradients(
     model: PreTrainedModel, direction: Direction, batches: Batches, pull_back: Callable[[Tensor], None]
 ) -> dict[str, Tensor]:
     """What backward passes accumulate for the parameters of a direction; the model is left as it was."""
-    requires = {name: parameter.requires_grad for name, parameter in model.named_parameters()}
-    try:
-        for name, parameter in model.named_parameters():
-            parameter.requires_grad_(name in direction)
-            parameter.grad = None
-        with torch.enable_grad():
-            for ids_BT in batches:
-                pull_back(ids_BT.to(model.device))
+    with gradients_of(model, direction), torch.enable_grad():
+        for ids_BT in batches:
+            pull_back(ids_BT.to(model.device))
         grads = {name: model.get_parameter(name).grad for name in direction}
-        return {name: torch.zeros_like(direction[name]) if grad is None else grad for name, grad in grads.items()}
-    finally:
-        for name, parameter in model.named_parameters():
-            parameter.requires_grad_(requires[name])
-            parameter.grad = None
+    return {name: torch.zeros_like(direction[name]) if grad is None else grad for name, grad in grads.items()}
