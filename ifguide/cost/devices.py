@@ -15,6 +15,7 @@ from transformers import PreTrainedModel
 
 from ifguide.cost.shape import ModelShape
 from ifguide.cost.work import Pass
+from ifguide.workspace import nearest_folder
 
 TRIED = 8e9  # FLOPs of a batch that is tried, at most, on a CPU: a fraction of a second of one core
 TRIED_ON_GPU = 2e13
@@ -164,5 +165,4 @@ def memory_here() -> float:
 
 def free_disk(folder: Path) -> float:
     """Bytes that are free where a folder is, or will be."""
-    place = next(one for one in (folder, *folder.parents) if one.exists())
-    return float(shutil.disk_usage(place).free)
+    return float(shutil.disk_usage(nearest_folder(folder)).free)

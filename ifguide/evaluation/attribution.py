@@ -103,18 +103,25 @@ def quality_difference(
         scores_BT, reference_BT: token scores, and what they are compared with.
         annotated_BT, known_BT: as in `attribution_metrics`.
     """
+    return difference_of(*(quality_draws(one, annotated_BT, known_BT) for one in (scores_BT, reference_BT)))
+
+
+def quality_draws(
+    scores_BT: NDArray[np.float32], annotated_BT: NDArray[np.bool_], known_BT: NDArray[np.bool_]
+) -> NDArray[np.float64]:
+    """ROC AUC and precisions at `SHARES`, [1 + shares, 1 + R]: of all groups of blocks, and of each resample of them,
+    which are the same for any scores."""
     known, group = _counted(known_BT)
-    positive = annotated_BT[known]
-    values, draws = [], []
-    for one in (scores_BT[known], reference_BT[known]):
-        values.append(np.array([roc_auc(one, positive), *(precision_at(one, positive, share) for share in SHARES)]))
-        draws.append(np.vstack(ranking_draws(one, positive, group, SHARES, groups=GROUPS)))
+    scores, positive = scores_BT[known], annotated_BT[known]
+    values = [roc_auc(scores, positive), *(precision_at(scores, positive, share) for share in SHARES)]
+    return np.column_stack([values, np.vstack(ranking_draws(scores, positive, group, SHARES, groups=GROUPS))])
+
+
+def difference_of(draws: NDArray[np.float64], reference: NDArray[np.float64]) -> dict[str, list[float]]:
+    """`quality_difference`, from the `quality_draws` of both."""
     names = ["roc_auc", *(f"precision_at_{share}" for share in SHARES)]
-    differences, drawn = values[0] - values[1], draws[0] - draws[1]
-    return {
-        name: [float(difference), *percentiles(row)]
-        for name, difference, row in zip(names, differences, drawn, strict=True)
-    }
+    rows = zip(names, draws - reference, strict=True)
+    return {name: [float(value), *percentiles(drawn)] for name, (value, *drawn) in rows}
 
 
 def _counted(known_BT: NDArray[np.bool_]) -> tuple[NDArray[np.bool_], NDArray[np.int64]]:

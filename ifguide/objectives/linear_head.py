@@ -39,6 +39,19 @@ class LinearLogits:
         return linear_cross_entropy(hidden, self.weight, self.bias, labels_BT.flatten()).view(labels_BT.shape)
 
 
+def row_chunks(hidden_ND: Tensor, vocabulary: int, *, logits: dict[str, int], least: int) -> list[slice]:
+    """Tokens at a time, such that no more than so many logits are held.
+
+    Args:
+        hidden_ND: hidden states.
+        vocabulary: logits of a token.
+        logits: type of device → how many are held at a time; that of CPUs counts for those that are not there.
+        least: tokens at a time.
+    """
+    size = max(least, logits.get(hidden_ND.device.type, logits["cpu"]) // vocabulary)
+    return [slice(first, first + size) for first in range(0, len(hidden_ND), size)]
+
+
 def chosen_logits(logits_BTV: Tensor | LinearLogits, chosen_BT: Tensor) -> Tensor:
     """Logits of some positions, [chosen, V].
 
@@ -124,6 +137,4 @@ def _logits(hidden_ND: Tensor, weight_VD: Tensor, bias_V: Tensor | None) -> Tens
 
 
 def _chunks(hidden_ND: Tensor, weight_VD: Tensor) -> list[slice]:
-    kept = CHUNK_LOGITS.get(hidden_ND.device.type, CHUNK_LOGITS["cpu"]) // len(weight_VD)
-    size = max(CHUNK_TOKENS, kept)
-    return [slice(first, first + size) for first in range(0, len(hidden_ND), size)]
+    return row_chunks(hidden_ND, len(weight_VD), logits=CHUNK_LOGITS, least=CHUNK_TOKENS)

@@ -14,7 +14,7 @@ from ifguide.corpus.blocks import Corpus, Split
 from ifguide.corpus.documents import Query
 from ifguide.corpus.masks import MASK_FILE, TokenMask
 from ifguide.corpus.queries import encode_queries
-from ifguide.evaluation.attribution import attribution_quality, known_tokens, quality_difference
+from ifguide.evaluation.attribution import attribution_quality, difference_of, known_tokens, quality_draws
 from ifguide.evaluation.likelihood import continuation_likelihoods
 from ifguide.evaluation.token_baselines import LEXICAL, lexical_scores, token_baselines
 from ifguide.influence.direction import load_direction
@@ -198,10 +198,9 @@ class Study:
     ) -> dict[str, dict[str, dict[str, list[float]]]]:
         """Reference → lexical baseline → quality of the baseline less that of the reference (`quality_difference`)."""
         known = known_tokens(self.split, None if source is None else self.corpus.sources.index(source))
+        draws = {name: quality_draws(scores[name], self.annotation, known) for name in (*LEXICAL, *references)}
         return {
-            reference: {
-                name: quality_difference(scores[name], scores[reference], self.annotation, known) for name in LEXICAL
-            }
+            reference: {name: difference_of(draws[name], draws[reference]) for name in LEXICAL}
             for reference in references
         }
 

@@ -80,6 +80,11 @@ def sha256_of(path: Path) -> str:
     return digest.hexdigest()
 
 
+def nearest_folder(path: Path) -> Path:
+    """A path, or the nearest above it, that is there."""
+    return next(one for one in (path, *path.parents) if one.exists())
+
+
 def write_json(path: Path, value: Any) -> None:
     """Write a JSON file so that a reader sees either the old content or the new.
 

@@ -25,7 +25,7 @@ from ifguide.workspace.artifact import (
     read_manifest,
 )
 from ifguide.workspace.faults import StorageError, refusals
-from ifguide.workspace.files import MANIFEST, write_json
+from ifguide.workspace.files import MANIFEST, nearest_folder, write_json
 from ifguide.workspace.fingerprint import canonical_json, fingerprint_of
 from ifguide.workspace.locks import is_locked, locked
 from ifguide.workspace.ranks import global_rank, wait_until
@@ -177,7 +177,7 @@ class Workspace:
 
     def check_writable(self, name: str) -> None:
         """Raise StorageError where nothing can be built, and say for what it is needed."""
-        existing = next(folder for folder in (self.root, *self.root.parents) if folder.exists())
+        existing = nearest_folder(self.root)
         if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
             raise StorageError(
                 f"paths.workspace={self.root}: {name} is to be built there, and {existing} is no folder that can be "

@@ -1,6 +1,6 @@
 """The output head and the cross-entropy behind it, in chunks that never hold all logits of a batch."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -10,6 +10,7 @@ from transformers import PreTrainedModel
 
 from ifguide.influence.scorers.linear import linear_map
 from ifguide.models import decoder_blocks
+from ifguide.objectives.linear_head import row_chunks
 
 # K directions, B blocks, T tokens, D hidden size, V vocabulary
 
@@ -155,8 +156,5 @@ class OutputHead:
             pulled[rows] = self._expected(moved if slopes is None else moved * slopes)
         return F.pad(pulled.unflatten(0, (len(hidden_BTD), -1)), (0, 0, 0, 1))
 
-    def _chunks(self, rows_ND: Tensor) -> Iterator[slice]:
-        """Rows at a time, such that their logits stay in cache."""
-        kept = CHUNK_LOGITS.get(rows_ND.device.type, CHUNK_LOGITS["cpu"]) // len(self.weight)
-        size = max(CHUNK_TOKENS, kept)
-        return (slice(first, first + size) for first in range(0, len(rows_ND), size))
+    def _chunks(self, hidden_ND: Tensor) -> list[slice]:
+        return row_chunks(hidden_ND, len(self.weight), logits=CHUNK_LOGITS, least=CHUNK_TOKENS)
