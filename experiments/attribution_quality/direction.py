@@ -6,7 +6,8 @@
 Directions (`variants.yaml`) are made of half of the queries. Measured are what human spans say of the scores, alone and
 pooled, and per-token QLD: the uncensored model is trained on, without the loss of the 1 % of tokens with the highest
 scores; how much more the toxic continuations of the other half then cost it than after leaving out random tokens.
-`names` are of directions, parted by semicolons; null: all.
+`names` are of directions, parted by semicolons; none: all. Real text is a fifth of `+experiment=real_text`, with the
+proxy of the whole.
 """
 
 from collections.abc import Sequence
@@ -27,13 +28,23 @@ from ifguide.stages.influence import Mask, PooledScores
 from ifguide.stages.stage import Existing
 from ifguide.stages.study import Scores, Study
 from ifguide.statistics import paired_difference
-from ifguide.workspace import read_manifest
+from ifguide.workspace import as_override, read_manifest
 
 LISTS = yaml.safe_load(Path(__file__).with_name("variants.yaml").read_text(encoding="utf-8"))
 HALF = "classifier@classifiers.toxicity=from_queries"  # a judge takes the other half
 TOP = 0.01  # of the tokens, left out
-PARTS = {"sample": 0.5, "real_text": 0.15}  # of a pass, that the model is trained on
+PARTS = {"sample": 0.5, "real_text": 0.4}  # of a pass, that the model is trained on
+FIFTH = "data.weights={brown: .1, reuters: .05, imdb: .02, toxic_spans: .12, davidson: .02}"
 PRECISIONS = [f"precision_at_{share}" for share in (0.005, 0.01, 0.02, 0.05)]
+
+
+def corpus(experiment: Experiment) -> list[str]:
+    """Overrides of the corpus and of its proxy."""
+    if experiment.options["size"] == "sample":
+        return []
+    made = experiment.run("proxy", "+experiment=real_text", "stage=proxy").artifacts
+    return ["+experiment=real_text", FIFTH, f"data.tokenizer.path={as_override(made['data'] / 'tokenizer')}",
+            f"proxy.pretrained={as_override(made['proxy'])}", "proxy_optim.epochs=0"]  # fmt: skip
 
 
 def left_out(study: Study, scores: Existing, seeds: Sequence[int]) -> NDArray[np.float64]:
@@ -81,9 +92,8 @@ def measure(experiment: Experiment) -> dict[str, Any]:
     size, asked = experiment.options["size"], experiment.options["names"]
     seeds = [int(seed) for seed in experiment.options["seeds"].split(",")]
     names = asked.split(";") if asked else list(LISTS["directions"])
-    corpus = ["+experiment=real_text"] if size == "real_text" else []
     shown = {name: LISTS["directions"][name] for name in names}
-    study = Study(experiment, f"direction {size}", shown, *corpus, "pooling=none", HALF)
+    study = Study(experiment, f"direction {size}", shown, *corpus(experiment), "pooling=none", HALF)
     noise = np.random.default_rng(0).random(study.split.shape, dtype=np.float32)
     random = Existing(folder=study.baseline("random tokens", lambda: noise).path, stage="baseline")
     at_random, first = left_out(study, random, seeds), names[0]
