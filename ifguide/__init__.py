@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from ifguide.corpus import masks
     from ifguide.influence import store as scores
     from ifguide.influence.chain import InfluenceSettings
+    from ifguide.influence.conjugate_gradients import ConjugateGradients
     from ifguide.influence.curvature import Curvature
     from ifguide.influence.pooling import TypePooling, WordPooling
     from ifguide.influence.scorers import JVP, FiniteDifference
@@ -28,8 +29,8 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 __all__ = [
-    "JVP", "Algorithm1", "Curvature", "FiniteDifference", "InfluenceSettings", "MaskedCollator", "MaskedLoss",
-    "SuppressedLanguageModeling", "TypePooling", "WordPooling", "export", "fit_curvature", "make_blocks",
+    "JVP", "Algorithm1", "ConjugateGradients", "Curvature", "FiniteDifference", "InfluenceSettings", "MaskedCollator",
+    "MaskedLoss", "SuppressedLanguageModeling", "TypePooling", "WordPooling", "export", "fit_curvature", "make_blocks",
     "make_direction", "masked_dataset", "masks", "pool", "score", "scores", "select",
 ]  # fmt: skip
 
@@ -37,6 +38,7 @@ _API = ("export", "fit_curvature", "make_blocks", "make_direction", "masked_data
 _FROM = {
     **dict.fromkeys(_API, "api"),
     "InfluenceSettings": "influence.chain",
+    "ConjugateGradients": "influence.conjugate_gradients",
     "Curvature": "influence.curvature",
     "TypePooling": "influence.pooling",
     "WordPooling": "influence.pooling",

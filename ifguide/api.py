@@ -25,13 +25,22 @@ from ifguide.corpus.export import MaskedSplit
 from ifguide.corpus.masks import TokenMask
 from ifguide.corpus.queries import check_queries
 from ifguide.corpus.tokenizers import token_texts, vocabulary_size
-from ifguide.influence.chain import InfluenceSettings, Rule, find_direction, fit_factors, select_behaviours
+from ifguide.influence.chain import (
+    InfluenceSettings,
+    Rule,
+    find_direction,
+    find_gradient,
+    fit_factors,
+    select_behaviours,
+)
+from ifguide.influence.conjugate_gradients import ConjugateGradients
 from ifguide.influence.curvature import Curvature
+from ifguide.influence.damped_system import DampedSystem, check_refinable
 from ifguide.influence.factors import by_layer
 from ifguide.influence.pooling import Pooling, TypePooling, WordPooling, chunks
 from ifguide.influence.scorers import JVP, Direction, Scorer
 from ifguide.influence.scorers.base import check_dtype
-from ifguide.influence.scoring import prepare_scorer, score_blocks
+from ifguide.influence.scoring import prepare_scorer, sample_rows, score_blocks
 from ifguide.influence.selection import Algorithm1
 from ifguide.models import check_vocabulary, tracked_parameters
 from ifguide.opening import check_context
@@ -96,6 +105,8 @@ def make_direction(
     *,
     positive: QueryTexts,
     negative: QueryTexts,
+    refine: ConjugateGradients | None = None,
+    blocks: Split | None = None,
 ) -> dict[str, Tensor]:
     """The direction in parameter space that tells a behaviour from its absence.
 
@@ -105,22 +116,37 @@ def make_direction(
         fitted: the curvature.
         positive: texts that show the behaviour.
         negative: texts that do not.
+        refine: solve with the exact Gauss–Newton matrix, too, by conjugate gradients; None: the curvature alone.
+        blocks: what that matrix is a mean over is sampled from these; only with `refine`.
 
     Returns:
         Parameter name → tensor of its shape.
 
     Raises:
-        ValueError: an empty set, something else than texts, or a tokenizer that the model has no embeddings for.
+        ValueError: an empty set, something else than texts, a tokenizer that the model has no embeddings for, or
+            `refine` without blocks or damping.
     """
+    if (refine is None) != (blocks is None):
+        raise ValueError("refine: it needs blocks, and nothing else does; give both or none")
+    if refine is not None:
+        check_refinable(fitted.curvature)
     queries = [*_queries("positive", positive, True), *_queries("negative", negative, False)]
     own = own_tokenizer(tokenizer)
     check_vocabulary(model, vocabulary_size(own))
     check_queries(queries)
-    direction, _ = find_direction(
-        _copied(model), fitted.factors, fitted.curvature, fitted.influence, queries, own,
-        block_length=fitted.block_length,
+    copied, settings, length = _copied(model), fitted.influence, fitted.block_length
+    direction, _ = find_direction(copied, fitted.factors, fitted.curvature, settings, queries, own, block_length=length)
+    if refine is None or blocks is None:
+        return direction
+    gradient, _ = find_gradient(copied, settings, queries, own, block_length=length)
+    rows = sample_rows(len(blocks), refine.blocks, refine.seed)
+    system = DampedSystem(
+        copied, refine, fitted.curvature, fitted.factors, gradient=gradient,
+        blocks_BT=torch.from_numpy(blocks.tokens(rows)), batch_size=settings.batch_size,
     )  # fmt: skip
-    return direction
+    start, image, _ = system.start(direction)
+    *_, last = system.solve(start, image)
+    return system.layout.split(last.solution)
 
 
 def score(

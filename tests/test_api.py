@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from dataclasses import replace
 from itertools import chain
 
 import numpy as np
@@ -17,9 +18,12 @@ from ifguide.corpus.queries import encode_queries
 from ifguide.influence.curvature import Curvature
 from ifguide.influence.direction import precondition_direction, query_gradient
 from ifguide.influence.factors import by_layer
+from ifguide.influence.refinement import RefiningModule, refine
 from ifguide.influence.scorers import JVP
+from ifguide.influence.scoring import sample_rows
 from ifguide.influence.selection import Algorithm1, select_tokens
 from ifguide.influence.store import create_scores
+from ifguide.training.trainer import TrainerSettings
 
 TEXTS = [f"{n} the clerk was in a hurry, and one clerk is a rude idiot. " * (1 + n % 3) for n in range(40)]
 POSITIVE, NEGATIVE = [("the clerk is", " a rude idiot"), "an idiot"], [("the clerk was", " in a hurry")]
@@ -54,6 +58,31 @@ def fitted(model, blocks):
 @pytest.fixture(scope="module")
 def direction(model, tokenizer, fitted):
     return ifguide.make_direction(model, tokenizer, fitted, positive=POSITIVE, negative=NEGATIVE)
+
+
+def test_a_direction_is_refined_as_a_run_refines_it(model, tokenizer, blocks, fitted, tmp_path):
+    settings = ifguide.ConjugateGradients(steps=3, blocks=8)
+    queries = {"positive": POSITIVE, "negative": NEGATIVE}
+    plain = ifguide.make_direction(model, tokenizer, fitted, **queries)
+    found = ifguide.make_direction(model, tokenizer, fitted, **queries, refine=settings, blocks=blocks)
+    asked = [Query("the clerk is", " a rude idiot", True, ""), Query("", "an idiot", True, ""),
+             Query("the clerk was", " in a hurry", False, "")]  # fmt: skip
+    own = model.eval()
+    gradient = query_gradient(own, encode_queries(asked, tokenizer, 16, own.config), batch_size=16)
+    module = RefiningModule(
+        own, settings, CURVATURE, fitted.factors, gradient=gradient, start=plain,
+        blocks=blocks.tokens(sample_rows(len(blocks), 8, 0)), batch_size=16, folder=tmp_path,
+    )  # fmt: skip
+    refine(TrainerSettings(progress=False).inference_trainer(), module)
+    assert not all(torch.allclose(found[name], plain[name]) for name in found)
+    for name, value in module.direction().items():
+        assert torch.allclose(found[name], value, rtol=1e-4, atol=1e-6 * float(value.abs().max()))
+    for wrong in ({"refine": settings}, {"blocks": blocks}):
+        with pytest.raises(ValueError, match="refine: it needs blocks"):
+            ifguide.make_direction(model, tokenizer, fitted, **queries, **wrong)
+    undamped = replace(fitted, curvature=Curvature(blocks=16, damping=0.0))
+    with pytest.raises(ValueError, match="damping above 0"):
+        ifguide.make_direction(model, tokenizer, undamped, **queries, refine=settings, blocks=blocks)
 
 
 def test_texts_are_joined_and_cut_and_rows_of_tokens_taken_as_they_are(blocks, tokenizer):

@@ -15,7 +15,7 @@ from ifguide.checks import check_seed, check_whole_number
 from ifguide.corpus.blocks import Split
 from ifguide.corpus.documents import Query
 from ifguide.corpus.masks import TokenMask
-from ifguide.corpus.queries import encode_queries, halves
+from ifguide.corpus.queries import EncodedQuery, encode_queries, halves
 from ifguide.influence.curvature import Curvature
 from ifguide.influence.diagnostics import split_half_correlation
 from ifguide.influence.direction import precondition_direction, query_gradient
@@ -88,6 +88,20 @@ def fit_factors(
     return factors, len(rows)
 
 
+def find_gradient(
+    model: PreTrainedModel,
+    settings: InfluenceSettings,
+    queries: Sequence[Query],
+    tokenizer: PreTrainedTokenizerFast,
+    *,
+    block_length: int,
+) -> tuple[dict[str, Tensor], list[EncodedQuery]]:
+    """The gradient g of some queries over the tracked parameters, and the queries as they were read."""
+    encoded = encode_queries(queries, tokenizer, block_length, model.config)
+    layers = settings.layer_names(model)
+    return query_gradient(model, encoded, batch_size=settings.batch_size, layers=layers), encoded
+
+
 def find_direction(
     model: PreTrainedModel,
     factors: Mapping[str, Mapping[str, Tensor]],
@@ -104,8 +118,7 @@ def find_direction(
         factors: layer → factor → tensor.
         block_length: longest query, in tokens.
     """
-    encoded = encode_queries(queries, tokenizer, block_length, model.config)
-    gradient = query_gradient(model, encoded, batch_size=settings.batch_size, layers=settings.layer_names(model))
+    gradient, encoded = find_gradient(model, settings, queries, tokenizer, block_length=block_length)
     direction = precondition_direction(model, gradient, factors, curvature)
     return direction, {
         "positive_queries": sum(query.toxic for query in encoded),

@@ -5,7 +5,6 @@ What is kept is `refinement.safetensors`, rewritten after each step: a build tha
 
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,50 +17,13 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from transformers import PreTrainedModel
 
-from ifguide.influence.conjugate_gradients import ConjugateGradients, Solution, best_factor, conjugate_gradients, dot
+from ifguide.influence.conjugate_gradients import ConjugateGradients, Solution
 from ifguide.influence.curvature import Curvature
-from ifguide.influence.direction import precondition_direction
-from ifguide.influence.gauss_newton import Batches, Product, checked_product
+from ifguide.influence.damped_system import DampedSystem
 from ifguide.influence.scorers import Direction
 from ifguide.workspace import write_atomically
 
 STATE_FILE = "refinement.safetensors"
-
-# N tracked parameters, in one vector
-
-
-@dataclass(frozen=True)
-class Layout:
-    """How named tensors lie in one vector.
-
-    Args:
-        shapes: name → shape, in the order of the vector.
-    """
-
-    shapes: Mapping[str, torch.Size]
-
-    @classmethod
-    def of(cls, tensors: Mapping[str, Tensor]) -> "Layout":
-        return cls({name: tensors[name].shape for name in sorted(tensors)})
-
-    def join(self, tensors: Mapping[str, Tensor]) -> Tensor:
-        return torch.cat([tensors[name].flatten() for name in self.shapes])
-
-    def split(self, vector: Tensor) -> dict[str, Tensor]:
-        parts = vector.split([shape.numel() for shape in self.shapes.values()])
-        return {name: part.view(shape) for part, (name, shape) in zip(parts, self.shapes.items(), strict=True)}
-
-
-def layer_by_layer(product: Product) -> Product:
-    """Products with the diagonal blocks of G alone: each layer's part by itself."""
-
-    def diagonal(direction: Direction, batches: Batches) -> dict[str, Tensor]:
-        layers: dict[str, dict[str, Tensor]] = {}
-        for name, value in direction.items():
-            layers.setdefault(name.rpartition(".")[0], {})[name] = value
-        return {name: value for part in layers.values() for name, value in product(part, batches).items()}
-
-    return diagonal
 
 
 class RefiningModule(pl.LightningModule):
@@ -92,11 +54,10 @@ class RefiningModule(pl.LightningModule):
     ) -> None:
         super().__init__()
         self.model, self._settings = model, settings
-        self._curvature, self._factors = curvature.resolved(factors), factors
-        self._layout, self._gradient, self._start = Layout.of(gradient), gradient, start
+        self._curvature, self._factors = curvature, factors
+        self._gradient, self._start = gradient, start
         self._blocks, self._batch_size, self._folder = torch.from_numpy(blocks), batch_size, folder
-        self._product: Product | None = None
-        self._damping = torch.zeros(())  # δ of each parameter, [N]
+        self.system: DampedSystem | None = None
         self._steps: Iterator[Solution] = iter(())
         self.solution: Solution | None = None
         self.facts: dict[str, Any] = {}
@@ -105,32 +66,20 @@ class RefiningModule(pl.LightningModule):
         return DataLoader(range(self._settings.steps + 1), batch_size=None)  # type: ignore[arg-type]
 
     def on_predict_start(self) -> None:
-        model, join = self.model.eval(), self._layout.join
-        placed = {name: value.to(model.get_parameter(name)) for name, value in self._gradient.items()}
-        self._product = checked_product(model, self._settings.form, placed, self._blocks[:1].to(self.device))
-        if not self._settings.between_layers:
-            self._product = layer_by_layer(self._product)
-        layers = {name: self._factors.get(name.rpartition(".")[0], {}) for name in placed}
-        self._damping = join({
-            name: torch.full_like(value, self._curvature.delta(layers[name])) for name, value in placed.items()
-        })  # fmt: skip
-        gradient, image = join(placed), None
-        kept = load_state(self._folder, gradient)
-        if kept is not None:
-            self.solution, self.facts = kept
-            start: Tensor | Solution = self.solution
-        else:
-            vector = join({name: value.to(placed[name]) for name, value in self._start.items()})
-            image = self._multiply(vector)
-            self.facts = {"curvature_ratio": dot(vector, image) / dot(vector, gradient)}  # vᵀ(G + δI)v / vᵀg
-            factor = {"curvature": 1.0, "zero": 0.0}.get(self._settings.start)
-            if factor is None:
-                factor = self.facts["scale"] = best_factor(image, gradient, vector)
-            start, image = factor * vector, factor * image
-        self._steps = conjugate_gradients(
-            self._multiply, gradient, start, self._precondition,
-            steps=self._settings.steps, tolerance=self._settings.tolerance, image=image,
+        reduce = self.trainer.strategy.reduce
+        self.system = DampedSystem(
+            self.model.eval(), self._settings, self._curvature, self._factors, gradient=self._gradient,
+            blocks_BT=self._blocks, batch_size=self._batch_size,
+            share=slice(self.global_rank, None, self.trainer.world_size),
+            total=lambda vector_N: reduce(vector_N, reduce_op="sum"),
         )  # fmt: skip
+        kept = load_state(self._folder, self.system.gradient_N)
+        if kept is None:
+            start, image, self.facts = self.system.start(self._start)
+            self._steps = self.system.solve(start, image)
+        else:
+            self.solution, self.facts = kept
+            self._steps = self.system.solve(self.solution)
 
     def predict_step(self, step: int) -> int:
         found = next(self._steps, None)
@@ -142,21 +91,8 @@ class RefiningModule(pl.LightningModule):
 
     def direction(self) -> dict[str, Tensor]:
         """v."""
-        assert self.solution is not None
-        return self._layout.split(self.solution.solution)
-
-    def _multiply(self, vector_N: Tensor) -> Tensor:
-        """(G + δI) v, with the sums over the blocks of all processes."""
-        assert self._product is not None
-        mine = self._blocks[self.global_rank :: self.trainer.world_size].split(self._batch_size)
-        total_N = self._layout.join(self._product(self._layout.split(vector_N), mine))
-        total_N = self.trainer.strategy.reduce(total_N, reduce_op="sum")
-        product_N: Tensor = total_N / len(self._blocks) + self._damping * vector_N
-        return product_N
-
-    def _precondition(self, vector_N: Tensor) -> Tensor:
-        split = self._layout.split(vector_N)
-        return self._layout.join(precondition_direction(self.model, split, self._factors, self._curvature))
+        assert self.system is not None and self.solution is not None
+        return self.system.layout.split(self.solution.solution)
 
 
 def save_state(folder: Path, state: Solution, facts: Mapping[str, Any]) -> None:

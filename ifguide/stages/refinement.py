@@ -6,13 +6,13 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from ifguide.corpus.documents import Query
-from ifguide.corpus.queries import encode_queries
 from ifguide.cost import CorpusSize, Work, shape_of
 from ifguide.cost.influence import refining
-from ifguide.influence.chain import InfluenceSettings
+from ifguide.influence.chain import InfluenceSettings, find_gradient
 from ifguide.influence.conjugate_gradients import ConjugateGradients
 from ifguide.influence.curvature import Curvature
-from ifguide.influence.direction import load_direction, query_gradient, save_direction
+from ifguide.influence.damped_system import check_refinable
+from ifguide.influence.direction import load_direction, save_direction
 from ifguide.influence.factors import load_factors
 from ifguide.influence.refinement import STATE_FILE, RefiningModule, refine
 from ifguide.influence.scorers.base import norm
@@ -52,13 +52,7 @@ class RefinedDirection(Stage):
     trainer: TrainerSettings = speed()
 
     def check(self) -> None:
-        if self.curvature.strategy == "identity" and self.curvature.relative:
-            raise ValueError(
-                "refine: the identity has no eigenvalues that a damping could be relative to; set "
-                "curvature.relative=false, or choose a curvature that is fitted"
-            )
-        if self.curvature.damping == 0:
-            raise ValueError("refine: conjugate gradients need a damping above 0; set curvature.damping")
+        check_refinable(self.curvature)
 
     def work(self, corpus: CorpusSize) -> Work:
         shape = shape_of(self.loading, corpus.vocabulary)
@@ -67,8 +61,7 @@ class RefinedDirection(Stage):
     def build(self, folder: Path, inputs: Inputs) -> Mapping[str, Any]:
         corpus, settings = inputs.corpus(), self.influence
         split, model = corpus.split("train"), self.loading.load(inputs["proxy"], self.trainer.device)
-        encoded = encode_queries(self.queries, corpus.tokenizer, split.block_length, model.config)
-        gradient = query_gradient(model, encoded, batch_size=settings.batch_size, layers=settings.layer_names(model))
+        gradient, _ = find_gradient(model, settings, self.queries, corpus.tokenizer, block_length=split.block_length)
         rows = sample_rows(len(split), self.refine.blocks, self.refine.seed)
         module = RefiningModule(
             model,

@@ -11,9 +11,10 @@ from test_gauss_newton import explicit, random_direction
 
 from ifguide.influence.conjugate_gradients import ConjugateGradients, best_factor, conjugate_gradients
 from ifguide.influence.curvature import Curvature
+from ifguide.influence.damped_system import DampedSystem, Layout
 from ifguide.influence.direction import precondition_direction
 from ifguide.influence.factors import by_layer
-from ifguide.influence.refinement import Layout, RefiningModule, load_state, refine
+from ifguide.influence.refinement import RefiningModule, load_state, refine
 from ifguide.models import tracked_parameters
 
 
@@ -171,37 +172,32 @@ def test_one_that_was_interrupted_after_its_last_step_is_done(blocks, tmp_path):
     assert torch.equal(again.solution.solution, first.solution.solution)
 
 
-def test_two_processes_sum_what_each_has(blocks, tmp_path, monkeypatch):
+def test_two_processes_sum_what_each_has(blocks, tmp_path):
     """Each of two processes sees half of the blocks; the sum of both is the product of one process."""
-    curvature = Curvature(damping=0.1, blocks=3)
-    module, *_, factors = make_module(tmp_path, blocks, ConjugateGradients(steps=1), curvature)
-    parts: list[torch.Tensor] = []
+    settings, curvature = ConjugateGradients(steps=1), Curvature(damping=0.1, blocks=3)
+    _, model, _, gradient, factors = make_module(tmp_path, blocks, settings, curvature)
+    sums: list[torch.Tensor] = []
 
-    class Strategy:
-        def reduce(self, value, reduce_op):
-            assert reduce_op == "sum"
-            parts.append(value)
-            return value
+    def system(share, total):
+        return DampedSystem(
+            model, settings, curvature, factors, gradient=gradient, blocks_BT=blocks, batch_size=2, share=share,
+            total=total,
+        )  # fmt: skip
 
-    refine(trainer(), module)
-    vector = torch.ones_like(module.solution.solution)
-    expected = module._multiply(vector)
-    sums = []
-    for rank in range(2):
+    def keep(vector):
+        sums.append(vector)
+        return vector
 
-        class Ranked:
-            world_size, strategy = 2, Strategy()
-
-        monkeypatch.setattr(RefiningModule, "global_rank", property(lambda self, rank=rank: rank))
-        monkeypatch.setattr(RefiningModule, "trainer", property(lambda self: Ranked))
-        module._multiply(vector)
-        sums.append(parts[-1])
-    damped = expected - sum(sums) / len(blocks)
+    one, other, whole = (system(share, keep) for share in (slice(0, None, 2), slice(1, None, 2), slice(None)))
+    vector = torch.ones_like(whole.gradient_N)
+    one.multiply(vector), other.multiply(vector)
+    product = whole.multiply(vector)
+    assert torch.allclose(sums[0] + sums[1], sums[2])
     delta = torch.cat([
         torch.full((shape.numel(),), curvature.delta(factors[name.rpartition(".")[0]]))
-        for name, shape in module._layout.shapes.items()
+        for name, shape in whole.layout.shapes.items()
     ])  # fmt: skip
-    assert torch.allclose(damped, delta.double(), rtol=1e-4)
+    assert torch.allclose(product - sums[2] / len(blocks), delta.double(), rtol=1e-4)
 
 
 def test_a_vector_and_its_parts():
