@@ -15,10 +15,16 @@ import torch
 import yaml
 from command_line import run
 from composing import composed
+from conftest import tiny_tokenizer
 from run_folders import write_run
 from test_config import check_bound
 
 import ifguide.stages.plan  # every class of a stage
+from ifguide.corpus import masks
+from ifguide.corpus.answered import AnsweredSource
+from ifguide.corpus.blocks import Corpus
+from ifguide.corpus.build import CorpusSettings
+from ifguide.corpus.documents import LabelledText
 from ifguide.corpus.tokenizers import make_tokenizer
 from ifguide.models import ModelSettings
 from ifguide.report import experiment
@@ -27,9 +33,11 @@ from ifguide.report.experiment import Experiment, rows_of
 from ifguide.report.gather import gather
 from ifguide.report.rows import compare_rows
 from ifguide.stages import rules
+from ifguide.stages.data import Data
 from ifguide.stages.generation import Generations
 from ifguide.stages.plan import make_plan
 from ifguide.stages.stage import Stage
+from ifguide.workspace import Workspace
 
 pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parents[1]
@@ -42,6 +50,7 @@ PAGES = {  # script → its page; results lie beside it
     "attribution_quality/datamodeling.py": "datamodeling.md",
     "attribution_quality/detoxify.py": "detoxification.md",
     "attribution_quality/direction.py": "direction.md",
+    "attribute_control/classification.py": "classification.md",
     "attribute_control/run.py": "README.md",
     "date_lm/run.py": "README.md",
     "evaluation/run.py": "README.md",
@@ -305,6 +314,22 @@ def test_rivals_begin_with_the_same_number_of_settings(text):
         assert place == one["tried"]["high"]
 
 
+def test_only_answers_are_learned(tmp_path):
+    """The mask of the row that learns nothing but answers, and the settings of all rows."""
+    texts = [LabelledText(f"{n} you are a{' fool' * (n % 2)} and so on", n % 2) for n in range(60)]
+    source = AnsweredSource(texts=texts, question=" toxic?")
+    corpus = CorpusSettings(sources={"answered": source}, tokenizer=tiny_tokenizer, block_length=16)
+    data = Data(corpus=corpus).make(Workspace(tmp_path), {})
+    script = runpy.run_path(str(EXPERIMENTS / "attribute_control" / "classification.py"))
+    split = Corpus(data.path).split("train")
+    mask, answers = masks.open(script["all_but_answers"](data.path))[:], split.annotation[:]
+    assert answers.any() and not (mask & answers).any() and not mask[:, 0].any()
+    assert (mask | answers)[:, 1:].all()
+    for method in ("none", "attribute_control", "token_filter"):
+        cfg = composed("+experiment=answers", "start=/a", "tokenizer=/b", f"method={method}")
+        assert cfg.model.pretrained == "/a" and cfg.data.tokenizer.path == "/b" and "answers" in cfg.utilities
+
+
 @pytest.mark.parametrize("text, page", [("sample", "README.md"), ("real_text", "real_text/README.md")])
 def test_the_published_choices_are_those_of_the_configuration(text, page):
     rows = re.findall(r"^\| (\w+) \| \*\*(\S+)\*\* \|", (EXPERIMENTS / "rivals" / page).read_text("utf-8"), re.M)
@@ -340,7 +365,7 @@ def test_every_script_has_a_page_or_is_known_to_have_none():
         assert (folder / f"{page}.j2").is_file() and (folder / page).is_file()
         results = Experiment(EXPERIMENTS / script, page=page).results_file
         assert results.is_file() != (script in WITHOUT_RESULTS), f"{script}: take it out of WITHOUT_RESULTS"
-    assert sum(len(path.read_text("utf-8").splitlines()) for path in EXPERIMENTS.glob("*/*.py")) <= 1950
+    assert sum(len(path.read_text("utf-8").splitlines()) for path in EXPERIMENTS.glob("*/*.py")) <= 2200
 
 
 def every_stage(kind=Stage):

@@ -92,6 +92,11 @@ class QueryLosses(Stage):
         )
 
 
+def built(stage: Stage, workspace: Workspace) -> Artifact:
+    """The artifact of a stage, with all that it is made from."""
+    return stage.make(workspace, {key: built(child, workspace) for key, child in stage.inputs.items()})
+
+
 class Study:
     """One corpus with its proxy: the scores of every variant and baseline, and their quality.
 
@@ -131,7 +136,7 @@ class Study:
 
     def build(self, stage: Stage) -> Artifact:
         """The artifact of a stage, with all that it is made from."""
-        made = stage.make(self.workspace, {key: self.build(child) for key, child in stage.inputs.items()})
+        made = built(stage, self.workspace)
         self.experiment.note([made.path])
         return made
 
