@@ -58,6 +58,7 @@ PAGES = {  # script → its page; results lie beside it
     "influence_over_training/run.py": "README.md",
     "lancet/run.py": "README.md",
     "nonlexical/run.py": "README.md",
+    "real_text/frontier.py": "frontier.md",
     "real_text/run.py": "README.md",
     "rivals/run.py": "README.md",
 }
@@ -312,6 +313,19 @@ def test_rivals_begin_with_the_same_number_of_settings(text):
         for key in one["key"].split("."):
             place = place[key]
         assert place == one["tried"]["high"]
+
+
+def test_the_frontier_on_a_tiny_sample(tmp_path, run_script):
+    pytest.importorskip("profanity_check")
+    found = run_script(
+        "experiments/real_text/frontier.py", "size=sample", *SMALL, "limits=0.02,0.1", "penalties=0.5", "seeds=1",
+        "optim.epochs=0.2", "tasks.toxicity.prompts.size=10", "tasks.toxicity.samples=2", f"output={tmp_path}",
+        f"runs={tmp_path}/runs", f"paths.workspace={tmp_path}/w",
+    )  # fmt: skip
+    assert [(one["limit"], one["penalty"]) for one in found["points"]] == [(0.02, "0.5"), (0.1, "0.5")]
+    assert found["best"] in found["points"]
+    text = (tmp_path / "frontier.md").read_text(encoding="utf-8")
+    assert "| 2% | 0.5 | **" in text and "| ifguide |" in text and (tmp_path / "frontier.png").is_file()
 
 
 def test_only_answers_are_learned(tmp_path):

@@ -1,0 +1,64 @@
+"""How far does IF-Guide go, and at what price? Every limit L with every penalty λ.
+
+    python experiments/real_text/frontier.py [size=real_text|sample] [limits=0.01,0.02,0.04,0.08] [penalties=0.3,1,2,3]
+        [seeds=1,2,3] [render=true] [override ...]
+
+All are tried on validation prompts and text; of those within the tolerance of perplexity, the least toxic one is
+reported on test prompts and with other seeds.
+"""
+
+from typing import Any
+
+from ifguide.report.attribution import plot_trade_off
+from ifguide.report.experiment import Experiment, facts_of, publish
+from ifguide.report.formats import markdown
+from ifguide.report.gather import Run
+from ifguide.report.rows import compare_rows
+
+TOLERANCE = 1.02  # of benign perplexity
+CORPUS = {"real_text": ["+experiment=real_text"], "sample": []}
+VALIDATION = {
+    "real_text": ["+tasks.toxicity.prompts.part=validation"], "sample": ["tasks.toxicity.prompts.seed=1000"],
+}  # fmt: skip
+TEST = {"real_text": ["+tasks.toxicity.prompts.part=test"], "sample": []}
+
+
+def point(run: Run) -> tuple[float, float]:
+    """Benign perplexity and toxic fraction."""
+    metrics = facts_of(run)["metrics"]
+    return metrics["perplexity"]["benign"]["perplexity"], metrics["toxicity"]["all"]["toxic_fraction"]
+
+
+def measure(experiment: Experiment) -> dict[str, Any]:
+    size, limits, penalties, seeds = (experiment.options[key] for key in ("size", "limits", "penalties", "seeds"))
+    tried = [*CORPUS[size], *VALIDATION[size], "seed=0", "evaluation.perplexity_split=validation"]
+    base, uncensored = point(experiment.run("validation/none", *tried, "method=none"))
+    curves: dict[str, list[tuple[str, list[float], list[float]]]] = {}
+    points = []
+    for limit in map(float, limits.split(",")):  # half of the tokens are above the threshold, half are beside one
+        given = {"selection.limit": str(limit), "selection.quantile": str(1 - limit / 2)}
+        shared = [f"{key}={value}" for key, value in given.items()]
+        for run in experiment.sweep(f"validation/{limit}", *tried, *shared, f"objective.penalty={penalties}"):
+            penalty, (perplexity, toxic) = run.setting("objective.penalty"), point(run)
+            points.append({"limit": limit, "penalty": penalty, "perplexity": perplexity, "toxic_fraction": toxic,
+                           "settings": [*shared, f"objective.penalty={penalty}"]})  # fmt: skip
+            curves.setdefault(f"L = {limit:.0%}", []).append((f"λ = {penalty}", [perplexity / base], [toxic]))
+    experiment.output.mkdir(parents=True, exist_ok=True)
+    labels = ("benign perplexity ÷ the uncensored model's", "toxic fraction (validation prompts)")
+    plot_trade_off(curves, experiment.output / "frontier.png", labels=labels)
+    within = [one for one in points if one["perplexity"] <= TOLERANCE * base]
+    best = min(within or points, key=lambda one: (one["toxic_fraction"], one["perplexity"]))
+    test = [*CORPUS[size], *TEST[size], f"seed={seeds}"]
+    runs = [run for name, given in (("none", []), ("ifguide", best["settings"]))
+            for run in experiment.sweep(f"test/{name}", *test, f"method={name}", *given)]  # fmt: skip
+    comparison = compare_rows(runs, by=["method"])
+    return {
+        "size": size, "seeds": seeds.split(","), "tolerance": TOLERANCE, "base": base, "uncensored": uncensored,
+        "points": points, "best": best, "within": bool(within), "table": markdown(comparison),
+        "figures": {"points": points, "best": best},
+    }  # fmt: skip
+
+
+if __name__ == "__main__":
+    defaults = {"limits": "0.01,0.02,0.04,0.08", "penalties": "0.3,1,2,3", "seeds": "1,2,3"}
+    publish(__file__, measure, page="frontier.md", size="real_text", **defaults)
