@@ -1,14 +1,20 @@
 """Configurations as Hydra composes them, which takes it half a second.
 
-Each choice of groups is composed once in a process; values are set on a copy, by Hydra's own function.
+Each choice of groups is composed once in a process, and each file read once; values are set on a copy, by Hydra's own
+function.
 """
 
+import contextlib
 import copy
 import functools
+import pickle
 from pathlib import Path
+from unittest.mock import patch
 
 from hydra import compose, initialize_config_dir
+from hydra._internal import defaults_list
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra._internal.config_repository import ConfigRepository
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig
 
@@ -32,5 +38,32 @@ def _chooses(override) -> bool:
 
 @functools.cache
 def _chosen(choices: tuple[str, ...]) -> DictConfig:
-    with initialize_config_dir(str(CONF), version_base="1.3"):
+    with initialize_config_dir(str(CONF), version_base="1.3"), _quickly():
         return compose("config", overrides=list(choices))
+
+
+@contextlib.contextmanager
+def _quickly():
+    """Files are parsed once in a process, and interpolated defaults resolved only in lists that have some."""
+    with (
+        patch.object(ConfigRepository, "load_config", _load_config),
+        patch.object(defaults_list, "_create_interpolation_map", _create_interpolation_map),
+    ):
+        yield
+
+
+_load_original, _map_original = ConfigRepository.load_config, defaults_list._create_interpolation_map
+_files: dict[tuple[str, ...], bytes] = {}
+
+
+def _load_config(self, config_path):
+    key = (config_path, *(source.full_path() for source in self.sources))
+    if key not in _files:
+        _files[key] = pickle.dumps(_load_original(self, config_path))
+    return pickle.loads(_files[key])
+
+
+def _create_interpolation_map(overrides, defaults, self_added):
+    if any(default.is_interpolation() for default in defaults if not default.is_self()):
+        return _map_original(overrides, defaults, self_added)
+    return None

@@ -1,9 +1,12 @@
 """Tiny models and corpora, built on the spot; nothing is downloaded."""
+# ruff: noqa: E402
 
 import gc
 import os
 import re
 from pathlib import Path
+
+gc.disable()  # until all is imported: what is imported stays, and would be looked through again and again
 
 import numpy as np
 import pytest
@@ -95,6 +98,7 @@ def datasets_folder() -> Path:
 
 def pytest_collection_finish() -> None:
     """What is imported stays: kronfluence collects garbage after each of its steps and would look through it all."""
+    gc.enable()
     gc.collect()
     gc.freeze()
 

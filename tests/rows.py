@@ -36,6 +36,7 @@ class Row:
         self.plan = make_plan(self.cfg)
         self.workspace = make_workspace(self.cfg)
         self.made: dict[str, Artifact] = {}
+        self.measured: dict[str, Any] = {}
 
     def check(self) -> Row:
         """What is checked before anything is built."""
@@ -60,13 +61,20 @@ class Row:
         return self.made[role].manifest["facts"]
 
     def metrics(self) -> dict[str, Any]:
-        if "evaluation" not in self.made:
-            self.run()
-        self.folder.mkdir(parents=True, exist_ok=True)
+        if not self.measured:
+            if "evaluation" not in self.made:
+                self.run()
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self.measured = write_row(self.plan, self.made, self.workspace, self.folder)
+        return self.measured
+
+    def write(self) -> Path:
+        """The run's folder as `run.py` leaves it, but for its report."""
+        self.metrics()
         write_run(self.plan.row, self.made, self.folder)
         if "behaviours" in self.plan.row:
             write_tokens(self.plan, self.made, self.folder)
-        return write_row(self.plan, self.made, self.workspace, self.folder)
+        return self.folder
 
     @property
     def corpus(self) -> Corpus:

@@ -1,6 +1,7 @@
 """Every option of every group composes, and every key of it is an argument of what it builds."""
 
 import inspect
+import itertools
 import re
 
 import pytest
@@ -15,6 +16,7 @@ from ifguide.stages.plan import make_plan
 from ifguide.training.trainer import further_arguments
 
 OPTIONS = sorted((path.parent.name, path.stem) for path in CONF.glob("*/*.yaml"))
+OVERRIDING = {"method", "experiment", "debug", "tuning"}  # groups whose options choose or set those of others
 SPECIAL = {"_target_", "_partial_", "_convert_", "_recursive_", "_args_"}
 
 
@@ -51,12 +53,23 @@ PLACES = {  # of groups whose options are entries of a node
 NEEDED = {"tune": "hydra_plugins.hydra_optuna_sweeper"}  # option → module that it composes with
 
 
-@pytest.mark.parametrize("group, option", OPTIONS)
-def test_every_option_composes_and_binds(group, option):
-    if option in NEEDED:
-        pytest.importorskip(NEEDED[option])
-    rooms = check_bound(composed(PLACES.get(group, f"{group}={{}}").format(option)))
-    assert group != "utility" or "utilities" in rooms
+def chosen_together():
+    """Choices that compose at once: one option of each group, the next of each, …; those that choose others alone."""
+    groups: dict[str, list[str]] = {}
+    for group, option in OPTIONS:
+        groups.setdefault(group, []).append(PLACES.get(group, f"{group}={{}}").format(option))
+    alone = [[choice] for group in sorted(OVERRIDING & set(groups)) for choice in groups.pop(group)]
+    rounds = itertools.zip_longest(*groups.values())
+    return [*alone, *([choice for choice in choices if choice is not None] for choices in rounds)]
+
+
+@pytest.mark.parametrize("choices", chosen_together(), ids=lambda choices: choices[0] if len(choices) == 1 else None)
+def test_every_option_composes_and_binds(choices):
+    for option, module in NEEDED.items():
+        if any(choice.endswith(f"={option}") for choice in choices):
+            pytest.importorskip(module)
+    rooms = check_bound(composed(*choices))
+    assert "utilities" in rooms or not any("utility@" in choice for choice in choices)
     assert rooms >= {"data", "behaviours", "model", "proxy", "optim", "objective", "scorer", "selection", "tasks"}
 
 
@@ -65,12 +78,6 @@ def test_every_task_and_classifier_can_be_a_further_one(group, place):
     options = [option for of, option in OPTIONS if of == group]
     cfg = composed(*(f"+{group}@{place}.{option}={option}" for option in options))
     assert list(cfg[place]) == ["toxicity", *options]
-
-
-@pytest.mark.parametrize("option", sorted(path.stem for path in (CONF / "model").glob("*.yaml")))
-def test_every_model_can_be_the_proxy(option):
-    cfg = composed(f"model@proxy={option}")
-    assert cfg.proxy.seed == 0 and cfg.model.architecture == "gpt_neox"
 
 
 def test_the_defaults_are_those_of_the_design():
@@ -192,7 +199,9 @@ def test_model_shapes_have_their_published_size(option):
         "pythia_14m": 14, "pythia_31m": 31, "pythia_70m": 70, "pythia_160m": 162, "pythia_410m": 405,
         "pythia_1b": 1012, "pythia_1_4b": 1415, "pythia_2_8b": 2775, "gpt2": 124, "llama_3_2_1b": 1076,
     }  # fmt: skip
-    cfg = composed(f"model={option}").model
+    both = composed(f"model={option}", f"model@proxy={option}")
+    cfg = both.model
+    assert both.proxy == {**cfg, "seed": 0}
     settings = OmegaConf.to_container(cfg.settings)
     settings["vocab_size"] = settings["vocab_size"] or 2048
     with torch.device("meta"):

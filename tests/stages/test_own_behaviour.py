@@ -58,7 +58,7 @@ def test_the_row_speaks_of_the_behaviour(row):
     metrics = row.metrics()
     assert 0 <= metrics["sport"]["all"]["toxic_fraction"] <= 1 and "toxicity" not in metrics
     assert metrics["perplexity"]["all"]["perplexity"] > 1 and "benign" not in metrics["perplexity"]
-    written = json.loads((row.folder / "run.json").read_text())
+    written = json.loads((row.write() / "run.json").read_text())
     assert written["labels"] == {"sport": {"behaviour": "sport", "positive": "sport", "negative": "garden"}}
     assert written["objective"] == "sport.all.toxic_fraction" and written["behaviours"] == ["sport"]
     assert (row.folder / "tokens-sport.html").is_file()

@@ -127,7 +127,7 @@ def test_fine_tuning_continues_from_a_model_folder(done, folder):
 
 def test_a_run_leaves_what_programs_read(done):
     metrics = done.metrics()
-    assert json.loads((done.folder / "metrics.json").read_text()) == metrics
+    assert json.loads((done.write() / "metrics.json").read_text()) == metrics
     written = json.loads((done.folder / "run.json").read_text())
     assert written["artifacts"] == {role: str(made.path) for role, made in done.made.items()}
     assert written["generations"] == {"toxicity": "generations.toxicity"} and written["behaviours"] == ["toxicity"]
@@ -361,7 +361,7 @@ def test_two_behaviours_have_a_column_each_and_one_mask(done, folder):
     for name in ("attribution", "attribution_second"):
         assert 0 <= metrics[name]["all"]["roc_auc"] <= 1
     for name in ("toxicity", "second"):
-        assert (both.folder / f"tokens-{name}.html").stat().st_size > 0
+        assert (both.write() / f"tokens-{name}.html").stat().st_size > 0
 
 
 def test_influence_of_some_layers_shares_nothing_but_data_and_proxy(done, folder):
