@@ -166,6 +166,15 @@ REST = """
 `IFGUIDE_TARGETS=mine,theirs` in the environment. Names of behaviours, classifiers, tasks and utilities cannot leave a run's
 folder. Text of data is escaped in pages and tables; in `table.csv` what a spreadsheet would compute begins with `'`.
 
+## Files that would fill the memory
+
+A packed file (`.gz`, `.xz`, `.parquet`) may become a hundred times as long as it is, and 64 MiB in any case; one that goes on is
+refused, and is read when it is given unpacked. A line has 64 million characters at most, a row of a Parquet file 64 MiB, and rows
+are read by fewer at a time the larger they are: a text that many of them share is in memory once. Arrays are mapped, or of files
+that are not compressed, so that a shape which is larger than its file is found before it is made. A run's YAML has no aliases. Tests
+read such files (`tests/corpus/test_bombs.py`) in a process that may take 768 MiB more than it has. Not covered: lists in a Parquet
+file of billions of equal items, which `ulimit -v` bounds, and ends in a line.
+
 ## Damaged files
 
 Readers were fed with mutations of good files: values replaced, and bytes changed, taken out, repeated or put in. Each case of

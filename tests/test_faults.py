@@ -25,7 +25,7 @@ def test_the_page_is_that_of_the_table():
 
 def test_readers_end_in_a_value_or_in_one_line():
     found = outcomes(300, seed=1)
-    assert len(found) == 18 and sum(sum(one.values()) for one in found.values()) == 300
+    assert len(found) == 26 and sum(sum(one.values()) for one in found.values()) == 300
 
 
 @pytest.mark.parametrize("text", ["=1+1", "+1", "-1", "@x", "\t=1", "\r=1"])

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from ifguide.corpus.blocks import Split
 from ifguide.corpus.masks import TokenMask
 from ifguide.corpus.repacking import chunks_of, write_mask, write_split
+from ifguide.workspace import open_archive
 
 # K inserted tokens
 
@@ -35,8 +36,8 @@ class Insertion:
 
     @staticmethod
     def open(path: Path) -> "Insertion":
-        with np.load(path) as archive:
-            return Insertion(archive["positions"], archive["tokens"])
+        found = open_archive(path, "positions", "tokens")
+        return Insertion(found["positions"], found["tokens"])
 
     def blocks(self, split: Split) -> int:
         return (len(split) * split.block_length + len(self.positions)) // split.block_length

@@ -5,13 +5,14 @@ import json
 import logging
 import lzma
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
 
 import pyarrow as pa
+import pyarrow.compute
 import pyarrow.parquet
 
 from ifguide.corpus.schema import Schema, is_one_of, listed, shortened
@@ -21,6 +22,8 @@ READABLE = (".txt", ".jsonl", ".parquet")
 COMPRESSED = {".gz": gzip.open, ".xz": lzma.open}
 LONGEST_LINE, LONGEST_TEXT = 1 << 26, 1 << 28  # characters
 READ_AT_ONCE = 1 << 20  # characters
+MOST_EXPANDED, EXPANDED = 100, 1 << 26  # times the size of its file, or bytes, that what is packed may become
+BATCH_BYTES = 1 << 26  # of rows that are made into records at once
 
 log = logging.getLogger(__name__)
 
@@ -127,14 +130,57 @@ def read_records(
 
 def _parquet_rows(file: Path) -> Iterator[Record]:
     index = 0
-    with reading(file), pyarrow.parquet.ParquetFile(file) as opened:
-        names = opened.schema_arrow.names
-        if twice := [name for name in names if names.count(name) > 1]:
-            raise ValueError(f"files={file}: two columns are called {listed(twice[:1])}")
-        for batch in opened.iter_batches(batch_size=1000):
-            for values in batch.to_pylist():
-                yield Record(f"{file}, row {index}", values)
-                index += 1
+    with reading(file):
+        with pyarrow.parquet.ParquetFile(file) as opened:
+            names = opened.schema_arrow.names
+            if twice := [name for name in names if names.count(name) > 1]:
+                raise ValueError(f"files={file}: two columns are called {listed(twice[:1])}")
+            groups = map(opened.metadata.row_group, range(opened.metadata.num_row_groups))
+            if sum(group.total_byte_size for group in groups) > most_expanded(file):
+                raise expanded(file)
+            columns = [opened.schema.column(number) for number in range(len(opened.schema))]
+        # a text that many rows share is in the file once: as a dictionary's, it is in memory once, too
+        texts = [one.path for one in columns if one.physical_type == "BYTE_ARRAY" and one.logical_type.type == "STRING"]
+        with pyarrow.parquet.ParquetFile(file, read_dictionary=texts) as opened:
+            for batch in opened.iter_batches(batch_size=1000):
+                for values in _rows_of(batch, file):
+                    yield Record(f"{file}, row {index}", values)
+                    index += 1
+
+
+def _rows_of(batch: pa.RecordBatch, file: Path) -> Iterator[dict[str, Any]]:
+    """The rows of a batch, fewer at once the larger they are."""
+    if sum(map(_bytes_of, batch.columns)) <= BATCH_BYTES:
+        yield from batch.to_pylist()
+    elif len(batch) == 1:
+        raise ValueError(f"files={file}: a row of more than {BATCH_BYTES >> 20} million bytes")
+    else:
+        half = len(batch) // 2
+        yield from _rows_of(batch.slice(0, half), file)
+        yield from _rows_of(batch.slice(half), file)
+
+
+def _bytes_of(values: pa.Array) -> int:
+    """Size of values, each counted as often as it occurs."""
+    if pa.types.is_dictionary(values.type):
+        lengths = pa.compute.binary_length(values.dictionary)
+        return pa.compute.sum(lengths.take(values.indices)).as_py() or 0
+    if pa.types.is_nested(values.type):
+        children = values.flatten()
+        return sum(map(_bytes_of, children if isinstance(children, list) else [children])) + 8 * len(values)
+    return int(values.nbytes)
+
+
+def most_expanded(file: Path) -> int:
+    """Bytes that a packed file may become; far more than any text needs, far less than one made to fill the memory."""
+    return max(EXPANDED, MOST_EXPANDED * file.stat().st_size)
+
+
+def expanded(file: Path) -> ValueError:
+    return ValueError(
+        f"files={file}: its {file.stat().st_size:,} bytes become more than {most_expanded(file):,}; if they should, "
+        "give it unpacked"
+    )
 
 
 def open_text(file: Path) -> TextIO:
@@ -144,35 +190,43 @@ def open_text(file: Path) -> TextIO:
     return opened
 
 
+def _pieces(file: Path, read: Callable[[TextIO], str]) -> Iterator[str]:
+    """What is read of a text again and again, up to its end."""
+    with reading(file), open_text(file) as opened:
+        most = most_expanded(file)
+        while piece := read(opened):
+            if opened.buffer.tell() > most:
+                raise expanded(file)
+            yield piece
+
+
 def read_lines(file: Path) -> Iterator[tuple[int, str]]:
     """Number, from 1 on, and text of every line.
 
     Raises:
-        ValueError: the file cannot be read, or a line has no end.
+        ValueError: the file cannot be read, a line has no end, or it is packed and becomes far more than it is.
     """
-    with reading(file), open_text(file) as opened:
-        for number, line in enumerate(iter(lambda: opened.readline(LONGEST_LINE + 1), ""), start=1):
-            if len(line) > LONGEST_LINE:
-                raise ValueError(f"files={file}:{number}: a line of more than {LONGEST_LINE >> 20} million characters")
-            yield number, line
+    for number, line in enumerate(_pieces(file, lambda opened: opened.readline(LONGEST_LINE + 1)), start=1):
+        if len(line) > LONGEST_LINE:
+            raise ValueError(f"files={file}:{number}: a line of more than {LONGEST_LINE >> 20} million characters")
+        yield number, line
 
 
 def read_texts(file: Path, separator: str | None = None) -> Iterator[str]:
     """What stands between two separators; without one, the whole file.
 
     Raises:
-        ValueError: the file cannot be read, or a text has no end.
+        ValueError: the file cannot be read, a text has no end, or it is packed and becomes far more than it is.
     """
-    rest, at_once = "", READ_AT_ONCE if separator else LONGEST_TEXT + 1
-    with reading(file), open_text(file) as opened:
-        while piece := opened.read(at_once):
-            *texts, rest = (rest + piece).split(separator) if separator else (rest + piece,)
-            yield from texts
-            if len(rest) > LONGEST_TEXT:
-                raise ValueError(
-                    f"files={file}: a text of more than {LONGEST_TEXT >> 20} million characters; give the separator of "
-                    "its documents"
-                )
+    rest, at_once = "", READ_AT_ONCE if separator else 16 * READ_AT_ONCE
+    for piece in _pieces(file, lambda opened: opened.read(at_once)):
+        *texts, rest = (rest + piece).split(separator) if separator else (rest + piece,)
+        yield from texts
+        if len(rest) > LONGEST_TEXT:
+            raise ValueError(
+                f"files={file}: a text of more than {LONGEST_TEXT >> 20} million characters; give the separator of "
+                "its documents"
+            )
     yield rest
 
 
@@ -192,6 +246,8 @@ def reading(file: Path) -> Iterator[None]:
             f"files={file}: it is not UTF-8 text (the byte {error.object[error.start]:#04x}); save it as UTF-8, or "
             "give it the suffix of what it is"
         ) from error
+    except MemoryError as error:
+        raise ValueError(f"files={file}: there is too little memory to read it; cut it into smaller files") from error
     except (EOFError, OSError, lzma.LZMAError, zlib.error, pa.ArrowException) as error:
         kind = "Parquet" if isinstance(error, pa.ArrowException) else file.suffix
         raise ValueError(

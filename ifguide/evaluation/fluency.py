@@ -1,7 +1,7 @@
 """Perplexity of held-out documents, benign and toxic ones apart; variety and likelihood of generations."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +18,7 @@ from ifguide.evaluation.task import members_of
 from ifguide.objectives.language_modeling import token_losses
 from ifguide.opening import context_length
 from ifguide.statistics import mean_interval, ratio_interval
+from ifguide.workspace import open_archive
 
 Metrics = dict[str, dict[str, float | int | list[float]]]  # subset → metric
 LOSSES_FILE = "losses.npz"
@@ -71,8 +72,8 @@ class UnitLosses:
         """What was saved in a folder; None where nothing was, as in artifacts of earlier versions."""
         if not (folder / LOSSES_FILE).is_file():
             return None
-        with np.load(folder / LOSSES_FILE) as archive:
-            return UnitLosses(**{name: archive[name] for name in archive.files})
+        found = open_archive(folder / LOSSES_FILE, "losses", "tokens")
+        return UnitLosses(**{one.name: found.get(one.name) for one in fields(UnitLosses)})  # type: ignore[arg-type]
 
 
 def document_losses(losses_BT: NDArray[np.float32], split: Split, *, never: Sequence[int] = ()) -> UnitLosses:

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from ifguide.decoding.generation import GENERATIONS_FILE, load_generations
 from ifguide.evaluation.task import with_nan
-from ifguide.workspace import find_paths
+from ifguide.workspace import find_paths, open_archive
 
 RUN_FILE, METRICS_FILE, FAILURE_FILE = "run.json", "metrics.json", "failure.json"
 TOKENS_FILE = "tokens-{behaviour}.json"
@@ -147,8 +147,7 @@ def load_prompt_scores(evaluation: Path, generations: Path, name: str) -> Prompt
     file, texts = evaluation / f"probabilities-{name}.npz", generations / GENERATIONS_FILE
     if not file.is_file() or not texts.is_file():
         return None
-    with np.load(file) as archive:
-        probabilities = {category: archive[category] for category in archive.files}
+    probabilities = open_archive(file)
     rows = load_generations(texts)
     if any(len(values) != len(rows) for values in probabilities.values()):
         raise ValueError(f"{file} and {texts} are of different prompts: {len(rows)} prompts were continued")
@@ -187,6 +186,15 @@ def run_folders(folder: Path) -> Iterator[Path]:
             yield from run_folders(child)
 
 
+class WithoutAliases(yaml.SafeLoader):
+    """YAML without aliases, of which Hydra writes none: a few lines of them stand for more values than fit anywhere."""
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        if self.check_event(yaml.AliasEvent):
+            raise yaml.YAMLError(f"an alias {self.peek_event().start_mark}")
+        return super().compose_node(parent, index)
+
+
 def read_run(folder: Path, workspace: Path | None = None) -> Run:
     """What a run's folder says; a file in it that is damaged is the run's problem."""
     damaged: list[str] = []
@@ -196,8 +204,8 @@ def read_run(folder: Path, workspace: Path | None = None) -> Run:
             return default
         try:
             text = (folder / name).read_text(encoding="utf-8")
-            return parse(json.loads(text) if name.endswith(".json") else yaml.safe_load(text))
-        except (OSError, ValueError, TypeError, AttributeError, KeyError, yaml.YAMLError) as error:
+            return parse(json.loads(text) if name.endswith(".json") else yaml.load(text, WithoutAliases))
+        except (OSError, ValueError, TypeError, AttributeError, KeyError, RecursionError, yaml.YAMLError) as error:
             damaged.append(f"{name} ({' '.join(str(error).split())})")
             return default
 

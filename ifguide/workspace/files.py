@@ -6,8 +6,10 @@ import json
 import math
 import os
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import cache
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -118,13 +120,45 @@ def open_array(path: Path) -> NDArray[Any]:
     """An array of a `.npy` file, memory-mapped.
 
     Raises:
-        ValueError: the file is damaged. numpy has many words for it: a header is Python, and is parsed as such.
+        ValueError: the file is damaged.
         OSError: it cannot be read.
     """
+    with _numpy_file(path):
+        array = np.load(path, mmap_mode="r")
+        if not isinstance(array, np.ndarray):
+            raise ValueError("it holds several arrays")
+        return array
+
+
+def open_archive(path: Path, *needed: str) -> dict[str, NDArray[Any]]:
+    """The arrays of a `.npz` file, which is not compressed: it holds no more than its size.
+
+    Args:
+        path: of the file.
+        needed: names of arrays that it has.
+
+    Raises:
+        ValueError: the file is damaged or compressed, or lacks an array.
+        OSError: it cannot be read.
+    """
+    content = BytesIO(path.read_bytes())
+    with _numpy_file(path), np.load(content) as archive:
+        if sum(one.file_size for one in archive.zip.infolist()) > path.stat().st_size:
+            raise ValueError("it is compressed, or does not hold what it says")
+        if missing := sorted({*needed} - {*archive.files}):
+            raise ValueError(f"it lacks {', '.join(missing)}")
+        return {name: archive[name] for name in archive.files}
+
+
+@contextmanager
+def _numpy_file(path: Path) -> Iterator[None]:
+    """Whatever is wrong with a file of arrays becomes a ValueError of one line.
+
+    numpy has many words for it: a header is Python, and is parsed as such.
+    """
     try:
-        array: NDArray[Any] = np.load(path, mmap_mode="r")
+        yield
     except OSError:
         raise
     except Exception as error:
-        raise ValueError(f"{path} is no whole .npy file ({' '.join(str(error).split())})") from error
-    return array
+        raise ValueError(f"{path} is no whole {path.suffix} file ({' '.join(str(error).split())})") from error

@@ -21,6 +21,7 @@ from ifguide.training.data import hold_out
 from ifguide.training.fit import train_on_examples
 from ifguide.training.module import OptimizedModule
 from ifguide.training.optimization import Optimization
+from ifguide.workspace import open_archive
 
 
 class GuidanceModule(OptimizedModule):
@@ -107,8 +108,8 @@ class GuidanceTraining(TrainedAuxiliary):
             end_of_text: token that ends a text.
         """
         prompts, continuations_PSN = load_samples(samples / SAMPLES_FILE)
-        with np.load(judged / PROBABILITIES_FILE) as file:
-            return LabelledSamples(prompts, continuations_PSN, self.labels(file[TOXICITY]), end_of_text)
+        probabilities_PS = open_archive(judged / PROBABILITIES_FILE)[TOXICITY]
+        return LabelledSamples(prompts, continuations_PSN, self.labels(probabilities_PS), end_of_text)
 
     def new(self, model: PreTrainedModel, samples: LabelledSamples) -> GuidanceHead:
         """A head that knows how many samples have the label, and nothing else."""

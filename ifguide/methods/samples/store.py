@@ -6,6 +6,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from ifguide.workspace import open_archive
+
 SAMPLES_FILE = "samples.npz"
 
 # P prompts, S samples of each, N new tokens
@@ -26,6 +28,6 @@ def save_samples(path: Path, prompts: Sequence[Sequence[int]], continuations_PSN
 
 def load_samples(path: Path) -> tuple[list[list[int]], NDArray[np.int64]]:
     """What `save_samples` wrote: the prompts, and [prompts, samples, new tokens]."""
-    with np.load(path) as file:
-        ends = np.cumsum(file["lengths"])[:-1]
-        return [part.tolist() for part in np.split(file["prompts"], ends)], file["continuations"]
+    file = open_archive(path, "prompts", "lengths", "continuations")
+    ends = np.cumsum(file["lengths"])[:-1]
+    return [part.tolist() for part in np.split(file["prompts"], ends)], file["continuations"]
