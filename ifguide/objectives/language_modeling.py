@@ -6,6 +6,8 @@ from torch import Tensor, nn
 
 from ifguide.objectives.linear_head import LinearLogits, whole
 
+IGNORED = -100  # as torch's cross-entropy has it
+
 # B blocks, T tokens, X any shape of tokens, V vocabulary
 
 
@@ -15,7 +17,7 @@ def precise(values: Tensor) -> Tensor:
 
 
 def label_losses(logits_XV: Tensor | LinearLogits, labels_X: Tensor) -> Tensor:
-    """−log p(label) at each position, [X], in float32 at least."""
+    """−log p(label) at each position, [X], in float32 at least; 0 where logits are a tensor and the label is −100."""
     if isinstance(logits_XV, LinearLogits):
         return logits_XV.losses(labels_X)
     losses = F.cross_entropy(precise(logits_XV).flatten(0, -2), labels_X.flatten(), reduction="none")
@@ -28,7 +30,11 @@ def token_losses(logits_BTV: Tensor | LinearLogits, input_ids_BT: Tensor) -> Ten
     Returns:
         [B, T]; column 0 is 0, because nothing predicts a block's first token.
     """
-    return F.pad(label_losses(logits_BTV[:, :-1], input_ids_BT[:, 1:]), (1, 0))
+    if isinstance(logits_BTV, LinearLogits):
+        return F.pad(logits_BTV[:, :-1].losses(input_ids_BT[:, 1:]), (1, 0))
+    # the last position predicts nothing; without it, the logits would have to be copied
+    losses_BT = label_losses(logits_BTV, F.pad(input_ids_BT[:, 1:], (0, 1), value=IGNORED))
+    return F.pad(losses_BT[:, :-1], (1, 0))
 
 
 def divergences(policy_XV: Tensor | LinearLogits, reference_XV: Tensor | LinearLogits) -> Tensor:

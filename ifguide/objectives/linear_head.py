@@ -15,7 +15,7 @@ from torch import Tensor
 # B blocks, T tokens, X any shape of tokens, N tokens of all blocks, D hidden size, V vocabulary
 
 CHUNK_LOGITS = {"cpu": 1 << 22, "cuda": 1 << 27}  # at a time
-CHUNK_TOKENS = 64  # at least, or the products become narrow and slow
+CHUNK_TOKENS = 128  # at least, or the products become narrow and slow
 
 
 class LinearLogits:
@@ -112,8 +112,8 @@ def linear_divergence(
         hidden_ND, weight_VD, bias_V: as there.
         reference_ND, reference_VD, reference_V: the same of the reference, whose hidden size may be another.
     """
-    reference = (None if one is None else one.detach() for one in (reference_ND, reference_VD, reference_V))
-    divergences: Tensor = _LinearDivergence.apply(*_autocast(hidden_ND, weight_VD, bias_V), *_autocast(*reference))
+    ours, theirs = _autocast(hidden_ND, weight_VD, bias_V), _autocast(reference_ND, reference_VD, reference_V)
+    divergences: Tensor = _LinearDivergence.apply(*ours, *theirs)
     return divergences
 
 
@@ -124,8 +124,9 @@ class _LinearCrossEntropy(torch.autograd.Function):
         own_N = torch.empty_like(totals_N)
         for rows in _chunks(hidden_ND, weight_VD):
             logits = _logits(hidden_ND[rows], weight_VD, bias_V)
-            totals_N[rows] = logits.logsumexp(-1)
             own_N[rows] = logits.gather(-1, labels_N[rows, None]).squeeze(-1)
+            top = logits.amax(-1, keepdim=True)  # logsumexp in place: fresh memory would cost as much as the arithmetic
+            totals_N[rows] = logits.sub_(top).exp_().sum(-1).log_().add_(top.squeeze(-1))
         context.save_for_backward(hidden_ND, weight_VD, bias_V, labels_N, totals_N)
         return totals_N - own_N
 
@@ -143,25 +144,32 @@ class _LinearCrossEntropy(torch.autograd.Function):
 
 class _LinearDivergence(torch.autograd.Function):
     @staticmethod
-    def forward(context: Any, *given: Tensor | None) -> Tensor:
-        ours, theirs = given[:3], given[3:]
-        hidden_ND = ours[0]
+    def forward(
+        context: Any,
+        hidden_ND: Tensor,
+        weight_VD: Tensor,
+        bias_V: Tensor | None,
+        reference_ND: Tensor,
+        reference_VD: Tensor,
+        reference_V: Tensor | None,
+    ) -> Tensor:
         found_N = hidden_ND.new_empty(len(hidden_ND), dtype=_precise(hidden_ND))
-        for rows in _chunks(*ours[:2]):
-            policy, reference = (_logits(h[rows], *head).log_softmax(-1) for h, *head in (ours, theirs))
+        for rows in _chunks(hidden_ND, weight_VD):
+            policy = _logits(hidden_ND[rows], weight_VD, bias_V).log_softmax(-1)
+            reference = _logits(reference_ND[rows], reference_VD, reference_V).log_softmax(-1)
             found_N[rows] = (reference.exp() * (reference - policy)).sum(-1)
-        context.save_for_backward(*given)
+        context.save_for_backward(hidden_ND, weight_VD, bias_V, reference_ND, reference_VD, reference_V)
         return found_N
 
     @staticmethod
     def backward(context: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        ours, theirs = context.saved_tensors[:3], context.saved_tensors[3:]
+        hidden_ND, weight_VD, bias_V, reference_ND, reference_VD, reference_V = context.saved_tensors
 
         def slopes(rows: slice) -> Tensor:
-            policy, reference = (_logits(h[rows], *head).softmax(-1) for h, *head in (ours, theirs))
-            return policy.sub_(reference)
+            reference = _logits(reference_ND[rows], reference_VD, reference_V).softmax(-1)
+            return _logits(hidden_ND[rows], weight_VD, bias_V).softmax(-1).sub_(reference)
 
-        return *_gradients(context, slopes, *gradients, *ours), None, None, None
+        return *_gradients(context, slopes, *gradients, hidden_ND, weight_VD, bias_V), None, None, None
 
 
 def _gradients(
