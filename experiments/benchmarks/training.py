@@ -30,9 +30,8 @@ from ifguide.training.module import CausalLanguageModel
 from ifguide.training.optimization import Optimization
 
 CPU = Path("/proc/cpuinfo").read_text()
-OPTIONS = read_options(
-    models=MODELS, blocks="256,1024", tokens="2048", repeats="3", dtype="", device="cpu", clock="wall"
-)
+GIVEN = {"models": "pythia_14m,pythia_70m,smollm2_135m", "blocks": "256,1024", "tokens": "2048", "repeats": "3"}
+OPTIONS = read_options(**GIVEN, dtype="", device="cpu", clock="wall")
 DEVICE, FAST = OPTIONS["device"], "amx_bf16" in CPU or "avx512_bf16" in CPU
 DTYPE = getattr(torch, OPTIONS["dtype"] or ("bfloat16" if FAST or OPTIONS["device"] == "cuda" else "float32"))
 CLOCK = {"wall": time.perf_counter, "cpu": time.process_time}[OPTIONS["clock"]]
