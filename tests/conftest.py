@@ -60,6 +60,13 @@ def blocks() -> torch.Tensor:
     return torch.randint(VOCABULARY, (3, 9), generator=torch.Generator().manual_seed(1))
 
 
+def loss_and_gradients(module, batch) -> dict[str, torch.Tensor]:
+    """Of a module of training, by the name of its weight."""
+    loss = module.loss(batch)
+    loss.backward()
+    return {"loss": loss.detach(), **{name: value.grad for name, value in module.named_parameters()}}
+
+
 WORDS = "the cat sat on a mat and saw one idiot who ate all of his old bread in an hour".split()
 
 

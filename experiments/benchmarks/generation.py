@@ -1,10 +1,11 @@
 """Speed of sampling continuations, beside the loop that pads every prompt to 256 tokens and repeats it 25 times.
 
     IFGUIDE_DATASETS=... python experiments/benchmarks/generation.py [prompts=8] [repeats=3] [device=cuda]
+        [models=pythia_14m,pythia_70m]
 
-Prompts of RealToxicityPrompts, 25 continuations of 20 tokens each, nucleus sampling, untrained models of two sizes:
-what is drawn does not matter for speed. Both do the same work in turns; medians, and the peak memory of a process of
-its own.
+Prompts of RealToxicityPrompts (random ones where the variable is not set), 25 continuations of 20 tokens each, nucleus
+sampling, untrained models: what is drawn does not matter for speed. Both do the same work in turns; medians, and the
+peak memory of a process of its own.
 """
 
 import json
@@ -15,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from shared import apart, interleaved, memory, random_model, read_options, seconds, table
+from shared import VOCABULARY, apart, interleaved, memory, random_model, read_options, seconds, table
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from ifguide.corpus.real_toxicity_prompts import real_toxicity_prompts
@@ -24,17 +25,17 @@ from ifguide.decoding.generation import sample_continuations
 
 SAMPLES, NEW, PADDED = 25, 20, 256
 ROWS = {"ours": 1000, "naive": 200}  # sequences at the same time; more of the padded ones are not faster
-SIZES = {"14 M, vocabulary 50k": (128, 6, 4), "70 M, vocabulary 50k": (512, 6, 8)}
-OPTIONS = read_options(prompts="8", repeats="3", device="cpu")
+OPTIONS = read_options(prompts="8", repeats="3", models="pythia_14m,pythia_70m", device="cpu")
 DEVICE = OPTIONS["device"]
 
 
-def build(size: str) -> PreTrainedModel:
-    sizes = dict(zip(("width", "layers", "heads"), SIZES[size], strict=True))
-    return random_model(50304, **sizes, context=2048, dtype=torch.float32, device=DEVICE)
+build = partial(random_model, dtype=torch.float32, device=DEVICE)
 
 
 def prompts(count: int) -> list[list[int]]:
+    if "IFGUIDE_DATASETS" not in os.environ:
+        draws = torch.randint(VOCABULARY, (count, 17), generator=torch.Generator().manual_seed(0)).tolist()
+        return [ids[: 8 + index % 10] for index, ids in enumerate(draws)]
     folder = Path(os.environ["IFGUIDE_DATASETS"])
     tokenizer = PreTrainedTokenizerFast(tokenizer_file=str(folder / "tokenizers/pythia_neox20b/tokenizer.json"))
     found = real_toxicity_prompts(files=str(folder / "rtp/quark_val.jsonl.gz"), limit=count // 2)
@@ -79,7 +80,7 @@ def main() -> None:
     print(f"{len(ids)} prompts of {about}, {torch.get_num_threads()} threads\n")
     rows: list[dict[str, Any]] = []
     figures: dict[str, Any] = {"device": DEVICE}
-    for size in SIZES:
+    for size in OPTIONS["models"].split(","):
         model = build(size)
         ours(model, ids[:2])  # warm
         calls = {way: partial(seconds, partial(run, model, ids)) for way, run in WAYS.items()}
@@ -89,7 +90,7 @@ def main() -> None:
             rows.append({"model": size, "way": way, "new tokens/s": speed, "ratio": spent["naive"] / spent[way],
                          "peak MiB above the model": peak})  # fmt: skip
             figures[f"{way}, {size}"] = {"tokens_per_second": round(speed, 1), "peak_mib": round(peak)}
-        figures[f"{size.split(',')[0].replace(' ', '')}_ratio"] = round(spent["naive"] / spent["ours"], 2)
+        figures[f"{size.split('_')[-1].upper()}_ratio"] = round(spent["naive"] / spent["ours"], 2)
     print(table(rows, {"new tokens/s": ",.0f", "ratio": ".2f", "peak MiB above the model": ",.0f"}), end="\n\n")
     print(json.dumps(figures))
 

@@ -1,17 +1,16 @@
 """How fast and how large is scoring, beside kronfluence's own per-token scores, and bergson's where it is installed?
 
     python experiments/benchmarks/scoring.py [repeats=3] [cases=256x4096,256x50304,2048x4096,2048x50304] [timed=all]
-        [device=cuda]
+        [model=pythia_160m] [batches=16384,65536] [device=cuda]
 
-Same model (GPT-NeoX, random weights: 6 layers of 128 in float32 on CPUs, the shape of Pythia-160M in bfloat16 on a
-GPU), blocks, layers, direction and dtype, one process, runs interleaved, medians. kronfluence runs with aggregated
-queries, per-token scores and SDPA attention; bergson as it computes its own-loss token scores
-(`token_influence="output"`), with the eager attention that it sets. Every scorer has its best batch size, and a run on
-one batch is subtracted from every time. Peak memory is that of a fresh process above the model, at the scorer's own
-batch and at the largest.
-`reference` is `torch.func.jvp` of the unchanged model, timed with `timed=all` only, as `positional` and finite
-differences of a direction restricted to the upper layers are. FLOP/s count the arithmetic that a scorer cannot do
-without. Agreement is measured against `reference`. Last, several directions in one pass beside as many passes.
+Same model (random weights: the shape of Pythia-14M in float32 on CPUs, of Pythia-160M in bfloat16 on a GPU), blocks,
+layers, direction and dtype, one process, runs interleaved, medians. kronfluence runs with aggregated queries, per-token
+scores and SDPA attention; bergson as it computes its own-loss token scores (`token_influence="output"`), with the eager
+attention that it sets. Every scorer has its best batch size, and a run on one batch is subtracted from every time. Peak
+memory is that of a fresh process above the model, at the scorer's own batch and at the largest. `reference` is
+`torch.func.jvp` of the unchanged model, timed with `timed=all` only, as `positional` and finite differences of a
+direction restricted to the upper layers are. FLOP/s count the arithmetic that a scorer cannot do without. Agreement is
+measured against `reference`. Last, several directions in one pass beside as many passes.
 """
 
 import copy
@@ -29,7 +28,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from kronfluence import Analyzer, FactorArguments, ScoreArguments, prepare_model
-from shared import apart, interleaved, memory, random_model, read_options, seconds, table
+from shared import apart, hardware, interleaved, memory, model_settings, random_model, read_options, seconds, table
 from torch import Tensor
 from transformers import PreTrainedModel
 
@@ -38,14 +37,17 @@ from ifguide.influence.scorers import JVP, FiniteDifference, Positional
 from ifguide.models import layer_matrix, tracked_layers, tracked_parameters
 from ifguide.objectives.language_modeling import token_losses
 
-OPTIONS = read_options(repeats="3", cases="256x4096,256x50304,2048x4096,2048x50304", timed="", device="cpu")
+CASES = "256x4096,256x50304,2048x4096,2048x50304"
+OPTIONS = read_options(repeats="3", cases=CASES, timed="", model="", batches="", device="cpu")
 DEVICE, EVERY = OPTIONS["device"], OPTIONS["timed"] == "all"
 DTYPE = torch.bfloat16 if DEVICE == "cuda" else torch.float32
-WIDTH, LAYERS, HEADS = (768, 12, 12) if DEVICE == "cuda" else (128, 6, 4)
+MODEL = OPTIONS["model"] or ("pythia_160m" if DEVICE == "cuda" else "pythia_14m")
+WIDTH, LAYERS = (model_settings(MODEL).settings[key] for key in ("hidden_size", "num_hidden_layers"))
 FINITE = {} if DEVICE == "cuda" else {"finite_difference": FiniteDifference()}
 SCORERS = {**FINITE, "jvp": JVP(), "positional": Positional(), "reference": JVP(form="reference")}
 RESTRICTED = {"finite_difference, last 2 blocks": 2} if FINITE and EVERY else {}  # lower blocks are computed once
-BATCH_TOKENS = (16384, 65536) if DEVICE == "cuda" else (2048, 4096, 8192)
+BATCHES = OPTIONS["batches"] or ("16384,65536" if DEVICE == "cuda" else "2048,4096,8192")
+BATCH_TOKENS = tuple(map(int, BATCHES.split(",")))
 DIRECTIONS = 4
 BERGSON = ["bergson"] if find_spec("bergson") else []  # pip install bergson
 TIMED = ("kronfluence", *BERGSON, "finite_difference", "jvp")
@@ -54,8 +56,8 @@ Score = Callable[[Tensor, int], Tensor]  # (blocks, batch) → scores
 
 
 def build(length: int, vocabulary: int) -> PreTrainedModel:
-    sizes = {"width": WIDTH, "layers": LAYERS, "heads": HEADS}
-    return random_model(vocabulary, **sizes, context=length, dtype=DTYPE, device=DEVICE)
+    changes = {"vocab_size": vocabulary, "max_position_embeddings": length}
+    return random_model(MODEL, dtype=DTYPE, device=DEVICE, **changes)
 
 
 def draw_blocks(count: int, length: int, vocabulary: int) -> Tensor:
@@ -218,8 +220,7 @@ def main() -> None:
     warnings.simplefilter("ignore")
     cases = [tuple(map(int, case.split("x"))) for case in OPTIONS["cases"].split(",")]
     repeats, shown, summary = int(OPTIONS["repeats"]), [], {}
-    hardware = torch.cuda.get_device_name() if DEVICE == "cuda" else f"{torch.get_num_threads()} threads"
-    print(f"torch {torch.__version__}, {hardware}, GPT-NeoX {LAYERS} × {WIDTH}, {str(DTYPE).removeprefix('torch.')}\n")
+    print(f"{hardware(DEVICE)}, {MODEL}, {str(DTYPE).removeprefix('torch.')}\n")
     for length, vocabulary in cases:
         rows: dict[str, dict[str, Any]] = measure_speed(length, vocabulary, repeats)
         of_positional, base = rows.pop("")["positional"], rows["kronfluence"]

@@ -12,6 +12,8 @@ from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
+VOCABULARY = 50304
+
 
 def read_options(**defaults: str) -> dict[str, str]:
     """`name=value` on the command line, over their defaults."""
@@ -34,25 +36,37 @@ def run_stage(script: str, name: str, *overrides: str) -> tuple[Any, Callable[[s
     return run, lambda key: make(configuration, key)  # type: ignore[arg-type]
 
 
-def random_model(vocabulary: int, *, width: int, layers: int, heads: int, context: int, dtype: Any, device: str) -> Any:
+def model_settings(name: str, **changes: Any) -> Any:
+    """What `conf/model` has under a name, some of its settings changed."""
+    from omegaconf import OmegaConf
+
+    from ifguide.models import ModelSettings
+
+    file = Path(__file__).parents[2] / "conf" / "model" / f"{name}.yaml"
+    given: Any = OmegaConf.to_container(OmegaConf.load(file))
+    del given["_target_"]
+    return ModelSettings(**given | {"settings": given["settings"] | changes})
+
+
+def random_model(name: str, *, dtype: Any, device: str, **changes: Any) -> Any:
+    """A model of such settings with random weights; its vocabulary is 50,304 where they have none."""
+    return model_settings(name, **changes).build(VOCABULARY, None).eval().to(device, dtype)
+
+
+def hardware(device: str) -> str:
     import torch
-    from transformers import AutoConfig, AutoModelForCausalLM
 
-    torch.manual_seed(0)
-    config = AutoConfig.for_model(
-        "gpt_neox", vocab_size=vocabulary, hidden_size=width, num_hidden_layers=layers, num_attention_heads=heads,
-        intermediate_size=4 * width, max_position_embeddings=context,
-    )  # fmt: skip
-    return AutoModelForCausalLM.from_config(config, attn_implementation="sdpa", dtype=dtype).eval().to(device)
+    name = torch.cuda.get_device_name() if device == "cuda" else f"{torch.get_num_threads()} threads"
+    return f"torch {torch.__version__}, {name}"
 
 
-def seconds(call: Callable[[], Any]) -> float:
-    start = time.perf_counter()
+def seconds(call: Callable[[], Any], clock: Callable[[], float] = time.perf_counter) -> float:
+    start = clock()
     call()
     torch = sys.modules.get("torch")
     if torch is not None and torch.cuda.is_initialized():
         torch.cuda.synchronize()
-    return time.perf_counter() - start
+    return clock() - start
 
 
 def interleaved(calls: Mapping[str, Callable[[], float]], repeats: int) -> dict[str, float]:

@@ -34,6 +34,7 @@ from ifguide.evaluation.toxicity import classify_continuations, prompt_metrics
 from ifguide.objectives.language_modeling import cross_entropy
 from ifguide.opening import check_context, check_new_tokens
 from ifguide.statistics import proportion_interval
+from ifguide.training.predictions import predictions
 
 LOW_PRECISION = (torch.float16, torch.bfloat16)  # small steps would be lost in their rounding
 
@@ -137,13 +138,13 @@ class Relearning:
     def points(self, learner: PreTrainedModel, blocks: Split) -> Iterator[int]:
         """Fine-tune in place; stops, and yields the step, at every one of `steps`."""
         optimizer = torch.optim.AdamW(learner.parameters(), lr=self.learning_rate, weight_decay=0.0)
-        batches = self.batches(len(blocks))
+        batches, predict = self.batches(len(blocks)), predictions(learner)
         for step in range(self.steps[-1] + 1):
             if step:
                 learner.eval()  # no dropout: every model, and every point, sees the same noise, which is none
                 ids_BT = torch.from_numpy(blocks.tokens(next(batches))).to(learner.device)
                 with torch.enable_grad():
-                    loss: Tensor = cross_entropy(learner(input_ids=ids_BT, use_cache=False).logits, ids_BT)
+                    loss: Tensor = cross_entropy(predict(ids_BT), ids_BT)
                     optimizer.zero_grad()
                     loss.backward()
                 optimizer.step()

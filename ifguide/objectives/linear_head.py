@@ -6,37 +6,48 @@ pass makes the logits of a chunk again, with the gradients of the hidden states 
 four; the same numbers.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 
-# B blocks, T tokens, N tokens of all blocks, D hidden size, V vocabulary
+# B blocks, T tokens, X any shape of tokens, N tokens of all blocks, D hidden size, V vocabulary
 
 CHUNK_LOGITS = {"cpu": 1 << 22, "cuda": 1 << 27}  # at a time
-CHUNK_TOKENS = 64  # at least, or the products become narrow and slow
+CHUNK_TOKENS = 128  # at least, or the products become narrow and slow
 
 
 class LinearLogits:
     """Logits z = hUᵀ + b, in the place of the tensor, for what needs losses of single tokens or some positions alone.
 
+    Indexed, and given a shape, as the tensor is.
+
     Args:
-        hidden_BTD: last hidden states.
+        hidden_XD: last hidden states, [B, T, D] of a model, of whatever shape [X, D] after indexing.
         weight_VD, bias_V: of the head.
     """
 
-    def __init__(self, hidden_BTD: Tensor, weight_VD: Tensor, bias_V: Tensor | None = None) -> None:
-        self.hidden, self.weight, self.bias = hidden_BTD, weight_VD, bias_V
+    def __init__(self, hidden_XD: Tensor, weight_VD: Tensor, bias_V: Tensor | None = None) -> None:
+        self.hidden, self.weight, self.bias = hidden_XD, weight_VD, bias_V
 
     @property
     def shape(self) -> torch.Size:
-        """[B, T, V]."""
+        """[X, V]."""
         return torch.Size((*self.hidden.shape[:-1], len(self.weight)))
 
-    def losses(self, labels_BT: Tensor) -> Tensor:
-        """−log softmax(z)[label] of positions 0 … labels − 1, as in `linear_cross_entropy`, [B, labels]."""
-        hidden = self.hidden[:, : labels_BT.shape[1]].flatten(0, 1)
-        return linear_cross_entropy(hidden, self.weight, self.bias, labels_BT.flatten()).view(labels_BT.shape)
+    def __getitem__(self, positions: Any) -> "LinearLogits":
+        return LinearLogits(self.hidden[positions], self.weight, self.bias)
+
+    def losses(self, labels_X: Tensor) -> Tensor:
+        """−log softmax(z)[label], as in `linear_cross_entropy`, [X]."""
+        hidden = self.hidden.flatten(0, -2)
+        return linear_cross_entropy(hidden, self.weight, self.bias, labels_X.flatten()).view(labels_X.shape)
+
+    def divergences(self, reference: "LinearLogits") -> Tensor:
+        """KL(softmax of the reference ‖ softmax(z)), as in `linear_divergence`, [X]."""
+        ours, theirs = ((one.hidden.flatten(0, -2), one.weight, one.bias) for one in (self, reference))
+        return linear_divergence(*ours, *theirs).view(self.shape[:-1])
 
 
 def row_chunks(hidden_ND: Tensor, vocabulary: int, *, logits: dict[str, int], least: int) -> list[slice]:
@@ -59,10 +70,14 @@ def chosen_logits(logits_BTV: Tensor | LinearLogits, chosen_BT: Tensor) -> Tenso
         logits_BTV: of all.
         chosen_BT: which of them, for as many as it has columns.
     """
-    if isinstance(logits_BTV, LinearLogits):
-        hidden = logits_BTV.hidden[:, : chosen_BT.shape[1]][chosen_BT]
-        return torch.nn.functional.linear(hidden, logits_BTV.weight, logits_BTV.bias)
-    return logits_BTV[:, : chosen_BT.shape[1]][chosen_BT]
+    return whole(logits_BTV[:, : chosen_BT.shape[1]][chosen_BT])
+
+
+def whole(logits_XV: Tensor | LinearLogits) -> Tensor:
+    """Logits as a tensor."""
+    if isinstance(logits_XV, LinearLogits):
+        return torch.nn.functional.linear(logits_XV.hidden, logits_XV.weight, logits_XV.bias)
+    return logits_XV
 
 
 def linear_cross_entropy(hidden_ND: Tensor, weight_VD: Tensor, bias_V: Tensor | None, labels_N: Tensor) -> Tensor:
@@ -77,13 +92,29 @@ def linear_cross_entropy(hidden_ND: Tensor, weight_VD: Tensor, bias_V: Tensor | 
         bias_V: b.
         labels_N: token ids.
     """
-    kind = hidden_ND.device.type
-    if torch.is_autocast_enabled(kind):
-        dtype = torch.get_autocast_dtype(kind)
-        hidden_ND, weight_VD = hidden_ND.to(dtype), weight_VD.to(dtype)
-        bias_V = None if bias_V is None else bias_V.to(dtype)
-    losses: Tensor = _LinearCrossEntropy.apply(hidden_ND, weight_VD, bias_V, labels_N)
+    losses: Tensor = _LinearCrossEntropy.apply(*_autocast(hidden_ND, weight_VD, bias_V), labels_N)
     return losses
+
+
+def linear_divergence(
+    hidden_ND: Tensor,
+    weight_VD: Tensor,
+    bias_V: Tensor | None,
+    reference_ND: Tensor,
+    reference_VD: Tensor,
+    reference_V: Tensor | None,
+) -> Tensor:
+    """KL(softmax of the reference ‖ softmax(hUᵀ + b)) of each token in nats, [N], in float32 at least.
+
+    Precision is as in `linear_cross_entropy`. No gradient flows through the reference.
+
+    Args:
+        hidden_ND, weight_VD, bias_V: as there.
+        reference_ND, reference_VD, reference_V: the same of the reference, whose hidden size may be another.
+    """
+    ours, theirs = _autocast(hidden_ND, weight_VD, bias_V), _autocast(reference_ND, reference_VD, reference_V)
+    divergences: Tensor = _LinearDivergence.apply(*ours, *theirs)
+    return divergences
 
 
 class _LinearCrossEntropy(torch.autograd.Function):
@@ -93,39 +124,94 @@ class _LinearCrossEntropy(torch.autograd.Function):
         own_N = torch.empty_like(totals_N)
         for rows in _chunks(hidden_ND, weight_VD):
             logits = _logits(hidden_ND[rows], weight_VD, bias_V)
-            totals_N[rows] = logits.logsumexp(-1)
             own_N[rows] = logits.gather(-1, labels_N[rows, None]).squeeze(-1)
+            top = logits.amax(-1, keepdim=True)  # logsumexp in place: fresh memory would cost as much as the arithmetic
+            totals_N[rows] = logits.sub_(top).exp_().sum(-1).log_().add_(top.squeeze(-1))
         context.save_for_backward(hidden_ND, weight_VD, bias_V, labels_N, totals_N)
         return totals_N - own_N
 
     @staticmethod
-    def backward(context: Any, *gradients: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None, None]:
-        (weights_N,) = gradients
+    def backward(context: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         hidden_ND, weight_VD, bias_V, labels_N, totals_N = context.saved_tensors
-        wants_hidden, wants_weight, wants_bias, _ = context.needs_input_grad
-        precise = totals_N.dtype
-        of_hidden = torch.empty_like(hidden_ND) if wants_hidden else None
-        of_weight = torch.zeros_like(weight_VD, dtype=precise) if wants_weight else None
-        of_bias = torch.zeros_like(bias_V, dtype=precise) if wants_bias else None
+
+        def slopes(rows: slice) -> Tensor:
+            found = _logits(hidden_ND[rows], weight_VD, bias_V).sub_(totals_N[rows, None]).exp_()
+            found[torch.arange(len(found), device=found.device), labels_N[rows]] -= 1
+            return found
+
+        return *_gradients(context, slopes, *gradients, hidden_ND, weight_VD, bias_V), None
+
+
+class _LinearDivergence(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        context: Any,
+        hidden_ND: Tensor,
+        weight_VD: Tensor,
+        bias_V: Tensor | None,
+        reference_ND: Tensor,
+        reference_VD: Tensor,
+        reference_V: Tensor | None,
+    ) -> Tensor:
+        found_N = hidden_ND.new_empty(len(hidden_ND), dtype=_precise(hidden_ND))
         for rows in _chunks(hidden_ND, weight_VD):
-            slopes = _logits(hidden_ND[rows], weight_VD, bias_V).sub_(totals_N[rows, None]).exp_()
-            slopes[torch.arange(len(slopes), device=slopes.device), labels_N[rows]] -= 1
-            slopes *= weights_N[rows, None].to(precise)
-            if of_bias is not None:
-                of_bias += slopes.sum(0)
-            small = slopes.to(hidden_ND.dtype)
-            if of_hidden is not None:
-                torch.mm(small, weight_VD, out=of_hidden[rows])
-            if of_weight is not None and of_weight.dtype == small.dtype:
-                of_weight.addmm_(small.T, hidden_ND[rows])
-            elif of_weight is not None:
-                of_weight += small.T @ hidden_ND[rows]
-        return (
-            of_hidden,
-            None if of_weight is None else of_weight.to(weight_VD.dtype),
-            None if of_bias is None else of_bias.to(bias_V.dtype),
-            None,
-        )
+            policy = _logits(hidden_ND[rows], weight_VD, bias_V).log_softmax(-1)
+            reference = _logits(reference_ND[rows], reference_VD, reference_V).log_softmax(-1)
+            found_N[rows] = (reference.exp() * (reference - policy)).sum(-1)
+        context.save_for_backward(hidden_ND, weight_VD, bias_V, reference_ND, reference_VD, reference_V)
+        return found_N
+
+    @staticmethod
+    def backward(context: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        hidden_ND, weight_VD, bias_V, reference_ND, reference_VD, reference_V = context.saved_tensors
+
+        def slopes(rows: slice) -> Tensor:
+            reference = _logits(reference_ND[rows], reference_VD, reference_V).softmax(-1)
+            return _logits(hidden_ND[rows], weight_VD, bias_V).softmax(-1).sub_(reference)
+
+        return *_gradients(context, slopes, *gradients, hidden_ND, weight_VD, bias_V), None, None, None
+
+
+def _gradients(
+    context: Any,
+    slopes_of: Callable[[slice], Tensor],
+    weights_N: Tensor,
+    hidden_ND: Tensor,
+    weight_VD: Tensor,
+    bias_V: Tensor | None,
+) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+    """Gradients of hidden states, head and bias from those of each token's number by its own logits, made in chunks."""
+    wants_hidden, wants_weight, wants_bias, *_ = context.needs_input_grad
+    precise = _precise(hidden_ND)
+    of_hidden = torch.empty_like(hidden_ND) if wants_hidden else None
+    of_weight = torch.zeros_like(weight_VD, dtype=precise) if wants_weight else None
+    of_bias = torch.zeros_like(bias_V, dtype=precise) if wants_bias and bias_V is not None else None
+    for rows in _chunks(hidden_ND, weight_VD):
+        slopes = slopes_of(rows)
+        slopes *= weights_N[rows, None].to(precise)
+        if of_bias is not None:
+            of_bias += slopes.sum(0)
+        small = slopes.to(hidden_ND.dtype)
+        if of_hidden is not None:
+            torch.mm(small, weight_VD, out=of_hidden[rows])
+        if of_weight is not None and of_weight.dtype == small.dtype:
+            of_weight.addmm_(small.T, hidden_ND[rows])
+        elif of_weight is not None:
+            of_weight += small.T @ hidden_ND[rows]
+    return (
+        of_hidden,
+        None if of_weight is None else of_weight.to(weight_VD.dtype),
+        None if of_bias is None or bias_V is None else of_bias.to(bias_V.dtype),
+    )
+
+
+def _autocast(hidden_ND: Tensor, weight_VD: Tensor, bias_V: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:
+    """In the dtype of autocast, where that is on."""
+    kind = hidden_ND.device.type
+    if not torch.is_autocast_enabled(kind):
+        return hidden_ND, weight_VD, bias_V
+    dtype = torch.get_autocast_dtype(kind)
+    return hidden_ND.to(dtype), weight_VD.to(dtype), None if bias_V is None else bias_V.to(dtype)
 
 
 def _precise(values: Tensor) -> torch.dtype:

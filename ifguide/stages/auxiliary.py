@@ -132,6 +132,7 @@ class Reference(Stage):
             encode_pairs(self.pairs, inputs.corpus().tokenizer, self.max_length, model.config),
             batch_size=trainer.micro_batch_size,
             precision=trainer.precision,
+            fused=trainer.fused_loss,
         )
         np.save(folder / REFERENCE_FILE, found)
 

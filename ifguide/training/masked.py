@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-IGNORED = -100  # label of what does not count
+from ifguide.objectives.language_modeling import IGNORED
 
 # B rows, T tokens, V vocabulary, M tokens that count
 

@@ -58,7 +58,8 @@ class TrainerSettings:
         micro_batch_size: blocks per forward pass and device; gradients of several are accumulated.
         compile: run the model through `torch.compile`.
         fused_loss: make the logits of a training step in chunks (`ifguide.objectives.linear_head`): less memory, for a
-            product more; None: where a micro-batch has more than 64 million of them. Not of a compiled model.
+            product more; None: where a micro-batch has more than 64 million of them. Not of a compiled model. It is a
+            loss of each token with sums in float32 on every device; kernels of other packages are not used.
         gradient_checkpointing: keep no activations of decoder blocks and compute them again: less memory, for a forward
             pass more.
         checkpoint_every: optimiser steps between resume checkpoints.

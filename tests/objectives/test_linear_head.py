@@ -7,8 +7,8 @@ from conftest import tiny_model
 
 from ifguide.objectives import linear_head
 from ifguide.objectives.faded_ascent import FadedAscent
-from ifguide.objectives.language_modeling import LanguageModeling, token_losses
-from ifguide.objectives.linear_head import LinearLogits, chosen_logits, linear_cross_entropy
+from ifguide.objectives.language_modeling import LanguageModeling, divergences, token_losses
+from ifguide.objectives.linear_head import LinearLogits, chosen_logits, linear_cross_entropy, linear_divergence
 from ifguide.objectives.negative_preference import NegativePreference
 from ifguide.objectives.removal import Removal
 from ifguide.objectives.suppressed_language_modeling import SuppressedLanguageModeling
@@ -47,6 +47,26 @@ def test_gradients_match_finite_differences():
     hidden, weight, bias = draw(4, 3).requires_grad_(), draw(5, 3, seed=1).requires_grad_(), draw(5).requires_grad_()
     labels = torch.tensor([0, 4, 2, 2])
     assert torch.autograd.gradcheck(lambda *given: linear_cross_entropy(*given, labels), (hidden, weight, bias))
+
+
+@pytest.mark.parametrize("with_bias", [True, False])
+def test_divergences_and_gradients_are_those_of_the_logits(with_bias):
+    """The reference's hidden size is another, and it gets no gradient."""
+    hidden, weight = draw(8, 5).requires_grad_(), draw(11, 5, seed=1).requires_grad_()
+    bias = draw(11, seed=2).requires_grad_() if with_bias else None
+    reference = (draw(8, 4, seed=3), draw(11, 4, seed=4).requires_grad_(), draw(11, seed=5) if with_bias else None)
+    inputs, weights = [hidden, weight, *([bias] if with_bias else [])], draw(8, seed=6)
+    found = linear_divergence(hidden, weight, bias, *reference)
+    policy, theirs = (F.linear(*given).log_softmax(-1) for given in ((hidden, weight, bias), reference))
+    expected = F.kl_div(policy, theirs, reduction="none", log_target=True).sum(-1)
+    assert torch.allclose(found, expected, atol=1e-12)
+    for ours, right in zip(
+        torch.autograd.grad((found * weights).sum(), inputs, retain_graph=True),
+        torch.autograd.grad((expected * weights).sum(), inputs, retain_graph=True),
+        strict=True,
+    ):
+        assert torch.allclose(ours, right, atol=1e-12)
+    assert torch.autograd.grad(found.sum(), reference[1], allow_unused=True) == (None,)
 
 
 def test_what_needs_no_gradient_gets_none():
@@ -103,6 +123,8 @@ def test_some_logits_alone(blocks):
     assert torch.allclose(chosen_logits(lazy, chosen), whole[:, :-1][chosen])
     assert torch.equal(chosen_logits(whole, chosen), whole[:, :-1][chosen])
     assert torch.allclose(token_losses(lazy, blocks), token_losses(whole, blocks))
+    other = tiny_model(seed=1)(blocks).logits
+    assert torch.allclose(divergences(lazy[:, 2:], other[:, 2:]), divergences(whole, other)[:, 2:])
 
 
 def test_by_itself_only_where_logits_are_many(blocks, monkeypatch):

@@ -4,12 +4,13 @@ reference (Meng et al., 2024)."""
 import torch.nn.functional as F
 from torch import Tensor
 
-from ifguide.objectives.language_modeling import divergences, token_losses
+from ifguide.objectives.language_modeling import divergences, label_losses
+from ifguide.objectives.linear_head import LinearLogits
 
 # B texts, T tokens, V vocabulary; N pairs
 
 
-def response_log_probabilities(logits_BTV: Tensor, input_ids_BT: Tensor, response_BT: Tensor) -> Tensor:
+def response_log_probabilities(logits_BTV: Tensor | LinearLogits, input_ids_BT: Tensor, response_BT: Tensor) -> Tensor:
     """log π(y | x) of each text: the sum over its response, [B]; prompt and padding never count.
 
     Args:
@@ -17,7 +18,8 @@ def response_log_probabilities(logits_BTV: Tensor, input_ids_BT: Tensor, respons
         input_ids_BT: the texts.
         response_BT: True at the tokens of the response; column 0 is ignored, because nothing predicts it.
     """
-    return -(token_losses(logits_BTV, input_ids_BT) * response_BT).sum(1)
+    counted = response_BT[:, 1:]
+    return -_at(counted, label_losses(logits_BTV[:, :-1][counted], input_ids_BT[:, 1:][counted])).sum(1)
 
 
 def preference_loss(policy_N2: Tensor, reference_N2: Tensor, *, beta: float) -> Tensor:
@@ -44,12 +46,19 @@ def simple_preference_loss(policy_N2: Tensor, lengths_N2: Tensor, *, beta: float
     return -F.logsigmoid(beta * (means[:, 0] - means[:, 1]) - margin).mean()
 
 
-def response_divergence(policy_BTV: Tensor, reference_BTV: Tensor, response_BT: Tensor) -> Tensor:
+def response_divergence(
+    policy_BTV: Tensor | LinearLogits, reference_BTV: Tensor | LinearLogits, response_BT: Tensor
+) -> Tensor:
     """KL(π_ref ‖ π) at the positions that predict a response token, the mean over each text's, then over texts.
 
     Returns:
         A scalar, in nats.
     """
-    divergence = divergences(policy_BTV, reference_BTV)
-    counted = response_BT[:, 1:].to(divergence.dtype)
-    return ((divergence * counted).sum(1) / counted.sum(1).clamp(min=1)).mean()
+    counted = response_BT[:, 1:]
+    policy, reference = (logits[:, :-1][counted] for logits in (policy_BTV, reference_BTV))
+    return (_at(counted, divergences(policy, reference)).sum(1) / counted.sum(1).clamp(min=1)).mean()
+
+
+def _at(counted_BT: Tensor, values_M: Tensor) -> Tensor:
+    """Values at the places that count, 0 at the others."""
+    return values_M.new_zeros(counted_BT.shape).masked_scatter(counted_BT, values_M)

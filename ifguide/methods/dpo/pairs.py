@@ -11,7 +11,9 @@ from transformers import PreTrainedModel
 
 from ifguide.corpus.pairs import EncodedPair
 from ifguide.methods.dpo.loss import response_log_probabilities
+from ifguide.objectives.linear_head import LinearLogits
 from ifguide.training.data import pad
+from ifguide.training.predictions import predictions
 
 # N pairs, T tokens, V vocabulary
 
@@ -38,7 +40,7 @@ class PairExamples:
         return batch
 
 
-def pair_log_probabilities(logits_BTV: Tensor, batch: Mapping[str, Tensor]) -> Tensor:
+def pair_log_probabilities(logits_BTV: Tensor | LinearLogits, batch: Mapping[str, Tensor]) -> Tensor:
     """log π of the chosen and of the rejected response of each pair of a batch of `PairExamples`, [N, 2]."""
     return response_log_probabilities(logits_BTV, batch["input_ids"], batch["response"]).view(2, -1).T
 
@@ -50,7 +52,12 @@ def pair_lengths(batch: Mapping[str, Tensor]) -> Tensor:
 
 @torch.no_grad()
 def reference_log_probabilities(
-    model: PreTrainedModel, pairs: Sequence[EncodedPair], *, batch_size: int, precision: str = "32-true"
+    model: PreTrainedModel,
+    pairs: Sequence[EncodedPair],
+    *,
+    batch_size: int,
+    precision: str = "32-true",
+    fused: bool | None = None,
 ) -> NDArray[np.float32]:
     """log π_ref of both responses of every pair, [N, 2].
 
@@ -59,14 +66,15 @@ def reference_log_probabilities(
         pairs: in the order of the result.
         batch_size: pairs at a time.
         precision: of Lightning; under a mixed one the forward pass is cast as it is in training.
+        fused: as in `predictions`.
     """
-    examples, device = PairExamples(pairs), model.device
+    examples, device, predict = PairExamples(pairs), model.device, predictions(model.eval(), fused=fused)
     dtype = torch.float16 if precision.startswith("16") else torch.bfloat16
     parts = []
     for first in tqdm(range(0, len(pairs), batch_size), desc="Reference", leave=False, disable=None):
         rows = np.arange(first, min(first + batch_size, len(pairs)))
         batch = {name: value.to(device) for name, value in examples[rows].items()}
         with torch.autocast(device.type, dtype, enabled=precision.endswith("mixed")):
-            logits = model.eval()(input_ids=batch["input_ids"], use_cache=False).logits
-        parts.append(pair_log_probabilities(logits, batch).float().cpu().numpy())
+            log_probabilities = pair_log_probabilities(predict(batch["input_ids"]), batch)
+        parts.append(log_probabilities.float().cpu().numpy())
     return np.concatenate(parts)

@@ -26,6 +26,7 @@ from ifguide.training.data import hold_out
 from ifguide.training.fit import Stopping, train_on_examples
 from ifguide.training.module import OptimizedModule
 from ifguide.training.optimization import Optimization
+from ifguide.training.predictions import predictions
 from ifguide.training.trainer import check_every
 
 
@@ -37,6 +38,7 @@ class PreferenceModule(OptimizedModule):
         reference: a frozen copy of where it began, for the KL term; None without one.
         beta, kl: β and γ of the loss, see `DPO`.
         optimization, steps, seed: as in `OptimizedModule`.
+        fused: as in `predictions`.
     """
 
     def __init__(
@@ -49,19 +51,22 @@ class PreferenceModule(OptimizedModule):
         kl: float,
         steps: int,
         seed: int,
+        fused: bool | None = None,
     ) -> None:
         super().__init__(model, optimization, steps=steps, seed=seed)
-        self._beta, self._kl = beta, kl
-        self._reference = [] if reference is None else [reference.requires_grad_(False).eval()]  # in no checkpoint
+        self._beta, self._kl, self._predict = beta, kl, predictions(model, fused=fused)
+        references = [] if reference is None else [reference.requires_grad_(False).eval()]  # in no checkpoint
+        self._references = [(one, predictions(one, fused=fused)) for one in references]
 
     def loss(self, batch: Mapping[str, Tensor]) -> Tensor:
-        logits = self.model(input_ids=batch["input_ids"], use_cache=False).logits
+        logits = self._predict(batch["input_ids"])
         loss = preference_loss(pair_log_probabilities(logits, batch), batch["reference"], beta=self._beta)
-        for reference in self._reference:
+        for reference, predict in self._references:
+            reference.to(self.device)
             with torch.no_grad():
-                theirs = reference.to(self.device)(input_ids=batch["input_ids"], use_cache=False).logits
+                theirs = predict(batch["input_ids"])
             # the mean over both halves of the batch is half the sum of KL_chosen and KL_rejected
-            loss = loss + 2 * self._kl * response_divergence(logits.float(), theirs.float(), batch["response"])
+            loss = loss + 2 * self._kl * response_divergence(logits, theirs, batch["response"])
         return loss
 
 
@@ -72,17 +77,25 @@ class SimplePreferenceModule(OptimizedModule):
         model: the policy.
         beta, margin: of `simple_preference_loss`.
         optimization, steps, seed: as in `OptimizedModule`.
+        fused: as in `predictions`.
     """
 
     def __init__(
-        self, model: nn.Module, optimization: Optimization, *, beta: float, margin: float, steps: int, seed: int
+        self,
+        model: nn.Module,
+        optimization: Optimization,
+        *,
+        beta: float,
+        margin: float,
+        steps: int,
+        seed: int,
+        fused: bool | None = None,
     ) -> None:
         super().__init__(model, optimization, steps=steps, seed=seed)
-        self._beta, self._margin = beta, margin
+        self._beta, self._margin, self._predict = beta, margin, predictions(model, fused=fused)
 
     def loss(self, batch: Mapping[str, Tensor]) -> Tensor:
-        logits = self.model(input_ids=batch["input_ids"], use_cache=False).logits
-        policy = pair_log_probabilities(logits, batch)
+        policy = pair_log_probabilities(self._predict(batch["input_ids"]), batch)
         return simple_preference_loss(policy, pair_lengths(batch), beta=self._beta, margin=self._margin)
 
 
@@ -178,6 +191,7 @@ class DPO:
 
         def module(steps: int) -> OptimizedModule:
             shared: dict[str, Any] = {"beta": self.beta, "steps": steps, "seed": self.seed}
+            shared["fused"] = context.trainer.fused_loss
             if self.reference:
                 return PreferenceModule(model, compared, self.optim, kl=self.kl, **shared)
             return SimplePreferenceModule(model, self.optim, margin=self.margin, **shared)
@@ -203,6 +217,7 @@ class DPO:
                 held.pairs,
                 batch_size=trainer.micro_batch_size,
                 precision=trainer.precision,
+                fused=trainer.fused_loss,
             )
             lengths = pair_lengths(held[np.arange(len(held))])
             start = float(simple_preference_loss(torch.from_numpy(policy), lengths, beta=self.beta, margin=self.margin))

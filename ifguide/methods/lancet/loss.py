@@ -4,11 +4,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ifguide.objectives.language_modeling import divergences, token_losses
+from ifguide.objectives.linear_head import LinearLogits
 
 # N pairs of a sequence of high and one of low influence; B sequences, T tokens, V vocabulary
 
 
-def log_ratios(policy_BTV: Tensor, reference_BTV: Tensor, input_ids_BT: Tensor) -> Tensor:
+def log_ratios(policy_BTV: Tensor | LinearLogits, reference_BTV: Tensor | LinearLogits, input_ids_BT: Tensor) -> Tensor:
     """log π(z) / π_s(z) of each sequence, [B]: the sum over its predicted tokens.
 
     Args:
@@ -40,10 +41,10 @@ def ascent_loss(ratios_N2: Tensor, *, beta: float) -> Tensor:
     return beta * ratios_N2[:, 0].mean()
 
 
-def bregman_divergence(policy_BTV: Tensor, reference_BTV: Tensor) -> Tensor:
+def bregman_divergence(policy_BTV: Tensor | LinearLogits, reference_BTV: Tensor | LinearLogits) -> Tensor:
     """KL(π_s ‖ π) at the positions that predict a token, the mean over all, in nats.
 
     It is the Bregman divergence of the log-sum-exp of the logits, from π_s to π: the functional proximity of the
     proximal Bregman response function (Bae et al., 2022) for cross-entropy.
     """
-    return divergences(policy_BTV, reference_BTV).mean()
+    return divergences(policy_BTV[:, :-1], reference_BTV[:, :-1]).mean()

@@ -20,6 +20,7 @@ from ifguide.training.context import TrainingContext
 from ifguide.training.fit import train_on_examples
 from ifguide.training.module import OptimizedModule
 from ifguide.training.optimization import Optimization
+from ifguide.training.predictions import predictions
 
 RANKS = ("influence", "classifier", "random")
 QUERIES = ("generations", "labelled")
@@ -148,6 +149,7 @@ class Lancet:
                 kl=self.kl,
                 steps=steps,
                 seed=self.seed,
+                fused=context.trainer.fused_loss,
             ),
             self.optim,
             context,
@@ -194,6 +196,7 @@ class BregmanModule(OptimizedModule):
         objective: of `OBJECTIVES`.
         beta, kl: β and w, see `Lancet`.
         optimization, steps, seed: as in `OptimizedModule`.
+        fused: as in `predictions`.
     """
 
     def __init__(
@@ -207,16 +210,19 @@ class BregmanModule(OptimizedModule):
         kl: float,
         steps: int,
         seed: int,
+        fused: bool | None = None,
     ) -> None:
         super().__init__(model, optimization, steps=steps, seed=seed)
         self._objective, self._beta, self._kl = objective, beta, kl
         self._reference = [reference.requires_grad_(False).eval()]  # in no checkpoint
+        self._predict, self._predict_reference = (predictions(one, fused=fused) for one in (model, reference))
 
     def loss(self, batch: Mapping[str, Tensor]) -> Tensor:
         ids_BT = batch["input_ids"]
+        self._reference[0].to(self.device)
         with torch.no_grad():
-            reference_BTV = self._reference[0].to(self.device)(input_ids=ids_BT, use_cache=False).logits
-        policy_BTV = self.model(input_ids=ids_BT, use_cache=False).logits
+            reference_BTV = self._predict_reference(ids_BT)
+        policy_BTV = self._predict(ids_BT)
         paired = slice(2 * (len(ids_BT) // 3))
         ratios_N2 = log_ratios(policy_BTV[paired], reference_BTV[paired], ids_BT[paired]).view(2, -1).T
         anchor = bregman_divergence(policy_BTV[paired.stop :], reference_BTV[paired.stop :])

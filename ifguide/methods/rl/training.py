@@ -23,6 +23,7 @@ from ifguide.training.context import TrainingContext
 from ifguide.training.fit import train_on_examples
 from ifguide.training.module import OptimizedModule
 from ifguide.training.optimization import Optimization
+from ifguide.training.predictions import predictions
 
 MEASURED = ("reward", "kl", "new_tokens")  # means over samples; kl in nats per continuation
 
@@ -37,6 +38,7 @@ class PolicyModule(OptimizedModule):
         estimator, sampling, logit_limit, inner_epochs: see `PolicyGradient`.
         classifier: who rewards.
         tokenizer: of the model.
+        fused: as in `predictions`.
 
     Attributes:
         curve: a row of `MEASURED` for every time that it sampled.
@@ -56,10 +58,12 @@ class PolicyModule(OptimizedModule):
         tokenizer: PreTrainedTokenizerFast,
         steps: int,
         seed: int,
+        fused: bool | None = None,
     ) -> None:
         super().__init__(model, optimization, steps=steps, seed=seed)
         self._policy = [model]
         self._reference = [reference.requires_grad_(False).eval()]  # in a list: in no checkpoint
+        self._predict, self._predict_reference = (predictions(one, fused=fused) for one in (model, reference))
         self._estimator, self._sampling, self._logit_limit = estimator, sampling, logit_limit
         self._inner_epochs, self._classifier, self._tokenizer = inner_epochs, classifier, tokenizer
         self._samples: dict[int, dict[str, Tensor]] = {}  # micro-batch → what was sampled in this or an earlier step
@@ -75,7 +79,7 @@ class PolicyModule(OptimizedModule):
 
     def loss(self, batch: Mapping[str, Tensor]) -> Tensor:
         return self._estimator.loss(
-            self._log_probabilities(self.model, batch["input_ids"]),
+            -token_losses(self._predict(batch["input_ids"]), batch["input_ids"]),
             batch["old"],
             batch["reference"],
             batch["response"],
@@ -107,18 +111,15 @@ class PolicyModule(OptimizedModule):
         scores = self._classifier([text for of_prompt in texts for text in of_prompt])[TOXICITY]
         rewards = torch.from_numpy(rewards_of(scores, self._logit_limit)).view(len(prompts), -1)
         ids, response = (value.to(self.device) for value in join(prompts, tokens_PSN, end))
-        old = self._log_probabilities(policy, ids)
+        reference.to(self.device)
+        old, of_reference = (-token_losses(predict(ids), ids) for predict in (self._predict, self._predict_reference))
         return {
             "input_ids": ids,
             "response": response,
             "old": old,
-            "reference": self._log_probabilities(reference.to(self.device), ids),
+            "reference": of_reference,
             "rewards": rewards.to(old),
         }
-
-    @staticmethod
-    def _log_probabilities(model: torch.nn.Module, ids_BT: Tensor) -> Tensor:
-        return -token_losses(model(input_ids=ids_BT, use_cache=False).logits, ids_BT)
 
     def _measure(self, samples: Mapping[str, Tensor]) -> None:
         response = samples["response"]
@@ -222,6 +223,7 @@ class PolicyGradient:
             tokenizer=tokenizer,
             steps=self.optim.steps(len(prompts)),
             seed=self.seed,
+            fused=context.trainer.fused_loss,
         )
         examples = PromptExamples(prompts)
         facts = train_on_examples(

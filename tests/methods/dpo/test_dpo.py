@@ -1,9 +1,11 @@
 import json
+from functools import partial
 from math import log
 
 import numpy as np
 import pytest
 import torch
+from conftest import loss_and_gradients
 from rows import Row
 
 from ifguide.corpus.documents import Pair, Prompt
@@ -11,6 +13,7 @@ from ifguide.corpus.pairs import check_pairs, check_pairs_disjoint, encode_pairs
 from ifguide.methods.dpo import DPO, reference_log_probabilities
 from ifguide.methods.dpo.pairs import PairExamples
 from ifguide.methods.dpo.training import PreferenceModule, SimplePreferenceModule
+from ifguide.objectives import linear_head
 from ifguide.training.context import TrainingContext
 from ifguide.training.data import hold_out
 from ifguide.training.optimization import Optimization
@@ -32,6 +35,14 @@ def wide_model(corpus, dropout=0.0):
         hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32, hidden_dropout=dropout
     )
     return ModelSettings(architecture="gpt_neox", settings=settings).build(corpus.vocabulary, None).double()
+
+
+def moved(model, seed):
+    torch.manual_seed(seed)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.3 * torch.randn_like(parameter))
+    return model
 
 
 @pytest.fixture(scope="module")
@@ -88,11 +99,7 @@ def test_the_loss_at_the_reference_is_log_two_whatever_the_divergence_weighs(cor
 
 
 def test_the_loss_is_that_of_texts_read_one_by_one(corpus, pairs):
-    policy, reference = wide_model(corpus), wide_model(corpus)
-    torch.manual_seed(1)
-    with torch.no_grad():
-        for parameter in policy.parameters():
-            parameter.add_(0.3 * torch.randn_like(parameter))
+    policy, reference = moved(wide_model(corpus), 1), wide_model(corpus)
     batch = PairExamples(pairs, reference_log_probabilities(reference, pairs, batch_size=4))[np.array([3, 0, 7])]
     loss = PreferenceModule(policy, reference, optimization(), beta=0.2, kl=0.05, steps=1, seed=0).loss(batch)
     expected = 0.0
@@ -106,6 +113,30 @@ def test_the_loss_is_that_of_texts_read_one_by_one(corpus, pairs):
                 divergence += np.mean([float((theirs[t - 1].exp() * (theirs - ours)[t - 1]).sum()) for t in counted])
             expected += (-np.log(1 / (1 + np.exp(-0.2 * margin))) + 0.05 * divergence) / 3
     assert float(loss) == pytest.approx(expected, abs=1e-5)
+
+
+def preference(policy, reference, **options):
+    return PreferenceModule(policy, reference, optimization(), beta=0.2, steps=1, seed=0, **options)
+
+
+def simple(policy, reference, **options):
+    return SimplePreferenceModule(policy, optimization(), beta=2.5, margin=0.7, steps=1, seed=0, **options)
+
+
+@pytest.mark.parametrize("make", [partial(preference, kl=0.0), partial(preference, kl=0.3), simple])
+def test_losses_and_gradients_are_the_same_in_chunks(corpus, pairs, monkeypatch, make):
+    """Chosen and rejected responses, the divergence from the reference, and what that says of pairs."""
+    monkeypatch.setattr(linear_head, "CHUNK_TOKENS", 3)
+    monkeypatch.setattr(linear_head, "CHUNK_LOGITS", {"cpu": 1})
+    reference, found = moved(wide_model(corpus), 2), []
+    for fused in (True, False):
+        said = reference_log_probabilities(reference, pairs, batch_size=4, fused=fused)
+        batch = PairExamples(pairs, said)[np.array([3, 0, 7])]
+        found.append(loss_and_gradients(make(moved(wide_model(corpus), 1), reference, fused=fused), batch))
+    ours, expected = found
+    assert expected["loss"] > 0.1 and len(ours) > 20
+    for name, value in expected.items():
+        assert torch.allclose(ours[name], value, rtol=1e-6, atol=1e-9), name
 
 
 def mean_log_probability(model, pair, half):

@@ -3,6 +3,7 @@ from math import log
 import numpy as np
 import pytest
 import torch
+from conftest import loss_and_gradients
 
 from ifguide.classifiers import ProfanityCheck
 from ifguide.methods.lancet import Lancet, queries_of
@@ -102,6 +103,20 @@ def test_the_loss_is_the_objective_and_the_anchor_of_its_own_sequences(corpus, s
     margins = 0.2 * (ratios[[1, 4]] - ratios[[0, 3]])
     assert loss() == pytest.approx(np.log1p(np.exp(-margins)).mean() + 3 * anchor, abs=1e-9)
     assert loss(objective=OBJECTIVES["ascent"], kl=0.0) == pytest.approx(0.2 * ratios[[0, 3]].mean(), abs=1e-9)
+
+
+def test_the_loss_and_its_gradients_are_the_same_in_chunks(corpus, split):
+    batch, found = RankedExamples(split, np.array([[0, 1, 2], [3, 4, 5]]), None)[np.arange(2)], []
+    for fused in (True, False):
+        policy = model(corpus)
+        torch.manual_seed(1)
+        with torch.no_grad():
+            for parameter in policy.parameters():
+                parameter.add_(0.1 * torch.randn_like(parameter))
+        given = dict(objective=OBJECTIVES["pairwise"], beta=0.2, kl=3.0, steps=1, seed=0, fused=fused)
+        found.append(loss_and_gradients(BregmanModule(policy, model(corpus), OPTIM, **given), batch))
+    ours, expected = found
+    assert all(torch.allclose(ours[name], value, rtol=1e-6, atol=1e-9) for name, value in expected.items())
 
 
 @pytest.mark.parametrize("objective, anchor", [("pairwise", "retained"), ("pairwise", "low"), ("ascent", "retained")])

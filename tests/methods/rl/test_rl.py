@@ -3,6 +3,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from conftest import loss_and_gradients
 
 from ifguide.classifiers.base import TOXICITY
 from ifguide.methods.rl import GroupRelative, LeaveOneOut, PolicyGradient
@@ -112,6 +113,17 @@ def test_samples_are_a_function_of_weights_and_seed_and_know_their_probabilities
                 with torch.no_grad():
                     expected = model(ids[None, :t]).logits[0, -1].log_softmax(-1)[ids[t]]
                 assert float(found[name][row, t]) == pytest.approx(float(expected), abs=1e-9)
+
+
+def test_the_loss_and_its_gradients_are_the_same_in_chunks(corpus, prompts):
+    batch, found = PromptExamples(prompts)[np.array([2, 0, 5])], []
+    for fused in (True, False):
+        given = dict(estimator=LeaveOneOut(beta=0.3), fused=fused)
+        module = module_of(corpus, wide_model(corpus, seed=1).eval(), wide_model(corpus), **given)
+        samples = module.sample(batch, [0, 7, 0])
+        found.append(samples | loss_and_gradients(module, samples))
+    ours, expected = found
+    assert all(torch.allclose(ours[name], value, rtol=1e-6, atol=1e-9) for name, value in expected.items())
 
 
 @pytest.mark.parametrize(("estimator", "inner_epochs"), [(LeaveOneOut(beta=0.01), 1), (GroupRelative(beta=0.01), 2)])
