@@ -39,6 +39,8 @@ class PreferenceModule(OptimizedModule):
         optimization, steps, seed: as in `OptimizedModule`.
     """
 
+    shares = True
+
     def __init__(
         self,
         model: nn.Module,
@@ -73,6 +75,8 @@ class SimplePreferenceModule(OptimizedModule):
         beta, margin: of `simple_preference_loss`.
         optimization, steps, seed: as in `OptimizedModule`.
     """
+
+    shares = True
 
     def __init__(
         self, model: nn.Module, optimization: Optimization, *, beta: float, margin: float, steps: int, seed: int

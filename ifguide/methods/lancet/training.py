@@ -196,6 +196,8 @@ class BregmanModule(OptimizedModule):
         optimization, steps, seed: as in `OptimizedModule`.
     """
 
+    shares = True
+
     def __init__(
         self,
         model: nn.Module,
