@@ -5,6 +5,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
+from torch import Tensor
+from transformers import PreTrainedModel
+
 from ifguide.corpus.documents import Query
 from ifguide.corpus.queries import encode_queries
 from ifguide.cost import CorpusSize, Work, shape_of
@@ -18,6 +21,7 @@ from ifguide.influence.refinement import STATE_FILE, RefiningModule, refine
 from ifguide.influence.scorers.base import norm
 from ifguide.influence.scoring import sample_rows
 from ifguide.models import ModelSettings
+from ifguide.processes import Processes
 from ifguide.stages import findings
 from ifguide.stages.stage import Inputs, Stage, made_from, setting, speed
 from ifguide.training.trainer import TrainerSettings
@@ -66,9 +70,16 @@ class RefinedDirection(Stage):
 
     def build(self, folder: Path, inputs: Inputs) -> Mapping[str, Any]:
         corpus, settings = inputs.corpus(), self.influence
-        split, model = corpus.split("train"), self.loading.load(inputs["proxy"], self.trainer.device)
-        encoded = encode_queries(self.queries, corpus.tokenizer, split.block_length, model.config)
-        gradient = query_gradient(model, encoded, batch_size=settings.batch_size, layers=settings.layer_names(model))
+        split = corpus.split("train")
+
+        def start(processes: Processes) -> tuple[PreTrainedModel, dict[str, Tensor]]:
+            model = self.loading.load(inputs["proxy"], processes.device)
+            encoded = encode_queries(self.queries, corpus.tokenizer, split.block_length, model.config)
+            return model, query_gradient(
+                model, encoded, batch_size=settings.batch_size, layers=settings.layer_names(model), processes=processes
+            )
+
+        model, gradient = self.trainer.on_all_devices(start)
         rows = sample_rows(len(split), self.refine.blocks, self.refine.seed)
         module = RefiningModule(
             model,

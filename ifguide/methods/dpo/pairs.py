@@ -11,6 +11,7 @@ from transformers import PreTrainedModel
 
 from ifguide.corpus.pairs import EncodedPair
 from ifguide.methods.dpo.loss import response_log_probabilities
+from ifguide.processes import ALONE, Processes, joined
 from ifguide.training.data import pad
 
 # N pairs, T tokens, V vocabulary
@@ -50,7 +51,12 @@ def pair_lengths(batch: Mapping[str, Tensor]) -> Tensor:
 
 @torch.no_grad()
 def reference_log_probabilities(
-    model: PreTrainedModel, pairs: Sequence[EncodedPair], *, batch_size: int, precision: str = "32-true"
+    model: PreTrainedModel,
+    pairs: Sequence[EncodedPair],
+    *,
+    batch_size: int,
+    precision: str = "32-true",
+    processes: Processes = ALONE,
 ) -> NDArray[np.float32]:
     """log π_ref of both responses of every pair, [N, 2].
 
@@ -59,14 +65,18 @@ def reference_log_probabilities(
         pairs: in the order of the result.
         batch_size: pairs at a time.
         precision: of Lightning; under a mixed one the forward pass is cast as it is in training.
+        processes: among which batches are shared.
     """
     examples, device = PairExamples(pairs), model.device
     dtype = torch.float16 if precision.startswith("16") else torch.bfloat16
-    parts = []
-    for first in tqdm(range(0, len(pairs), batch_size), desc="Reference", leave=False, disable=None):
+    found, mine = np.zeros((len(pairs), 2), np.float32), []
+    firsts = processes.share(range(0, len(pairs), batch_size))
+    for first in tqdm(firsts, desc="Reference", leave=False, disable=processes.no_bar):
         rows = np.arange(first, min(first + batch_size, len(pairs)))
         batch = {name: value.to(device) for name, value in examples[rows].items()}
         with torch.autocast(device.type, dtype, enabled=precision.endswith("mixed")):
             logits = model.eval()(input_ids=batch["input_ids"], use_cache=False).logits
-        parts.append(pair_log_probabilities(logits, batch).float().cpu().numpy())
-    return np.concatenate(parts)
+        found[rows] = pair_log_probabilities(logits, batch).float().cpu().numpy()
+        mine.append(rows)
+    processes.fill(joined(mine), found)
+    return found
