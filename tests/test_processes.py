@@ -24,19 +24,54 @@ def losses(folder, key):
         return [float(row["train/loss"]) for row in csv.DictReader(rows) if row.get("train/loss")]
 
 
-def test_two_processes_train_as_one_through_two_stages(tmp_path):
-    """Proxy and target are trained on two gloo processes, with the influence stages between them."""
-    common = [SMOKE, "stage=model", "trainer.precision=64-true", "trainer.log_every=1", "influence.batch_size=16"]
-    for name, trainer in (("one", "cpu"), ("two", "ddp_cpu")):
-        (tmp_path / name).mkdir()
-        run(tmp_path / name, *common, f"trainer={trainer}")
+WHOLE_WAY = [SMOKE, "trainer.log_every=1", "influence.batch_size=16"]
+
+
+@pytest.fixture(scope="module")
+def one_process(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("one_process")
+    run(folder, *WHOLE_WAY, "trainer=cpu", "trainer.precision=64-true")
+    return folder
+
+
+def bytes_of(folder, *names):
+    found = []
+    for name in names:
+        (file,) = folder.glob(f"workspace/{name}")
+        found.append(file.read_bytes())
+    return found
+
+
+def test_two_processes_are_one_the_whole_way(one_process, tmp_path):
+    """All stages on two gloo processes: proxy, factors, direction, scores, target, generations, measurements."""
+    run(tmp_path, *WHOLE_WAY, "trainer=ddp_cpu", "trainer.precision=64-true")
     for key in ("proxy", "model"):
-        one, two = losses(tmp_path / "one", key), losses(tmp_path / "two", key)
+        one, two = losses(one_process, key), losses(tmp_path, key)
         assert len(one) == len(two) > 3
         assert np.allclose(one, two, rtol=0, atol=1e-6), key
-    masks = [next((tmp_path / name).glob("workspace/mask-*/mask.npy")).read_bytes() for name in ("one", "two")]
-    assert masks[0] == masks[1]
-    assert len(list((tmp_path / "two").glob("workspace/model-*"))) == 2
+    for name in ("mask-*/mask.npy", "generations-*/generations.arrow"):
+        assert bytes_of(one_process, name) == bytes_of(tmp_path, name), name
+    assert len(list(tmp_path.glob("workspace/model-*"))) == 2
+    manifests = [next(folder.glob("workspace/factors-*/manifest.json")) for folder in (one_process, tmp_path)]
+    ours, theirs = (json.loads(file.read_text())["facts"] for file in manifests)
+    assert theirs == {name: pytest.approx(value, rel=1e-5) for name, value in ours.items()}
+    ours, theirs = (json.loads(next(f.glob("outputs/*/*/metrics.json")).read_text()) for f in (one_process, tmp_path))
+    for task in ("toxicity", "perplexity"):
+        assert theirs[task].keys() == ours[task].keys()
+        for subset, metrics in ours[task].items():
+            assert theirs[task][subset] == {name: pytest.approx(value, rel=1e-4) for name, value in metrics.items()}
+
+
+def test_two_processes_that_share_weights_out_train_as_one(one_process, tmp_path):
+    """Proxy and target, with the stages between them on whole copies; in float32, which FSDP computes in."""
+    run(tmp_path, *WHOLE_WAY, "stage=model", "trainer=fsdp_cpu")
+    for key in ("proxy", "model"):
+        one, two = losses(one_process, key), losses(tmp_path, key)
+        assert len(one) == len(two) and np.allclose(one, two, rtol=1e-3 if key == "model" else 1e-5, atol=0), key
+    for folder in tmp_path.glob("workspace/model-*"):
+        weights = load_file(folder / "model.safetensors")
+        assert weights.keys() == load_file(next(one_process.glob("workspace/model-*/model.safetensors"))).keys()
+        assert json.loads((folder / "config.json").read_text())["architectures"] == ["GPTNeoXForCausalLM"]
 
 
 def test_a_killed_run_continues_where_it_was(tmp_path):

@@ -32,7 +32,7 @@ from shared import apart, hardware, interleaved, memory, model_settings, random_
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from ifguide.influence.curvature import _Blocks, _LanguageModelingTask
+from ifguide.influence.kronfluence_factors import Blocks, LanguageModelingTask
 from ifguide.influence.scorers import JVP, FiniteDifference, Positional
 from ifguide.models import layer_matrix, tracked_layers, tracked_parameters
 from ifguide.objectives.language_modeling import token_losses
@@ -72,18 +72,18 @@ class Kronfluence:
 
     def __init__(self, model: PreTrainedModel, query_BT: Tensor, folder: str) -> None:
         self.query, self.calls = query_BT, 0
-        task = _LanguageModelingTask(list(tracked_layers(model)))
+        task = LanguageModelingTask(list(tracked_layers(model)))
         self.analyzer = Analyzer(
             "benchmark", prepare_model(copy.deepcopy(model), task), task, cpu=DEVICE == "cpu", log_level=logging.ERROR,
             disable_tqdm=True, output_dir=folder,
         )  # fmt: skip
         identity = FactorArguments(strategy="identity")
-        self.analyzer.fit_all_factors("fit", _Blocks(query_BT.numpy()), per_device_batch_size=1, factor_args=identity)
+        self.analyzer.fit_all_factors("fit", Blocks(query_BT.numpy()), per_device_batch_size=1, factor_args=identity)
 
     def __call__(self, blocks_BT: Tensor, batch: int) -> Tensor:
         self.calls += 1  # it returns what it has under a name, whatever is asked
         self.analyzer.compute_pairwise_scores(
-            str(self.calls), "fit", query_dataset=_Blocks(self.query.numpy()), train_dataset=_Blocks(blocks_BT.numpy()),
+            str(self.calls), "fit", query_dataset=Blocks(self.query.numpy()), train_dataset=Blocks(blocks_BT.numpy()),
             per_device_query_batch_size=1, per_device_train_batch_size=batch,
             score_args=ScoreArguments(compute_per_token_scores=True, aggregate_query_gradients=True),
         )  # fmt: skip

@@ -2,12 +2,15 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+
+from ifguide.processes import Processes
 
 TOXICITY = "toxicity"
 PROBABILITIES_FILE = "probabilities.npz"  # of generations: category → [prompts, samples]
@@ -47,6 +50,34 @@ class ClassifierSettings(Protocol):
             device: where it computes, if it can choose.
         """
         ...
+
+
+@dataclass(frozen=True)
+class SharedClassifier:
+    """A classifier that is there in several processes, of which each reads its share of the texts.
+
+    Args:
+        classifier: loaded, on the device of this process.
+        processes: all of them ask it for the same texts, in the same order.
+    """
+
+    classifier: Classifier
+    processes: Processes
+
+    @property
+    def name(self) -> str:
+        return self.classifier.name
+
+    def __call__(self, texts: Sequence[str]) -> dict[str, NDArray[np.float64]]:
+        if self.processes.count == 1 or len(texts) < self.processes.count:
+            return self.classifier(texts)
+        rows = np.arange(len(texts))[self.processes.rank :: self.processes.count]
+        found: dict[str, NDArray[np.float64]] = {}
+        for category, values in self.classifier([texts[row] for row in rows]).items():
+            found[category] = np.zeros(len(texts))
+            found[category][rows] = values
+        self.processes.fill(rows, *found.values())
+        return found
 
 
 class ReadyClassifier(ABC):

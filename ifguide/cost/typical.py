@@ -7,6 +7,7 @@ from ifguide.cost import kinds
 from ifguide.cost.shape import FLOAT, ModelShape
 from ifguide.cost.work import PROCESS, Kind, Memory, Pass, Work
 from ifguide.decoding import Decoder, Nucleus
+from ifguide.training.strategies import FSDP
 from ifguide.training.trainer import TrainerSettings
 
 MICRO = "trainer.micro_batch_size"
@@ -30,6 +31,7 @@ def training(
     length: int,
     validation: float = 0,
     vocabulary: int = 0,
+    shares: bool = False,
 ) -> Work:
     """A training of all weights, which ends in a Hugging Face folder.
 
@@ -41,9 +43,9 @@ def training(
         length: tokens of a sequence.
         validation: sequences of a validation.
         vocabulary: token ids of the tokenizer beside the model.
+        shares: whether `trainer.strategy=fsdp` shares the weights out.
     """
-    processes = trainer.devices * trainer.num_nodes
-    micro = max(1, min(trainer.micro_batch_size, batch_size // processes))
+    micro = max(1, min(trainer.micro_batch_size, batch_size // trainer.processes))
     dtype = dtype_of(trainer.precision)
     every = trainer.validate_every
     times = 1.0 if every is None else max(1.0, 1 / every if every < 1 else steps / every)
@@ -52,9 +54,10 @@ def training(
         passes.append(Pass(kinds.forward, model, trainer.micro_batch_size, length,
                            times * validation / trainer.micro_batch_size, dtype))  # fmt: skip
     weights = FLOAT * model.parameters
+    holders = trainer.processes if shares and trainer.strategy == FSDP else 1
     return Work(
         tuple(passes),
-        memory=Memory(PROCESS + STATES * weights, model.activations(length), micro, MICRO),
+        memory=Memory(PROCESS + STATES * weights / holders, model.activations(length), micro, MICRO),
         disk=weights + TOKENIZER * vocabulary,
         scratch=2 * SAVED * weights if steps > trainer.checkpoint_every else 0.0,
     )

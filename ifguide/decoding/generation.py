@@ -18,6 +18,7 @@ from ifguide.decoding.base import Decoder, attached, frame_of
 from ifguide.decoding.cached import NextLogits
 from ifguide.decoding.nucleus import cached_pieces
 from ifguide.opening import context_length
+from ifguide.processes import ALONE, Processes, joined
 
 GENERATIONS_FILE = "generations.arrow"
 
@@ -35,6 +36,7 @@ def sample_continuations(
     end_of_text: int,
     rows: int,
     seed: int,
+    processes: Processes = ALONE,
 ) -> NDArray[np.int64]:
     """Sample continuations of token prompts.
 
@@ -51,6 +53,7 @@ def sample_continuations(
         end_of_text: token that ends a continuation.
         rows: sequences generated at the same time.
         seed: of the sampling.
+        processes: among which batches are shared; the model and the decoder are there in each of them.
 
     Returns:
         [prompts, samples, max_new_tokens]; after its end a continuation is filled with `end_of_text`.
@@ -65,12 +68,15 @@ def sample_continuations(
         for members in [np.flatnonzero(lengths == length)]
         for first in range(0, len(members), per_batch)
     ]
+    numbers = processes.share(range(len(batches)))
     with attached(decoder, model):
-        for number, members in enumerate(tqdm(batches, desc="Generating", leave=False, disable=None)):
+        for number in tqdm(numbers, desc="Generating", leave=False, disable=processes.no_bar):
+            members = batches[number]
             ids = torch.tensor([prompts[m] for m in members], device=model.device)
             generator = torch.Generator(model.device).manual_seed(seed * 1_000_003 + number)
             new = _continuations(model, ids, decoder, samples, max_new_tokens, end_of_text, generator)
             result[members] = new.view(len(members), samples, -1).cpu().numpy()
+    processes.fill(joined([batches[number] for number in numbers]), result)
     return result
 
 
@@ -115,6 +121,7 @@ def continue_prompts(
     max_new_tokens: int,
     rows: int,
     seed: int,
+    processes: Processes = ALONE,
 ) -> tuple[list[list[int]], NDArray[np.int64]]:
     """Token ids of prompts, as many as leave room for what is new, and of their continuations.
 
@@ -122,7 +129,7 @@ def continue_prompts(
         model: on the device that computes.
         tokenizer: of the model.
         prompts: what is continued.
-        decoder, samples, max_new_tokens, rows, seed: as in `sample_continuations`, as is the second value.
+        decoder, samples, max_new_tokens, rows, seed, processes: as in `sample_continuations`, as is the second value.
     """
     room = context_length(model.config) - max_new_tokens
     encoded = encode_prompts(prompts, tokenizer, room, model.config, *frame_of(decoder))
@@ -135,6 +142,7 @@ def continue_prompts(
         end_of_text=tokenizer.eos_token_id,
         rows=rows,
         seed=seed,
+        processes=processes,
     )
 
 

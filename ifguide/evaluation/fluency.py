@@ -17,6 +17,7 @@ from ifguide.evaluation.likelihood import continuation_likelihoods
 from ifguide.evaluation.task import members_of
 from ifguide.objectives.language_modeling import token_losses
 from ifguide.opening import context_length
+from ifguide.processes import ALONE, Processes, joined
 from ifguide.statistics import mean_interval, ratio_interval
 from ifguide.workspace import open_archive
 
@@ -27,7 +28,7 @@ ORDERS = (1, 2, 3)  # of the n-grams that are counted
 
 @torch.no_grad()
 def block_losses(
-    model: PreTrainedModel, split: Split, *, batch_size: int, never: Sequence[int] = ()
+    model: PreTrainedModel, split: Split, *, batch_size: int, never: Sequence[int] = (), processes: Processes = ALONE
 ) -> NDArray[np.float32]:
     """Loss of every token of a split, [blocks, T]; column 0 is 0.
 
@@ -36,15 +37,19 @@ def block_losses(
     """
     model.eval()
     losses = np.empty(split.shape, dtype=np.float32)
-    for first in tqdm(range(0, len(split), batch_size), desc="Perplexity", leave=False, disable=None):
-        ids = torch.from_numpy(split.tokens(slice(first, min(first + batch_size, len(split))))).to(model.device)
+    mine = processes.share(
+        [np.arange(first, min(first + batch_size, len(split))) for first in range(0, len(split), batch_size)]
+    )
+    for rows in tqdm(mine, desc="Perplexity", leave=False, disable=processes.no_bar):
+        ids = torch.from_numpy(split.tokens(rows)).to(model.device)
         logits = model(input_ids=ids, use_cache=False).logits
         if never:
             logits[..., list(never)] = -torch.inf
         batch = token_losses(logits, ids)
         for token in never:
             batch = batch.masked_fill(ids == token, 0)
-        losses[first : first + len(ids)] = batch.float().cpu().numpy()
+        losses[rows] = batch.float().cpu().numpy()
+    processes.fill(joined(mine), losses)
     return losses
 
 
@@ -143,6 +148,7 @@ def generation_perplexity(
     subsets: Sequence[str],
     *,
     batch_size: int,
+    processes: Processes = ALONE,
 ) -> tuple[Metrics, UnitLosses]:
     """Perplexity of continuations, given their prompts, under another model than the one that wrote them.
 
@@ -154,6 +160,8 @@ def generation_perplexity(
         prompts: P texts.
         continuations: texts of each prompt.
         subsets: subset of each prompt.
+        batch_size: continuations at a time.
+        processes: among which batches are shared.
 
     Returns:
         subset → `generation_perplexity` with its interval (bootstrap over prompts), absent where nothing was written;
@@ -163,7 +171,9 @@ def generation_perplexity(
         Query(prompt, text, False, "") for prompt, texts in zip(prompts, continuations, strict=True) for text in texts
     ]
     encoded = encode_queries(pairs, tokenizer, context_length(model.config), model.config)
-    found = continuation_likelihoods(model, encoded, batch_size=batch_size, description="Reference model")
+    found = continuation_likelihoods(
+        model, encoded, batch_size=batch_size, description="Reference model", processes=processes
+    )
     prompt = np.repeat(np.arange(len(prompts)), [len(texts) for texts in continuations])
     losses = np.bincount(prompt, weights=found.losses, minlength=len(prompts)).astype(np.float64)
     tokens = np.bincount(prompt, weights=found.tokens, minlength=len(prompts)).astype(np.float64)

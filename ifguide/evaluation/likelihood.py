@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import islice
 
 import numpy as np
 import torch
@@ -11,6 +12,7 @@ from transformers import PreTrainedModel
 
 from ifguide.corpus.queries import EncodedQuery, padded_batches
 from ifguide.objectives.language_modeling import token_losses
+from ifguide.processes import ALONE, Processes, joined
 
 
 @dataclass(frozen=True)
@@ -32,7 +34,12 @@ class Likelihoods:
 
 @torch.no_grad()
 def continuation_likelihoods(
-    model: PreTrainedModel, encoded: Sequence[EncodedQuery], *, batch_size: int, description: str
+    model: PreTrainedModel,
+    encoded: Sequence[EncodedQuery],
+    *,
+    batch_size: int,
+    description: str,
+    processes: Processes = ALONE,
 ) -> Likelihoods:
     """Likelihoods of continuations; one without a token has a loss of 0, and is `greedy`.
 
@@ -42,8 +49,10 @@ def continuation_likelihoods(
     count = len(encoded)
     losses, tokens = np.zeros(count), np.array([int(query.continuation.sum()) for query in encoded], dtype=np.int64)
     greedy, last = np.ones(count, bool), np.ones(count, bool)
-    batches, total = padded_batches(encoded, batch_size), -(-count // batch_size)
-    for rows, ids, inside in tqdm(batches, desc=description, total=total, leave=False, disable=None):
+    batches = islice(padded_batches(encoded, batch_size), processes.rank, None, processes.count)
+    total, mine = len(processes.share(range(-(-count // batch_size)))), []
+    for rows, ids, inside in tqdm(batches, desc=description, total=total, leave=False, disable=processes.no_bar):
+        mine.append(rows)
         ids_BT, inside_BT = torch.from_numpy(ids).to(model.device), torch.from_numpy(inside).to(model.device)
         logits_BTV = model(input_ids=ids_BT, use_cache=False).logits
         losses[rows] = (token_losses(logits_BTV, ids_BT) * inside_BT).double().sum(1).cpu().numpy()
@@ -52,4 +61,5 @@ def continuation_likelihoods(
         wrong &= inside
         greedy[rows] = ~wrong.any(1)
         last[rows] = ~wrong[np.arange(len(rows)), inside.shape[1] - 1 - inside[:, ::-1].argmax(1)]
+    processes.fill(joined(mine), losses, greedy, last)
     return Likelihoods(losses, tokens, greedy, last)

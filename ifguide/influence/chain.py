@@ -24,6 +24,7 @@ from ifguide.influence.scoring import SAMPLE_TOKENS, sample_rows
 from ifguide.influence.selection import Algorithm1, Selection
 from ifguide.influence.top import TopTokens
 from ifguide.models import tracked_layers
+from ifguide.processes import ALONE, Processes
 
 DTYPES = ("float32", "bfloat16")
 Rule = Algorithm1 | TopTokens  # scores, starts of documents → a selection
@@ -73,7 +74,13 @@ class InfluenceSettings:
 
 
 def fit_factors(
-    model: PreTrainedModel, split: Split, curvature: Curvature, settings: InfluenceSettings, *, progress: bool
+    model: PreTrainedModel,
+    split: Split,
+    curvature: Curvature,
+    settings: InfluenceSettings,
+    *,
+    progress: bool,
+    processes: Processes = ALONE,
 ) -> tuple[dict[str, Tensor], int]:
     """Factors of the curvature on a sample of training blocks, and the number of these."""
     rows = sample_rows(len(split), curvature.blocks, settings.seed)
@@ -84,6 +91,7 @@ def fit_factors(
         seed=settings.seed,
         layers=settings.layer_names(model),
         progress=progress,
+        processes=processes,
     )
     return factors, len(rows)
 
@@ -95,11 +103,12 @@ def find_gradient(
     tokenizer: PreTrainedTokenizerFast,
     *,
     block_length: int,
+    processes: Processes = ALONE,
 ) -> tuple[dict[str, Tensor], list[EncodedQuery]]:
     """The gradient g of some queries over the tracked parameters, and the queries as they were read."""
-    encoded = encode_queries(queries, tokenizer, block_length, model.config)
-    layers = settings.layer_names(model)
-    return query_gradient(model, encoded, batch_size=settings.batch_size, layers=layers), encoded
+    encoded, layers = encode_queries(queries, tokenizer, block_length, model.config), settings.layer_names(model)
+    found = query_gradient(model, encoded, batch_size=settings.batch_size, layers=layers, processes=processes)
+    return found, encoded
 
 
 def find_direction(
@@ -111,14 +120,18 @@ def find_direction(
     tokenizer: PreTrainedTokenizerFast,
     *,
     block_length: int,
+    processes: Processes = ALONE,
 ) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """The direction v of some queries, and facts for the manifest.
 
     Args:
         factors: layer → factor → tensor.
         block_length: longest query, in tokens.
+        processes: among which the queries are shared.
     """
-    gradient, encoded = find_gradient(model, settings, queries, tokenizer, block_length=block_length)
+    gradient, encoded = find_gradient(
+        model, settings, queries, tokenizer, block_length=block_length, processes=processes
+    )
     direction = precondition_direction(model, gradient, factors, curvature)
     return direction, {
         "positive_queries": sum(query.toxic for query in encoded),
@@ -136,6 +149,7 @@ def direction_reliability(
     queries: Sequence[Query],
     tokenizer: PreTrainedTokenizerFast,
     split: Split,
+    processes: Processes = ALONE,
 ) -> float | None:
     """How much scores along directions of two halves of the queries agree (`split_half_correlation`), on a sample of
     the blocks that curvature is fitted on; None where a class has not two queries.
@@ -147,10 +161,15 @@ def direction_reliability(
         return None
     length = split.block_length
     directions = [
-        find_direction(model, factors, curvature, settings, part, tokenizer, block_length=length)[0] for part in parts
+        find_direction(model, factors, curvature, settings, part, tokenizer, block_length=length, processes=processes)[
+            0
+        ]
+        for part in parts
     ]
     rows = sample_rows(len(split), max(1, SAMPLE_TOKENS // length), settings.seed)
-    return split_half_correlation(model, directions, split.tokens(rows), batch_size=settings.batch_size)
+    return split_half_correlation(
+        model, directions, split.tokens(rows), batch_size=settings.batch_size, processes=processes
+    )
 
 
 def select_behaviours(

@@ -3,9 +3,6 @@
 Gradients and factors of a layer are matrices [outputs, inputs (+ 1 where there is a bias)].
 """
 
-import logging
-import os
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -13,19 +10,23 @@ from typing import ClassVar
 
 import numpy as np
 import torch
-import torch.nn.functional as F
-from kronfluence import Analyzer, FactorArguments, Task, prepare_model
-from kronfluence.utils.state import State
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils.data import Dataset as TorchDataset
 from transformers import PreTrainedModel
 
 from ifguide.checks import check_whole_number
 from ifguide.influence.factors import EIGENVALUES, EIGENVECTORS, FACTORS, SIDES, CurvatureError, by_layer, check_counts
-from ifguide.influence.per_block import flattened_layers, give_by_block
+from ifguide.influence.kronfluence_factors import (
+    LanguageModelingTask,
+    draw_labels,
+    kronfluence_factors,
+    own_generator,
+    vocabulary_of,
+)
+from ifguide.influence.per_block import flattened_layers
 from ifguide.influence.sequence_kronecker import block_gradients, corrected_eigenvalues, sequence_factors
 from ifguide.models import linear_copy, tracked_layers
+from ifguide.processes import ALONE, Processes
 
 WHOLE_SEQUENCES = ("sequence_kronecker", "eshampoo")
 SCOPES = ("layer", "model")
@@ -82,6 +83,7 @@ class Curvature:
         seed: int,
         layers: Sequence[str] | None = None,
         progress: bool = True,
+        processes: Processes = ALONE,
     ) -> dict[str, Tensor]:
         """Fit the factors of the tracked layers, in float32.
 
@@ -92,6 +94,7 @@ class Curvature:
             seed: of the labels sampled from the model.
             layers: names of the layers to fit; None: all tracked layers.
             progress: show progress bars.
+            processes: among which the blocks are shared; each gets all factors.
 
         Returns:
             `<layer>/<factor>` → tensor; empty for `identity`.
@@ -105,67 +108,51 @@ class Curvature:
         names = list(tracked_layers(clone) if layers is None else layers)
         with _curvature_errors():
             flat, batch_size = flattened_layers(clone, names, blocks, batch_size)
-        task = _LanguageModelingTask(names)
-        devices = [clone.device] if clone.device.type == "cuda" else []
         if self.strategy in WHOLE_SEQUENCES:
-            with torch.random.fork_rng(devices=devices), _curvature_errors():
-                torch.manual_seed(seed)
-
-                def gradients() -> Iterator[dict[str, Tensor]]:
-                    return block_gradients(clone, names, blocks, loss, progress=progress)
-
-                def loss(ids: Tensor) -> Tensor:
-                    return task.compute_train_loss(ids, clone, sample=not self.empirical_fisher)
-
-                found = sequence_factors(gradients(), len(blocks))
-                if self.strategy == "eshampoo":
-                    found |= corrected_eigenvalues(gradients(), found)
-                return {key: found[key] for key in found if key.rpartition("/")[2] in FACTORS[self.strategy]}
-        with tempfile.TemporaryDirectory() as scratch, _single_process(), torch.random.fork_rng(devices=devices):
-            torch.manual_seed(seed)
-            prepared = prepare_model(clone, task)
-            for name in flat:
-                give_by_block(prepared, name, lambda: task.blocks)
-            analyzer = Analyzer(
-                analysis_name="curvature",
-                model=prepared,
-                task=task,
-                cpu=clone.device.type == "cpu",
-                log_level=logging.WARNING,
-                disable_tqdm=not progress,
-                output_dir=scratch,
-            )
-            arguments = FactorArguments(
-                strategy=self.strategy,
-                use_empirical_fisher=self.empirical_fisher,
-                covariance_max_examples=None,
-                lambda_max_examples=None,
-            )
-            try:
-                analyzer.fit_all_factors(
-                    factors_name="fit",
-                    dataset=_Blocks(blocks),
-                    per_device_batch_size=batch_size,
-                    factor_args=arguments,
-                    overwrite_output_dir=True,
-                )
-            except torch.linalg.LinAlgError as error:  # type: ignore[attr-defined]
-                raise CurvatureError(
-                    f"a covariance has no eigendecomposition ({error}): the proxy's activations or gradients are not "
-                    "finite or of extreme size; check the proxy, or use curvature=diagonal"
-                ) from None
-            loaded = analyzer.load_all_factors("fit")
-        if "lambda_matrix" in FACTORS[self.strategy]:
+            return self._fit_whole_sequences(clone, names, blocks, seed=seed, progress=progress, processes=processes)
+        kept = FACTORS[self.strategy]
+        found = kronfluence_factors(
+            clone, names, flat, blocks, strategy=self.strategy, kept=kept, empirical_fisher=self.empirical_fisher,
+            batch_size=batch_size, seed=seed, progress=progress, processes=processes,
+        )  # fmt: skip
+        if "lambda_matrix" in kept:
             for name in flat:  # what no token of a block reaches has no gradient there
-                loaded["num_lambda_processed"][name] = torch.full_like(
-                    loaded["num_lambda_processed"][name], len(blocks)
-                )
-        factors = {f"{layer}/{name}": loaded[name][layer].clone() for layer in names for name in FACTORS[self.strategy]}
+                found["num_lambda_processed"][name] = torch.full_like(found["num_lambda_processed"][name], len(blocks))
+        factors = {f"{layer}/{name}": found[name][layer].clone() for layer in names for name in kept}
         for key, value in factors.items():
             if not torch.isfinite(value).all():
                 raise CurvatureError(f"the fitted factor {key} is not finite; fit on more blocks or check the proxy")
         check_counts(by_layer(factors), len(blocks))
         return factors
+
+    def _fit_whole_sequences(
+        self,
+        model: PreTrainedModel,
+        layers: Sequence[str],
+        blocks: NDArray[np.int64],
+        *,
+        seed: int,
+        progress: bool,
+        processes: Processes,
+    ) -> dict[str, Tensor]:
+        task, sample = LanguageModelingTask(layers), not self.empirical_fisher
+        vocabulary = vocabulary_of(model)
+
+        def loss(ids: Tensor) -> Tensor:
+            return task.compute_train_loss(ids, model, sample=sample)
+
+        def pass_over(ids: Tensor) -> None:
+            if sample:
+                draw_labels(ids[:, 1:].numel(), vocabulary, ids.device)
+
+        def gradients() -> Iterator[dict[str, Tensor]]:
+            return block_gradients(model, layers, blocks, loss, pass_over, progress=progress, processes=processes)
+
+        with own_generator(model.device, seed), _curvature_errors():
+            found = sequence_factors(gradients(), len(blocks), processes)
+            if self.strategy == "eshampoo":
+                found |= corrected_eigenvalues(gradients(), found, processes)
+        return {key: found[key] for key in found if key.rpartition("/")[2] in FACTORS[self.strategy]}
 
     def resolved(self, factors: Mapping[str, Mapping[str, Tensor]]) -> "Curvature":
         """The same with one absolute δ, where that is relative to the mean eigenvalue of the whole model.
@@ -219,58 +206,9 @@ class Curvature:
         return (q_out @ work @ q_in.T if rotates else work).to(gradient.dtype)
 
 
-class _LanguageModelingTask(Task):  # type: ignore[misc]  # kronfluence has no types
-    """Sum over all tokens of the negative log-likelihood, of true or of sampled next tokens (true Fisher)."""
-
-    def __init__(self, layers: Sequence[str]) -> None:
-        self._layers, self.blocks = list(layers), 0
-
-    def compute_train_loss(self, batch: Tensor, model: torch.nn.Module, sample: bool = False) -> Tensor:
-        self.blocks = len(batch)
-        logits = model(input_ids=batch, use_cache=False).logits[:, :-1].flatten(0, 1).float()
-        if sample:
-            with torch.no_grad():
-                labels = torch.multinomial(logits.softmax(-1), 1).flatten()
-        else:
-            labels = batch[:, 1:].flatten()
-        return F.cross_entropy(logits, labels, reduction="sum")
-
-    def compute_measurement(self, batch: Tensor, model: torch.nn.Module) -> Tensor:
-        return self.compute_train_loss(batch, model)
-
-    def get_influence_tracked_modules(self) -> list[str]:
-        return self._layers
-
-
-class _Blocks(TorchDataset[Tensor]):
-    def __init__(self, blocks: NDArray[np.int64]) -> None:
-        self._blocks = torch.from_numpy(np.ascontiguousarray(blocks))
-
-    def __len__(self) -> int:
-        return len(self._blocks)
-
-    def __getitem__(self, index: int) -> Tensor:
-        return self._blocks[index]
-
-
 @contextmanager
 def _curvature_errors() -> Iterator[None]:
     try:
         yield
     except ValueError as error:
         raise CurvatureError(str(error)) from None
-
-
-@contextmanager
-def _single_process() -> Iterator[None]:
-    """kronfluence reads LOCAL_RANK, keeps its process state for ever, and sets the level of all logs; factors are
-    fitted by one process alone."""
-    saved, level = os.environ.pop("LOCAL_RANK", None), logging.root.level
-    State._reset_state()
-    try:
-        yield
-    finally:
-        State._reset_state()
-        logging.root.setLevel(level)
-        if saved is not None:
-            os.environ["LOCAL_RANK"] = saved

@@ -15,6 +15,7 @@ from ifguide.influence.scorers import Direction
 from ifguide.influence.scorers.base import norm
 from ifguide.influence.word_keys import WordKeys
 from ifguide.objectives.language_modeling import token_losses
+from ifguide.processes import ALONE, Processes, joined
 
 STEP = 3e-3  # of a difference, as a share of the tracked weights' norm
 COUNTED_BLOCKS = 4096  # of the training split, at most, for a unigram model
@@ -30,25 +31,35 @@ def unigram_loss(train: Split, other: Split, vocabulary: int) -> float:
     return float(-np.log(counts / counts.sum())[other.tokens(slice(0, None))[:, 1:]].mean())
 
 
-def mean_loss(model: PreTrainedModel, blocks_BT: NDArray[np.int64], *, batch_size: int) -> float:
+def mean_loss(
+    model: PreTrainedModel, blocks_BT: NDArray[np.int64], *, batch_size: int, processes: Processes = ALONE
+) -> float:
     """Mean loss of a model on some blocks, in nats per predicted token."""
-    return float(predicted_losses(model, blocks_BT, batch_size=batch_size).mean())
+    return float(predicted_losses(model, blocks_BT, batch_size=batch_size, processes=processes).mean())
 
 
 @torch.no_grad()
-def predicted_losses(model: PreTrainedModel, blocks_BT: NDArray[np.int64], *, batch_size: int) -> NDArray[np.float64]:
+def predicted_losses(
+    model: PreTrainedModel, blocks_BT: NDArray[np.int64], *, batch_size: int, processes: Processes = ALONE
+) -> NDArray[np.float64]:
     """Losses of the predicted tokens of some blocks, flat."""
-    losses = [
-        token_losses(model(input_ids=ids, use_cache=False).logits, ids)[:, 1:].double().cpu()
-        for ids in torch.from_numpy(blocks_BT).to(model.device).split(batch_size)
-    ]
-    found: NDArray[np.float64] = torch.cat(losses).flatten().numpy()
-    return found
+    losses = np.zeros((len(blocks_BT), blocks_BT.shape[1] - 1))
+    mine = processes.share(np.split(np.arange(len(blocks_BT)), range(batch_size, len(blocks_BT), batch_size)))
+    for rows in mine:
+        ids = torch.from_numpy(blocks_BT[rows]).to(model.device)
+        losses[rows] = token_losses(model(input_ids=ids, use_cache=False).logits, ids)[:, 1:].double().cpu().numpy()
+    processes.fill(joined(mine), losses)
+    return losses.ravel()
 
 
 @torch.no_grad()
 def score_changes(
-    model: PreTrainedModel, direction: Mapping[str, Tensor], blocks_BT: NDArray[np.int64], *, batch_size: int
+    model: PreTrainedModel,
+    direction: Mapping[str, Tensor],
+    blocks_BT: NDArray[np.int64],
+    *,
+    batch_size: int,
+    processes: Processes = ALONE,
 ) -> NDArray[np.float64]:
     """Scores up to a factor, flat, by a central difference of the losses: rough, and of any architecture.
 
@@ -57,6 +68,7 @@ def score_changes(
         direction: parameter name → tensor of its shape.
         blocks_BT: token ids.
         batch_size: blocks at a time.
+        processes: among which the blocks are shared.
     """
     parameters = {name: model.get_parameter(name) for name in direction}
     moving = {name: value.to(parameters[name]) for name, value in direction.items()}
@@ -65,21 +77,28 @@ def score_changes(
     for shift in (step, -2 * step):
         for name, value in moving.items():
             parameters[name].add_(value, alpha=shift)
-        sides.append(predicted_losses(model, blocks_BT, batch_size=batch_size))
+        sides.append(predicted_losses(model, blocks_BT, batch_size=batch_size, processes=processes))
     for name, value in moving.items():
         parameters[name].add_(value, alpha=step)
     return sides[0] - sides[1]
 
 
 def split_half_correlation(
-    model: PreTrainedModel, directions: Sequence[Direction], blocks_BT: NDArray[np.int64], *, batch_size: int
+    model: PreTrainedModel,
+    directions: Sequence[Direction],
+    blocks_BT: NDArray[np.int64],
+    *,
+    batch_size: int,
+    processes: Processes = ALONE,
 ) -> float:
     """Pearson correlation, over the tokens of some blocks, of the scores along the directions of two halves.
 
     That of the whole is higher: 2r / (1 + r) by Spearman and Brown's formula. Scores along no direction at all
     correlate with nothing: 0.
     """
-    one, other = (score_changes(model, each, blocks_BT, batch_size=batch_size) for each in directions)
+    one, other = (
+        score_changes(model, each, blocks_BT, batch_size=batch_size, processes=processes) for each in directions
+    )
     if min(one.std(), other.std()) == 0:
         return 0.0
     return float(np.corrcoef(one, other)[0, 1])

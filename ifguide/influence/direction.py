@@ -19,6 +19,7 @@ from ifguide.influence.curvature import Curvature
 from ifguide.influence.factors import CurvatureError, check_counts
 from ifguide.models import layer_matrix, split_layer_matrix, tracked_layers, tracked_parameters
 from ifguide.objectives.language_modeling import token_losses
+from ifguide.processes import ALONE, Processes
 
 DIRECTION_FILE = "direction.safetensors"
 
@@ -40,7 +41,12 @@ def gradients_of(model: nn.Module, names: Collection[str]) -> Iterator[None]:
 
 
 def query_gradient(
-    model: PreTrainedModel, queries: Sequence[EncodedQuery], *, batch_size: int, layers: Sequence[str] | None = None
+    model: PreTrainedModel,
+    queries: Sequence[EncodedQuery],
+    *,
+    batch_size: int,
+    layers: Sequence[str] | None = None,
+    processes: Processes = ALONE,
 ) -> dict[str, Tensor]:
     """g(toxic) − g(nontoxic): the differential gradient of the queries, in one signed accumulation.
 
@@ -51,6 +57,7 @@ def query_gradient(
         queries: encoded queries of both classes.
         batch_size: queries at a time.
         layers: names of the layers whose gradients are taken; None: all tracked layers.
+        processes: among which batches of queries are shared.
 
     Returns:
         Parameter name → tensor of its shape, for the tracked parameters.
@@ -65,7 +72,8 @@ def query_gradient(
     ordered = sorted(queries, key=lambda query: len(query.input_ids))
     model.eval()
     with gradients_of(model, parameters):
-        for first in tqdm(range(0, len(ordered), batch_size), desc="Query gradients", leave=False, disable=None):
+        firsts = processes.share(range(0, len(ordered), batch_size))
+        for first in tqdm(firsts, desc="Query gradients", leave=False, disable=processes.no_bar):
             batch = ordered[first : first + batch_size]
             width = len(batch[-1].input_ids)
             ids = torch.zeros(len(batch), width, dtype=torch.long)
@@ -77,7 +85,8 @@ def query_gradient(
             ids, weights = ids.to(model.device), weights.to(model.device)
             losses = token_losses(model(input_ids=ids, use_cache=False).logits, ids)
             (losses * weights).sum().backward()
-        return {name: p.grad.detach().clone() for name, p in parameters.items() if p.grad is not None}
+        found = {name: p.grad.detach().clone() for name, p in parameters.items() if p.grad is not None}
+        return processes.sums(found)
 
 
 def precondition_direction(

@@ -17,6 +17,9 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from ifguide.models import layer_matrix
+from ifguide.processes import ALONE, Processes
+
+LEFT, RIGHT = "left", "right"  # sums of W Wᵀ and of Wᵀ W
 
 # O outputs, I inputs (+ 1 where there is a bias); N blocks, T tokens
 
@@ -35,8 +38,10 @@ def block_gradients(
     layers: Sequence[str],
     blocks_NT: NDArray[np.int64],
     loss: Callable[[Tensor], Tensor],
+    pass_over: Callable[[Tensor], None] = lambda ids_1T: None,
     *,
     progress: bool = False,
+    processes: Processes = ALONE,
 ) -> Iterator[dict[str, Tensor]]:
     """Layer → the gradient of a whole block, [O, I], block by block, each by one backward pass.
 
@@ -45,7 +50,9 @@ def block_gradients(
         layers: names of its linear layers.
         blocks_NT: token ids.
         loss: [1, T] token ids → the sum of the losses of their tokens.
+        pass_over: called with the token ids of a block that another process takes.
         progress: show a progress bar.
+        processes: among which the blocks are shared.
     """
     modules = {name: model.get_submodule(name) for name in layers}
     parameters = {
@@ -54,7 +61,11 @@ def block_gradients(
         for name, parameter in module.named_parameters(recurse=False)
     }
     device = next(iter(parameters.values())).device
-    for ids_T in tqdm(torch.from_numpy(np.ascontiguousarray(blocks_NT)).to(device), "Factors", disable=not progress):
+    blocks = torch.from_numpy(np.ascontiguousarray(blocks_NT)).to(device)
+    for number, ids_T in enumerate(tqdm(blocks, "Factors", disable=not progress)):
+        if number % processes.count != processes.rank:
+            pass_over(ids_T[None])
+            continue
         found = torch.autograd.grad(
             loss(ids_T[None]), list(parameters.values()), allow_unused=True, materialize_grads=True
         )
@@ -65,12 +76,15 @@ def block_gradients(
         }
 
 
-def sequence_factors(gradients: Iterable[Mapping[str, Tensor]], count: int) -> dict[str, Tensor]:
+def sequence_factors(
+    gradients: Iterable[Mapping[str, Tensor]], count: int, processes: Processes = ALONE
+) -> dict[str, Tensor]:
     """Factors of each layer.
 
     Args:
         gradients: `block_gradients`.
-        count: of the blocks.
+        count: of the blocks, of all processes together.
+        processes: whose sums are added.
 
     Returns:
         `<layer>/<factor>` → tensor, in the model's dtype.
@@ -78,28 +92,28 @@ def sequence_factors(gradients: Iterable[Mapping[str, Tensor]], count: int) -> d
     Raises:
         ValueError: a layer's gradients are not finite, or 0 on all blocks.
     """
-    sums: dict[str, tuple[Tensor, Tensor]] = {}
+    sums: dict[str, Tensor] = {}
     for layer, whole_OI in chain.from_iterable(one.items() for one in gradients):
-        if layer not in sums:
-            outputs, inputs = whole_OI.shape
-            sums[layer] = whole_OI.new_zeros(outputs, outputs), whole_OI.new_zeros(inputs, inputs)
-        left_OO, right_II = sums[layer]
-        left_OO.addmm_(whole_OI, whole_OI.T, alpha=1 / count)
-        right_II.addmm_(whole_OI.T, whole_OI, alpha=1 / count)
-    factors: dict[str, Tensor] = {}
-    for layer, (left_OO, right_II) in sums.items():
-        size = float(left_OO.trace())
+        for key, half in ((f"{layer}/{LEFT}", whole_OI), (f"{layer}/{RIGHT}", whole_OI.T)):
+            sums.setdefault(key, half.new_zeros(len(half), len(half))).addmm_(half, half.T, alpha=1 / count)
+    sums = processes.sums(sums)
+    layers = sorted({key.rpartition("/")[0] for key in sums})
+    for layer in layers:
+        size = float(sums[f"{layer}/{LEFT}"].trace())
         if not 0 < size < float("inf"):
             raise ValueError(
                 f"the gradients of {layer} on {count} blocks have a mean square of {size:g}: leave it out "
                 "(influence.layers), or check the proxy"
             )
-        factors |= {f"{layer}/{name}": value for name, value in trace_normalised_factors(left_OO, right_II).items()}
-    return factors
+    mine: dict[str, Tensor] = {}
+    for layer in processes.share(layers):
+        parts = trace_normalised_factors(sums[f"{layer}/{LEFT}"], sums[f"{layer}/{RIGHT}"])
+        mine |= {f"{layer}/{name}": value for name, value in parts.items()}
+    return processes.sums(mine)
 
 
 def corrected_eigenvalues(
-    gradients: Iterable[Mapping[str, Tensor]], factors: Mapping[str, Tensor]
+    gradients: Iterable[Mapping[str, Tensor]], factors: Mapping[str, Tensor], processes: Processes = ALONE
 ) -> dict[str, Tensor]:
     """Second moments of the blocks' gradients in the factors' eigenbases, summed over blocks, under kronfluence's
     names: eigenvalue-corrected Shampoo.
@@ -107,6 +121,7 @@ def corrected_eigenvalues(
     Args:
         gradients: `block_gradients`.
         factors: `<layer>/<factor>` → tensor.
+        processes: whose sums are added.
     """
     found: dict[str, Tensor] = {}
     for layer, whole_OI in chain.from_iterable(one.items() for one in gradients):
@@ -115,4 +130,4 @@ def corrected_eigenvalues(
         key, count = f"{layer}/lambda_matrix", f"{layer}/num_lambda_processed"
         found[key] = found[key].add_(square_OI) if key in found else square_OI
         found[count] = found.get(count, torch.zeros(1, dtype=torch.int64)) + 1
-    return found
+    return processes.sums(found)

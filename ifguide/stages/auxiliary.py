@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ifguide.checks import argument
 from ifguide.corpus.blocks import Corpus
@@ -15,11 +16,12 @@ from ifguide.cost import CorpusSize, Work, reading, shape_of, training
 from ifguide.methods.dpo import DPO, reference_log_probabilities
 from ifguide.models import ModelSettings
 from ifguide.opening import check_context, check_pretrained
+from ifguide.processes import Processes
 from ifguide.stages.stage import Inputs, Stage, made_from, setting, speed
 from ifguide.training.auxiliary import LabelledAuxiliary
 from ifguide.training.context import TrainingSetup, save_trained
 from ifguide.training.optimization import Optimization
-from ifguide.workspace import describe
+from ifguide.workspace import describe, global_rank
 
 REFERENCE_FILE = "reference.npy"  # [pairs, 2]: log-probabilities of the chosen and of the rejected response
 
@@ -109,6 +111,7 @@ class Reference(Stage):
 
     name: ClassVar[str] = "reference"
     version: ClassVar[int] = 3
+    collective: ClassVar[bool] = True
 
     data: Stage = made_from()
     model: Stage = made_from()
@@ -125,16 +128,22 @@ class Reference(Stage):
         )  # fmt: skip
 
     def build(self, folder: Path, inputs: Inputs) -> None:
-        trainer = self.setup.trainer
-        model = self.loading.load(inputs["model"], trainer.device)
-        found = reference_log_probabilities(
-            model,
-            encode_pairs(self.pairs, inputs.corpus().tokenizer, self.max_length, model.config),
-            batch_size=trainer.micro_batch_size,
-            precision=trainer.precision,
-            fused=trainer.fused_loss,
-        )
-        np.save(folder / REFERENCE_FILE, found)
+        trainer, tokenizer = self.setup.trainer, inputs.corpus().tokenizer
+
+        def read(processes: Processes) -> NDArray[np.float32]:
+            model = self.loading.load(inputs["model"], processes.device)
+            return reference_log_probabilities(
+                model,
+                encode_pairs(self.pairs, tokenizer, self.max_length, model.config),
+                batch_size=trainer.micro_batch_size,
+                precision=trainer.precision,
+                fused=trainer.fused_loss,
+                processes=processes,
+            )
+
+        found = trainer.on_all_devices(read)
+        if global_rank() == 0:
+            np.save(folder / REFERENCE_FILE, found)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -187,6 +196,7 @@ class PostTrained(Stage):
         return training(
             shape_of(self.loading, corpus.vocabulary), self.setup.trainer, batch_size=2 * optim.batch_size,
             steps=optim.epochs * len(self.pairs) / optim.batch_size, length=length, vocabulary=corpus.vocabulary,
+            shares=True,
         )  # fmt: skip
 
     def build(self, folder: Path, inputs: Inputs) -> Mapping[str, Any]:

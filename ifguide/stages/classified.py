@@ -1,11 +1,12 @@
 """Token scores without influence: of a classifier's windows, or of a probe that was trained on labelled texts."""
 
+from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
-from ifguide.classifiers.base import ClassifierSettings
+from ifguide.classifiers.base import ClassifierSettings, SharedClassifier
 from ifguide.corpus.blocks import Corpus
 from ifguide.corpus.documents import LabelledText
 from ifguide.corpus.labelled import check_labelled
@@ -13,6 +14,7 @@ from ifguide.corpus.offsets import TokenOffsets
 from ifguide.corpus.repacking import check_readable, document_tokens
 from ifguide.influence.classified import WindowClassifier, write_documents
 from ifguide.influence.token_probe import TokenProbe
+from ifguide.processes import Processes
 from ifguide.stages import findings
 from ifguide.stages.stage import Inputs, Stage, made_from, setting, speed
 from ifguide.training.trainer import TrainerSettings
@@ -32,6 +34,7 @@ class JudgedTokens(Stage):
 
     name: ClassVar[str] = "judged_tokens"
     version: ClassVar[int] = 1
+    collective: ClassVar[bool] = True
 
     data: Stage = made_from()
     classifier: Stage = made_from()
@@ -44,10 +47,17 @@ class JudgedTokens(Stage):
         check_readable(corpus, "scorer")
 
     def build(self, folder: Path, inputs: Inputs) -> Mapping[str, Any]:
+        return self.trainer.on_all_devices(lambda processes: self.judged(folder, inputs, processes))
+
+    def judged(self, folder: Path, inputs: Inputs, processes: Processes) -> Mapping[str, Any]:
         corpus = inputs.corpus()
-        split, classifier = corpus.split("train"), self.judge.load(inputs["classifier"], self.trainer.device)
+        split, classifier = corpus.split("train"), self.judge.load(inputs["classifier"], processes.device)
         documents, offsets = document_tokens(split), TokenOffsets(corpus.tokenizer)
-        write_documents(folder, split.shape, self.scorer.scores(documents, offsets, corpus.end_of_text, classifier))
+        scores = self.scorer.scores(documents, offsets, corpus.end_of_text, SharedClassifier(classifier, processes))
+        if processes.is_first:
+            write_documents(folder, split.shape, scores)
+        else:
+            deque(scores, maxlen=0)  # reads its share for the first
         return {"behaviours": list(self.behaviours)}
 
 

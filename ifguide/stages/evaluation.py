@@ -11,10 +11,11 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ifguide.checks import argument, check_whole_number
-from ifguide.classifiers.base import PROBABILITIES_FILE, TOXICITY, ClassifierSettings
-from ifguide.corpus.blocks import Corpus
+from ifguide.classifiers.base import PROBABILITIES_FILE, TOXICITY, ClassifierSettings, SharedClassifier
+from ifguide.corpus.blocks import Corpus, Split
 from ifguide.corpus.documents import Query
 from ifguide.corpus.masks import MASK_FILE, TokenMask
 from ifguide.corpus.tokenizers import make_tokenizer
@@ -25,6 +26,8 @@ from ifguide.decoding.base import attached
 from ifguide.decoding.generation import GENERATIONS_FILE, load_generations
 from ifguide.evaluation.attribution import attribution_metrics, known_tokens, word_list_scores
 from ifguide.evaluation.fluency import (
+    Metrics,
+    UnitLosses,
     block_losses,
     distinct_metrics,
     document_losses,
@@ -36,10 +39,11 @@ from ifguide.evaluation.toxicity import classify_continuations, toxicity_metrics
 from ifguide.influence.store import open_scores
 from ifguide.models import ModelSettings, load_model
 from ifguide.opening import check_pretrained, loading
+from ifguide.processes import Processes
 from ifguide.stages import findings
 from ifguide.stages.stage import Inputs, Stage, late_setting, made_from, setting, speed
 from ifguide.training.trainer import TrainerSettings
-from ifguide.workspace import read_manifest, write_json
+from ifguide.workspace import global_rank, read_manifest, write_json
 
 METRICS_FILE = "metrics.json"
 
@@ -52,6 +56,7 @@ class Toxicity(Stage):
 
     name: ClassVar[str] = "toxicity"
     version: ClassVar[int] = 2
+    collective: ClassVar[bool] = True
 
     generations: Stage = made_from()
     classifier: Stage = made_from()
@@ -64,8 +69,14 @@ class Toxicity(Stage):
 
     def build(self, folder: Path, inputs: Inputs) -> Mapping[str, Any]:
         rows = load_generations(inputs["generations"] / GENERATIONS_FILE)
-        classifier = self.judge.load(inputs["classifier"], self.trainer.device)
-        scores = classify_continuations(rows["continuations"], classifier)
+
+        def classify(processes: Processes) -> dict[str, NDArray[np.float64]]:
+            classifier = self.judge.load(inputs["classifier"], processes.device)
+            return classify_continuations(rows["continuations"], SharedClassifier(classifier, processes))
+
+        scores = self.trainer.on_all_devices(classify)
+        if global_rank() > 0:
+            return {}
         np.savez(folder / PROBABILITIES_FILE, **scores)  # type: ignore[arg-type]
         write_json(folder / METRICS_FILE, toxicity_metrics(scores, rows["subset"]))
         return findings.of_judged(scores[TOXICITY])
@@ -83,6 +94,7 @@ class Fluency(Stage):
 
     name: ClassVar[str] = "fluency"
     version: ClassVar[int] = 2
+    collective: ClassVar[bool] = True
 
     generations: Stage = made_from()
     pretrained: str | None = late_setting(None)
@@ -104,17 +116,19 @@ class Fluency(Stage):
         rows = load_generations(inputs["generations"] / GENERATIONS_FILE)
         parts = [distinct_metrics(rows["continuations"], rows["subset"])]
         if self.pretrained is not None:
-            found, losses = generation_perplexity(
-                load_model(self.pretrained).to(self.trainer.device),  # type: ignore[arg-type]
-                make_tokenizer((), path=self.pretrained),
-                rows["prompt"],
-                rows["continuations"],
-                rows["subset"],
-                batch_size=self.batch_size,
-            )
+            path = self.pretrained
+
+            def likelihoods(processes: Processes) -> tuple[Metrics, UnitLosses]:
+                model: Any = load_model(path).to(processes.device)  # type: ignore[arg-type]
+                read = model, make_tokenizer((), path=path), rows["prompt"], rows["continuations"], rows["subset"]
+                return generation_perplexity(*read, batch_size=self.batch_size, processes=processes)
+
+            found, losses = self.trainer.on_all_devices(likelihoods)
             parts.append(found)
-            losses.save(folder)
-        write_json(folder / METRICS_FILE, merge_metrics([("", part) for part in parts])[""])
+            if global_rank() == 0:
+                losses.save(folder)
+        if global_rank() == 0:
+            write_json(folder / METRICS_FILE, merge_metrics([("", part) for part in parts])[""])
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -131,6 +145,7 @@ class Perplexity(Stage):
 
     name: ClassVar[str] = "perplexity"
     version: ClassVar[int] = 2
+    collective: ClassVar[bool] = True
 
     data: Stage = made_from()
     model: Stage = made_from()
@@ -155,8 +170,16 @@ class Perplexity(Stage):
         return replace(found, disk=41.0 * corpus.documents * blocks / max(1, sum(corpus.blocks.values())))
 
     def build(self, folder: Path, inputs: Inputs) -> None:
-        corpus, device = inputs.corpus(), self.trainer.device
+        corpus = inputs.corpus()
         split, never = corpus.split(self.split), corpus.control_tokens
+        losses = self.trainer.on_all_devices(lambda processes: self.losses(inputs, split, never, processes))
+        if global_rank() == 0:
+            found = document_losses(losses, split, never=never)
+            found.save(folder)
+            write_json(folder / METRICS_FILE, perplexity_metrics(found))
+
+    def losses(self, inputs: Inputs, split: Split, never: Sequence[int], processes: Processes) -> NDArray[np.float32]:
+        corpus, device = inputs.corpus(), processes.device
         model = self.loading.load(inputs["model"], device)
         decoder = (
             None
@@ -164,10 +187,7 @@ class Perplexity(Stage):
             else self.decoding.load(inputs.each("auxiliaries"), corpus.tokenizer, device, self.loading.load_options)
         )
         with attached(decoder, model):
-            losses = block_losses(model, split, batch_size=self.batch_size, never=never)
-        found = document_losses(losses, split, never=never)
-        found.save(folder)
-        write_json(folder / METRICS_FILE, perplexity_metrics(found))
+            return block_losses(model, split, batch_size=self.batch_size, never=never, processes=processes)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

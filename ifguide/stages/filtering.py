@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from ifguide.classifiers.base import ClassifierSettings
+from ifguide.classifiers.base import ClassifierSettings, SharedClassifier
 from ifguide.corpus.blocks import Corpus
 from ifguide.corpus.documents import Query
 from ifguide.corpus.filters import DocumentFilter, TextFilter, filter_facts
@@ -24,6 +24,7 @@ from ifguide.corpus.repacking import (
 )
 from ifguide.cost import FLOAT, SECONDS_PER_TEXT, CorpusSize, Work, lacking
 from ifguide.influence.store import open_scores
+from ifguide.processes import Processes
 from ifguide.stages.stage import Inputs, Stage, late_setting, made_from, speed
 from ifguide.training.trainer import TrainerSettings
 from ifguide.workspace import describe
@@ -47,6 +48,7 @@ class JudgedDocuments(Stage):
 
     name: ClassVar[str] = "document_scores"
     version: ClassVar[int] = 1
+    collective: ClassVar[bool] = True
 
     data: Stage = made_from()
     classifier: Stage | None = made_from(None)
@@ -73,10 +75,16 @@ class JudgedDocuments(Stage):
         return Work(seconds=seconds, disk=8.0 * corpus.documents, lacking=lacking(self.judge))
 
     def build(self, folder: Path, inputs: Inputs) -> None:
-        corpus = inputs.corpus()
+        self.trainer.on_all_devices(lambda processes: self.judged(folder, inputs, processes))
+
+    def judged(self, folder: Path, inputs: Inputs, processes: Processes) -> None:
+        corpus, classifier = inputs.corpus(), None
         texts = document_texts(corpus.split("train"), corpus.tokenizer)
-        classifier = None if self.judge is None else self.judge.load(inputs["classifier"], self.trainer.device)
-        np.save(folder / DOCUMENT_SCORES_FILE, self.filter.scores(texts, list(self.behaviours.values()), classifier))
+        if self.judge is not None:
+            classifier = SharedClassifier(self.judge.load(inputs["classifier"], processes.device), processes)
+        scores = self.filter.scores(texts, list(self.behaviours.values()), classifier)
+        if processes.is_first:
+            np.save(folder / DOCUMENT_SCORES_FILE, scores)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -14,6 +14,7 @@ from ifguide.decoding.generation import GENERATIONS_FILE, continue_prompts, deco
 from ifguide.evaluation.task import Continuations
 from ifguide.models import ModelSettings
 from ifguide.opening import check_new_tokens
+from ifguide.processes import Processes
 from ifguide.stages.stage import Inputs, Stage, made_from, setting, speed
 from ifguide.training.trainer import TrainerSettings
 
@@ -32,11 +33,12 @@ class Generations(Stage):
         decoding: the decoder.
         seed: of the sampling.
         loading, auxiliary_loading: how the model and the auxiliary models are loaded.
-        trainer: the device on which it generates.
+        trainer: the devices on which it generates.
     """
 
     name: ClassVar[str] = "generations"
     version: ClassVar[int] = 3
+    collective: ClassVar[bool] = True
 
     data: Stage = made_from()
     model: Stage = made_from()
@@ -82,11 +84,15 @@ class Generations(Stage):
         return replace(found, disk=corpus.characters * (written + texts))
 
     def build(self, folder: Path, inputs: Inputs) -> None:
-        device, tokenizer, task = self.trainer.device, inputs.corpus().tokenizer, self.task
+        self.trainer.on_all_devices(lambda processes: self.generate(folder, inputs, processes))
+
+    def generate(self, folder: Path, inputs: Inputs, processes: Processes) -> None:
+        device, tokenizer, task = processes.device, inputs.corpus().tokenizer, self.task
         model = self.loading.load(inputs["model"], device)
         decoder = self.decoding.load(inputs.each("auxiliaries"), tokenizer, device, self.auxiliary_loading.load_options)
         prompts, tokens = continue_prompts(
             model, tokenizer, task.prompts, decoder=decoder, samples=task.samples, max_new_tokens=task.max_new_tokens,
-            rows=task.rows, seed=self.seed,
+            rows=task.rows, seed=self.seed, processes=processes,
         )  # fmt: skip
-        save_generations(folder / GENERATIONS_FILE, task.prompts, decode_continuations(prompts, tokens, tokenizer))
+        if processes.is_first:
+            save_generations(folder / GENERATIONS_FILE, task.prompts, decode_continuations(prompts, tokens, tokenizer))

@@ -36,6 +36,7 @@ from ifguide.influence.scorers.base import check_dtype
 from ifguide.influence.scoring import ScoringModule, fill_store, prepare_scorer, rows_of_share, sample_rows
 from ifguide.influence.store import ScoreStore, open_scores
 from ifguide.models import ModelSettings, untracked
+from ifguide.processes import Processes
 from ifguide.stages import findings
 from ifguide.stages.stage import Inputs, Stage, late_setting, made_from, setting, speed
 from ifguide.training.trainer import TrainerSettings
@@ -59,6 +60,7 @@ class Factors(Stage):
 
     name: ClassVar[str] = "factors"
     version: ClassVar[int] = 2
+    collective: ClassVar[bool] = True
 
     proxy: Stage = made_from()
     data: Stage = made_from()
@@ -85,26 +87,29 @@ class Factors(Stage):
         )  # fmt: skip
 
     def build(self, folder: Path, inputs: Inputs) -> Mapping[str, Any]:
-        model = self.loading.load(inputs["proxy"], self.trainer.device)
+        return self.trainer.on_all_devices(lambda processes: self.fit(folder, inputs, processes))
+
+    def fit(self, folder: Path, inputs: Inputs, processes: Processes) -> Mapping[str, Any]:
+        model, corpus = self.loading.load(inputs["proxy"], processes.device), inputs.corpus()
         factors, blocks = fit_factors(
-            model,
-            inputs.corpus().split("train"),
-            self.curvature,
-            self.influence,
-            progress=self.trainer.progress,
-        )
-        save_factors(factors, folder)
+            model, corpus.split("train"), self.curvature, self.influence,
+            progress=self.trainer.progress and processes.is_first, processes=processes,
+        )  # fmt: skip
+        if processes.is_first:
+            save_factors(factors, folder)
         share, largest = untracked(model)
-        learned = self.learned(model.eval(), inputs.corpus(), findings.of_share(share, largest))
+        learned = self.learned(model.eval(), corpus, processes, findings.of_share(share, largest))
         return {"blocks": blocks, "tracked_share": share, **learned}
 
-    def learned(self, model: PreTrainedModel, corpus: Corpus, *warnings: str | None) -> Mapping[str, Any]:
+    def learned(
+        self, model: PreTrainedModel, corpus: Corpus, processes: Processes, *warnings: str | None
+    ) -> Mapping[str, Any]:
         """What the proxy knows of held-out text, beside what counts of tokens know."""
         held_out = corpus.split("validation")
         if not len(held_out):
             return {findings.WARNINGS: [warning for warning in warnings if warning]}
         rows = sample_rows(len(held_out), max(1, LOSS_TOKENS // held_out.block_length), self.influence.seed)
-        loss = mean_loss(model, held_out.tokens(rows), batch_size=self.influence.batch_size)
+        loss = mean_loss(model, held_out.tokens(rows), batch_size=self.influence.batch_size, processes=processes)
         unigram = unigram_loss(corpus.split("train"), held_out, corpus.vocabulary)
         return {"validation_loss": loss, "unigram_loss": unigram, **findings.of_proxy(loss, unigram, *warnings)}
 
@@ -122,6 +127,7 @@ class Direction(Stage):
 
     name: ClassVar[str] = "direction"
     version: ClassVar[int] = 3
+    collective: ClassVar[bool] = True
 
     proxy: Stage = made_from()
     data: Stage = made_from()
@@ -145,12 +151,18 @@ class Direction(Stage):
         )  # fmt: skip
 
     def build(self, folder: Path, inputs: Inputs) -> Mapping[str, Any]:
+        return self.trainer.on_all_devices(lambda processes: self.find(folder, inputs, processes))
+
+    def find(self, folder: Path, inputs: Inputs, processes: Processes) -> Mapping[str, Any]:
         corpus = inputs.corpus()
-        split, model = corpus.split("train"), self.loading.load(inputs["proxy"], self.trainer.device)
+        split, model = corpus.split("train"), self.loading.load(inputs["proxy"], processes.device)
         shared = (model, load_factors(inputs["factors"]), self.curvature, self.influence, self.queries)
-        direction, facts = find_direction(*shared, corpus.tokenizer, block_length=split.block_length)
-        save_direction(direction, folder)
-        correlation = direction_reliability(*shared, corpus.tokenizer, split)
+        direction, facts = find_direction(
+            *shared, corpus.tokenizer, block_length=split.block_length, processes=processes
+        )
+        if processes.is_first:
+            save_direction(direction, folder)
+        correlation = direction_reliability(*shared, corpus.tokenizer, split, processes)
         found = findings.of_direction(correlation, on_both_sides(self.queries), len(self.queries))
         return {**facts, "split_half_correlation": correlation, **found}
 

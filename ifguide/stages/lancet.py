@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ifguide.checks import argument
-from ifguide.classifiers.base import PROBABILITIES_FILE, TOXICITY, ClassifierSettings
+from ifguide.classifiers.base import PROBABILITIES_FILE, TOXICITY, ClassifierSettings, SharedClassifier
 from ifguide.corpus.blocks import Corpus
 from ifguide.cost import CorpusSize, Work
 from ifguide.decoding.generation import GENERATIONS_FILE, load_generations
@@ -20,10 +20,12 @@ from ifguide.influence.factors import load_factors
 from ifguide.influence.store import open_scores
 from ifguide.methods.lancet import Lancet, queries_of
 from ifguide.models import ModelSettings
+from ifguide.processes import Processes
 from ifguide.stages import findings
 from ifguide.stages.stage import Inputs, Stage, late_setting, made_from, setting, speed
 from ifguide.training.context import TrainingSetup, save_trained
 from ifguide.training.trainer import TrainerSettings
+from ifguide.workspace import global_rank
 
 SEQUENCE_SCORES_FILE = "sequence_scores.npy"  # [blocks]
 
@@ -46,6 +48,7 @@ class SampledDirection(Stage):
 
     name: ClassVar[str] = "sampled_direction"
     version: ClassVar[int] = 1
+    collective: ClassVar[bool] = True
 
     model: Stage = made_from()
     data: Stage = made_from()
@@ -59,15 +62,19 @@ class SampledDirection(Stage):
     trainer: TrainerSettings = speed()
 
     def build(self, folder: Path, inputs: Inputs) -> Mapping[str, Any]:
+        return self.trainer.on_all_devices(lambda processes: self.find(folder, inputs, processes))
+
+    def find(self, folder: Path, inputs: Inputs, processes: Processes) -> Mapping[str, Any]:
         corpus = inputs.corpus()
         split, tokenizer = corpus.split("train"), corpus.tokenizer
         probabilities = np.load(inputs["judged"] / PROBABILITIES_FILE)[TOXICITY]
         queries = queries_of(load_generations(inputs["samples"] / GENERATIONS_FILE), probabilities, self.threshold)
-        model = self.loading.load(inputs["model"], self.trainer.device)
+        model = self.loading.load(inputs["model"], processes.device)
         shared = (model, load_factors(inputs["factors"]), self.curvature, self.influence, queries, tokenizer)
-        direction, facts = find_direction(*shared, block_length=split.block_length)
-        save_direction(direction, folder)
-        correlation = direction_reliability(*shared, split)
+        direction, facts = find_direction(*shared, block_length=split.block_length, processes=processes)
+        if processes.is_first:
+            save_direction(direction, folder)
+        correlation = direction_reliability(*shared, split, processes)
         found = findings.of_direction(correlation, 0, len(queries))
         return {**facts, "continuations": probabilities.size, "split_half_correlation": correlation, **found}
 
@@ -108,6 +115,7 @@ class JudgedSequences(Stage):
 
     name: ClassVar[str] = "sequence_toxicity"
     version: ClassVar[int] = 1
+    collective: ClassVar[bool] = True
 
     data: Stage = made_from()
     classifier: Stage = made_from()
@@ -119,8 +127,13 @@ class JudgedSequences(Stage):
         corpus = inputs.corpus()
         tokens = corpus.split("train").tokens(slice(None))[:, : self.length]
         texts = corpus.tokenizer.backend_tokenizer.decode_batch(tokens.tolist(), skip_special_tokens=True)
-        classifier = self.judge.load(inputs["classifier"], self.trainer.device)
-        return save_scores(folder, 2 * classifier(texts)[TOXICITY] - 1)
+
+        def judge(processes: Processes) -> NDArray[np.float64]:
+            classifier = self.judge.load(inputs["classifier"], processes.device)
+            return SharedClassifier(classifier, processes)(texts)[TOXICITY]
+
+        probabilities = self.trainer.on_all_devices(judge)
+        return save_scores(folder, 2 * probabilities - 1) if global_rank() == 0 else {}
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -5,6 +5,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
+from torch import Tensor
+from transformers import PreTrainedModel
+
 from ifguide.corpus.documents import Query
 from ifguide.cost import CorpusSize, Work, shape_of
 from ifguide.cost.influence import refining
@@ -18,6 +21,7 @@ from ifguide.influence.refinement import STATE_FILE, RefiningModule, refine
 from ifguide.influence.scorers.base import norm
 from ifguide.influence.scoring import sample_rows
 from ifguide.models import ModelSettings
+from ifguide.processes import Processes
 from ifguide.stages import findings
 from ifguide.stages.stage import Inputs, Stage, made_from, setting, speed
 from ifguide.training.trainer import TrainerSettings
@@ -60,8 +64,16 @@ class RefinedDirection(Stage):
 
     def build(self, folder: Path, inputs: Inputs) -> Mapping[str, Any]:
         corpus, settings = inputs.corpus(), self.influence
-        split, model = corpus.split("train"), self.loading.load(inputs["proxy"], self.trainer.device)
-        gradient, _ = find_gradient(model, settings, self.queries, corpus.tokenizer, block_length=split.block_length)
+        split = corpus.split("train")
+
+        def start(processes: Processes) -> tuple[PreTrainedModel, dict[str, Tensor]]:
+            model = self.loading.load(inputs["proxy"], processes.device)
+            gradient, _ = find_gradient(
+                model, settings, self.queries, corpus.tokenizer, block_length=split.block_length, processes=processes
+            )
+            return model, gradient
+
+        model, gradient = self.trainer.on_all_devices(start)
         rows = sample_rows(len(split), self.refine.blocks, self.refine.seed)
         module = RefiningModule(
             model,

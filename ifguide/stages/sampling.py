@@ -13,6 +13,7 @@ from ifguide.decoding.generation import GENERATIONS_FILE, continue_prompts, deco
 from ifguide.methods.samples import SAMPLES_FILE, Sampling, save_samples
 from ifguide.models import ModelSettings
 from ifguide.opening import check_new_tokens
+from ifguide.processes import Processes
 from ifguide.stages.stage import Inputs, Stage, made_from, setting, speed
 from ifguide.training.trainer import TrainerSettings
 
@@ -31,6 +32,7 @@ class Samples(Stage):
 
     name: ClassVar[str] = "samples"
     version: ClassVar[int] = 1
+    collective: ClassVar[bool] = True
 
     data: Stage = made_from()
     model: Stage = made_from()
@@ -59,12 +61,17 @@ class Samples(Stage):
         return replace(found, disk=written * (2 * FLOAT + corpus.characters))
 
     def build(self, folder: Path, inputs: Inputs) -> Mapping[str, Any]:
+        return self.trainer.on_all_devices(lambda processes: self.sample(folder, inputs, processes))
+
+    def sample(self, folder: Path, inputs: Inputs, processes: Processes) -> Mapping[str, Any]:
         tokenizer, sampling = inputs.corpus().tokenizer, self.sampling
-        model = self.loading.load(inputs["model"], self.trainer.device)
+        model = self.loading.load(inputs["model"], processes.device)
         prompts, tokens = continue_prompts(
             model, tokenizer, self.prompts, decoder=Nucleus(top_p=sampling.top_p), samples=sampling.samples,
             max_new_tokens=sampling.max_new_tokens, rows=sampling.rows, seed=sampling.seed,
+            processes=processes,
         )  # fmt: skip
-        save_samples(folder / SAMPLES_FILE, prompts, tokens)
-        save_generations(folder / GENERATIONS_FILE, self.prompts, decode_continuations(prompts, tokens, tokenizer))
+        if processes.is_first:
+            save_samples(folder / SAMPLES_FILE, prompts, tokens)
+            save_generations(folder / GENERATIONS_FILE, self.prompts, decode_continuations(prompts, tokens, tokenizer))
         return {"prompts": len(prompts), "samples": sampling.samples}

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ifguide.checks import argument
-from ifguide.classifiers.base import ClassifierSettings
+from ifguide.classifiers.base import ClassifierSettings, SharedClassifier
 from ifguide.corpus.blocks import LABELS, SPLITS, Corpus, Split, write_info
 from ifguide.corpus.control_tokens import (
     BAD,
@@ -27,6 +27,7 @@ from ifguide.corpus.documents import BENIGN, TOXIC
 from ifguide.corpus.insertion import Insertion
 from ifguide.corpus.masks import MASK_FILE, TokenMask
 from ifguide.corpus.repacking import check_readable
+from ifguide.processes import Processes
 from ifguide.stages.stage import Inputs, Stage, made_from, speed
 from ifguide.training.trainer import TrainerSettings
 from ifguide.workspace import describe
@@ -50,6 +51,7 @@ class JudgedSegments(Stage):
 
     name: ClassVar[str] = "segment_scores"
     version: ClassVar[int] = 1
+    collective: ClassVar[bool] = True
 
     data: Stage = made_from()
     classifier: Stage = made_from()
@@ -64,6 +66,9 @@ class JudgedSegments(Stage):
         check_readable(corpus, "filter")
 
     def build(self, folder: Path, inputs: Inputs) -> Mapping[str, Any]:
+        return self.trainer.on_all_devices(lambda processes: self.judged(folder, inputs, processes))
+
+    def judged(self, folder: Path, inputs: Inputs, processes: Processes) -> Mapping[str, Any]:
         corpus, starts = inputs.corpus(), [np.zeros(0, np.int64)]
 
         def texts() -> Iterator[list[str]]:
@@ -71,9 +76,11 @@ class JudgedSegments(Stage):
                 starts.append(first)
                 yield text
 
-        scores = self.filter.scores(texts(), self.judge.load(inputs["classifier"], self.trainer.device))
-        np.save(folder / STARTS_FILE, np.concatenate(starts))
-        np.save(folder / SCORES_FILE, scores)
+        classifier = self.judge.load(inputs["classifier"], processes.device)
+        scores = self.filter.scores(texts(), SharedClassifier(classifier, processes))
+        if processes.is_first:
+            np.save(folder / STARTS_FILE, np.concatenate(starts))
+            np.save(folder / SCORES_FILE, scores)
         return {"segments": len(scores)}
 
 

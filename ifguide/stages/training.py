@@ -81,7 +81,7 @@ class TrainedModel(Stage):
         return training(
             shape_of(self.model, corpus.vocabulary), self.setup.trainer, batch_size=batch,
             steps=self.optim.epochs * blocks["train"] / batch, length=corpus.block_length,
-            validation=blocks["validation"], vocabulary=corpus.vocabulary,
+            validation=blocks["validation"], vocabulary=corpus.vocabulary, shares=True,
         )  # fmt: skip
 
     def build(self, folder: Path, inputs: Inputs) -> Mapping[str, Any]:

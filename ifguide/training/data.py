@@ -15,6 +15,8 @@ from transformers import PreTrainedTokenizerFast
 from ifguide.corpus.blocks import Split
 from ifguide.corpus.masks import TokenMask
 
+FILLING = "filling"  # in a batch that does not count
+
 
 class BlockDataset(Dataset[dict[str, Tensor]]):
     """Rows → one batch: `input_ids` [rows, T] and, where there is a mask, `mask` [rows, T].
@@ -112,6 +114,18 @@ class Examples(Protocol):
     def __getitem__(self, rows: NDArray[np.int64]) -> dict[str, Tensor]: ...
 
 
+class _Filled(Dataset[dict[str, Tensor]]):
+    """Examples, and for no rows a batch that does not count: all processes take as many steps, or wait for ever."""
+
+    def __init__(self, examples: Examples) -> None:
+        self._examples = examples
+
+    def __getitem__(self, rows: NDArray[np.int64]) -> dict[str, Tensor]:
+        if len(rows):
+            return self._examples[rows]
+        return {**self._examples[np.zeros(1, np.int64)], FILLING: torch.ones(1)}
+
+
 class ExampleDataModule(pl.LightningDataModule):
     """Training and validation batches for a trainer.
 
@@ -157,9 +171,10 @@ class ExampleDataModule(pl.LightningDataModule):
             return []
         trainer = self.trainer
         assert trainer is not None
-        rows = np.arange(len(self._validation))[trainer.global_rank :: trainer.world_size]
-        batches = np.array_split(rows, -(-len(rows) // self._validation_batch)) if len(rows) else []
-        return DataLoader(self._validation, sampler=batches, batch_size=None)  # type: ignore[arg-type]
+        rows = np.arange(len(self._validation))
+        mine, most = rows[trainer.global_rank :: trainer.world_size], len(rows[:: trainer.world_size])
+        batches = np.array_split(mine, -(-most // self._validation_batch))
+        return DataLoader(_Filled(self._validation), sampler=batches, batch_size=None)
 
 
 class BlockDataModule(ExampleDataModule):

@@ -19,6 +19,7 @@ from ifguide.training.context import TrainingContext
 from ifguide.training.data import BlockDataModule, ExampleDataModule, Examples
 from ifguide.training.module import VALIDATION_LOSS, CausalLanguageModel, DivergedError, OptimizedModule
 from ifguide.training.optimization import Optimization
+from ifguide.training.strategies import put_together
 from ifguide.training.trainer import interval
 
 
@@ -148,6 +149,7 @@ def fit(
         start = {name: value.cpu().clone() for name, value in module.state_dict().items()}
     trainer = settings.make_trainer(
         precision=settings.precision,
+        shares=module.shares,
         max_steps=steps,
         max_epochs=1,  # the batch order runs through all epochs of the corpus in one of the trainer's
         accumulate_grad_batches=data.accumulate,
@@ -174,6 +176,8 @@ def fit(
     if best is not None and stopping is not None:
         trainer.validate(module, data, verbose=False)  # the last step may lie between two validations
         last = float(trainer.callback_metrics[VALIDATION_LOSS])
+    put_together(module.model)
+    if best is not None and stopping is not None:
         seen = inf if best.best_model_score is None else float(best.best_model_score)
         metrics[VALIDATION_LOSS] = min(stopping.start, seen, last)
         if metrics[VALIDATION_LOSS] == stopping.start:

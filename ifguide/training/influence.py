@@ -11,6 +11,7 @@ import numpy as np
 import pytorch_lightning as pl
 import torch
 from numpy.typing import NDArray
+from pytorch_lightning.strategies import ModelParallelStrategy
 from transformers import PreTrainedModel
 
 from ifguide.checks import check_whole_number
@@ -102,6 +103,8 @@ class InfluenceScoring(pl.Callback):
         self._points = list(state_dict["points"])
 
     def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        if isinstance(trainer.strategy, ModelParallelStrategy):
+            raise ValueError("callbacks.influence reads the whole model while it is trained; use trainer.strategy=ddp")
         data = _data(trainer)
         if data.tokenizer is None:
             raise ValueError("callbacks.influence needs a data module with the corpus's tokenizer")

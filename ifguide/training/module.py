@@ -1,17 +1,20 @@
 """The LightningModules: a model, what it learns from, and an optimisation."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.strategies import ModelParallelStrategy
 from pytorch_lightning.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 
 from ifguide.objectives.language_modeling import cross_entropy
 from ifguide.objectives.linear_head import LinearLogits
+from ifguide.training.data import FILLING
 from ifguide.training.optimization import Optimization
 from ifguide.training.predictions import predictions
+from ifguide.training.strategies import is_deepspeed, is_finite, share_out
 
 VALIDATION_LOSS = "validation/loss"
 
@@ -28,7 +31,12 @@ class OptimizedModule(pl.LightningModule):
         optimization: optimiser and schedule.
         steps: optimiser steps in total, for the schedule.
         seed: of dropout, together with step and rank: no generator state has to be saved for an exact resume.
+
+    Attributes:
+        shares: whether the model's weights may be shared out over processes, because `loss` only calls the model.
     """
+
+    shares: ClassVar[bool] = False
 
     def __init__(self, model: nn.Module, optimization: Optimization, *, steps: int, seed: int) -> None:
         super().__init__()
@@ -50,6 +58,10 @@ class OptimizedModule(pl.LightningModule):
         """The weights whose gradients are clipped together."""
         return [self.parameters()]
 
+    def configure_model(self) -> None:
+        if isinstance(self.trainer.strategy, ModelParallelStrategy):
+            share_out(self.model, self.trainer.strategy.device_mesh["data_parallel"])
+
     def training_step(self, batch: Mapping[str, Tensor], batch_index: int) -> Tensor:
         torch.manual_seed((self._seed * 1_000_003 + batch_index) * 1009 + self.global_rank)
         loss = self.loss(batch)
@@ -59,8 +71,11 @@ class OptimizedModule(pl.LightningModule):
         return loss
 
     def validation_step(self, batch: Mapping[str, Tensor], batch_index: int) -> None:
-        size = len(batch["input_ids"])
-        self.log(VALIDATION_LOSS, self.validation_loss(batch), prog_bar=True, sync_dist=True, batch_size=size)
+        size = 0 if FILLING in batch else len(batch["input_ids"])
+        loss = self.validation_loss(batch)
+        # Lightning rounds the mean of the processes' sizes down to a whole number, so all are multiples of how many
+        size *= self.trainer.world_size
+        self.log(VALIDATION_LOSS, loss, prog_bar=True, sync_dist=True, batch_size=size)
 
     def configure_gradient_clipping(
         self,
@@ -73,6 +88,8 @@ class OptimizedModule(pl.LightningModule):
         Under float16 gradients are scaled, and a fused optimiser takes the scale off only later: then the limit is
         scaled, too.
         """
+        if is_deepspeed(self.trainer.strategy):
+            return  # clips by itself, by the trainer's gradient_clip_val
         scaler = getattr(self.trainer.precision_plugin, "scaler", None)
         is_scaled = scaler is not None and getattr(optimizer, "_step_supports_amp_scaling", False)
         scale = scaler.get_scale() if scaler is not None and is_scaled else 1.0
@@ -96,7 +113,7 @@ class OptimizedModule(pl.LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["micro_batches"] = self._micro_batches()
-        if bad := [name for name, value in self.model.named_parameters() if not torch.isfinite(value).all()]:
+        if bad := [name for name, value in self.model.named_parameters() if not is_finite(value)]:
             raise DivergedError(f"{len(bad)} weights are not finite at step {self.global_step}, the first is {bad[0]}")
 
 
@@ -111,6 +128,8 @@ class CausalLanguageModel(OptimizedModule):
         end_of_text: id of the token between documents, for such an objective.
         fused: as in `predictions`.
     """
+
+    shares = True
 
     def __init__(
         self,
@@ -129,6 +148,11 @@ class CausalLanguageModel(OptimizedModule):
 
     def forward(self, input_ids: Tensor) -> Tensor | LinearLogits:
         return self._predict(input_ids)
+
+    def configure_model(self) -> None:
+        super().configure_model()
+        if isinstance(self.trainer.strategy, ModelParallelStrategy):
+            self._predict = predictions(self.model, fused=False)
 
     def loss(self, batch: Mapping[str, Tensor]) -> Tensor:
         input_ids, mask = batch["input_ids"], batch.get("mask")

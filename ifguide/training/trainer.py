@@ -2,18 +2,21 @@
 
 import inspect
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from copy import deepcopy
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import pytorch_lightning as pl
 import torch
 from lightning_fabric.plugins import CheckpointIO
 from pytorch_lightning.strategies import Strategy
+from torch.utils.data import DataLoader
 
 from ifguide.checks import check_whole_number
+from ifguide.processes import Processes
 from ifguide.training.callbacks import Progress
 from ifguide.training.checkpoints import WholeCheckpointIO
+from ifguide.training.strategies import check_strategy, of_lightning
 
 OURS = {  # arguments of Lightning's trainer that are decided elsewhere → where
     **dict.fromkeys(("max_steps", "max_epochs", "min_steps", "min_epochs", "max_time"), "epochs of the optimisation"),
@@ -42,6 +45,7 @@ OURS = {  # arguments of Lightning's trainer that are decided elsewhere → wher
     ),
 }
 
+Result = TypeVar("Result")
 PRECISIONS = ("32-true", "bf16-mixed", "16-mixed", "bf16-true", "16-true", "64-true")
 
 
@@ -53,7 +57,7 @@ class TrainerSettings:
         accelerator: `cpu`, `gpu` or `auto`.
         devices: processes per node.
         num_nodes: nodes.
-        strategy: strategy of Lightning, by name, as in `auto`, `ddp`, or as an object.
+        strategy: `auto`, `ddp`, `fsdp` (`ifguide.training.strategies`), any other of Lightning by name, or an object.
         precision: of Lightning, one of `PRECISIONS`; `bf16-mixed` and `16-mixed` keep float32 master weights.
         micro_batch_size: blocks per forward pass and device; gradients of several are accumulated.
         compile: run the model through `torch.compile`.
@@ -101,6 +105,7 @@ class TrainerSettings:
         self.fused_loss, self.gradient_checkpointing = fused_loss, gradient_checkpointing
         self.checkpoint_every, self.validate_every, self.log_every = checkpoint_every, validate_every, log_every
         self.progress, self.lightning = progress, lightning
+        check_strategy(strategy, precision=precision, compile=compile, fused_loss=fused_loss)
         if accelerator in ("gpu", "cuda") and not torch.cuda.is_available():
             raise ValueError(f"accelerator={accelerator}: torch sees no GPU here; use trainer=cpu")
         if precision not in PRECISIONS:
@@ -125,12 +130,25 @@ class TrainerSettings:
         wants_gpu = self.accelerator in ("gpu", "cuda") or (self.accelerator == "auto" and torch.cuda.is_available())
         return torch.device("cuda" if wants_gpu else "cpu")
 
-    def make_trainer(self, callbacks: Sequence[pl.Callback] = (), **options: Any) -> pl.Trainer:
-        """A trainer of Lightning; `options` are what a caller decides."""
+    @property
+    def processes(self) -> int:
+        return self.devices * self.num_nodes
+
+    def make_trainer(
+        self, callbacks: Sequence[pl.Callback] = (), *, shares: bool = False, **options: Any
+    ) -> pl.Trainer:
+        """A trainer of Lightning.
+
+        Args:
+            callbacks: beside those that each has.
+            shares: whether weights may be shared out over the processes, where the strategy does that.
+            options: what a caller decides.
+        """
         if "profiler" in self.lightning:  # its report is a log entry, of which a run shows warnings only
             logging.getLogger("pytorch_lightning.profilers").setLevel(logging.INFO)
         # objects, as a strategy, belong to one trainer only
-        ours = {"enable_model_summary": False, "strategy": self.strategy, **self.lightning}
+        ours = {"enable_model_summary": False, **self.lightning}
+        ours["strategy"] = of_lightning(self.strategy, self.processes, shares=shares)
         plugins = self.lightning.get("plugins") or []
         plugins = list(plugins) if isinstance(plugins, Sequence) and not isinstance(plugins, str) else [plugins]
         if not any(isinstance(one, CheckpointIO) for one in plugins):
@@ -151,10 +169,25 @@ class TrainerSettings:
         # Lightning's inference mode would turn forward-mode differentiation off
         return self.make_trainer(inference_mode=False, enable_checkpointing=False, logger=False)
 
+    def on_all_devices(self, work: Callable[[Processes], Result]) -> Result:
+        """What some work comes to that all processes do together, each with its share.
+
+        Args:
+            work: called in each process; it computes on the device of its argument.
+        """
+        if self.processes == 1:
+            return work(Processes(device=self.device))
+        shared = _SharedWork(work)
+        trainer = self.inference_trainer()
+        trainer.predict(shared, return_predictions=False)
+        if trainer.interrupted:
+            raise KeyboardInterrupt
+        result: Result = shared.result
+        return result
+
     def split(self, batch_size: int) -> list[int]:
         """Micro-batches per step and process, and processes: how a batch is split, if it divides evenly."""
-        processes = self.devices * self.num_nodes
-        return [max(1, -(-batch_size // (processes * self.micro_batch_size))), processes]
+        return [max(1, -(-batch_size // (self.processes * self.micro_batch_size))), self.processes]
 
     def accumulate(self, batch_size: int) -> int:
         """Micro-batches per step and process.
@@ -162,15 +195,30 @@ class TrainerSettings:
         Raises:
             ValueError: the batch does not divide evenly among processes and micro-batches.
         """
-        processes = self.devices * self.num_nodes
-        share, rest = divmod(batch_size, processes)
+        share, rest = divmod(batch_size, self.processes)
         micro = min(self.micro_batch_size, share)
         if rest or share == 0 or share % micro:
             raise ValueError(
-                f"batch_size={batch_size} does not divide into {processes} processes × micro-batches of "
+                f"batch_size={batch_size} does not divide into {self.processes} processes × micro-batches of "
                 f"{self.micro_batch_size}; change it, or micro_batch_size or devices of the trainer"
             )
         return share // micro
+
+
+class _SharedWork(pl.LightningModule):
+    """A piece of work as the one step of a prediction; it leaves its result."""
+
+    def __init__(self, work: Callable[[Processes], Any]) -> None:
+        super().__init__()
+        self._work, self.result = work, cast(Any, None)
+
+    def predict_dataloader(self) -> DataLoader[int]:
+        return DataLoader([0], batch_size=None)  # type: ignore[arg-type]
+
+    def predict_step(self, _: int) -> None:
+        trainer = self.trainer
+        with torch.enable_grad():
+            self.result = self._work(Processes(trainer.global_rank, trainer.world_size, trainer.strategy.root_device))
 
 
 def further_arguments() -> list[str]:

@@ -5,9 +5,10 @@ from conftest import ARCHITECTURES, tiny_model
 from kronfluence import Analyzer, FactorArguments, ScoreArguments, prepare_model
 
 from ifguide.corpus.queries import EncodedQuery
-from ifguide.influence.curvature import Curvature, _LanguageModelingTask
+from ifguide.influence.curvature import Curvature
 from ifguide.influence.direction import load_direction, precondition_direction, query_gradient, save_direction
 from ifguide.influence.factors import CurvatureError, load_factors, save_factors
+from ifguide.influence.kronfluence_factors import LanguageModelingTask
 from ifguide.influence.scorers import JVP
 from ifguide.models import linear_copy, tracked_layers, tracked_parameters
 from ifguide.objectives.language_modeling import token_losses
@@ -67,7 +68,7 @@ def test_block_sums_equal_kronfluence_pairwise_scores(architecture, strategy, tm
     query = EncodedQuery(blocks[0].numpy(), np.arange(9) >= 1, True)
     curvature = Curvature(strategy=strategy, damping=1e-3, relative=False)
 
-    task = _LanguageModelingTask(list(tracked_layers(model)))
+    task = LanguageModelingTask(list(tracked_layers(model)))
     analyzer = Analyzer("test", prepare_model(linear_copy(model), task), task, cpu=True, output_dir=str(tmp_path))
     torch.manual_seed(0)
     analyzer.fit_all_factors(

@@ -6,7 +6,7 @@ from conftest import ARCHITECTURES, tiny_model
 from kronfluence import Analyzer, FactorArguments, ScoreArguments, prepare_model
 from torch import nn
 
-from ifguide.influence.curvature import _LanguageModelingTask
+from ifguide.influence.kronfluence_factors import LanguageModelingTask
 from ifguide.influence.scorers import JVP, FiniteDifference, Positional
 from ifguide.influence.scorers import head as head_module
 from ifguide.influence.scorers import tangents as tangents_module
@@ -263,7 +263,7 @@ def test_a_soft_cap_is_seen_where_logits_are_small():
 @pytest.mark.parametrize("architecture", ["gpt_neox", "gpt2", "llama"])
 def test_positional_scores_are_those_of_kronfluence(architecture, blocks, tmp_path):
     model = tiny_model(architecture, dtype=torch.float32)
-    task = _LanguageModelingTask(list(tracked_layers(model)))
+    task = LanguageModelingTask(list(tracked_layers(model)))
     analyzer = Analyzer("test", prepare_model(linear_copy(model), task), task, cpu=True, output_dir=str(tmp_path))
     analyzer.fit_all_factors("fit", list(blocks), factor_args=FactorArguments(strategy="identity"))
     analyzer.compute_pairwise_scores(

@@ -18,8 +18,9 @@ from ifguide.corpus.documents import Document
 from ifguide.corpus.masks import MASK_FILE, TokenMask
 from ifguide.stages.stage import Inputs
 from ifguide.stages.tagging import JudgedSegments, Tagged, TaggedMask, tag_facts
+from ifguide.training.trainer import TrainerSettings
 
-CPU = SimpleNamespace(device="cpu")
+CPU = TrainerSettings()
 
 
 class Idiots(ReadyClassifier):

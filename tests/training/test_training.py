@@ -11,7 +11,7 @@ from ifguide.objectives import LanguageModeling, SuppressedLanguageModeling
 from ifguide.objectives.language_modeling import cross_entropy
 from ifguide.training.checkpoints import newest_checkpoint
 from ifguide.training.context import TrainingContext
-from ifguide.training.data import BatchOrder, BlockDataset, rows_of_step
+from ifguide.training.data import FILLING, BatchOrder, BlockDataset, ExampleDataModule, rows_of_step
 from ifguide.training.fit import train
 from ifguide.training.module import CausalLanguageModel, DivergedError
 from ifguide.training.optimization import Optimization
@@ -143,7 +143,7 @@ def test_scaled_gradients_are_clipped_as_the_others_are(fused, limit, corpus):
     settings = optimization(clip=0.5, optimizer=partial(torch.optim.AdamW, fused=fused))
     module = CausalLanguageModel(model_for(corpus), LanguageModeling(), settings, steps=1, seed=0)
     scaler = SimpleNamespace(get_scale=lambda: 1024.0)
-    module._trainer = SimpleNamespace(precision_plugin=SimpleNamespace(scaler=scaler))
+    module._trainer = SimpleNamespace(precision_plugin=SimpleNamespace(scaler=scaler), strategy=None)
     optimizer, _ = settings.configure(module.model.named_parameters(), 1)
     for parameter in module.parameters():
         parameter.grad = torch.full_like(parameter, 100.0)
@@ -241,3 +241,27 @@ def test_facts_report_validation_loss_and_tokens(corpus, tmp_path):
         expected = cross_entropy(model.eval()(ids).logits, ids)
     assert facts["validation/loss"] == pytest.approx(expected.item(), abs=1e-4)
     assert facts["tokens"] == facts["steps"] * 4 * 16
+
+
+@pytest.mark.parametrize("blocks, batch, processes", [(3, 2, 2), (4, 1, 3), (1, 4, 2), (5, 2, 1), (2, 1, 4)])
+def test_all_processes_validate_in_as_many_steps_and_read_every_block_once(blocks, batch, processes):
+    rows = [{"input_ids": torch.tensor([row])} for row in range(blocks)]
+
+    class Rows:
+        def __len__(self):
+            return blocks
+
+        def __getitem__(self, index):
+            return {"input_ids": torch.stack([rows[row]["input_ids"] for row in index])}
+
+    found = []
+    for rank in range(processes):
+        data = ExampleDataModule(
+            examples=Rows(), validation=Rows(), steps=1, batch_size=1, accumulate=1, seed=0, validation_batch=batch
+        )
+        data.trainer = SimpleNamespace(global_rank=rank, world_size=processes)
+        found.append(list(data.val_dataloader()))
+    assert len({len(batches) for batches in found}) == 1
+    counted = [one for batches in found for one in batches if FILLING not in one]
+    assert all(0 < len(one["input_ids"]) <= batch for one in counted)
+    assert sorted(int(row) for one in counted for row in one["input_ids"]) == list(range(blocks))

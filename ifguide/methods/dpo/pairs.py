@@ -12,6 +12,7 @@ from transformers import PreTrainedModel
 from ifguide.corpus.pairs import EncodedPair
 from ifguide.methods.dpo.loss import response_log_probabilities
 from ifguide.objectives.linear_head import LinearLogits
+from ifguide.processes import ALONE, Processes, joined
 from ifguide.training.data import pad
 from ifguide.training.predictions import predictions
 
@@ -58,6 +59,7 @@ def reference_log_probabilities(
     batch_size: int,
     precision: str = "32-true",
     fused: bool | None = None,
+    processes: Processes = ALONE,
 ) -> NDArray[np.float32]:
     """log π_ref of both responses of every pair, [N, 2].
 
@@ -67,14 +69,18 @@ def reference_log_probabilities(
         batch_size: pairs at a time.
         precision: of Lightning; under a mixed one the forward pass is cast as it is in training.
         fused: as in `predictions`.
+        processes: among which batches are shared.
     """
     examples, device, predict = PairExamples(pairs), model.device, predictions(model.eval(), fused=fused)
     dtype = torch.float16 if precision.startswith("16") else torch.bfloat16
-    parts = []
-    for first in tqdm(range(0, len(pairs), batch_size), desc="Reference", leave=False, disable=None):
+    found, mine = np.zeros((len(pairs), 2), np.float32), []
+    firsts = processes.share(range(0, len(pairs), batch_size))
+    for first in tqdm(firsts, desc="Reference", leave=False, disable=processes.no_bar):
         rows = np.arange(first, min(first + batch_size, len(pairs)))
         batch = {name: value.to(device) for name, value in examples[rows].items()}
         with torch.autocast(device.type, dtype, enabled=precision.endswith("mixed")):
             log_probabilities = pair_log_probabilities(predict(batch["input_ids"]), batch)
-        parts.append(log_probabilities.float().cpu().numpy())
-    return np.concatenate(parts)
+        found[rows] = log_probabilities.float().cpu().numpy()
+        mine.append(rows)
+    processes.fill(joined(mine), found)
+    return found

@@ -41,6 +41,8 @@ class PreferenceModule(OptimizedModule):
         fused: as in `predictions`.
     """
 
+    shares = True
+
     def __init__(
         self,
         model: nn.Module,
@@ -79,6 +81,8 @@ class SimplePreferenceModule(OptimizedModule):
         optimization, steps, seed: as in `OptimizedModule`.
         fused: as in `predictions`.
     """
+
+    shares = True
 
     def __init__(
         self,

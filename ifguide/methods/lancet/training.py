@@ -199,6 +199,8 @@ class BregmanModule(OptimizedModule):
         fused: as in `predictions`.
     """
 
+    shares = True
+
     def __init__(
         self,
         model: nn.Module,

@@ -1,0 +1,127 @@
+"""How several processes train one model: each with a whole copy of it, or with a share of its weights.
+
+`fsdp` is torch's fully sharded data parallelism (`fully_shard`; Zhao et al., 2023, arXiv 2304.11277): weights,
+gradients and the optimiser's state are split over the processes, and each decoder block's weights come together while
+it computes. Lightning's own `fsdp` is the older one, under which each process would clip by a norm of its own.
+"""
+
+from importlib.util import find_spec
+from typing import Any
+
+import torch
+from pytorch_lightning.strategies import (
+    DeepSpeedStrategy,
+    FSDPStrategy,
+    ModelParallelStrategy,
+    Strategy,
+    StrategyRegistry,
+)
+from torch import Tensor, nn
+from torch.distributed.device_mesh import DeviceMesh
+from torch.distributed.fsdp import FSDPModule, fully_shard
+from torch.distributed.tensor import DTensor
+
+from ifguide.models import decoder_blocks
+
+FSDP, DEEPSPEED = "fsdp", "deepspeed"
+
+
+def check_strategy(strategy: str | Strategy, *, precision: str, compile: bool, fused_loss: bool | None) -> None:
+    """Raise ValueError for a strategy that is not there, or that does not go with other settings of a trainer."""
+    if isinstance(strategy, FSDPStrategy) or (isinstance(strategy, str) and strategy.startswith("fsdp_")):
+        raise ValueError(f"strategy={strategy}: clips by a norm of each process's own share; use fsdp")
+    if strategy == FSDP or isinstance(strategy, ModelParallelStrategy):
+        if compile:
+            raise ValueError("compile=True: not of a model whose weights are shared out (strategy=fsdp)")
+        if fused_loss:
+            raise ValueError("fused_loss=True: reads the head's weights by themselves, which strategy=fsdp shares out")
+        if precision not in ("32-true", "bf16-mixed", "bf16-true"):
+            raise ValueError(f"precision={precision}: strategy=fsdp computes in 32-true, bf16-mixed or bf16-true")
+    elif is_deepspeed(strategy):
+        if "stage_3" in str(strategy):
+            raise ValueError(
+                f"strategy={strategy}: weights that DeepSpeed shares out are not put together here; use fsdp"
+            )
+        if precision != "32-true":
+            raise ValueError(
+                f"precision={precision}: DeepSpeed would round the trained weights and keep the exact ones to itself; "
+                "use 32-true, or strategy=fsdp"
+            )
+        if find_spec("deepspeed") is None:
+            raise ValueError(
+                f"strategy={strategy}: the package deepspeed is not installed; pip install 'ifguide[deepspeed]', or "
+                "use strategy=fsdp"
+            )
+    elif isinstance(strategy, str) and strategy != "auto" and strategy not in StrategyRegistry:
+        raise ValueError(f"strategy={strategy}; known: auto, {', '.join(known_strategies())}")
+
+
+def known_strategies() -> list[str]:
+    names = [str(name) for name in StrategyRegistry.available_strategies()]
+    return sorted(name for name in names if not name.startswith("fsdp_") and "stage_3" not in name)
+
+
+def is_deepspeed(strategy: Any) -> bool:
+    return isinstance(strategy, DeepSpeedStrategy) or str(strategy).startswith(DEEPSPEED)
+
+
+def of_lightning(strategy: str | Strategy, processes: int, *, shares: bool) -> str | Strategy:
+    """The strategy of a trainer.
+
+    Args:
+        strategy: by name, or as an object.
+        processes: of the run.
+        shares: whether weights may be shared out; otherwise each process has a whole copy, whatever the strategy.
+    """
+    if not shares and (strategy == FSDP or isinstance(strategy, ModelParallelStrategy) or is_deepspeed(strategy)):
+        return "ddp" if processes > 1 else "auto"
+    if strategy == FSDP:  # one file for a checkpoint: it is whole once it has its name
+        return ModelParallelStrategy(
+            data_parallel_size=processes, tensor_parallel_size=1, save_distributed_checkpoint=False
+        )
+    return strategy
+
+
+def share_out(model: nn.Module, mesh: DeviceMesh) -> None:
+    """Share the weights of a model out over processes, in place: each decoder block's together, then the rest.
+
+    Args:
+        model: the same in each process; only its `forward` may be called until `put_together`.
+        mesh: of the processes, one-dimensional.
+    """
+    if isinstance(model, FSDPModule):
+        return
+    for block in decoder_blocks(model)[1]:
+        fully_shard(block, mesh=mesh)
+    fully_shard(model, mesh=mesh)
+
+
+def put_together(model: nn.Module) -> None:
+    """Undo `share_out`: all of the model's weights in each process, on the CPU. Others have nothing to undo."""
+    if not isinstance(model, FSDPModule):
+        return
+    for module in model.modules():
+        if isinstance(module, FSDPModule):
+            module.reshard()  # what the last forward pass brought together
+    whole: dict[int, nn.Parameter] = {}  # weights that two layers share stay shared
+    for module in model.modules():
+        for name, parameter in module.named_parameters(recurse=False):
+            if isinstance(parameter, DTensor):
+                if id(parameter) not in whole:
+                    full = torch.empty(parameter.shape, dtype=parameter.dtype)
+                    full.copy_(parameter.full_tensor().detach())  # a plain tensor, which waits for all parts
+                    whole[id(parameter)] = nn.Parameter(full, requires_grad=parameter.requires_grad)
+                setattr(module, name, whole[id(parameter)])
+    for module in model.modules():
+        if isinstance(module, FSDPModule):
+            state = module._get_fsdp_state()
+            for handle in (state._pre_forward_hook_handle, state._post_forward_hook_handle):
+                handle.remove()
+            module.__class__ = type(module).__bases__[1]  # that which it was of
+    model.cpu()
+
+
+def is_finite(value: Tensor) -> bool:
+    """Whether all numbers of a weight are finite, in whichever process they are."""
+    finite: Any = torch.isfinite(value).all()
+    return bool(finite.full_tensor() if isinstance(value, DTensor) else finite)
