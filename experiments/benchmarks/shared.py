@@ -53,13 +53,6 @@ def random_model(name: str, *, dtype: Any, device: str, **changes: Any) -> Any:
     return model_settings(name, **changes).build(VOCABULARY, None).eval().to(device, dtype)
 
 
-def hardware(device: str) -> str:
-    import torch
-
-    name = torch.cuda.get_device_name() if device == "cuda" else f"{torch.get_num_threads()} threads"
-    return f"torch {torch.__version__}, {name}"
-
-
 def seconds(call: Callable[[], Any], clock: Callable[[], float] = time.perf_counter) -> float:
     start = clock()
     call()
