@@ -12,7 +12,7 @@ from tempfile import gettempdir
 from typing import Any
 
 import torch
-from shared import VOCABULARY, apart, interleaved, memory, model_settings, random_model, read_options, seconds, table
+from shared import apart, interleaved, memory, model_settings, random_model, read_options, seconds, table
 from torch import Tensor
 from transformers import PreTrainedModel, Trainer, TrainingArguments
 
@@ -70,7 +70,8 @@ def peak(name: str, length: int, way: str) -> float:
 
 def measure(name: str, length: int) -> dict[str, dict[str, float]]:
     model, ids = build(name, length)
-    shape, matrix = shape_of(model_settings(name), VOCABULARY), torch.randn(2048, 2048, device=DEVICE, dtype=DTYPE)
+    shape = shape_of(model_settings(name), model.config.vocab_size)
+    matrix = torch.randn(2048, 2048, device=DEVICE, dtype=DTYPE)
     calls: dict[str, Any] = {way: partial(Step(model, way), ids) for way in WAYS} | {"peak": lambda: matrix @ matrix}
     for call in calls.values():
         call()  # warm
