@@ -19,16 +19,14 @@ def row_of(run: Run, scheme: str, rounds: int) -> dict[str, Any]:
     made, metrics = facts["made"], facts["metrics"]
     steps = [one["facts"] for one in made.values() if "seconds_per_step" in one["facts"]]
     of_rounds = [one["seconds"] for role, one in made.items() if role.startswith("round") or role == "model"]
+    toxic = metrics["toxicity"]["all"]
     return {
-        "scheme": scheme,
-        "rounds": rounds,
-        "toxic_fraction": metrics["toxicity"]["all"]["toxic_fraction"],
-        "interval": metrics["toxicity"]["all"]["toxic_fraction_interval"],
+        "scheme": scheme, "rounds": rounds, "seconds": sum(of_rounds) if rounds else None,
+        "toxic_fraction": toxic["toxic_fraction"], "interval": toxic["toxic_fraction_interval"],
         "perplexity": metrics["perplexity"]["benign"]["perplexity"],
-        "seconds": sum(of_rounds) if rounds else None,
         "step": min((one["seconds_per_step"] for one in steps), default=None),
         "ordinary_step": min((one["seconds_per_ordinary_step"] for one in steps), default=None),
-    }
+    }  # fmt: skip
 
 
 def measure(experiment: Experiment) -> dict[str, Any]:
@@ -45,9 +43,8 @@ def measure(experiment: Experiment) -> dict[str, Any]:
                 given = (f"post_training.rounds={number}", f"post_training.parallel={parallel}", f"seed={seed}")
                 run = experiment.run(f"{scheme}/{seed}/{number}", "method=attribute_control", *given)
                 rows.append(row_of(run, scheme, number))
-    costs = {
-        scheme: min(one["step"] / one["ordinary_step"] for one in rows if one["scheme"] == scheme) for scheme in SCHEMES
-    }
+    costs = {scheme: min(one["step"] / one["ordinary_step"] for one in rows if one["scheme"] == scheme)
+             for scheme in SCHEMES}  # fmt: skip
     figures = {f"{scheme}_step_ratio": cost for scheme, cost in costs.items()}
     return {"seeds": seeds, "rows": rows, "costs": costs, "figures": figures}
 

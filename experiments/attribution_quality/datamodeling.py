@@ -31,10 +31,9 @@ def trained_contrasts(study: Study, rows: Sequence[NDArray[np.int64]]) -> NDArra
     toxic = np.array([query.toxic for query in study.queries])
 
     def contrast(seed: int, half: int) -> float:
-        losses = study.query_losses(
-            study.queries, model=replace(study.part("proxy"), seed=OTHER + seed), seed=OTHER + seed,
-            optim=study.part("proxy_optim"), blocks=f"half {half} of {len(rows)}", rows=rows[half],
-        )  # fmt: skip
+        model, blocks = replace(study.part("proxy"), seed=OTHER + seed), f"half {half} of {len(rows)}"
+        given = {"model": model, "seed": OTHER + seed, "optim": study.part("proxy_optim"), "blocks": blocks}
+        losses = study.query_losses(study.queries, **given, rows=rows[half])
         return float(losses[toxic].mean() - losses[~toxic].mean())
 
     return np.array([[contrast(seed, half) for half in range(len(rows))] for seed in SEEDS])
@@ -42,11 +41,8 @@ def trained_contrasts(study: Study, rows: Sequence[NDArray[np.int64]]) -> NDArra
 
 def measure(experiment: Experiment) -> dict[str, Any]:
     names, halves = LISTS["datamodeling"], int(experiment.options["halves"])
-    study, rng = (
-        Study(experiment, "datamodeling", {name: LISTS["variants"][name] for name in names}),
-        np.random.default_rng(0),
-    )
-    blocks = len(study.split)
+    study = Study(experiment, "datamodeling", {name: LISTS["variants"][name] for name in names})
+    rng, blocks = np.random.default_rng(0), len(study.split)
     rows = [np.sort(rng.permutation(blocks)[: blocks // 2]) for _ in range(halves)]
     actual, scores, foretold = trained_contrasts(study, rows), {}, {}
     for name, values in ({name: study.scores(name) for name in names} | study.baselines()).items():
@@ -57,15 +53,10 @@ def measure(experiment: Experiment) -> dict[str, Any]:
                 for name in LEXICAL}  # fmt: skip
     between = [spearman(actual[a], actual[b]) for a in range(len(SEEDS)) for b in range(a)]
     return {
-        "halves": halves,
-        "blocks": blocks,
-        "seeds": len(SEEDS),
-        "ceiling": float(np.mean(between)),
-        "scores": scores,
-        "exact": names[0],
+        "halves": halves, "blocks": blocks, "seeds": len(SEEDS), "ceiling": float(np.mean(between)), "scores": scores,
+        "exact": names[0], "figures": {name: score["value"] for name, score in scores.items()},
         "lexical": {name: [difference, *interval] for name, (difference, interval) in of_words.items()},
-        "figures": {name: score["value"] for name, score in scores.items()},
-    }
+    }  # fmt: skip
 
 
 if __name__ == "__main__":

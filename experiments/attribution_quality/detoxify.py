@@ -21,12 +21,10 @@ from ifguide.stages.stage import Existing
 from ifguide.stages.study import Study
 
 LISTS = yaml.safe_load(Path(__file__).with_name("variants.yaml").read_text(encoding="utf-8"))
-CELLS = {
-    "toxic fraction, toxic prompts": ("toxicity", "toxic", "toxic_fraction"),
-    "toxic fraction, other prompts": ("toxicity", "nontoxic", "toxic_fraction"),
-    "expected maximum toxicity": ("toxicity", "all", "expected_maximum_toxicity"),
-    "benign perplexity": ("perplexity", "benign", "perplexity"),
-}
+CELLS = {"toxic fraction, toxic prompts": ("toxicity", "toxic", "toxic_fraction"),
+         "toxic fraction, other prompts": ("toxicity", "nontoxic", "toxic_fraction"),
+         "expected maximum toxicity": ("toxicity", "all", "expected_maximum_toxicity"),
+         "benign perplexity": ("perplexity", "benign", "perplexity")}  # fmt: skip
 POOLINGS = {"none": "exact scores", "word_context": "pooled by word and context"}
 LIMITS = (0.005, 0.02)  # L; q follows as 1 − L/2
 EXACT = "exact (`jvp`)"
@@ -37,11 +35,10 @@ def other_masks(study: Study) -> dict[str, Path]:
     noise = np.random.default_rng(0).random(study.split.shape, dtype=np.float32)  # also orders the ties of the words
     lexical = lexical_scores(study.split, study.tokenizer, study.queries)
     means = {
-        "random tokens": lambda: noise,
-        "lowest exact scores": lambda: -np.asarray(study.scores(EXACT)),
+        "random tokens": lambda: noise, "lowest exact scores": lambda: -np.asarray(study.scores(EXACT)),
         "word list": lambda: lexical[WORD_LIST]() + np.float32(1e-3) * noise,
         BM25: lambda: lexical[BM25]() + np.float32(1e-3) * noise,
-    }
+    }  # fmt: skip
     shared = {"data": study.existing("data", "data"), "behaviours": ["toxicity"], "selection": study.part("selection")}
     made = {name: study.baseline(f"{name}, to select from", compute) for name, compute in means.items()}
     return {name: study.build(Mask(scores=Existing(folder=one.path, stage="baseline"), **shared)).path
@@ -60,25 +57,20 @@ def measure(experiment: Experiment) -> dict[str, Any]:
     tuned = ("+experiment=detoxification", f"start={study.base.artifacts['proxy']}")
     curves: dict[str, dict[str, dict[str, list[float]]]] = {name: {} for name in POOLINGS.values()}
     for limit in LIMITS:
-        runs = experiment.sweep(
-            f"limit {limit}", *tuned, f"selection.limit={limit}", f"selection.quantile={1 - limit / 2}"
-        )
+        selection = (f"selection.limit={limit}", f"selection.quantile={1 - limit / 2}")
+        runs = experiment.sweep(f"limit {limit}", *tuned, *selection)
         for pooling, name in POOLINGS.items():
             curves[name][f"{limit:.1%}"] = cells([run for run in runs if run.overrides["pooling"] == pooling])
     one = ("pooling=none", "seed=0")
     student = (*LISTS["variants"]["amortised from 5 %"], "pooling=none")
-    rows = {
-        "no mask": cells(experiment.sweep("no mask", *tuned, "method=none", *one)),
-        **{name: points["2.0%"] for name, points in curves.items()},
-        "amortised from 5 %": cells(experiment.sweep("amortised", *tuned, *student)),
-    }
+    rows = {"no mask": cells(experiment.sweep("no mask", *tuned, "method=none", *one))}
+    rows |= {name: points["2.0%"] for name, points in curves.items()}
+    rows["amortised from 5 %"] = cells(experiment.sweep("amortised", *tuned, *student))
     for name, mask in other_masks(study).items():
         rows[name] = cells(experiment.sweep(name, *tuned, f"paths.mask={mask}", *one))
     x, y = "benign perplexity", "toxic fraction, toxic prompts"
-    plot_trade_off(
-        {name: [(limit, cell[x], cell[y]) for limit, cell in points.items()] for name, points in curves.items()},
-        experiment.output / "frontier.png", labels=(x, y),
-    )  # fmt: skip
+    shown = {name: [(limit, cell[x], cell[y]) for limit, cell in points.items()] for name, points in curves.items()}
+    plot_trade_off(shown, experiment.output / "frontier.png", labels=(x, y))
     first = facts_of(runs[0], "optim.epochs", "objective.penalty")
     return {"rows": rows, "curves": curves, "first": first, "figures": {"rows": rows, "over limits": curves}}
 

@@ -26,13 +26,7 @@ from ifguide.evaluation.attribution import known_tokens
 from ifguide.evaluation.token_baselines import BM25, bm25_of_types
 from ifguide.influence.pooling import type_sums
 from ifguide.influence.scoring import sample_rows
-from ifguide.report.attribution import (
-    plot_agreement,
-    plot_cost,
-    plot_mask_overlap,
-    plot_precision_recall,
-    precision_recall,
-)  # fmt: skip
+from ifguide.report import attribution as plots
 from ifguide.report.experiment import Experiment, publish
 from ifguide.report.token_page import page_documents
 from ifguide.report.wording import TOXICITY
@@ -59,14 +53,10 @@ def measure(experiment: Experiment) -> dict[str, Any]:
     plot_development(study, scores, rows, masked)
     ours = f"amortised from {10 if small else 5} %"
     results: dict[str, Any] = {
-        "size": experiment.options["size"],
-        "ours": ours,
-        "exact": EXACT,
+        "size": experiment.options["size"], "ours": ours, "exact": EXACT, "rows": rows,
         "lexical": study.differences(scores, [EXACT, ours]),
         "tokens": int(study.split.shape[0] * study.split.shape[1]),
-        "rows": rows,
-        "masks": {name: mask_quality(study, name) for name in masked},
-        "types": top_types(study, scores[names[0]]),
+        "masks": {name: mask_quality(study, name) for name in masked}, "types": top_types(study, scores[names[0]]),
         "documents": [
             {"name": one.name, "label": one.label or "not labelled", "selected": sum(one.selected),
              "sum": float(np.dot(one.scores, one.selected))}
@@ -81,7 +71,7 @@ def report(experiment: Experiment, study: Study) -> dict[str, Any]:
     """What is measured on text that the variants were not chosen on."""
     datasets, new_text = Path(study.configuration().paths.datasets), LISTS["new_text"]
     means = agreement(study, new_text, datasets)
-    plot_agreement(means, experiment.output / "agreement.png")
+    plots.plot_agreement(means, experiment.output / "agreement.png")
     cases = {title: case_quality(study, new_text, found) for title, found in contrast_cases(datasets).items()}
     places = study.base.artifacts  # other text, scored with the same proxy, which is not trained further
     other = Study(
@@ -91,11 +81,9 @@ def report(experiment: Experiment, study: Study) -> dict[str, Any]:
     )  # fmt: skip
     scores = {name: other.scores(name) for name in LISTS["reported"]} | other.baselines()
     reported = {
-        title: {
-            "rows": {name: {**other.quality(values, source), "share": other.share(name)}
-                     for name, values in scores.items()},
-            "lexical": other.differences(scores, [EXACT, "amortised from 5 %"], source),
-        }
+        title: {"lexical": other.differences(scores, [EXACT, "amortised from 5 %"], source),
+                "rows": {name: {**other.quality(values, source), "share": other.share(name)}
+                         for name, values in scores.items()}}
         for source, title in (("toxic_spans", "SemEval trial posts"), ("hatexplain", "HateXplain posts"))
     }  # fmt: skip
     return {"agreement": means, "cases": cases, "reported": reported}
@@ -105,20 +93,16 @@ def plot_development(study: Study, scores: dict[str, Scores], rows: dict[str, An
     folder, share = study.experiment.output, rows[EXACT]["annotated_share"]
     known = known_tokens(study.split)
     known[:, 0] = False
-    curves = {
-        name: precision_recall(values[known], study.annotation[known])
-        for name, values in scores.items()
-        if name in masked or name not in study.runs
-    }
-    plot_precision_recall(curves, share, folder / "precision_recall.png", title="where variants were chosen")
+    curves = {name: plots.precision_recall(values[known], study.annotation[known])
+              for name, values in scores.items() if name in masked or name not in study.runs}  # fmt: skip
+    plots.plot_precision_recall(curves, share, folder / "precision_recall.png", title="where variants were chosen")
     masks = [study.mask(name) for name in masked]
-    plot_mask_overlap(masked, np.array([[jaccard(a, b) for b in masks] for a in masks]), folder / "mask_overlap.png")
-    cost = {
-        name: (rows[name]["share"], rows[name][KEY], rows[name][f"{KEY}_interval"])
-        for name in study.runs
-        if name == EXACT or (name.startswith("amortised from") and "," not in name)
-    }
-    plot_cost(cost, folder / "cost.png", label="precision at the top 1 %")
+    plots.plot_mask_overlap(
+        masked, np.array([[jaccard(a, b) for b in masks] for a in masks]), folder / "mask_overlap.png"
+    )
+    cost = {name: (rows[name]["share"], rows[name][KEY], rows[name][f"{KEY}_interval"]) for name in study.runs
+            if name == EXACT or (name.startswith("amortised from") and "," not in name)}  # fmt: skip
+    plots.plot_cost(cost, folder / "cost.png", label="precision at the top 1 %")
 
 
 def mask_quality(study: Study, name: str) -> dict[str, float]:
@@ -126,11 +110,10 @@ def mask_quality(study: Study, name: str) -> dict[str, float]:
     mask, split = study.mask(name)[:], study.split
     toxic = split.documents["label"][split.documents_of(np.flatnonzero(mask))] == LABELS[TOXIC]
     return {
-        "tokens": int(mask.sum()),
-        "in toxic posts": float(toxic.mean()),
+        "tokens": int(mask.sum()), "in toxic posts": float(toxic.mean()),
         "in toxic spans, of those where spans are known": float(study.annotation[mask & known_tokens(split)].mean()),
         "of toxic spans": float(mask[study.annotation].mean()),
-    }
+    }  # fmt: skip
 
 
 def top_types(study: Study, scores: Scores, count: int = 40) -> list[str]:
@@ -162,13 +145,10 @@ def agreement(study: Study, names: Sequence[str], datasets: Path) -> dict[str, l
         percentile = np.zeros(ids.shape)
         ranks = study.score_text(name, ids)[inside].argsort(kind="stable").argsort(kind="stable")
         percentile[inside] = ranks / (inside.sum() - 1)
-        result[name] = [mean_of(percentile, marks == count) for count in range(ANNOTATORS + 1)]
+        members = [marks == count for count in range(ANNOTATORS + 1)]
+        parts = [((percentile * member).sum(1), member.sum(1)) for member in members]
+        result[name] = [(float(sums.sum() / counts.sum()), *ratio_interval(sums, counts)) for sums, counts in parts]
     return result
-
-
-def mean_of(values: NDArray[np.float64], member: NDArray[np.bool_]) -> tuple[float, float, float]:
-    sums, counts = (values * member).sum(1), member.sum(1)
-    return (float(sums.sum() / counts.sum()), *ratio_interval(sums, counts))
 
 
 def contrast_cases(datasets: Path) -> dict[str, list[tuple[str, bool, str]]]:
@@ -176,14 +156,10 @@ def contrast_cases(datasets: Path) -> dict[str, list[tuple[str, bool, str]]]:
     check, every = ([row.values for row in read_records(datasets / "toxicity_labelled" / f"{name}.jsonl.gz")]
                     for name in ("hatecheck", "bias_madlibs_77k"))  # fmt: skip
     madlibs = [every[index] for index in sample_rows(len(every), MADLIBS, 0)]
-    return {
-        "HateCheck: hateful cases and their non-hateful contrasts": [
-            (one["test_case"], one["label_gold"] == "hateful", one["target_ident"] or "") for one in check
-        ],
-        f"Bias madlibs ({MADLIBS:,} of them): one template, many identities": [
-            (one["Text"], one["Label"] == "BAD", "") for one in madlibs
-        ],
-    }
+    hateful = [(one["test_case"], one["label_gold"] == "hateful", one["target_ident"] or "") for one in check]
+    biased = [(one["Text"], one["Label"] == "BAD", "") for one in madlibs]
+    return {"HateCheck: hateful cases and their non-hateful contrasts": hateful,
+            f"Bias madlibs ({MADLIBS:,} of them): one template, many identities": biased}  # fmt: skip
 
 
 def case_quality(study: Study, names: Sequence[str], cases: list[tuple[str, bool, str]]) -> dict[str, dict[str, float]]:
@@ -193,9 +169,8 @@ def case_quality(study: Study, names: Sequence[str], cases: list[tuple[str, bool
     ids, inside, _ = study.encode(texts)
     sums = {name: (study.score_text(name, ids) * inside).sum(1) for name in names}
     words = word_log_odds(study.queries)
-    sums["word list: log-odds between queries"] = np.array(
-        [sum(words.get(word.lower(), 0.0) for word in WORD.findall(text)) for text in texts]
-    )
+    odds = [sum(words.get(word.lower(), 0.0) for word in WORD.findall(text)) for text in texts]
+    sums["word list: log-odds between queries"] = np.array(odds)
     sums[BM25] = (bm25_of_types(study.split, study.tokenizer, study.queries)[ids] * inside).sum(1)
     sums["classifier on the whole text"] = study.classifier()(texts)["toxicity"]
     rows: dict[str, dict[str, float]] = {}

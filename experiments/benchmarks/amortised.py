@@ -1,10 +1,6 @@
 """What does amortised scoring cost, beside exact scoring of the whole corpus?
 
-    python experiments/benchmarks/amortised.py [override ...]
-
-Overrides are those of run.py; without them, the built-in sample. Exact scores of a sample of blocks, the fit of a
-student to them and its reading of all blocks are timed in one process, interleaved, medians; exact scoring of all
-blocks is the time of the sample by its share. Peak memory is not compared: the exact scorer's decides both.
+python experiments/benchmarks/amortised.py [override of run.py ...]
 """
 
 import json

@@ -1,12 +1,6 @@
 """How many blocks is curvature to be fitted on, how is it to be damped, and which layers can be left out?
 
-    python experiments/benchmarks/curvature.py [override ...]
-
-Overrides are those of run.py, as in `+experiment=real_text`; without them, the built-in sample and its proxy. For each
-number of blocks: rank correlation of the final token scores, and overlap of their masks, with those of a fit on twice
-as many blocks (which holds the smaller sample). For each strategy and damping: the same against the default, and how
-well the scores find the tokens that are known to be toxic. For restricted layers: the same (what scoring then costs is
-in scoring.py). Scores are of the same 512 blocks throughout. Stages that a run has built are found in its workspace.
+python experiments/benchmarks/curvature.py [override of run.py ...]
 """
 
 import json
@@ -31,9 +25,7 @@ from ifguide.models import tracked_layers
 from ifguide.report.gather import Run
 from ifguide.statistics import roc_auc, spearman
 
-BLOCKS = (32, 64, 128, 256, 512, 1024, 2048)
-DAMPINGS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
-SCORED = 512
+BLOCKS, SCORED, DAMPINGS = (32, 64, 128, 256, 512, 1024, 2048), 512, (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
 Scores = NDArray[np.float32]
 
 
@@ -46,16 +38,13 @@ class Study:
         self.proxy = lambda: part("proxy").load(run.artifacts["proxy"])
         self.rows = sample_rows(len(self.split), SCORED, 1)
         self.ids = self.split.tokens(self.rows)
-        encoded = encode_queries(
-            part("behaviours.toxicity"), corpus.tokenizer, self.split.block_length, self.proxy().config
-        )
+        queries, length = part("behaviours.toxicity"), self.split.block_length
+        encoded = encode_queries(queries, corpus.tokenizer, length, self.proxy().config)
         self.gradients = query_gradient(self.proxy(), encoded, batch_size=self.batch)
 
     def fit(self, strategy: str, blocks: int) -> Mapping[str, Any]:
-        tokens, curvature = (
-            self.split.tokens(sample_rows(len(self.split), blocks, 0)),
-            Curvature(strategy, blocks=blocks),
-        )
+        tokens = self.split.tokens(sample_rows(len(self.split), blocks, 0))
+        curvature = Curvature(strategy, blocks=blocks)
         return by_layer(curvature.fit(self.proxy(), tokens, batch_size=self.batch, seed=0, progress=False))
 
     def score(self, curvature: Curvature, factors: Mapping[str, Any], layers: Sequence[str] | None = None) -> Scores:
@@ -73,8 +62,7 @@ class Study:
         if self.split.annotation is None:
             return found
         known = known_tokens(self.split)[self.rows][:, 1:].reshape(-1)
-        scores = ours[:, 1:].reshape(-1)[known]
-        toxic = self.split.annotation[self.rows][:, 1:].reshape(-1)[known]
+        scores, toxic = (one[:, 1:].reshape(-1)[known] for one in (ours, self.split.annotation[self.rows]))
         return {**found, "roc_auc": roc_auc(scores, toxic), "precision_at_0.01": precision_at(scores, toxic, 0.01)}
 
 

@@ -1,11 +1,7 @@
 """Speed of sampling continuations, beside the loop that pads every prompt to 256 tokens and repeats it 25 times.
 
-    IFGUIDE_DATASETS=... python experiments/benchmarks/generation.py [prompts=8] [repeats=3] [device=cuda]
-        [models=pythia_14m,pythia_70m]
-
-Prompts of RealToxicityPrompts (random ones where the variable is not set), 25 continuations of 20 tokens each, nucleus
-sampling, untrained models: what is drawn does not matter for speed. Both do the same work in turns; medians, and the
-peak memory of a process of its own.
+IFGUIDE_DATASETS=... python experiments/benchmarks/generation.py [prompts=8] [repeats=3] [device=cuda]
+    [models=pythia_14m,pythia_70m]
 """
 
 import json
@@ -27,8 +23,6 @@ SAMPLES, NEW, PADDED = 25, 20, 256
 ROWS = {"ours": 1000, "naive": 200}  # sequences at the same time; more of the padded ones are not faster
 OPTIONS = read_options(prompts="8", repeats="3", models="pythia_14m,pythia_70m", device="cpu")
 DEVICE = OPTIONS["device"]
-
-
 build = partial(random_model, dtype=torch.float32, device=DEVICE)
 
 
@@ -43,10 +37,8 @@ def prompts(count: int) -> list[list[int]]:
 
 
 def ours(model: PreTrainedModel, ids: list[list[int]]) -> None:
-    sample_continuations(
-        model, ids, decoder=Nucleus(top_p=0.9), samples=SAMPLES, max_new_tokens=NEW, end_of_text=0,
-        rows=ROWS["ours"], seed=0,
-    )  # fmt: skip
+    drawn = {"samples": SAMPLES, "max_new_tokens": NEW, "rows": ROWS["ours"], "seed": 0}
+    sample_continuations(model, ids, decoder=Nucleus(top_p=0.9), end_of_text=0, **drawn)
 
 
 @torch.no_grad()
@@ -78,8 +70,7 @@ def main() -> None:
     lengths, tokens = sorted(map(len, ids)), len(ids) * SAMPLES * NEW
     about = f"{lengths[0]} to {lengths[-1]} tokens (median {lengths[len(ids) // 2]})"
     print(f"{len(ids)} prompts of {about}, {torch.get_num_threads()} threads\n")
-    rows: list[dict[str, Any]] = []
-    figures: dict[str, Any] = {"device": DEVICE}
+    rows, figures = [], dict[str, Any](device=DEVICE)
     for size in OPTIONS["models"].split(","):
         model = build(size)
         ours(model, ids[:2])  # warm

@@ -1,16 +1,7 @@
 """How fast and how large is scoring, beside kronfluence's own per-token scores, and bergson's where it is installed?
 
-    python experiments/benchmarks/scoring.py [repeats=3] [cases=256x4096,256x50304,2048x4096,2048x50304] [timed=all]
-        [model=pythia_160m] [batches=16384,65536] [device=cuda]
-
-Same model (random weights: the shape of Pythia-14M in float32 on CPUs, of Pythia-160M in bfloat16 on a GPU), blocks,
-layers, direction and dtype, one process, runs interleaved, medians. kronfluence runs with aggregated queries, per-token
-scores and SDPA attention; bergson as it computes its own-loss token scores (`token_influence="output"`), with the eager
-attention that it sets. Every scorer has its best batch size, and a run on one batch is subtracted from every time. Peak
-memory is that of a fresh process above the model, at the scorer's own batch and at the largest. `reference` is
-`torch.func.jvp` of the unchanged model, timed with `timed=all` only, as `positional` and finite differences of a
-direction restricted to the upper layers are. FLOP/s count the arithmetic that a scorer cannot do without. Agreement is
-measured against `reference`. Last, several directions in one pass beside as many passes.
+python experiments/benchmarks/scoring.py [repeats=3] [cases=256x4096,256x50304,2048x4096,2048x50304] [timed=all]
+    [model=pythia_160m] [batches=16384,65536] [device=cuda]
 """
 
 import copy
@@ -28,7 +19,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from kronfluence import Analyzer, FactorArguments, ScoreArguments, prepare_model
-from shared import apart, hardware, interleaved, memory, model_settings, random_model, read_options, seconds, table
+from shared import apart, interleaved, memory, model_settings, random_model, read_options, seconds, table
 from torch import Tensor
 from transformers import PreTrainedModel
 
@@ -46,18 +37,16 @@ WIDTH, LAYERS = (model_settings(MODEL).settings[key] for key in ("hidden_size", 
 FINITE = {} if DEVICE == "cuda" else {"finite_difference": FiniteDifference()}
 SCORERS = {**FINITE, "jvp": JVP(), "positional": Positional(), "reference": JVP(form="reference")}
 RESTRICTED = {"finite_difference, last 2 blocks": 2} if FINITE and EVERY else {}  # lower blocks are computed once
-BATCHES = OPTIONS["batches"] or ("16384,65536" if DEVICE == "cuda" else "2048,4096,8192")
-BATCH_TOKENS = tuple(map(int, BATCHES.split(",")))
-DIRECTIONS = 4
+BATCHES = "16384,65536" if DEVICE == "cuda" else "2048,4096,8192"
+BATCH_TOKENS = tuple(map(int, (OPTIONS["batches"] or BATCHES).split(",")))
 BERGSON = ["bergson"] if find_spec("bergson") else []  # pip install bergson
 TIMED = ("kronfluence", *BERGSON, "finite_difference", "jvp")
-SECONDS = 2.5  # of one measured run, about
+SECONDS, DIRECTIONS, LARGEST = 2.5, 4, "at the largest batch"  # seconds of one measured run, about
 Score = Callable[[Tensor, int], Tensor]  # (blocks, batch) → scores
 
 
 def build(length: int, vocabulary: int) -> PreTrainedModel:
-    changes = {"vocab_size": vocabulary, "max_position_embeddings": length}
-    return random_model(MODEL, dtype=DTYPE, device=DEVICE, **changes)
+    return random_model(MODEL, dtype=DTYPE, device=DEVICE, vocab_size=vocabulary, max_position_embeddings=length)
 
 
 def draw_blocks(count: int, length: int, vocabulary: int) -> Tensor:
@@ -73,20 +62,17 @@ class Kronfluence:
     def __init__(self, model: PreTrainedModel, query_BT: Tensor, folder: str) -> None:
         self.query, self.calls = query_BT, 0
         task = LanguageModelingTask(list(tracked_layers(model)))
-        self.analyzer = Analyzer(
-            "benchmark", prepare_model(copy.deepcopy(model), task), task, cpu=DEVICE == "cpu", log_level=logging.ERROR,
-            disable_tqdm=True, output_dir=folder,
-        )  # fmt: skip
+        kind = {"cpu": DEVICE == "cpu", "log_level": logging.ERROR, "disable_tqdm": True, "output_dir": folder}
+        self.analyzer = Analyzer("benchmark", prepare_model(copy.deepcopy(model), task), task, **kind)
         identity = FactorArguments(strategy="identity")
         self.analyzer.fit_all_factors("fit", Blocks(query_BT.numpy()), per_device_batch_size=1, factor_args=identity)
 
     def __call__(self, blocks_BT: Tensor, batch: int) -> Tensor:
         self.calls += 1  # it returns what it has under a name, whatever is asked
-        self.analyzer.compute_pairwise_scores(
-            str(self.calls), "fit", query_dataset=Blocks(self.query.numpy()), train_dataset=Blocks(blocks_BT.numpy()),
-            per_device_query_batch_size=1, per_device_train_batch_size=batch,
-            score_args=ScoreArguments(compute_per_token_scores=True, aggregate_query_gradients=True),
-        )  # fmt: skip
+        data = {"query_dataset": Blocks(self.query.numpy()), "train_dataset": Blocks(blocks_BT.numpy())}
+        sizes = {"per_device_query_batch_size": 1, "per_device_train_batch_size": batch}
+        asked = ScoreArguments(compute_per_token_scores=True, aggregate_query_gradients=True)
+        self.analyzer.compute_pairwise_scores(str(self.calls), "fit", score_args=asked, **data, **sizes)
         return self.analyzer.load_pairwise_scores(str(self.calls))["all_modules"][0].float()
 
 
@@ -108,11 +94,9 @@ class Bergson:
         self.settings = IndexConfig(run_path="", loss_reduction="sum")
 
     def __call__(self, blocks_BT: Tensor, batch: int) -> Tensor:
-        parts = [
-            self.score(self.model, part, part, self.directions, self.settings)[0][..., 0].cpu()
-            for part in blocks_BT.to(DEVICE).split(batch)
-        ]
-        return F.pad(torch.cat(parts), (1, 0))
+        parts = blocks_BT.to(DEVICE).split(batch)
+        scores = [self.score(self.model, one, one, self.directions, self.settings)[0][..., 0].cpu() for one in parts]
+        return F.pad(torch.cat(scores), (1, 0))
 
 
 def query_direction(model: PreTrainedModel, query_BT: Tensor) -> dict[str, Tensor]:
@@ -175,13 +159,9 @@ def measure_speed(length: int, vocabulary: int, repeats: int) -> dict[str, dict[
     exact, rows = scores["reference"][:, 1:].flatten(), {}
     for name in names:
         ours = scores[name][:, 1:].flatten()
-        rows[name] = {
-            "tokens/s": speeds[name],
-            "GFLOP/s": speeds[name] * flops_per_token(name, length, vocabulary) / 1e9,
-            "batch": batch[name],
-            "correlation": correlation(ours, exact),
-            "Jaccard 2%": jaccard(ours, exact, 0.02),
-        }
+        rate_of_flops = speeds[name] * flops_per_token(name, length, vocabulary) / 1e9
+        rows[name] = {"tokens/s": speeds[name], "GFLOP/s": rate_of_flops, "batch": batch[name],
+                      "correlation": correlation(ours, exact), "Jaccard 2%": jaccard(ours, exact, 0.02)}  # fmt: skip
     return rows | {"": {"positional": correlation(scores["positional"][:, 1:], scores["kronfluence"][:, :-1])}}
 
 
@@ -216,46 +196,41 @@ def measure_directions(length: int, vocabulary: int, repeats: int) -> dict[str, 
     return ratios
 
 
+def compare(rows: dict[str, dict[str, Any]], of_positional: float) -> dict[str, float]:
+    """Ratios of one case."""
+    ours, base, jvp = [rows[name] for name in TIMED if name in SCORERS], rows["kronfluence"], rows["jvp"]
+    fastest = max(ours, key=lambda row: row["tokens/s"])
+    found = {
+        "throughput_ratio": fastest["ratio"], "jvp_throughput_ratio": jvp["ratio"],
+        "memory_ratio": fastest[LARGEST] / base[LARGEST], "jvp_memory_ratio": jvp[LARGEST] / base[LARGEST],
+        "memory_ratio_at_own_batch": fastest["peak MiB"] / base["peak MiB"],
+        "correlation": min(row["correlation"] for row in ours),
+        "mask_jaccard": min(row["Jaccard 2%"] for row in ours),
+        "positional_correlation_with_kronfluence": of_positional,
+    }  # fmt: skip
+    for other in (rows[name] for name in BERGSON):
+        found |= {f"{name}_over_bergson_ratio": rows[name]["tokens/s"] / other["tokens/s"] for name in [*FINITE, "jvp"]}
+        found["jvp_memory_over_bergson_ratio"] = jvp[LARGEST] / other[LARGEST]
+        found["bergson_correlation"] = other["correlation"]
+    return found
+
+
 def main() -> None:
     warnings.simplefilter("ignore")
     cases = [tuple(map(int, case.split("x"))) for case in OPTIONS["cases"].split(",")]
     repeats, shown, summary = int(OPTIONS["repeats"]), [], {}
-    print(f"{hardware(DEVICE)}, {MODEL}, {str(DTYPE).removeprefix('torch.')}\n")
+    hardware = torch.cuda.get_device_name() if DEVICE == "cuda" else f"{torch.get_num_threads()} threads"
+    print(f"torch {torch.__version__}, {hardware}, {MODEL}, {str(DTYPE).removeprefix('torch.')}\n")
     for length, vocabulary in cases:
         rows: dict[str, dict[str, Any]] = measure_speed(length, vocabulary, repeats)
-        of_positional, base = rows.pop("")["positional"], rows["kronfluence"]
+        of_positional = rows.pop("")["positional"]
         for name, row in rows.items():
-            row["ratio"] = row["tokens/s"] / base["tokens/s"]
-            if name in TIMED:
-                row["peak MiB"] = apart(peak, name, length, vocabulary, row["batch"])
-                largest_batch = max(1, BATCH_TOKENS[-1] // length)
-                row["at the largest batch"] = apart(peak, name, length, vocabulary, largest_batch)
+            row["ratio"] = row["tokens/s"] / rows["kronfluence"]["tokens/s"]
+            for key, batch in (("peak MiB", row["batch"]), (LARGEST, max(1, BATCH_TOKENS[-1] // length))):
+                row |= {key: apart(peak, name, length, vocabulary, batch)} if name in TIMED else {}
             shown.append({"block": length, "vocabulary": vocabulary, "scorer": name, **row})
-        ours = [rows[name] for name in TIMED if name in SCORERS]
-        fastest, jvp = max(ours, key=lambda row: row["tokens/s"]), rows["jvp"]
-        beside = {}
-        if BERGSON:
-            other = rows["bergson"]
-            beside = {
-                "jvp_over_bergson_ratio": jvp["tokens/s"] / other["tokens/s"],
-                "jvp_memory_over_bergson_ratio": jvp["at the largest batch"] / other["at the largest batch"],
-                "bergson_correlation": other["correlation"],
-            }
-            if "finite_difference" in rows:
-                finite = rows["finite_difference"]["tokens/s"]
-                beside["finite_difference_over_bergson_ratio"] = finite / other["tokens/s"]
-        summary[f"{length}x{vocabulary}"] = {
-            **beside,
-            "throughput_ratio": fastest["ratio"],
-            "jvp_throughput_ratio": jvp["ratio"],
-            "memory_ratio": fastest["at the largest batch"] / base["at the largest batch"],
-            "memory_ratio_at_own_batch": fastest["peak MiB"] / base["peak MiB"],
-            "jvp_memory_ratio": jvp["at the largest batch"] / base["at the largest batch"],
-            "correlation": min(row["correlation"] for row in ours),
-            "mask_jaccard": min(row["Jaccard 2%"] for row in ours),
-            "positional_correlation_with_kronfluence": of_positional,
-        }
-    whole = dict.fromkeys(("tokens/s", "GFLOP/s", "peak MiB", "at the largest batch"), ",.0f")
+        summary[f"{length}x{vocabulary}"] = compare(rows, of_positional)
+    whole = dict.fromkeys(("tokens/s", "GFLOP/s", "peak MiB", LARGEST), ",.0f")
     print(table(shown, {**whole, "ratio": ".2f", "correlation": ".6f", "Jaccard 2%": ".3f"}))
     together = measure_directions(*cases[0], repeats)
     for name, ratio in together.items():

@@ -1,11 +1,6 @@
 """Does selection keep to 10 minutes and 3 GB for a billion tokens, and does it equal the in-memory algorithm?
 
-    python experiments/benchmarks/selection.py [tokens=1000000000] [compare=20000000] [seed=0]
-
-Scores are heavy-tailed draws on disk (4 bytes a token, in the system's temporary folder), 3 % of the blocks toxic. Each
-selection runs in a process of its own, so that its peak memory is its own; the file is in the system's cache as far as
-that has room. At `compare` tokens the same is done beside plain numpy on whole arrays, the two in turn, medians of 3;
-ratios are that one's seconds and peak memory over ours, for blocks.
+python experiments/benchmarks/selection.py [tokens=1000000000] [compare=20000000] [seed=0]
 """
 
 import json
@@ -81,14 +76,13 @@ def select_in_memory(scores_BT: NDArray[np.float32], document_starts: NDArray[np
     per_unit = np.add.reduceat(candidates.reshape(-1), starts, dtype=np.int64)[order]
     whole = int(np.searchsorted(np.cumsum(per_unit), wanted, side="right"))
     mask = candidates & np.isin(np.arange(len(starts)), order[:whole])[unit]
-    if whole < len(order):
-        missing = wanted - int(per_unit[:whole].sum())
-        for row, column in np.argwhere(above & (unit == order[whole])):
-            for neighbour in (column, column - 1, column + 1):
-                inside = 0 < neighbour < length and unit[row, neighbour] == order[whole]
-                if missing and inside and not mask[row, neighbour]:
-                    mask[row, neighbour] = True
-                    missing -= 1
+    missing = wanted - int(per_unit[:whole].sum())
+    for row, column in np.argwhere(above & (unit == order[whole])) if whole < len(order) else ():
+        for neighbour in (column, column - 1, column + 1):
+            inside = 0 < neighbour < length and unit[row, neighbour] == order[whole]
+            if missing and inside and not mask[row, neighbour]:
+                mask[row, neighbour] = True
+                missing -= 1
     return np.packbits(mask, axis=1)
 
 
@@ -96,11 +90,11 @@ def measure(folder: Path, unit: str, streamed: bool) -> dict[str, float]:
     """Select once and leave the mask in the folder; seconds, and gigabytes at the peak and of imports."""
     imports, begin = memory("VmHWM") * 2**20 / 1e9, time.perf_counter()
     starts = np.load(folder / "starts.npy") if unit == "document" else None
+    scores = np.load(folder / "scores.npy", mmap_mode="r" if streamed else None)
     if streamed:
-        scores = np.load(folder / "scores.npy", mmap_mode="r")
         Algorithm1(unit=unit)(scores, starts).mask.save(folder / "mask.npy")
     else:
-        np.save(folder / "expected.npy", select_in_memory(np.load(folder / "scores.npy"), starts))
+        np.save(folder / "expected.npy", select_in_memory(scores, starts))
     return {"seconds": time.perf_counter() - begin, "peak GB": memory("VmHWM") * 2**20 / 1e9, "of it imports": imports}
 
 
@@ -108,15 +102,15 @@ def run(folder: Path, tokens: int, seed: int, *, compare: bool) -> dict[tuple[st
     """Measure both units on scores of one size; (unit, how) → measurements."""
     apart(generate, folder, tokens, seed)
     ways, repeats = (("in memory", "from disk"), 3) if compare else (("from disk",), 1)
-    results: dict[tuple[str, str], dict[str, Any]] = {}
+    results, counted = {}, tokens // LENGTH * LENGTH
     for unit in ("block", "document"):
         runs = [{how: apart(measure, folder, unit, how == "from disk") for how in ways} for _ in range(repeats)]
         for how in ways:
-            medians = {name: statistics.median(each[how][name] for each in runs) for name in runs[0][how]}
-            results[unit, how] = {"tokens": tokens // LENGTH * LENGTH, "unit": unit, "scores": how, **medians}
+            medians: dict[str, Any] = {name: statistics.median(one[how][name] for one in runs) for name in runs[0][how]}
+            results[unit, how] = {"tokens": counted, "unit": unit, "scores": how, **medians}
         if compare:
-            same = np.array_equal(np.load(folder / "mask.npy"), np.load(folder / "expected.npy"))
-            results[unit, "from disk"]["identical"] = bool(same)
+            masks = (np.load(folder / f"{name}.npy") for name in ("mask", "expected"))
+            results[unit, "from disk"]["identical"] = bool(np.array_equal(*masks))
     return results
 
 
@@ -133,18 +127,15 @@ def main() -> None:
     print(table([*beside.values(), *full.values()], {"tokens": ",", "seconds": ".1f"}))
     disk, plain, (block, document) = beside["block", "from disk"], beside["block", "in memory"], full.values()
     figures = {
-        "tokens": block["tokens"],
-        "seconds": round(block["seconds"], 2),
-        "peak_memory_gb": round(block["peak GB"], 3),
-        "document_seconds": round(document["seconds"], 2),
-        "document_peak_memory_gb": round(document["peak GB"], 3),
-        "imports_memory_gb": round(block["of it imports"], 3),
-        "in_memory_ratio": round(plain["seconds"] / disk["seconds"], 2),
-        "in_memory_memory_ratio": round(plain["peak GB"] / disk["peak GB"], 2),
-        "identical": all(one["identical"] for (_, how), one in beside.items() if how == "from disk"),
-    }
-    print(json.dumps(figures))
-    sys.exit(0 if figures["identical"] else 1)
+        "seconds": block["seconds"], "peak_memory_gb": block["peak GB"], "document_seconds": document["seconds"],
+        "document_peak_memory_gb": document["peak GB"], "imports_memory_gb": block["of it imports"],
+        "in_memory_ratio": plain["seconds"] / disk["seconds"],
+        "in_memory_memory_ratio": plain["peak GB"] / disk["peak GB"],
+    }  # fmt: skip
+    identical = all(one["identical"] for (_, how), one in beside.items() if how == "from disk")
+    rounded = {key: round(value, 3) for key, value in figures.items()}
+    print(json.dumps({"tokens": block["tokens"], **rounded, "identical": identical}))
+    sys.exit(0 if identical else 1)
 
 
 if __name__ == "__main__":

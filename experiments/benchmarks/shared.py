@@ -37,7 +37,7 @@ def run_stage(script: str, name: str, *overrides: str) -> tuple[Any, Callable[[s
 
 
 def model_settings(name: str, **changes: Any) -> Any:
-    """What `conf/model` has under a name, some of its settings changed."""
+    """What `conf/model` has under a name, some settings changed; a vocabulary of 50,304 where it has none."""
     from omegaconf import OmegaConf
 
     from ifguide.models import ModelSettings
@@ -45,19 +45,13 @@ def model_settings(name: str, **changes: Any) -> Any:
     file = Path(__file__).parents[2] / "conf" / "model" / f"{name}.yaml"
     given: Any = OmegaConf.to_container(OmegaConf.load(file))
     del given["_target_"]
-    return ModelSettings(**given | {"settings": given["settings"] | changes})
+    vocabulary = {"vocab_size": given["settings"]["vocab_size"] or VOCABULARY}
+    return ModelSettings(**given | {"settings": given["settings"] | vocabulary | changes})
 
 
 def random_model(name: str, *, dtype: Any, device: str, **changes: Any) -> Any:
-    """A model of such settings with random weights; its vocabulary is 50,304 where they have none."""
-    return model_settings(name, **changes).build(VOCABULARY, None).eval().to(device, dtype)
-
-
-def hardware(device: str) -> str:
-    import torch
-
-    name = torch.cuda.get_device_name() if device == "cuda" else f"{torch.get_num_threads()} threads"
-    return f"torch {torch.__version__}, {name}"
+    settings = model_settings(name, **changes)
+    return settings.build(settings.settings["vocab_size"], None).eval().to(device, dtype)
 
 
 def seconds(call: Callable[[], Any], clock: Callable[[], float] = time.perf_counter) -> float:

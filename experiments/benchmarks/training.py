@@ -1,14 +1,7 @@
 """How fast is a step of training, and what memory does it take, beside the plain form and `transformers.Trainer`?
 
-    python experiments/benchmarks/training.py [models=pythia_14m,pythia_70m,smollm2_135m] [blocks=256,1024]
-        [tokens=2048] [repeats=3] [dtype=float32] [device=cpu] [clock=wall]
-
-Shapes of `conf/model`, random weights and tokens; a step is loss, gradients, clipping and AdamW. `fused` makes logits
-in chunks, `plain` (`trainer.fused_loss=false`) all at once; `trainer` takes gradients by `transformers.Trainer`. One
-model, steps in turn, medians; `clock=cpu` counts seconds of the processor, for a machine that others use too. The peak
-is that of a product of 2048 × 2048 matrices of the same dtype, timed in the same turns; what is computed again is no
-arithmetic. Memory is the peak of two steps in a fresh process, above the model; "of the loss" is the part above
-gradients and AdamW's state (12 bytes a weight), so with activations. bfloat16, the default where it is fast, is mixed.
+python experiments/benchmarks/training.py [models=pythia_14m,pythia_70m,smollm2_135m] [blocks=256,1024]
+    [tokens=2048] [repeats=3] [dtype=float32] [device=cpu] [clock=wall]
 """
 
 import json
@@ -19,8 +12,7 @@ from tempfile import gettempdir
 from typing import Any
 
 import torch
-from shared import VOCABULARY, apart, hardware, interleaved, memory, model_settings, random_model, read_options, table
-from shared import seconds as measured
+from shared import apart, interleaved, memory, model_settings, random_model, read_options, seconds, table
 from torch import Tensor
 from transformers import PreTrainedModel, Trainer, TrainingArguments
 
@@ -36,24 +28,26 @@ DEVICE, FAST = OPTIONS["device"], "amx_bf16" in CPU or "avx512_bf16" in CPU
 DTYPE = getattr(torch, OPTIONS["dtype"] or ("bfloat16" if FAST or OPTIONS["device"] == "cuda" else "float32"))
 CLOCK = {"wall": time.perf_counter, "cpu": time.process_time}[OPTIONS["clock"]]
 WAYS = ("fused", "plain", "trainer")
+RATIOS = {"training": ("plain", "tokens/s", min), "training_over_trainer": ("trainer", "tokens/s", min),
+          "memory": ("plain", "peak MiB", max), "loss_memory": ("plain", "of the loss", max)}  # fmt: skip
 
 
 class Step:
     def __init__(self, model: PreTrainedModel, way: str) -> None:
         optim = Optimization(learning_rate=1e-3, batch_size=1, epochs=1)
         self.optimizer, _ = optim.configure(model.named_parameters(), 1000)
-        self.model, self.plain = model, way != "trainer"
-        self.module = CausalLanguageModel(model, LanguageModeling(), optim, steps=1000, seed=0, fused=way == "fused")
-        kind = {"use_cpu": DEVICE == "cpu", "bf16": DTYPE == torch.bfloat16}
-        self.trainer = Trainer(model, TrainingArguments(gettempdir(), report_to="none", **kind))
-        self.trainer.current_gradient_accumulation_steps = 1
+        given = {"steps": 1000, "seed": 0, "fused": way == "fused"}
+        self.model, self.module = model, CausalLanguageModel(model, LanguageModeling(), optim, **given)
+        kind = {"use_cpu": DEVICE == "cpu", "bf16": DTYPE == torch.bfloat16, "report_to": "none"}
+        self.trainer = Trainer(model, TrainingArguments(gettempdir(), **kind)) if way == "trainer" else None
 
     def __call__(self, ids: Tensor) -> None:
-        if self.plain:
+        if self.trainer is None:
             with torch.autocast(DEVICE, DTYPE, enabled=DTYPE != torch.float32):
                 loss = self.module.loss({"input_ids": ids})
             loss.backward()
         else:
+            self.trainer.current_gradient_accumulation_steps = 1  # which its own loop sets
             self.trainer.training_step(self.model, {"input_ids": ids, "labels": ids})
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
         self.optimizer.step()
@@ -76,12 +70,14 @@ def peak(name: str, length: int, way: str) -> float:
 
 def measure(name: str, length: int) -> dict[str, dict[str, float]]:
     model, ids = build(name, length)
-    shape, matrix = shape_of(model_settings(name), VOCABULARY), torch.randn(2048, 2048, device=DEVICE, dtype=DTYPE)
+    shape = shape_of(model_settings(name), model.config.vocab_size)
+    matrix = torch.randn(2048, 2048, device=DEVICE, dtype=DTYPE)
     calls: dict[str, Any] = {way: partial(Step(model, way), ids) for way in WAYS} | {"peak": lambda: matrix @ matrix}
     for call in calls.values():
         call()  # warm
-    spent = interleaved({way: partial(measured, call, CLOCK) for way, call in calls.items()}, int(OPTIONS["repeats"]))
-    share, rows = 3 * len(ids) * shape.forward(length) / (2 * 2048**3) * spent["peak"], {}
+    timed = {way: partial(seconds, call, CLOCK) for way, call in calls.items()}
+    spent, rows = interleaved(timed, int(OPTIONS["repeats"])), {}
+    share = 3 * len(ids) * shape.forward(length) / (2 * 2048**3) * spent["peak"]
     for way in WAYS:
         most = apart(peak, name, length, way)
         rows[way] = {"tokens/s": ids.numel() / spent[way], "ratio": spent["plain"] / spent[way],
@@ -92,19 +88,18 @@ def measure(name: str, length: int) -> dict[str, dict[str, float]]:
 
 def main() -> None:
     kind, shown, figures = str(DTYPE).removeprefix("torch."), [], {}
-    print(f"{hardware(DEVICE)}, {kind}, {OPTIONS['tokens']} tokens a step, clock={OPTIONS['clock']}\n", flush=True)
+    hardware = torch.cuda.get_device_name() if DEVICE == "cuda" else f"{torch.get_num_threads()} threads"
+    print(f"torch {torch.__version__}, {hardware}, {kind}, {OPTIONS['tokens']} tokens, clock={OPTIONS['clock']}\n")
     for name in OPTIONS["models"].split(","):
         found = {length: measure(name, int(length)) for length in OPTIONS["blocks"].split(",")}
         for length, rows in found.items():
             shown += [{"model": name, "block": length, "way": way, **row} for way, row in rows.items()]
-        for key, column in (("memory", "peak MiB"), ("loss_memory", "of the loss"), ("trainer", "tokens/s")):
-            others = [rows["trainer" if key == "trainer" else "plain"][column] for rows in found.values()]
-            ratios = [rows["fused"][column] / other for rows, other in zip(found.values(), others, strict=True)]
-            figures[f"{key}_ratio_{name.split('_')[-1]}"] = min(ratios) if key == "trainer" else max(ratios)
-        figures[f"training_ratio_{name.split('_')[-1]}"] = min(rows["fused"]["ratio"] for rows in found.values())
+        for key, (way, column, worst) in RATIOS.items():
+            ratio = worst(rows["fused"][column] / rows[way][column] for rows in found.values())
+            figures[f"{key}_ratio_{name.split('_')[-1]}"] = round(ratio, 3)
     whole = dict.fromkeys(("tokens/s", "peak MiB", "of the loss"), ",.0f")
     print(table(shown, {**whole, "ratio": ".2f", "of the peak": ".0%"}), end="\n\n")
-    print(json.dumps({"device": DEVICE, "dtype": kind, **{key: round(value, 3) for key, value in figures.items()}}))
+    print(json.dumps({"device": DEVICE, "dtype": kind, **figures}))
 
 
 if __name__ == "__main__":

@@ -28,21 +28,15 @@ def measure(experiment: Experiment) -> dict[str, Any]:
     seeds = experiment.options["seeds"]
     runs = experiment.sweep("none", "method=none", f"seed={seeds}")
     runs += experiment.sweep("crossed", "+experiment=lancet", f"seed={seeds}")
+    ours = ("+experiment=lancet", f"seed={seeds}", "post_training.rank=influence", "post_training.objective=pairwise")
     for variant in VARIANTS:
-        runs += experiment.sweep(
-            variant, "+experiment=lancet", f"seed={seeds}", "post_training.rank=influence",
-            "post_training.objective=pairwise", variant,
-        )  # fmt: skip
+        runs += experiment.sweep(variant, *ours, variant)
     named = [replace(run, choices={**run.choices, "method": name_of(run)}) for run in runs]
     comparison = compare_rows(named, by=["method"])
-    return {
-        "seeds": seeds.split(","),
-        "first": facts_of(runs[0], "tasks.toxicity.samples"),
-        "table": markdown(comparison),
-        "plots": experiment.report(comparison, title="LANCET-style correction and its controls"),
-        "rows": rows_of(comparison),
-        "figures": figures_of(comparison),
-    }
+    plots = experiment.report(comparison, title="LANCET-style correction and its controls")
+    first = facts_of(runs[0], "tasks.toxicity.samples")
+    shown = {"table": markdown(comparison), "rows": rows_of(comparison), "figures": figures_of(comparison)}
+    return {"seeds": seeds.split(","), "first": first, "plots": plots, **shown}
 
 
 if __name__ == "__main__":

@@ -16,12 +16,10 @@ from ifguide.workspace import read_manifest
 
 EXACT, OURS = "exact (`jvp`)", "amortised from 10 %, words"
 VARIANTS = {
-    EXACT: ["pooling=none"],
-    "pooled by type": ["pooling=type"],
-    "pooled by word and context": ["pooling=word_context"],
+    EXACT: ["pooling=none"], "pooled by type": ["pooling=type"], "pooled by word and context": ["pooling=word_context"],
     OURS: ["student=words", "student.share=0.1"],
     "amortised from 10 %, convolutions": ["student=convolution", "student.share=0.1"],
-}
+}  # fmt: skip
 
 
 def measure(experiment: Experiment) -> dict[str, Any]:
@@ -29,9 +27,7 @@ def measure(experiment: Experiment) -> dict[str, Any]:
     scores = {name: study.scores(name) for name in VARIANTS} | study.lexical_baselines()
     rows = {name: study.quality(values) | document_quality(study.split, values) for name, values in scores.items()}
     return {
-        "exact": EXACT,
-        "tokens": scores[EXACT].size,
-        "rows": rows,
+        "exact": EXACT, "tokens": scores[EXACT].size, "rows": rows,
         "lexical": study.differences(scores, [EXACT, OURS]),
         "students": {name: read_manifest(run.artifacts["student"])["facts"]["held_out"]
                      for name, run in study.runs.items() if "student" in run.artifacts},

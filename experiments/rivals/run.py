@@ -16,16 +16,7 @@ from typing import Any
 
 import yaml
 
-from ifguide.report.choice import (
-    TOLERANCE,
-    TRIES,
-    UNSTEERED,
-    Tried,
-    beyond,
-    check_apart,
-    choose,
-    try_settings,
-)
+from ifguide.report.choice import TOLERANCE, TRIES, UNSTEERED, Tried, beyond, check_apart, choose, try_settings
 from ifguide.report.experiment import Experiment, facts_of, figures_of, publish, rows_of
 from ifguide.report.formats import markdown
 from ifguide.report.gather import Run
@@ -54,13 +45,10 @@ def launch(
     together: dict[tuple[str, ...], list[str]] = {}
     for method, overrides in settings.items():
         together.setdefault(tuple(overrides), []).append(method)
-    found = [
-        run
-        for overrides, methods in together.items()
-        for run in experiment.sweep(
-            f"{part}/{methods[0]}", *common, f"method={','.join(methods)}", f"seed={seeds}", *overrides
-        )
-    ]
+    found: list[Run] = []
+    for overrides, methods in together.items():
+        shared = (*common, f"method={','.join(methods)}", f"seed={seeds}")
+        found += experiment.sweep(f"{part}/{methods[0]}", *shared, *overrides)
     return {method: [run for run in found if run.method == method] for method in settings}
 
 
@@ -110,9 +98,8 @@ def measure(experiment: Experiment) -> dict[str, Any]:
 
     validation, sweeps, settings = {}, {}, {method: list[str]() for method in methods}
     if experiment.options["sweep"] == "true":
-        validation, sweeps, settings = search(
-            experiment, [f"+experiment={SIZES[size]}_validation", *starts], tunings, methods
-        )
+        shared = [f"+experiment={SIZES[size]}_validation", *starts]
+        validation, sweeps, settings = search(experiment, shared, tunings, methods)
     chosen = {method: choose(tried) for method, tried in sweeps.items()}
     common = [f"+experiment={SIZES[size]}", *starts]
     test = [run for runs in launch(experiment, "test", common, settings, seeds).values() for run in runs]
@@ -121,21 +108,16 @@ def measure(experiment: Experiment) -> dict[str, Any]:
     comparison = compare_rows(test, by=["method"])
     ours = next((row.name for row in comparison.measured if row.name == "ifguide"), None)
     return {
-        "size": size,
-        "seeds": seeds.split(","),
+        "size": size, "seeds": seeds.split(","), "validation_seed": VALIDATION_SEED, "tolerance": TOLERANCE,
         "first": facts_of(next(run for run in test if run.metrics is not None), "tasks.toxicity.samples"),
-        "validation_seed": VALIDATION_SEED,
-        "tolerance": TOLERANCE,
-        "table": markdown(comparison),
+        "table": markdown(comparison), "rows": rows_of(comparison), "figures": figures_of(comparison),
         "plots": experiment.report(comparison, title="IF-Guide and its rivals"),
-        "rows": rows_of(comparison),
         "against_ifguide": rows_of(compare_rows(test, reference=ours, by=["method"])),
         "sources": {group: test[0].choices[group] for group in ("labelled", "pairs")},
         "truncating": [method for method in tunings if UNSTEERED in tunings[method]["tried"]],
         "sweeps": {method: [asdict(one) for one in tried] for method, tried in sweeps.items()},
         "chosen": {method: asdict(one) for method, one in chosen.items()},
-        "figures": figures_of(comparison),
-    }
+    }  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -132,6 +132,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
 
     @staticmethod
     def backward(context: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        (weights_N,) = gradients
         hidden_ND, weight_VD, bias_V, labels_N, totals_N = context.saved_tensors
 
         def slopes(rows: slice) -> Tensor:
@@ -139,7 +140,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
             found[torch.arange(len(found), device=found.device), labels_N[rows]] -= 1
             return found
 
-        return *_gradients(context, slopes, *gradients, hidden_ND, weight_VD, bias_V), None
+        return *_gradients(context, slopes, weights_N, hidden_ND, weight_VD, bias_V), None
 
 
 class _LinearDivergence(torch.autograd.Function):
@@ -163,13 +164,14 @@ class _LinearDivergence(torch.autograd.Function):
 
     @staticmethod
     def backward(context: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        (weights_N,) = gradients
         hidden_ND, weight_VD, bias_V, reference_ND, reference_VD, reference_V = context.saved_tensors
 
         def slopes(rows: slice) -> Tensor:
             reference = _logits(reference_ND[rows], reference_VD, reference_V).softmax(-1)
             return _logits(hidden_ND[rows], weight_VD, bias_V).softmax(-1).sub_(reference)
 
-        return *_gradients(context, slopes, *gradients, hidden_ND, weight_VD, bias_V), None, None, None
+        return *_gradients(context, slopes, weights_N, hidden_ND, weight_VD, bias_V), None, None, None
 
 
 def _gradients(
