@@ -64,7 +64,8 @@ PAGES = {  # script → its page; results lie beside it
 }
 WITHOUT_PAGES = {  # helpers, benchmarks, whose output is kept as it is printed, and the README's table
     "benchmarks/shared.py", "benchmarks/amortised.py", "benchmarks/curvature.py",
-    "benchmarks/generation.py", "benchmarks/scoring.py", "benchmarks/selection.py", "sample/run.py",
+    "benchmarks/generation.py", "benchmarks/gpu.py", "benchmarks/scoring.py", "benchmarks/selection.py",
+    "benchmarks/training.py", "sample/run.py",
 }  # fmt: skip
 # pages of others were measured before results were kept
 WITHOUT_RESULTS = set(PAGES) - {"real_text/run.py", "evaluation/run.py", "attribution_quality/detoxify.py"}
@@ -224,6 +225,24 @@ def test_methods_without_settings_are_tried_once(monkeypatch):
     with pytest.raises(InterruptedError):
         module.search(Experiment(script), [], tunings, ["none", "rad"])
     assert asked == {"none": ["tuning.setting=null"], "rad": ["tuning.setting=low,high"]}
+
+
+def test_benchmarks_of_a_gpu_can_be_tried_without_one(tmp_path, run_script, monkeypatch):
+    script = "experiments/benchmarks/gpu.py"
+    monkeypatch.syspath_prepend(str(EXPERIMENTS / "benchmarks"))
+    monkeypatch.setattr("shared.apart", lambda function, *arguments: function(*arguments))
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.delenv("IFGUIDE_DATASETS", raising=False)
+    with pytest.raises(SystemExit, match=r"^error: device=cuda: torch sees no GPU here[^\n]*$"):
+        run_script(script, f"output={tmp_path / 'none.md'}")
+    figures = run_script(script, "device=cpu", "models=tiny", f"output={tmp_path / 'page.md'}")
+    scoring, training, generation = figures.values()
+    assert scoring["correlation"] > 0.99 and scoring["throughput_ratio"] > 0
+    assert training["training_ratio_tiny"] > 0 and training["training_over_trainer_ratio_tiny"] > 0
+    assert generation["TINY_ratio"] > 0
+    page = (tmp_path / "page.md").read_text(encoding="utf-8")
+    assert re.findall(r"^`python experiments/benchmarks/(\w+)\.py", page, re.M) == ["scoring", "training", "generation"]
+    assert "| tiny | 32 | fused |" in page and not (tmp_path / "none.md").exists()
 
 
 def rivals_page(folder, **results):

@@ -49,8 +49,7 @@ def measure(experiment: Experiment) -> dict[str, Any]:
         foretold[name] = -np.array([np.asarray(values, dtype=np.float64)[half].sum() for half in rows])
         low, high = spearman_interval(foretold[name], actual.mean(0), seed=rng)
         scores[name] = {"value": spearman(foretold[name], actual.mean(0)), "interval": [low, high]}
-    of_words = {name: spearman_difference(foretold[name], foretold[names[0]], actual.mean(0))
-                for name in LEXICAL}  # fmt: skip
+    of_words = {name: spearman_difference(foretold[name], foretold[names[0]], actual.mean(0)) for name in LEXICAL}
     between = [spearman(actual[a], actual[b]) for a in range(len(SEEDS)) for b in range(a)]
     return {
         "halves": halves, "blocks": blocks, "seeds": len(SEEDS), "ceiling": float(np.mean(between)), "scores": scores,

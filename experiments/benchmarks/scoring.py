@@ -1,7 +1,7 @@
 """How fast and how large is scoring, beside kronfluence's own per-token scores, and bergson's where it is installed?
 
 python experiments/benchmarks/scoring.py [repeats=3] [cases=256x4096,256x50304,2048x4096,2048x50304] [timed=all]
-    [model=pythia_160m] [batches=16384,65536] [device=cuda]
+    [model=pythia_160m] [batches=16384,65536] [seconds=2.5] [device=cuda]
 """
 
 import copy
@@ -29,7 +29,7 @@ from ifguide.models import layer_matrix, tracked_layers, tracked_parameters
 from ifguide.objectives.language_modeling import token_losses
 
 CASES = "256x4096,256x50304,2048x4096,2048x50304"
-OPTIONS = read_options(repeats="3", cases=CASES, timed="", model="", batches="", device="cpu")
+OPTIONS = read_options(repeats="3", cases=CASES, timed="", model="", batches="", seconds="2.5", device="cpu")
 DEVICE, EVERY = OPTIONS["device"], OPTIONS["timed"] == "all"
 DTYPE = torch.bfloat16 if DEVICE == "cuda" else torch.float32
 MODEL = OPTIONS["model"] or ("pythia_160m" if DEVICE == "cuda" else "pythia_14m")
@@ -41,7 +41,7 @@ BATCHES = "16384,65536" if DEVICE == "cuda" else "2048,4096,8192"
 BATCH_TOKENS = tuple(map(int, (OPTIONS["batches"] or BATCHES).split(",")))
 BERGSON = ["bergson"] if find_spec("bergson") else []  # pip install bergson
 TIMED = ("kronfluence", *BERGSON, "finite_difference", "jvp")
-SECONDS, DIRECTIONS, LARGEST = 2.5, 4, "at the largest batch"  # seconds of one measured run, about
+SECONDS, DIRECTIONS, LARGEST = float(OPTIONS["seconds"]), 4, "at the largest batch"  # seconds of a measured run
 Score = Callable[[Tensor, int], Tensor]  # (blocks, batch) → scores
 
 

@@ -73,9 +73,8 @@ def measure(name: str, length: int) -> dict[str, dict[str, float]]:
     shape = shape_of(model_settings(name), model.config.vocab_size)
     matrix = torch.randn(2048, 2048, device=DEVICE, dtype=DTYPE)
     calls: dict[str, Any] = {way: partial(Step(model, way), ids) for way in WAYS} | {"peak": lambda: matrix @ matrix}
-    for call in calls.values():
-        call()  # warm
     timed = {way: partial(seconds, call, CLOCK) for way, call in calls.items()}
+    interleaved(timed, 1)  # warm
     spent, rows = interleaved(timed, int(OPTIONS["repeats"])), {}
     share = 3 * len(ids) * shape.forward(length) / (2 * 2048**3) * spent["peak"]
     for way in WAYS:

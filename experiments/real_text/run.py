@@ -23,8 +23,7 @@ def measure(experiment: Experiment) -> dict[str, Any]:
              "tasks.toxicity.prompts.limit=300")  # fmt: skip
     runs += experiment.sweep("tuned", *start, "method=none,ifguide")
     runs += experiment.sweep("stronger", *start, "method=ifguide", "objective.penalty=1")
-    settings = ("objective.penalty", "selection.limit")
-    rows = {name: facts_of(run, *settings) for name, run in zip(NAMES, runs, strict=True)}
+    rows = {name: facts_of(run, "objective.penalty", "selection.limit") for name, run in zip(NAMES, runs, strict=True)}
     named = [replace(run, choices={"method": name}) for name, run in zip(NAMES, runs, strict=True)]
     comparison = compare_rows(named, by=["method"])
     return {"rows": rows, "table": markdown(comparison), "figures": figures_of(comparison)}

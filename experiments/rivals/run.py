@@ -34,14 +34,7 @@ def read(file: Path) -> Any:
 def launch(
     experiment: Experiment, part: str, common: Sequence[str], settings: Mapping[str, Sequence[str]], seeds: str
 ) -> dict[str, list[Run]]:
-    """Method → its runs, those that failed too; methods with the same settings run in one process.
-
-    Args:
-        part: name of their folder.
-        common: overrides of all.
-        settings: method → overrides, with commas where several settings are tried.
-        seeds: with commas between.
-    """
+    """Method → its runs, those that failed too; methods with the same overrides (`settings`) run in one process."""
     together: dict[tuple[str, ...], list[str]] = {}
     for method, overrides in settings.items():
         together.setdefault(tuple(overrides), []).append(method)
