@@ -198,6 +198,7 @@ def test_model_shapes_have_their_published_size(option):
     published = {  # parameters in millions, embeddings and head included
         "pythia_14m": 14, "pythia_31m": 31, "pythia_70m": 70, "pythia_160m": 162, "pythia_410m": 405,
         "pythia_1b": 1012, "pythia_1_4b": 1415, "pythia_2_8b": 2775, "gpt2": 124, "llama_3_2_1b": 1076,
+        "smollm2_135m": 135,
     }  # fmt: skip
     both = composed(f"model={option}", f"model@proxy={option}")
     cfg = both.model

@@ -230,18 +230,20 @@ def test_methods_without_settings_are_tried_once(monkeypatch):
 def test_benchmarks_of_a_gpu_can_be_tried_without_one(tmp_path, run_script, monkeypatch):
     script = "experiments/benchmarks/gpu.py"
     monkeypatch.syspath_prepend(str(EXPERIMENTS / "benchmarks"))
-    monkeypatch.setattr("shared.apart", lambda function, *arguments: function(*arguments))
+    shared = importlib.import_module("shared")
+    monkeypatch.setattr(shared, "VOCABULARY", 512)
+    monkeypatch.setattr(shared, "apart", lambda call, *given: 1.0 if "kronfluence" in given else call(*given))
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.delenv("IFGUIDE_DATASETS", raising=False)
     with pytest.raises(SystemExit, match=r"^error: device=cuda: torch sees no GPU here[^\n]*$"):
         run_script(script, f"output={tmp_path / 'none.md'}")
     figures = run_script(script, "device=cpu", "models=tiny", f"output={tmp_path / 'page.md'}")
-    scoring, training, generation = figures.values()
+    scoring, generation, training = figures.values()
     assert scoring["correlation"] > 0.99 and scoring["throughput_ratio"] > 0
     assert training["training_ratio_tiny"] > 0 and training["training_over_trainer_ratio_tiny"] > 0
     assert generation["TINY_ratio"] > 0
     page = (tmp_path / "page.md").read_text(encoding="utf-8")
-    assert re.findall(r"^`python experiments/benchmarks/(\w+)\.py", page, re.M) == ["scoring", "training", "generation"]
+    assert re.findall(r"^`python experiments/benchmarks/(\w+)\.py", page, re.M) == ["scoring", "generation", "training"]
     assert "| tiny | 32 | fused |" in page and not (tmp_path / "none.md").exists()
 
 

@@ -42,8 +42,7 @@ def model_settings(name: str, **changes: Any) -> Any:
 
     from ifguide.models import ModelSettings
 
-    file = Path(__file__).parents[2] / "conf" / "model" / f"{name}.yaml"
-    given: Any = OmegaConf.to_container(OmegaConf.load(file))
+    given: Any = OmegaConf.to_container(OmegaConf.load(Path(__file__).parents[2] / "conf" / "model" / f"{name}.yaml"))
     del given["_target_"]
     vocabulary = {"vocab_size": given["settings"]["vocab_size"] or VOCABULARY}
     return ModelSettings(**given | {"settings": given["settings"] | vocabulary | changes})
