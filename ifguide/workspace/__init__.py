@@ -15,7 +15,7 @@ from ifguide.workspace.files import (
     write_json,
 )
 from ifguide.workspace.fingerprint import canonical_json, describe, fingerprint_of
-from ifguide.workspace.ranks import check_launched, forget_ranks, global_rank, wait_until
+from ifguide.workspace.ranks import check_launched, forget_ranks, global_rank, local_rank, wait_until
 from ifguide.workspace.store import Recipe, Workspace
 
 __all__ = [
@@ -36,6 +36,7 @@ __all__ = [
     "finite",
     "forget_ranks",
     "global_rank",
+    "local_rank",
     "nearest_folder",
     "open_array",
     "read_manifest",
