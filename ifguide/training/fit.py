@@ -19,7 +19,6 @@ from ifguide.training.context import TrainingContext
 from ifguide.training.data import BlockDataModule, ExampleDataModule, Examples
 from ifguide.training.module import VALIDATION_LOSS, CausalLanguageModel, DivergedError, OptimizedModule
 from ifguide.training.optimization import Optimization
-from ifguide.training.strategies import put_together
 from ifguide.training.trainer import interval
 
 
@@ -176,7 +175,7 @@ def fit(
     if best is not None and stopping is not None:
         trainer.validate(module, data, verbose=False)  # the last step may lie between two validations
         last = float(trainer.callback_metrics[VALIDATION_LOSS])
-    put_together(module.model)
+    module.put_together()
     if best is not None and stopping is not None:
         seen = inf if best.best_model_score is None else float(best.best_model_score)
         metrics[VALIDATION_LOSS] = min(stopping.start, seen, last)

@@ -14,7 +14,7 @@ from ifguide.objectives.linear_head import LinearLogits
 from ifguide.training.data import FILLING
 from ifguide.training.optimization import Optimization
 from ifguide.training.predictions import predictions
-from ifguide.training.strategies import is_deepspeed, is_finite, share_out
+from ifguide.training.strategies import is_deepspeed, is_finite, put_together, shared_out
 
 VALIDATION_LOSS = "validation/loss"
 
@@ -42,6 +42,7 @@ class OptimizedModule(pl.LightningModule):
         super().__init__()
         self.model = model
         self._optimization, self._steps, self._seed = optimization, steps, seed
+        self._whole: list[nn.Module] = []  # while a copy of it is shared out and trained
 
     @property
     def clip(self) -> float:
@@ -59,8 +60,16 @@ class OptimizedModule(pl.LightningModule):
         return [self.parameters()]
 
     def configure_model(self) -> None:
-        if isinstance(self.trainer.strategy, ModelParallelStrategy):
-            share_out(self.model, self.trainer.strategy.device_mesh["data_parallel"])
+        if isinstance(self.trainer.strategy, ModelParallelStrategy) and not self._whole:
+            self._whole.append(self.model)
+            self.model = shared_out(self.model, self.trainer.strategy.device_mesh["data_parallel"])
+
+    def put_together(self) -> None:
+        """Take the whole model back where a copy of it was shared out, with the copy's weights."""
+        for whole in self._whole:
+            put_together(self.model, whole)
+            self.model = whole
+        self._whole.clear()
 
     def training_step(self, batch: Mapping[str, Tensor], batch_index: int) -> Tensor:
         torch.manual_seed((self._seed * 1_000_003 + batch_index) * 1009 + self.global_rank)

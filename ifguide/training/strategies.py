@@ -5,6 +5,7 @@ gradients and the optimiser's state are split over the processes, and each decod
 it computes. Lightning's own `fsdp` is the older one, under which each process would clip by a norm of its own.
 """
 
+import copy
 from importlib.util import find_spec
 from typing import Any
 
@@ -18,7 +19,7 @@ from pytorch_lightning.strategies import (
 )
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
-from torch.distributed.fsdp import FSDPModule, fully_shard
+from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor
 
 from ifguide.models import decoder_blocks
@@ -82,43 +83,26 @@ def of_lightning(strategy: str | Strategy, processes: int, *, shares: bool) -> s
     return strategy
 
 
-def share_out(model: nn.Module, mesh: DeviceMesh) -> None:
-    """Share the weights of a model out over processes, in place: each decoder block's together, then the rest.
+def shared_out(model: nn.Module, mesh: DeviceMesh) -> nn.Module:
+    """A copy of a model whose weights are shared out over processes: each decoder block's together, then the rest.
 
     Args:
-        model: the same in each process; only its `forward` may be called until `put_together`.
+        model: the same in each process.
         mesh: of the processes, one-dimensional.
     """
-    if isinstance(model, FSDPModule):
-        return
-    for block in decoder_blocks(model)[1]:
+    copied = copy.deepcopy(model)
+    for block in decoder_blocks(copied)[1]:
         fully_shard(block, mesh=mesh)
-    fully_shard(model, mesh=mesh)
+    fully_shard(copied, mesh=mesh)
+    return copied
 
 
-def put_together(model: nn.Module) -> None:
-    """Undo `share_out`: all of the model's weights in each process, on the CPU. Others have nothing to undo."""
-    if not isinstance(model, FSDPModule):
-        return
-    for module in model.modules():
-        if isinstance(module, FSDPModule):
-            module.reshard()  # what the last forward pass brought together
-    whole: dict[int, nn.Parameter] = {}  # weights that two layers share stay shared
-    for module in model.modules():
-        for name, parameter in module.named_parameters(recurse=False):
-            if isinstance(parameter, DTensor):
-                if id(parameter) not in whole:
-                    full = torch.empty(parameter.shape, dtype=parameter.dtype)
-                    full.copy_(parameter.full_tensor().detach())  # a plain tensor, which waits for all parts
-                    whole[id(parameter)] = nn.Parameter(full, requires_grad=parameter.requires_grad)
-                setattr(module, name, whole[id(parameter)])
-    for module in model.modules():
-        if isinstance(module, FSDPModule):
-            state = module._get_fsdp_state()
-            for handle in (state._pre_forward_hook_handle, state._post_forward_hook_handle):
-                handle.remove()
-            module.__class__ = type(module).__bases__[1]  # that which it was of
-    model.cpu()
+@torch.no_grad()
+def put_together(shared: nn.Module, whole: nn.Module) -> None:
+    """Copy the weights of a model that is shared out into a whole one of its kind, in all processes at once."""
+    into = whole.state_dict()
+    for name, value in shared.state_dict().items():
+        into[name].copy_(value.full_tensor() if isinstance(value, DTensor) else value)
 
 
 def is_finite(value: Tensor) -> bool:

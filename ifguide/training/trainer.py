@@ -17,6 +17,7 @@ from ifguide.processes import Processes
 from ifguide.training.callbacks import Progress
 from ifguide.training.checkpoints import WholeCheckpointIO
 from ifguide.training.strategies import check_strategy, of_lightning
+from ifguide.workspace import local_rank
 
 OURS = {  # arguments of Lightning's trainer that are decided elsewhere → where
     **dict.fromkeys(("max_steps", "max_epochs", "min_steps", "min_epochs", "max_time"), "epochs of the optimisation"),
@@ -126,22 +127,25 @@ class TrainerSettings:
 
     @property
     def device(self) -> torch.device:
-        """The device for work outside a trainer (curvature, scoring, generation)."""
+        """The device for work outside a trainer; each of several processes of a node has one of its own."""
         wants_gpu = self.accelerator in ("gpu", "cuda") or (self.accelerator == "auto" and torch.cuda.is_available())
-        return torch.device("cuda" if wants_gpu else "cpu")
+        if not wants_gpu:
+            return torch.device("cpu")
+        return torch.device("cuda", local_rank()) if self.devices > 1 else torch.device("cuda")
 
     @property
     def processes(self) -> int:
         return self.devices * self.num_nodes
 
     def make_trainer(
-        self, callbacks: Sequence[pl.Callback] = (), *, shares: bool = False, **options: Any
+        self, callbacks: Sequence[pl.Callback] = (), *, shares: bool = False, bars: bool = True, **options: Any
     ) -> pl.Trainer:
         """A trainer of Lightning.
 
         Args:
             callbacks: beside those that each has.
             shares: whether weights may be shared out over the processes, where the strategy does that.
+            bars: show progress bars, where the settings do.
             options: what a caller decides.
         """
         if "profiler" in self.lightning:  # its report is a log entry, of which a run shows warnings only
@@ -158,16 +162,16 @@ class TrainerSettings:
             devices=self.devices,
             num_nodes=self.num_nodes,
             use_distributed_sampler=False,
-            enable_progress_bar=self.progress,
-            callbacks=[*callbacks, *([Progress()] if self.progress else [])],
+            enable_progress_bar=self.progress and bars,
+            callbacks=[*callbacks, *([Progress()] if self.progress and bars else [])],
             **deepcopy(ours),
             **options,
         )
 
-    def inference_trainer(self) -> pl.Trainer:
+    def inference_trainer(self, *, bars: bool = True) -> pl.Trainer:
         """A trainer for work without gradients of its own on all devices, in the model's own precision."""
         # Lightning's inference mode would turn forward-mode differentiation off
-        return self.make_trainer(inference_mode=False, enable_checkpointing=False, logger=False)
+        return self.make_trainer(bars=bars, inference_mode=False, enable_checkpointing=False, logger=False)
 
     def on_all_devices(self, work: Callable[[Processes], Result]) -> Result:
         """What some work comes to that all processes do together, each with its share.
@@ -178,7 +182,7 @@ class TrainerSettings:
         if self.processes == 1:
             return work(Processes(device=self.device))
         shared = _SharedWork(work)
-        trainer = self.inference_trainer()
+        trainer = self.inference_trainer(bars=False)  # the work shows its own
         trainer.predict(shared, return_predictions=False)
         if trainer.interrupted:
             raise KeyboardInterrupt

@@ -16,7 +16,7 @@ from ifguide.workspace.files import (
     write_json,
 )
 from ifguide.workspace.fingerprint import canonical_json, describe, fingerprint_of
-from ifguide.workspace.ranks import check_launched, forget_ranks, global_rank, wait_until
+from ifguide.workspace.ranks import check_launched, forget_ranks, global_rank, local_rank, wait_until
 from ifguide.workspace.store import Recipe, Workspace
 
 __all__ = [
@@ -37,6 +37,7 @@ __all__ = [
     "finite",
     "forget_ranks",
     "global_rank",
+    "local_rank",
     "nearest_folder",
     "open_archive",
     "open_array",

@@ -20,6 +20,11 @@ def global_rank() -> int:
     return node * max(world // max(nodes, 1), 1) + local
 
 
+def local_rank() -> int:
+    """Rank of this process among those of its node, from the launcher's environment; 0 when alone."""
+    return int(os.environ.get("LOCAL_RANK", os.environ.get("SLURM_LOCALID", 0)))
+
+
 def forget_ranks() -> None:
     """For a run of one process: what a launcher says of others is of other runs, which it started beside this one
     (`srun -n 2 python run.py …`), or left from an earlier one."""

@@ -12,11 +12,14 @@ from transformers import AutoModelForCausalLM
 from two_processes import in_two_processes
 
 from ifguide.corpus.blocks import Corpus
+from ifguide.corpus.documents import Pair
+from ifguide.corpus.pairs import encode_pairs
+from ifguide.methods.dpo import DPO, reference_log_probabilities
 from ifguide.objectives import LanguageModeling
 from ifguide.training.context import TrainingContext, save_trained
 from ifguide.training.fit import train
 from ifguide.training.optimization import Optimization
-from ifguide.training.strategies import is_finite, of_lightning, put_together
+from ifguide.training.strategies import is_finite, of_lightning
 from ifguide.training.trainer import TrainerSettings
 
 ARCHITECTURES = ("gpt_neox", "gpt2", "llama")  # the last two tie the head to the embeddings
@@ -59,6 +62,19 @@ def trained(corpus, folder, settings, architecture, *, end=None):
             "model": model}  # fmt: skip
 
 
+def preferring(corpus, folder, trainer):
+    """DPO with a divergence from a reference, validation, and the best weights."""
+    pairs = [Pair("the cat sat", f" on {n} old mats", f" idiot ate {n}") for n in range(30)]
+    encoded = encode_pairs(pairs, corpus.tokenizer, 64)
+    model, reference = (model_for(corpus, "gpt_neox") for _ in range(2))
+    optim = Optimization(learning_rate=0.003, batch_size=8, epochs=2)
+    facts = DPO(optim=optim, kl=0.05, validate_every=2, validation=0.2).train(
+        model, reference, encoded, reference_log_probabilities(reference, encoded, batch_size=8),
+        TrainingContext(trainer, folder),
+    )  # fmt: skip
+    return {"facts": facts, "weights": model.state_dict()}
+
+
 def settings(*, micro_batch_size=4, **options):
     return TrainerSettings(progress=False, micro_batch_size=micro_batch_size, checkpoint_every=2, **options)
 
@@ -69,6 +85,7 @@ def in_fsdp(processes, corpus_folder, folder):
     for name in ARCHITECTURES:
         found[name] = trained(corpus, folder / name, fsdp, name)
         save_trained(found[name].pop("model"), corpus.tokenizer, folder / name)
+    found["preferring"] = preferring(corpus, folder / "preferring", fsdp)
     recomputing = settings(devices=2, strategy="fsdp", gradient_checkpointing=True)
     found["recomputed"] = trained(corpus, folder / "recomputed", recomputing, "llama")
     found["recomputed"].pop("model")
@@ -129,6 +146,15 @@ def test_activations_can_be_computed_again(together):
         np.testing.assert_allclose(found["recomputed"]["losses"], found["llama"]["losses"], rtol=1e-10)
 
 
+def test_preferences_are_learned_as_by_one_process(corpus, together, tmp_path):
+    alone = preferring(corpus, tmp_path, settings(micro_batch_size=8))
+    for found in together[0]:
+        ours = found["preferring"]
+        assert ours["facts"] == {name: pytest.approx(value, rel=1e-6) for name, value in alone["facts"].items()}
+        for name, value in alone["weights"].items():
+            torch.testing.assert_close(ours["weights"][name], value, rtol=1e-6, atol=1e-6)
+
+
 @pytest.mark.parametrize(
     "options, message",
     [
@@ -159,8 +185,4 @@ def test_what_does_not_share_weights_out_has_whole_copies():
     assert of_lightning("ddp", 2, shares=False) == "ddp"
     assert isinstance(of_lightning("fsdp", 2, shares=True), ModelParallelStrategy)
     assert type(settings(strategy="fsdp").inference_trainer().strategy).__name__ == "SingleDeviceStrategy"
-    model = tiny_model()
-    before = dict(model.named_parameters())
-    put_together(model)
-    assert all(before[name] is value for name, value in model.named_parameters())
     assert is_finite(torch.ones(2)) and not is_finite(torch.tensor([1.0, torch.inf]))

@@ -139,3 +139,13 @@ def test_how_a_batch_is_split():
     assert TrainerSettings(micro_batch_size=4).split(16) == [4, 1]
     assert TrainerSettings(micro_batch_size=2, devices=2).split(8) == [2, 2]
     assert TrainerSettings(micro_batch_size=3).split(4) == [2, 1], "which `accumulate` refuses"
+
+
+def test_each_process_of_a_node_has_a_device_of_its_own(monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    assert TrainerSettings(accelerator="gpu").device == torch.device("cuda")
+    monkeypatch.setenv("SLURM_LOCALID", "2")
+    assert TrainerSettings(accelerator="gpu", devices=4).device == torch.device("cuda", 2)
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    assert TrainerSettings(accelerator="auto", devices=2).device == torch.device("cuda", 1)
+    assert TrainerSettings(devices=2).device == torch.device("cpu")
