@@ -7,6 +7,7 @@ that has imported everything and done nothing.
 import atexit
 import csv
 import gc
+import logging
 import multiprocessing
 import os
 import runpy
@@ -15,6 +16,10 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from unittest.mock import patch
+
+from composing import CONF, FILES, quickly
+from hydra._internal.utils import _run_hydra, get_args_parser
 
 ROOT = Path(__file__).parents[1]
 SMOKE = "+debug=smoke"
@@ -37,7 +42,8 @@ def start(folder, *arguments, before=None, out=os.devnull, err=os.devnull, **env
         out, err: files of what it prints.
         environment_too: variables.
     """
-    process = _forks.Process(target=_main, args=(folder, arguments, _environment(environment_too), before, out, err))
+    environment = _environment(environment_too)
+    process = _forks.Process(target=_main, args=(folder, arguments, environment, before, out, err, FILES))
     process.start()
     return process
 
@@ -62,6 +68,25 @@ def run(folder, *arguments, check=True, fresh=False, **environment_too):
     return result
 
 
+def run_here(folder, *arguments):
+    """The same command in this process, and its exit code: for tests of what runs leave, not of what a process does."""
+    module = runpy.run_path(str(ROOT / "run.py"), run_name="run")
+    root, parser = logging.getLogger(), get_args_parser()
+    handlers, level, place = root.handlers[:], root.level, os.getcwd()
+    module["failures"].clear()
+    try:
+        os.chdir(folder)
+        with quickly(), patch.dict(os.environ, _environment({})), patch.object(sys, "argv", ["run.py", *arguments]):
+            given = parser.parse_args(list(arguments))
+            _run_hydra(given, parser, module["main"].__wrapped__, str(CONF), "config")
+        return 1 if module["failures"] else 0
+    finally:
+        module["failures"].clear()
+        os.chdir(place)
+        root.handlers[:] = handlers
+        root.setLevel(level)
+
+
 def wait_until(happened, seconds=60):
     end = time.monotonic() + seconds
     while not happened() and time.monotonic() < end:
@@ -73,7 +98,7 @@ def _environment(too):
     return kept | {"WANDB_MODE": "offline"} | too
 
 
-def _main(folder, arguments, environment, before, out, err):
+def _main(folder, arguments, environment, before, out, err, files):
     gc.freeze()  # what is imported: no collection looks through it, or writes to its pages
     for number, path in ((1, out), (2, err)):
         os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND), number)
@@ -84,8 +109,10 @@ def _main(folder, arguments, environment, before, out, err):
     sys.argv = [str(ROOT / "run.py"), *arguments]
     if before is not None:
         before()
+    FILES.update(files)
     try:
-        runpy.run_path(sys.argv[0], run_name="__main__")
+        with quickly():
+            runpy.run_path(sys.argv[0], run_name="__main__")
     finally:
         atexit._run_exitfuncs()  # which a fork ends without
 

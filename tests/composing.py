@@ -15,6 +15,7 @@ from hydra import compose, initialize_config_dir
 from hydra._internal import defaults_list
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra._internal.config_repository import ConfigRepository
+from hydra._internal.hydra import Hydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig
 
@@ -38,14 +39,16 @@ def _chooses(override) -> bool:
 
 @functools.cache
 def _chosen(choices: tuple[str, ...]) -> DictConfig:
-    with initialize_config_dir(str(CONF), version_base="1.3"), _quickly():
+    with initialize_config_dir(str(CONF), version_base="1.3"), quickly():
         return compose("config", overrides=list(choices))
 
 
 @contextlib.contextmanager
-def _quickly():
-    """Files are parsed once in a process, and interpolated defaults resolved only in lists that have some."""
+def quickly():
+    """Files are parsed once in a process, interpolated defaults resolved only in lists that have some, and a command is
+    not composed once more to see whether it sets `hydra.mode`, which is nowhere set."""
     with (
+        patch.object(Hydra, "get_mode", lambda *_, **__: None),
         patch.object(ConfigRepository, "load_config", _load_config),
         patch.object(defaults_list, "_create_interpolation_map", _create_interpolation_map),
     ):
@@ -53,14 +56,14 @@ def _quickly():
 
 
 _load_original, _map_original = ConfigRepository.load_config, defaults_list._create_interpolation_map
-_files: dict[tuple[str, ...], bytes] = {}
+FILES: dict[tuple[str, ...], bytes] = {}  # (path, sources) → what was read of it
 
 
 def _load_config(self, config_path):
     key = (config_path, *(source.full_path() for source in self.sources))
-    if key not in _files:
-        _files[key] = pickle.dumps(_load_original(self, config_path))
-    return pickle.loads(_files[key])
+    if key not in FILES:
+        FILES[key] = pickle.dumps(_load_original(self, config_path))
+    return pickle.loads(FILES[key])
 
 
 def _create_interpolation_map(overrides, defaults, self_added):

@@ -4,6 +4,7 @@
 import gc
 import os
 import re
+import shutil
 from pathlib import Path
 
 gc.disable()  # until all is imported: what is imported stays, and would be looked through again and again
@@ -93,6 +94,23 @@ def corpus(tmp_path_factory) -> Corpus:
         validation=0.1, test=0.1,
     )  # fmt: skip
     return Corpus(directory)
+
+
+@pytest.fixture(scope="session")
+def begun(tmp_path_factory):
+    """Makes folders whose workspace holds the smoke configuration up to its mask, the uncensored model among it."""
+    from rows import Row
+
+    base = tmp_path_factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "begun"  # of all workers
+    workspace = Row(folder, "stage=mask").run().workspace.root
+
+    def make() -> Path:
+        place = tmp_path_factory.mktemp("begun")
+        shutil.copytree(workspace, place / "workspace", ignore=shutil.ignore_patterns(".*"))
+        return place
+
+    return make
 
 
 @pytest.fixture(scope="session")

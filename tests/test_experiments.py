@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from command_line import run
+from command_line import run_here
 from composing import composed
 from conftest import tiny_tokenizer
 from run_folders import write_run
@@ -32,11 +32,12 @@ from ifguide.report.choice import TRIES, UNSTEERED, Tried, check_apart
 from ifguide.report.experiment import Experiment, rows_of
 from ifguide.report.gather import gather
 from ifguide.report.rows import compare_rows
-from ifguide.stages import rules
+from ifguide.stages import commands, rules
 from ifguide.stages.data import Data
 from ifguide.stages.generation import Generations
 from ifguide.stages.plan import make_plan
 from ifguide.stages.stage import Stage
+from ifguide.statistics import intervals, ranks
 from ifguide.workspace import Workspace
 
 pytestmark = pytest.mark.slow
@@ -73,12 +74,16 @@ WITHOUT_RESULTS = set(PAGES) - {"real_text/run.py", "evaluation/run.py", "attrib
 
 @pytest.fixture
 def run_script(monkeypatch, capsys):
-    """Runs a script in this process, its sweeps in forked ones, and returns the JSON of its last line."""
+    """Runs a script and its sweeps in this process, with few resamples, and returns the JSON of its last line."""
 
     def sweep(command, *, cwd, check):
-        return run(cwd, *command[2:], check=check)
+        assert command[:2] == [sys.executable, "run.py"] and not check
+        return SimpleNamespace(returncode=run_here(cwd, *command[2:]))
 
     def script(path, *arguments):
+        for module in (intervals, ranks):
+            monkeypatch.setattr(module, "RESAMPLES", 50)
+        monkeypatch.setattr(commands, "write_tokens", lambda *_: None)  # which no experiment reads
         monkeypatch.setattr(experiment, "subprocess", SimpleNamespace(run=sweep))
         monkeypatch.setattr(sys, "argv", [path, *arguments])
         monkeypatch.syspath_prepend(str((ROOT / path).parent))
@@ -92,7 +97,8 @@ def test_attribution_quality_on_the_sample(tmp_path, run_script):
     pytest.importorskip("profanity_check")
     rows = run_script(
         "experiments/attribution_quality/run.py", "size=sample", f"output={tmp_path}", f"runs={tmp_path}/runs",
-        f"paths.workspace={tmp_path}/workspace", "data.sources.sample.size=600", "curvature.blocks=32",
+        f"paths.workspace={tmp_path}/workspace", "data.sources.sample.size=300", "curvature.blocks=16",
+        "behaviours.toxicity.size=150",
         "trainer.progress=false", "proxy.settings.hidden_size=64", "proxy.settings.num_hidden_layers=2",
     )  # fmt: skip
     text = (tmp_path / "README.md").read_text(encoding="utf-8")
@@ -110,7 +116,7 @@ def test_directions_on_a_tiny_sample(tmp_path, run_script):
     pytest.importorskip("profanity_check")
     names = ["EK-FAC", "refined, δ = 1, 64 blocks"]
     rows = run_script(
-        "experiments/attribution_quality/direction.py", "+debug=smoke", f"names={';'.join(names)}", "seeds=1,2",
+        "experiments/attribution_quality/direction.py", "+debug=smoke", f"names={';'.join(names)}", "seeds=1",
         f"output={tmp_path}", f"runs={tmp_path}/runs", f"paths.workspace={tmp_path}/w",
     )  # fmt: skip
     text = (tmp_path / "direction.md").read_text(encoding="utf-8")

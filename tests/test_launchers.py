@@ -5,6 +5,8 @@ import re
 
 import pytest
 from command_line import SMOKE, run
+from composing import CONF, quickly
+from hydra import compose, initialize_config_dir
 
 pytestmark = pytest.mark.slow
 PLUGINS = {
@@ -14,31 +16,33 @@ PLUGINS = {
 TIGHT = {"node": ["hydra.launcher.gpus_per_node=0", "hydra.launcher.cpus_per_task=1"]}
 
 
-@pytest.mark.parametrize("launcher", ["laptop", "node"])
-def test_a_launcher_starts_all_rows(tmp_path, launcher):
+@pytest.mark.parametrize("launcher, seeds", [("laptop", "0,1"), ("node", "0")])
+def test_a_launcher_starts_all_rows(tmp_path, launcher, seeds):
+    """Each in an interpreter of its own, which imports everything."""
     pytest.importorskip(PLUGINS[launcher], reason=f"the plugin of hydra/launcher={launcher} is not installed")
     run(
-        tmp_path, "-m", SMOKE, "stage=data", "data.seed=0,1", "hydra.sweep.dir=sweep", f"hydra/launcher={launcher}",
-        *TIGHT.get(launcher, []), fresh=True,
+        tmp_path, "-m", SMOKE, "stage=data", f"data.seed={seeds}", "hydra.sweep.dir=sweep",
+        f"hydra/launcher={launcher}", *TIGHT.get(launcher, []),
     )  # fmt: skip
     rows = [
         json.loads(file.read_text())["artifacts"]["data"] for file in sorted((tmp_path / "sweep").glob("*/run.json"))
     ]
-    assert len(rows) == len(set(rows)) == 2
+    assert len(rows) == len(set(rows)) == len(seeds.split(","))
 
 
 @pytest.mark.parametrize("launcher", PLUGINS)
-def test_a_preset_composes_with_its_plugin(tmp_path, launcher):
+def test_a_preset_composes_with_its_plugin(launcher):
     pytest.importorskip(PLUGINS[launcher], reason=f"the plugin of hydra/launcher={launcher} is not installed")
-    said = run(tmp_path, f"hydra/launcher={launcher}", "--cfg", "hydra", fresh=True).stdout
-    assert re.search(r"_target_: hydra_plugins\.\w+\.\w+\.\w*Launcher", said)
+    with initialize_config_dir(str(CONF), version_base="1.3"), quickly():
+        cfg = compose("config", overrides=[f"hydra/launcher={launcher}"], return_hydra_config=True)
+    assert re.fullmatch(r"hydra_plugins\.\w+\.\w+\.\w*Launcher", cfg.hydra.launcher["_target_"])
 
 
 def test_a_search_finds_what_is_best_in_one_of_two_objectives(tmp_path):
     pytest.importorskip("hydra_plugins.hydra_optuna_sweeper", reason="hydra-optuna-sweeper is not installed")
     run(
         tmp_path, "-m", SMOKE, "+experiment=tune", "curvature=identity", "hydra.sweeper.n_trials=3",
-        "hydra.sweeper.sampler.n_startup_trials=2", "hydra.sweep.dir=sweep", fresh=True,
+        "hydra.sweeper.sampler.n_startup_trials=2", "hydra.sweep.dir=sweep",
     )  # fmt: skip
     found = (tmp_path / "sweep" / "optimization_results.yaml").read_text(encoding="utf-8")
     metrics = [json.loads(file.read_text()) for file in sorted((tmp_path / "sweep").glob("*/metrics.json"))]

@@ -49,7 +49,7 @@ def environment() -> Environment:
 
 def visible(value: Any) -> Any:
     """Text without the characters that do not show, each of which has a stand-in; anything else as it is."""
-    if not isinstance(value, str) or isinstance(value, Markup):
+    if not isinstance(value, str) or isinstance(value, Markup) or value.isprintable():
         return value
     return NOT_TEXT.sub(lambda found: f"⟨U+{ord(found[0]):04X}⟩", value.translate(CONTROL_PICTURES))
 

@@ -72,7 +72,9 @@ class OptimizedModule(pl.LightningModule):
         self._whole.clear()
 
     def training_step(self, batch: Mapping[str, Tensor], batch_index: int) -> Tensor:
-        torch.manual_seed((self._seed * 1_000_003 + batch_index) * 1009 + self.global_rank)
+        # every other backend records its stack, where it has no device, and formats it at each call
+        seed = torch.default_generator.manual_seed if self.device.type == "cpu" else torch.manual_seed
+        seed((self._seed * 1_000_003 + batch_index) * 1009 + self.global_rank)
         loss = self.loss(batch)
         if not torch.isfinite(loss):
             raise DivergedError(f"the training loss is {loss.item()} at step {self.global_step}")

@@ -17,8 +17,8 @@ WRITTEN = ["generations", "toxicity", "fluency"]  # what is measured whatever th
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    return tmp_path_factory.mktemp("auxiliary")
+def folder(begun):
+    return begun()
 
 
 def test_rows_share_every_model_that_they_can(folder):

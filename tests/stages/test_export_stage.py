@@ -41,13 +41,14 @@ def test_the_setting_is_named_as_it_is_typed(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_mask_of_another_run_is_exported_with_the_scores_that_it_was_made_from(tmp_path):
+def test_a_mask_of_another_run_is_exported_with_the_scores_that_it_was_made_from(begun, tmp_path):
     pytest.importorskip("profanity_check")
-    folder = Row(tmp_path, "stage=mask").run().path("mask")
-    row = Row(tmp_path, "stage=export", f"paths.mask={folder}", "scorer=finite_difference")
+    place = begun()
+    folder = Row(place, "stage=mask").run().path("mask")
+    row = Row(place, "stage=export", f"paths.mask={folder}", "scorer=finite_difference")
     assert {"direction.toxicity", "proxy", "pooled"}.isdisjoint(row.plan.roles)
     assert (row.run().path("export") / "documents.jsonl").stat().st_size
-    (scores,) = (tmp_path / "workspace").glob("pooled-*")
+    (scores,) = (place / "workspace").glob("pooled-*")
     scores.rename(tmp_path / "elsewhere")
     with pytest.raises(ValueError, match=r"the scores that it was made from .* are not beside it"):
-        Row(tmp_path, "stage=export", f"paths.mask={folder}")
+        Row(place, "stage=export", f"paths.mask={folder}")

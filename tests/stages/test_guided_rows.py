@@ -15,8 +15,8 @@ WRITTEN = ["generations", "toxicity", "fluency", "evaluation"]  # what is measur
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    return tmp_path_factory.mktemp("guided")
+def folder(begun):
+    return begun()
 
 
 @pytest.fixture(scope="module")

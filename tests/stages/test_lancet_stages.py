@@ -81,8 +81,8 @@ def test_controls_are_settings_that_need_less():
 
 
 @pytest.mark.slow
-def test_a_row_is_corrected_by_what_its_own_model_wrote(tmp_path):
-    row = Row(tmp_path, "method=lancet", "stage=model", "post_training.threshold=0.3").run()
+def test_a_row_is_corrected_by_what_its_own_model_wrote(begun):
+    row = Row(begun(), "method=lancet", "stage=model", "post_training.threshold=0.3").run()
     split, model = row.corpus.split("train"), row.model("trained")
     scores, sums = (
         open_scores(row.path("lancet.scores"))[0],

@@ -15,13 +15,13 @@ pytestmark = pytest.mark.slow
 FILTERS = {
     "word_filter": ("behaviours.toxicity.size=1000",),
     "toxicity_filter": ("filter.threshold=0.8",),
-    "influence_filter": ("filter.share=0.2",),
+    "influence_filter": ("filter.share=0.2", "curvature=identity"),
 }
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    return tmp_path_factory.mktemp("methods")
+def folder(begun):
+    return begun()
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +31,7 @@ def rows(folder):
 
     def row(method, *overrides):
         if (method, overrides) not in made:
-            made[method, overrides] = Row(folder, f"method={method}", "curvature=identity", *overrides).run()
+            made[method, overrides] = Row(folder, f"method={method}", *overrides).run()
         return made[method, overrides]
 
     return row
@@ -90,7 +90,7 @@ def test_standard_influence_is_along_the_toxic_gradient_alone(folder, rows):
 
 def test_a_filter_and_a_mask_compose(folder, rows):
     """The mask is that of the whole corpus, and its bits follow their tokens."""
-    options = ["filter=classifier", "filter.threshold=0.9", "curvature=identity"]
+    options = ["filter=classifier", "filter.threshold=0.9"]
     both, ifguide = Row(folder, *options).run(), rows("ifguide")
     assert both.path("mask") == ifguide.path("mask")
     mask = TokenMask.open(both.path("filtered_mask") / "mask.npy", 32)

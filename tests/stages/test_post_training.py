@@ -14,8 +14,8 @@ WEIGHTS = "model.safetensors"
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    return tmp_path_factory.mktemp("post_training")
+def folder(begun):
+    return begun()
 
 
 @pytest.fixture(scope="module")

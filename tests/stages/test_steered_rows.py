@@ -7,15 +7,16 @@ pytest.importorskip("profanity_check")
 
 
 @pytest.mark.slow
-def test_a_steered_row_shares_the_model_and_is_the_base_without_weight(tmp_path):
-    none = Row(tmp_path, "method=none").run()
-    base = Row(tmp_path, "method=steering", "decoding.alpha=0").run()
+def test_a_steered_row_shares_the_model_and_is_the_base_without_weight(begun):
+    folder = begun()
+    none = Row(folder, "method=none").run()
+    base = Row(folder, "method=steering", "decoding.alpha=0").run()
     measured = ["generations", "toxicity", "fluency", "perplexity", "evaluation"]
     assert sorted(base.built) == sorted(["auxiliary", *measured]) and base.path("model") == none.path("model")
     assert base.metrics()["toxicity"] == none.metrics()["toxicity"]
     assert base.metrics()["perplexity"] == none.metrics()["perplexity"]
-    steered = Row(tmp_path, "method=steering", "decoding.alpha=20", "decoding.block=0").run()
+    steered = Row(folder, "method=steering", "decoding.alpha=20", "decoding.block=0").run()
     assert steered.path("auxiliary.vector") == base.path("auxiliary.vector") and "auxiliary" not in steered.built
     assert steered.metrics()["perplexity"] != none.metrics()["perplexity"]
-    other = Row(tmp_path, "method=ifguide", "decoding=steering").plan
+    other = Row(folder, "method=ifguide", "decoding=steering").plan
     assert other.roles["auxiliary.vector"].inputs["start"] is other.roles["model"], "of the model that is steered"

@@ -249,8 +249,8 @@ def test_a_category_that_nobody_judges_is_refused():
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    return tmp_path_factory.mktemp("tagging")
+def folder(begun):
+    return begun()
 
 
 @pytest.mark.slow
@@ -277,7 +277,7 @@ def test_a_row_is_trained_sampled_and_measured_with_its_tokens(folder):
 
 @pytest.mark.slow
 def test_a_mask_goes_with_control_tokens(folder):
-    options = ["curvature=identity", "filter=control_tokens", "decoding=conditional"]
+    options = ["filter=control_tokens", "decoding=conditional"]
     both = Row(folder, "method=ifguide", *options, "stage=model").run()
     corpus, mask = Corpus(both.path("filtered")), TokenMask.open(both.path("filtered_mask") / MASK_FILE, 32)
     kept = ~np.isin(stream(corpus), corpus.control_tokens)
