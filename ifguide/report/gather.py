@@ -186,7 +186,7 @@ def run_folders(folder: Path) -> Iterator[Path]:
             yield from run_folders(child)
 
 
-class WithoutAliases(yaml.SafeLoader):
+class WithoutAliases(yaml.SafeLoader):  # type: ignore[misc]  # yaml has no types
     """YAML without aliases, of which Hydra writes none: a few lines of them stand for more values than fit anywhere."""
 
     def compose_node(self, parent: Any, index: Any) -> Any:
