@@ -12,6 +12,7 @@ gc.disable()  # until all is imported: what is imported stays, and would be look
 import numpy as np
 import pytest
 import torch
+from hypothesis import Phase, settings
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from ifguide.corpus.blocks import Corpus
@@ -22,6 +23,8 @@ from ifguide.corpus.tokenizers import make_tokenizer
 if "PYTEST_XDIST_WORKER" in os.environ:  # there are as many workers as cores: their threads would only wait in turn
     torch.set_num_threads(1)
     os.environ["OMP_NUM_THREADS"] = "1"  # of the commands that tests run
+
+settings.register_profile("mutants", phases=[Phase.explicit, Phase.generate], derandomize=True, database=None)
 
 VOCABULARY = 60
 ARCHITECTURES = {

@@ -251,7 +251,7 @@ def find_artifacts(places: Mapping[str, str], workspaces: Sequence[Path]) -> dic
     found = {}
     for role, place in places.items():
         candidates = [Path(place), *(workspace / Path(place).name for workspace in workspaces)]
-        existing = next((candidate for candidate in candidates if candidate.is_dir()), None)
+        existing = next((one for one in candidates if os.path.isdir(one)), None)  # False of a name that is none
         if existing is not None:
             found[role] = existing
     return found
@@ -296,7 +296,9 @@ def checked_metrics(content: Any) -> dict[str, Any]:
     for task, subsets in checked_mapping(content).items():
         for subset, values in checked_mapping(subsets or {}).items():
             for name, value in checked_mapping(values or {}).items():
-                if name.endswith("_interval") and value is not None and len([float(end or 0) for end in value]) != 2:
+                if not name.endswith("_interval") or value is None:
+                    continue
+                if len([float(0 if end is None else end) for end in value]) != 2:
                     raise ValueError(f"{task}.{subset}.{name} = {value!r}: an interval is two numbers, [low, high]")
     return with_nan(content)
 

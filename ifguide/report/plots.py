@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -175,7 +176,11 @@ def error_bar(axes: Axes, position: float, measured: Measurement, *, vertical: b
 
 
 def plain(text: str) -> str:
-    """Not too long for a plot; and Matplotlib reads text between two dollar signs as mathematics."""
+    """Not too long for a plot: of a search's rows, settings by their last names, and three digits of numbers. And
+    Matplotlib reads text between two dollar signs as mathematics."""
+    if len(text) > LONGEST_LABEL:
+        text = re.sub(r"[\w@.]+\.(\w+=)", r"\1", text)
+        text = re.sub(r"\d+\.\d{3,}", lambda number: f"{float(number[0]):.3g}", text)
     text = text if len(text) <= LONGEST_LABEL else f"{text[: LONGEST_LABEL - 1]}…"
     return text.replace("$", r"\$")
 

@@ -1,7 +1,7 @@
 """What a form of the scorer leaves out is found, and said before anything is scored."""
 
 import copy
-from types import MethodType
+from types import MethodType, SimpleNamespace
 
 import numpy as np
 import pytest
@@ -161,6 +161,32 @@ def test_what_a_form_fails_on_is_one_line(blocks, monkeypatch):
     monkeypatch.setattr(jvp_module, "layer_tangents", fail)
     with pytest.raises(ValueError, match=r"how GPTNeoXForCausalLM computes \(no formula\); use scorer=jvp"):
         prepare_checked(JVP(), model, [random_direction(model)], blocks)
+
+
+def test_what_cannot_be_checked_is_tried_and_gets_the_sample(blocks):
+    given = []
+
+    def fail(ids):
+        raise RuntimeError("no kernel")
+
+    def prepare(model, directions, sample):
+        given.append(sample)
+        return fail
+
+    model, scorer = tiny_model(dtype=torch.float32), SimpleNamespace(complete=lambda: None, prepare=prepare)
+    with pytest.raises(
+        ValueError, match=r"how GPTNeoXForCausalLM computes \(no kernel\); use scorer=finite_difference"
+    ):
+        prepare_checked(scorer, model, [random_direction(model)], blocks)
+    assert given[0] is blocks
+
+
+def test_a_parameter_that_no_loss_depends_on_has_no_part_in_exact_scores(blocks):
+    model = tiny_model()
+    direction = random_direction(model)
+    expected = reverse_scores(model, direction, blocks)
+    model.register_parameter("idle", torch.nn.Parameter(torch.ones(3, dtype=torch.float64)))
+    assert torch.equal(reverse_scores(model, {**direction, "idle": torch.ones(3)}, blocks), expected)
 
 
 @pytest.mark.parametrize("form", [FiniteDifference(), JVP("reference"), JVP()])

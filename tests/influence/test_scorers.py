@@ -11,7 +11,7 @@ from ifguide.influence.scorers import JVP, FiniteDifference, Positional
 from ifguide.influence.scorers import head as head_module
 from ifguide.influence.scorers import tangents as tangents_module
 from ifguide.influence.scorers.finite_difference import _blocks_below
-from ifguide.influence.scorers.head import OutputHead, split_output_head
+from ifguide.influence.scorers.head import OutputHead, plain_output_head, split_output_head
 from ifguide.influence.scorers.jvp import loss_tangents, reference_scores
 from ifguide.influence.scorers.positional import position_scores
 from ifguide.influence.scorers.tangents import attention_with_tangent
@@ -243,6 +243,7 @@ def test_scaled_and_capped_heads_are_exact(blocks):
         with torch.no_grad():
             for parameter in model.parameters():
                 parameter.add_(0.1 * torch.randn_like(parameter))
+        assert plain_output_head(model) is None, architecture
         direction = random_direction(model)
         expected = reference_scores(model, direction, blocks)
         assert close(score(JVP(), model, [direction], blocks)[0], expected, 1e-4), architecture

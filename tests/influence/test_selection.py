@@ -80,7 +80,7 @@ def cases(draw):
     st.sampled_from([1, 12, 1 << 22]),
     st.booleans(),
 )
-@settings(max_examples=800, deadline=None)
+@settings(max_examples=300, deadline=None)
 def test_selection_equals_the_double_loop(tmp_path_factory, case, quantile, limit, window, unit, chunk, mapped):
     scores, starts = case
     options = dict(quantile=quantile, limit=limit, window=window, unit=unit, document_starts=starts)
@@ -177,6 +177,12 @@ def test_settings_out_of_range_are_refused(options):
         Algorithm1(**options)
 
 
+def test_the_ends_of_the_ranges_are_taken():
+    scores = np.arange(12, dtype=np.float32).reshape(3, 4)
+    selection = Algorithm1(quantile=0, limit=1, window=0)(scores)
+    assert selection.threshold == 1 and np.flatnonzero(selection.mask[:]).tolist() == [2, 3, 5, 6, 7, 9, 10, 11]
+
+
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 @pytest.mark.parametrize("column", [0, 2])
 def test_scores_that_are_not_finite_are_refused(value, column):
@@ -186,7 +192,7 @@ def test_scores_that_are_not_finite_are_refused(value, column):
         Algorithm1()(scores)
 
 
-@pytest.mark.parametrize("scores", [np.zeros(4, np.float32), np.zeros((4, 1), np.float32), np.zeros((2, 4))])
+@pytest.mark.parametrize("scores", [np.zeros(shape, np.float32) for shape in (4, (4, 1), (0, 4))] + [np.zeros((2, 4))])
 def test_other_arrays_are_refused(scores):
     with pytest.raises(ValueError, match="is expected"):
         Algorithm1()(scores)

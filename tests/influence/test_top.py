@@ -25,6 +25,8 @@ def test_against_a_slow_reference(case, limit, chunk):
     expected = select_slowly(scores, limit)
     assert (found.mask[:] == expected).all()
     assert found.selected == expected.sum() == min(found.wanted, found.candidates)
+    left = scores[:, 1:][~expected[:, 1:]]
+    assert found.threshold == (left.max() if left.size else scores[:, 1:].min())
 
 
 def test_probabilities_that_are_all_but_certain_fill_the_limit(tmp_path):
@@ -37,6 +39,11 @@ def test_probabilities_that_are_all_but_certain_fill_the_limit(tmp_path):
 def test_mistakes_are_named():
     with pytest.raises(ValueError, match=r"^limit=0: the share"):
         TopTokens(limit=0)
+    with pytest.raises(ValueError, match=r"^limit=1\.5: the share"):
+        TopTokens(limit=1.5)
+    for shape in ((6,), (0, 3), (4, 1)):
+        with pytest.raises(ValueError, match=r"^scores float32\("):
+            TopTokens()(np.zeros(shape, np.float32))
     with pytest.raises(ValueError, match="float64"):
         TopTokens()(np.zeros((2, 3)))
     with pytest.raises(ValueError, match="not finite"):

@@ -70,8 +70,9 @@ def test_negative_preference_against_a_slow_reference(logits, ids, mask, beta, r
         ratio = p / math.exp(reference)
         return -weight * 2 / beta * torch.log(torch.sigmoid(-beta * torch.log(ratio)))
 
-    fast = negative_preference_cross_entropy(logits, ids, mask, beta=beta, reference=reference, weight=weight)
-    agree(fast, slow_mean(logits, ids, mask, part), logits)
+    for marked in (mask, torch.ones_like(mask)):  # also side by side: each is compared alone
+        fast = negative_preference_cross_entropy(logits, ids, marked, beta=beta, reference=reference, weight=weight)
+        agree(fast, slow_mean(logits, ids, marked, part), logits)
 
 
 @pytest.mark.parametrize("beta, margin, weight", [(0.1, 0.0, 1.0), (2.5, 0.0, 0.3), (1.0, 1.6, 2.0)])
@@ -95,6 +96,14 @@ def test_runs_of_one_token_are_tokens(logits, ids):
     whole = torch.ones(B, T, dtype=torch.bool)
     values = torch.arange(12.0, dtype=torch.float64).view(B, T)
     assert torch.equal(run_means(values, whole), values.mean(1, keepdim=True).expand(B, T)), "blocks are apart"
+
+
+@pytest.mark.parametrize(
+    "objective", [SuppressedLanguageModeling(), Unlikelihood(), NegativePreference(), FadedAscent()]
+)
+def test_a_mask_is_needed(logits, ids, objective):
+    with pytest.raises(ValueError, match=f"^{type(objective).__name__} needs the mask"):
+        objective(logits, ids, None)
 
 
 def test_the_unit_is_in_no_older_fingerprint():

@@ -79,5 +79,6 @@ def test_what_it_cannot_do_is_refused(blocks, mask):
     with pytest.raises(ValueError, match=r"^token=60: the model reads ids below 60"):
         Removal(token=60).check(60)
     Removal(token=59).check(60)
+    Removal(token=0).check(60)
     with pytest.raises(ValueError, match=r"^objective=Removal: it changes what the model reads"):
         MaskedLoss(Removal())

@@ -9,7 +9,7 @@ import pytest
 from ifguide.report import frontier as frontier_module
 from ifguide.report import plots
 from ifguide.report.frontier import frontier, plot_frontier
-from ifguide.report.plots import plot_bars, plot_scores, styles_of
+from ifguide.report.plots import plain, plot_bars, plot_scores, styles_of
 from ifguide.report.table import Measurement
 
 POINTS = {
@@ -188,3 +188,9 @@ def test_same_input_same_bytes(tmp_path):
     for name in ("a.png", "b.png"):
         plot_frontier(POINTS, tmp_path / name, labels=LABELS)
     assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
+
+
+def test_rows_of_a_search_are_told_apart_by_short_labels():
+    row = "ifguide, objective.penalty=0.378618788654, selection.limit=0.0199904156697"
+    assert plain(row) == "ifguide, penalty=0.379, limit=0.02"
+    assert plain("ifguide, objective.penalty=0.3786") == "ifguide, objective.penalty=0.3786" and plain("$") == r"\$"
