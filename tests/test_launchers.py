@@ -22,7 +22,7 @@ def test_a_launcher_starts_all_rows(tmp_path, launcher, seeds):
     pytest.importorskip(PLUGINS[launcher], reason=f"the plugin of hydra/launcher={launcher} is not installed")
     run(
         tmp_path, "-m", SMOKE, "stage=data", f"data.seed={seeds}", "hydra.sweep.dir=sweep",
-        f"hydra/launcher={launcher}", *TIGHT.get(launcher, []),
+        f"hydra/launcher={launcher}", *TIGHT.get(launcher, []), fresh=True,
     )  # fmt: skip
     rows = [
         json.loads(file.read_text())["artifacts"]["data"] for file in sorted((tmp_path / "sweep").glob("*/run.json"))
