@@ -178,7 +178,7 @@ file of billions of equal items, which `ulimit -v` bounds, and ends in a line.
 ## Damaged files
 
 Readers were fed with mutations of good files: values replaced, and bytes changed, taken out, repeated or put in. Each case of
-{cases:,} (seed {seed}) ended in a value or in a ValueError of one line (`python tests/fuzz.py {cases} {seed}`).
+{cases:,} (seed {seed}) ended in a value or in a ValueError of one line (`python tests/fuzz.py {cases} {seed} {first}`).
 
 | reader | a value | a ValueError |
 |---|---:|---:|
@@ -194,7 +194,8 @@ def page() -> str:
         rows.append(f"| {fault.name} | {said} | {fault.code} | {then} |\n")
     counts = json.loads(COUNTS.read_text(encoding="utf-8"))
     readers = [f"| {name} | {one['value']:,} | {one['ValueError']:,} |\n" for name, one in counts["readers"].items()]
-    rest = REST.format(cases=counts["cases"], seed=counts["seed"]).replace("`| head`", "`\\| head`")
+    rest = REST.format(cases=counts["cases"], seed=counts["seed"], first=counts["first"])
+    rest = rest.replace("`| head`", "`\\| head`")
     return HEAD + "".join(rows) + rest + "".join(readers)
 
 

@@ -1,6 +1,6 @@
 """Readers of files, fed with mutations of good files: each ends in a value, or in a ValueError of one line.
 
-    python tests/fuzz.py [cases] [seed]
+    python tests/fuzz.py [cases] [seed] [first]
 
 Case k of a seed is always the same, however many there are. The counts go into `tests/fuzz.json`, which
 `docs/faults.md` shows. A case that ends otherwise stops the script, which prints its number and keeps its file.
@@ -272,7 +272,7 @@ def good_files(folder: Path) -> None:
     save_samples(folder / "samples.npz", [[1, 2], [3]], np.zeros((2, 2, 3), np.int64))
 
 
-def outcomes(count: int, seed: int) -> dict[str, dict[str, int]]:
+def outcomes(count: int, seed: int, first: int = 0) -> dict[str, dict[str, int]]:
     """Reader → outcome → number of cases.
 
     Raises:
@@ -282,7 +282,7 @@ def outcomes(count: int, seed: int) -> dict[str, dict[str, int]]:
     counts: Counter[tuple[str, str]] = Counter()
     place = Path(tempfile.mkdtemp())
     good_files(place)
-    for number in range(count):
+    for number in range(first, first + count):
         folder = place / "case"
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir()
@@ -297,7 +297,7 @@ def outcomes(count: int, seed: int) -> dict[str, dict[str, int]]:
 
 
 if __name__ == "__main__":
-    count, seed = (int(one) for one in (*sys.argv[1:], "5000", "0")[:2])
-    found = {"cases": count, "seed": seed, "readers": outcomes(count, seed)}
+    count, seed, first = map(int, [*sys.argv[1:], *["5000", "0", "0"][len(sys.argv) - 1 :]])
+    found = {"cases": count, "seed": seed, "first": first, "readers": outcomes(count, seed, first)}
     Path(__file__).with_suffix(".json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
     print(json.dumps(found))

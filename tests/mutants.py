@@ -1,9 +1,8 @@
 """Mutants of the losses, the selections and the scorers, drawn by a seed, for mutmut (`setup.cfg` says which and how).
 
     python tests/mutants.py 0 0.1     # names of the first tenth, in an order that is always the same
-    python tests/mutants.py           # what became of those that were run, and the page that says so
 
-mutmut keeps all it knows in `mutants/`, where `mutmut run none` makes them.
+mutmut keeps all it knows in `mutants/`, where `mutmut run none` makes them. `docs/tests.md` says what became of them.
 """
 
 import json
@@ -14,16 +13,9 @@ from random import Random
 KEPT = Path("mutants")
 
 
-def outcomes() -> dict[str, dict[str, int | None]]:
-    """File → mutant → exit code of its tests; None: not run."""
-    files = sorted(KEPT.rglob("*.py.meta"))
-    return {str(file.relative_to(KEPT))[: -len(".meta")]: json.loads(file.read_text())["exit_code_by_key"]
-            for file in files}  # fmt: skip
-
-
 def drawn(start: float, end: float, seed: int = 0) -> list[str]:
     """A share of all mutants, as a stretch of one shuffled list."""
-    names = sorted(name for one in outcomes().values() for name in one)
+    names = sorted(name for file in KEPT.rglob("*.meta") for name in json.loads(file.read_text())["exit_code_by_key"])
     Random(seed).shuffle(names)
     return names[round(start * len(names)) : round(end * len(names))]
 
