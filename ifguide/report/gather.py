@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from ifguide.decoding.generation import GENERATIONS_FILE, load_generations
 from ifguide.evaluation.task import with_nan
+from ifguide.report.plain_yaml import WithoutAliases
 from ifguide.workspace import find_paths, open_archive
 
 RUN_FILE, METRICS_FILE, FAILURE_FILE = "run.json", "metrics.json", "failure.json"
@@ -184,15 +185,6 @@ def run_folders(folder: Path) -> Iterator[Path]:
         children = [child for child in folder.iterdir() if child.is_dir()]
         for child in sorted(children, key=lambda path: (not path.name.isdigit(), path.name.zfill(9))):
             yield from run_folders(child)
-
-
-class WithoutAliases(yaml.SafeLoader):  # type: ignore[misc]
-    """YAML without aliases, of which Hydra writes none: a few lines of them stand for more values than fit anywhere."""
-
-    def compose_node(self, parent: Any, index: Any) -> Any:
-        if self.check_event(yaml.AliasEvent):
-            raise yaml.YAMLError(f"an alias {self.peek_event().start_mark}")
-        return super().compose_node(parent, index)
 
 
 def read_run(folder: Path, workspace: Path | None = None) -> Run:
