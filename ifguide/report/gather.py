@@ -288,9 +288,8 @@ def checked_metrics(content: Any) -> dict[str, Any]:
     for task, subsets in checked_mapping(content).items():
         for subset, values in checked_mapping(subsets or {}).items():
             for name, value in checked_mapping(values or {}).items():
-                if not name.endswith("_interval") or value is None:
-                    continue
-                if len([float(0 if end is None else end) for end in value]) != 2:
+                ends = value if name.endswith("_interval") and value is not None else (0, 0)
+                if len([float(0 if end is None else end) for end in ends]) != 2:
                     raise ValueError(f"{task}.{subset}.{name} = {value!r}: an interval is two numbers, [low, high]")
     return with_nan(content)
 
