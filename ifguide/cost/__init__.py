@@ -1,12 +1,13 @@
 """What a stage would cost, before it is built: arithmetic, seconds, memory and disk (`stage=plan`)."""
 
 from ifguide.cost.shape import FLOAT, ModelShape, shape_of
-from ifguide.cost.typical import SECONDS_PER_TEXT, TOKENIZER, generating, lacking, reading, training
+from ifguide.cost.typical import PROMPT, SECONDS_PER_TEXT, TOKENIZER, generating, lacking, reading, training
 from ifguide.cost.work import PROCESS, CorpusSize, Memory, Pass, Work
 
 __all__ = [
     "FLOAT",
     "PROCESS",
+    "PROMPT",
     "SECONDS_PER_TEXT",
     "TOKENIZER",
     "CorpusSize",

@@ -14,6 +14,7 @@ MICRO = "trainer.micro_batch_size"
 STATES = 4  # tensors of every weight in training: itself, its gradient, two moments
 SAVED = 3  # of them in a resume checkpoint
 SECONDS_PER_TEXT = 5e-5  # that a classifier which is no neural network takes, and what is counted of a text
+PROMPT = 15  # tokens that a prompt is taken to have
 TOKENIZER = 65.0  # bytes of tokenizer.json for each token id
 
 

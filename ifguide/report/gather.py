@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from ifguide.decoding.generation import GENERATIONS_FILE, load_generations
 from ifguide.evaluation.task import with_nan
+from ifguide.report.plain_yaml import WithoutAliases
 from ifguide.workspace import find_paths, open_archive
 
 RUN_FILE, METRICS_FILE, FAILURE_FILE = "run.json", "metrics.json", "failure.json"
@@ -186,15 +187,6 @@ def run_folders(folder: Path) -> Iterator[Path]:
             yield from run_folders(child)
 
 
-class WithoutAliases(yaml.SafeLoader):  # type: ignore[misc]  # yaml has no types
-    """YAML without aliases, of which Hydra writes none: a few lines of them stand for more values than fit anywhere."""
-
-    def compose_node(self, parent: Any, index: Any) -> Any:
-        if self.check_event(yaml.AliasEvent):
-            raise yaml.YAMLError(f"an alias {self.peek_event().start_mark}")
-        return super().compose_node(parent, index)
-
-
 def read_run(folder: Path, workspace: Path | None = None) -> Run:
     """What a run's folder says; a file in it that is damaged is the run's problem."""
     damaged: list[str] = []
@@ -296,9 +288,8 @@ def checked_metrics(content: Any) -> dict[str, Any]:
     for task, subsets in checked_mapping(content).items():
         for subset, values in checked_mapping(subsets or {}).items():
             for name, value in checked_mapping(values or {}).items():
-                if not name.endswith("_interval") or value is None:
-                    continue
-                if len([float(0 if end is None else end) for end in value]) != 2:
+                ends = value if name.endswith("_interval") and value is not None else (0, 0)
+                if len([float(0 if end is None else end) for end in ends]) != 2:
                     raise ValueError(f"{task}.{subset}.{name} = {value!r}: an interval is two numbers, [low, high]")
     return with_nan(content)
 

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ifguide.corpus.tokenizers import token_texts
+from ifguide.cost import FLOAT, CorpusSize, Work
 from ifguide.influence.amortised import Student
 from ifguide.influence.floors import held_out_quality
 from ifguide.influence.scorers import TokenScorer
@@ -18,6 +19,7 @@ from ifguide.stages import findings
 from ifguide.stages.stage import Inputs, Stage, made_from, setting, speed
 from ifguide.training.trainer import TrainerSettings
 
+FITTING, READING = 5e-5, 2e-6  # seconds for each token that a student learns from in an epoch, or reads
 STUDENT_TOKENS = 8192  # that a student reads at a time
 
 
@@ -42,6 +44,11 @@ class FittedStudent(Stage):
     share: float = speed()
     share_seed: int = speed()
     floors: bool = speed(True)
+
+    def work(self, corpus: CorpusSize) -> Work:
+        seconds = (READING + FITTING * getattr(self.student, "epochs", 0)) * self.share * corpus.tokens("train")
+        width = getattr(self.student, "width", 1)
+        return Work(seconds=seconds * (1 + self.floors), disk=FLOAT * corpus.vocabulary * width)
 
     def build(self, folder: Path, inputs: Inputs) -> Mapping[str, Any]:
         corpus = inputs.corpus()
@@ -85,6 +92,11 @@ class StudentScores(Stage):
     student: Student = speed()
     trainer: TrainerSettings = speed()
     shard_blocks: int = speed()
+
+    def work(self, corpus: CorpusSize) -> Work:
+        tokens = corpus.tokens("train")
+        disk = FLOAT * tokens * len(self.behaviours)
+        return Work(seconds=READING * tokens, disk=disk, scratch=disk)
 
     def build(self, folder: Path, inputs: Inputs) -> Mapping[str, Any]:
         split = inputs.corpus().split("train")

@@ -1,13 +1,14 @@
 """A round of attribute-controlled fine-tuning."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
 from ifguide.checks import argument
 from ifguide.corpus.blocks import Corpus
-from ifguide.methods.attribute_control import AttributeControl
+from ifguide.cost import PROMPT, CorpusSize, Work, reading, shape_of, training
+from ifguide.methods.attribute_control import TIMED, AttributeControl
 from ifguide.methods.nado import GuidanceHead
 from ifguide.models import ModelSettings
 from ifguide.stages.stage import Inputs, Stage, made_from, setting, speed
@@ -58,6 +59,30 @@ class ControlledModel(Stage):
     def check_corpus(self, corpus: Corpus) -> None:
         with argument("post_training"):
             self.post_training.check(corpus)
+
+    def work(self, corpus: CorpusSize) -> Work:
+        """R̂ is small beside the model, and is not counted; what it learns from is read by the model. Before the first
+        step, steps are timed."""
+        settings, optim = self.post_training, self.post_training.optim
+        model, trainer = shape_of(self.loading, corpus.vocabulary), self.setup.trainer
+        steps = optim.steps(corpus.blocks["train"])
+        found = training(
+            model, trainer, batch_size=optim.batch_size, steps=steps, length=corpus.block_length,
+            validation=corpus.blocks["validation"], vocabulary=corpus.vocabulary,
+        )  # fmt: skip
+        blocks, micro = steps * optim.batch_size, found.memory.count
+        passes = (*found.passes, replace(found.passes[0], count=2 * TIMED))
+        if settings.frozen_teacher and settings.weight:
+            passes += reading(
+                model, batch_size=micro, count=blocks + TIMED * micro, length=corpus.block_length, setting=None
+            ).passes
+        if self.samples is not None:
+            each = -(-settings.guidance.optim.batch_size // optim.batch_size)
+            passes += reading(
+                model, batch_size=micro * each, count=blocks * each, setting=None,
+                length=PROMPT + settings.guidance.sampling.max_new_tokens,
+            ).passes  # fmt: skip
+        return replace(found, passes=passes)
 
     def build(self, folder: Path, inputs: Inputs) -> Mapping[str, Any]:
         corpus, samples = inputs.corpus(), None

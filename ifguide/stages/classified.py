@@ -12,12 +12,15 @@ from ifguide.corpus.documents import LabelledText
 from ifguide.corpus.labelled import check_labelled
 from ifguide.corpus.offsets import TokenOffsets
 from ifguide.corpus.repacking import check_readable, document_tokens
+from ifguide.cost import FLOAT, SECONDS_PER_TEXT, CorpusSize, Work, lacking
 from ifguide.influence.classified import WindowClassifier, write_documents
 from ifguide.influence.token_probe import TokenProbe
 from ifguide.processes import Processes
 from ifguide.stages import findings
 from ifguide.stages.stage import Inputs, Stage, made_from, setting, speed
 from ifguide.training.trainer import TrainerSettings
+
+PROBING = 7e-6  # seconds of an epoch for each token
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -45,6 +48,11 @@ class JudgedTokens(Stage):
 
     def check_corpus(self, corpus: Corpus) -> None:
         check_readable(corpus, "scorer")
+
+    def work(self, corpus: CorpusSize) -> Work:
+        """A window around each word, of which there are no more than tokens."""
+        tokens = corpus.tokens("train")
+        return Work(seconds=SECONDS_PER_TEXT * tokens, disk=FLOAT * tokens, lacking=lacking(self.judge))
 
     def build(self, folder: Path, inputs: Inputs) -> Mapping[str, Any]:
         return self.trainer.on_all_devices(lambda processes: self.judged(folder, inputs, processes))
@@ -80,6 +88,11 @@ class FittedProbe(Stage):
 
     def check(self) -> None:
         check_labelled(self.labelled)
+
+    def work(self, corpus: CorpusSize) -> Work:
+        tokens = corpus.tokens_of(one.text for one in self.labelled)
+        disk = FLOAT * corpus.vocabulary * self.probe.width
+        return Work(seconds=PROBING * self.probe.epochs * tokens, disk=disk)
 
     def build(self, folder: Path, inputs: Inputs) -> Mapping[str, Any]:
         network, facts = self.probe.fit(self.labelled, inputs.corpus().tokenizer)

@@ -219,6 +219,9 @@ class Utility(Stage):
             with argument("utility"):
                 check(corpus.tokenizer, self.loading.config(corpus.vocabulary, corpus.end_of_text))
 
+    def work(self, corpus: CorpusSize) -> Work:
+        return Work(seconds=1.0, disk=1200.0, lacking="what it asks of the model")
+
     def build(self, folder: Path, inputs: Inputs) -> None:
         model = self.loading.load(inputs["model"], self.trainer.device)
         judges = [] if self.judge is None else [self.judge.load(inputs["classifier"], self.trainer.device)]

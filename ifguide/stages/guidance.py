@@ -6,14 +6,12 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from ifguide.checks import argument
-from ifguide.cost import CorpusSize, Work, reading, shape_of
+from ifguide.cost import PROMPT, CorpusSize, Work, reading, shape_of
 from ifguide.methods.nado import GuidanceHead, GuidanceTraining
 from ifguide.models import ModelSettings
 from ifguide.stages.stage import Inputs, Stage, made_from, setting, speed
 from ifguide.training.context import TrainingSetup, remove_checkpoints
 from ifguide.workspace import global_rank
-
-PROMPT = 15  # tokens that a prompt is taken to have
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -11,7 +11,9 @@ from numpy.typing import NDArray
 from ifguide.checks import argument
 from ifguide.classifiers.base import PROBABILITIES_FILE, TOXICITY, ClassifierSettings, SharedClassifier
 from ifguide.corpus.blocks import Corpus
-from ifguide.cost import CorpusSize, Work
+from ifguide.cost import PROMPT, SECONDS_PER_TEXT, CorpusSize, Work, lacking, shape_of
+from ifguide.cost.influence import differentiating
+from ifguide.cost.post_training import learning_in_groups
 from ifguide.decoding.generation import GENERATIONS_FILE, load_generations
 from ifguide.influence.chain import InfluenceSettings, direction_reliability, find_direction
 from ifguide.influence.curvature import Curvature
@@ -25,7 +27,7 @@ from ifguide.stages import findings
 from ifguide.stages.stage import Inputs, Stage, late_setting, made_from, setting, speed
 from ifguide.training.context import TrainingSetup, save_trained
 from ifguide.training.trainer import TrainerSettings
-from ifguide.workspace import global_rank
+from ifguide.workspace import global_rank, open_archive
 
 SEQUENCE_SCORES_FILE = "sequence_scores.npy"  # [blocks]
 
@@ -61,13 +63,21 @@ class SampledDirection(Stage):
     loading: ModelSettings = speed()
     trainer: TrainerSettings = speed()
 
+    def work(self, corpus: CorpusSize) -> Work:
+        """Where all continuations are toxic: at most."""
+        texts, new = (getattr(self.samples, name, 0) for name in ("texts", "new_tokens"))
+        return differentiating(
+            shape_of(self.loading, corpus.vocabulary), self.curvature, self.influence, queries=texts,
+            tokens=texts * (PROMPT + new), block_length=corpus.block_length,
+        )  # fmt: skip
+
     def build(self, folder: Path, inputs: Inputs) -> Mapping[str, Any]:
         return self.trainer.on_all_devices(lambda processes: self.find(folder, inputs, processes))
 
     def find(self, folder: Path, inputs: Inputs, processes: Processes) -> Mapping[str, Any]:
         corpus = inputs.corpus()
         split, tokenizer = corpus.split("train"), corpus.tokenizer
-        probabilities = np.load(inputs["judged"] / PROBABILITIES_FILE)[TOXICITY]
+        probabilities = open_archive(inputs["judged"] / PROBABILITIES_FILE)[TOXICITY]
         queries = queries_of(load_generations(inputs["samples"] / GENERATIONS_FILE), probabilities, self.threshold)
         model = self.loading.load(inputs["model"], processes.device)
         shared = (model, load_factors(inputs["factors"]), self.curvature, self.influence, queries, tokenizer)
@@ -122,6 +132,10 @@ class JudgedSequences(Stage):
     length: int | None = late_setting(None)
     judge: ClassifierSettings = speed()
     trainer: TrainerSettings = speed()
+
+    def work(self, corpus: CorpusSize) -> Work:
+        count = corpus.blocks["train"]
+        return Work(seconds=SECONDS_PER_TEXT * count, disk=8.0 * count, lacking=lacking(self.judge))
 
     def build(self, folder: Path, inputs: Inputs) -> Mapping[str, Any]:
         corpus = inputs.corpus()
@@ -200,6 +214,15 @@ class Corrected(Stage):
         split = corpus.split("train")
         with argument("post_training"):
             self.post_training.check(len(split), split.block_length)
+
+    def work(self, corpus: CorpusSize) -> Work:
+        """The policy learns from three sequences for each pair, which its frozen copy reads."""
+        pairs = self.post_training.pairs(corpus.blocks["train"])
+        return learning_in_groups(
+            shape_of(self.loading, corpus.vocabulary), self.setup.trainer, group=3, read=1,
+            batch_size=self.post_training.optim.batch_size, steps=self.post_training.optim.steps(pairs, "pairs"),
+            length=self.post_training.length or corpus.block_length, vocabulary=corpus.vocabulary,
+        )  # fmt: skip
 
     def build(self, folder: Path, inputs: Inputs) -> Mapping[str, Any]:
         corpus, policy = inputs.corpus(), self.loading.load(inputs["model"])

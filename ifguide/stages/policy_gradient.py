@@ -1,7 +1,7 @@
 """A trained model that learns from its own continuations, which a classifier rewards."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -9,6 +9,8 @@ from ifguide.checks import argument
 from ifguide.classifiers.base import ClassifierSettings
 from ifguide.corpus.blocks import Corpus
 from ifguide.corpus.documents import Prompt
+from ifguide.cost import CorpusSize, Work, lacking, shape_of
+from ifguide.cost.post_training import learning_from_samples
 from ifguide.decoding.generation import encode_prompts
 from ifguide.methods.rl import PolicyGradient
 from ifguide.models import ModelSettings
@@ -68,6 +70,18 @@ class PolicyTrained(Stage):
         config = self.loading.config(corpus.vocabulary, corpus.end_of_text)
         with argument("post_training.sampling"):
             check_new_tokens(config, self.post_training.sampling.max_new_tokens)
+
+    def work(self, corpus: CorpusSize) -> Work:
+        """At most: continuations may end early, and a batch is as long as its own longest prompt."""
+        settings, sampling, count = self.post_training, self.post_training.sampling, len(self.prompts)
+        steps = settings.optim.steps(count, "prompts")
+        found = learning_from_samples(
+            shape_of(self.loading, corpus.vocabulary), self.setup.trainer, samples=sampling.samples,
+            new=sampling.max_new_tokens, rows=sampling.rows, batch_size=settings.optim.batch_size, steps=steps,
+            prompt=round(max(corpus.tokens_of([prompt.text]) for prompt in self.prompts)),  # the others are padded
+            sampled=-(-steps // settings.inner_epochs), vocabulary=corpus.vocabulary,
+        )  # fmt: skip
+        return replace(found, lacking=lacking(self.judge))
 
     def build(self, folder: Path, inputs: Inputs) -> Mapping[str, Any]:
         policy, reference = (self.loading.load(inputs["model"]) for _ in range(2))

@@ -49,6 +49,11 @@ class Samples(Stage):
     def texts(self) -> int:
         return len(self.prompts) * self.sampling.samples
 
+    @property
+    def new_tokens(self) -> int:
+        """Of a continuation, at most."""
+        return self.sampling.max_new_tokens
+
     def work(self, corpus: CorpusSize) -> Work:
         sampling, count = self.sampling, len(self.prompts)
         texts = corpus.tokens_of(prompt.text for prompt in self.prompts)

@@ -27,6 +27,7 @@ from ifguide.corpus.documents import BENIGN, TOXIC
 from ifguide.corpus.insertion import Insertion
 from ifguide.corpus.masks import MASK_FILE, TokenMask
 from ifguide.corpus.repacking import check_readable
+from ifguide.cost import FLOAT, SECONDS_PER_TEXT, CorpusSize, Work, lacking
 from ifguide.processes import Processes
 from ifguide.stages.stage import Inputs, Stage, made_from, speed
 from ifguide.training.trainer import TrainerSettings
@@ -36,6 +37,8 @@ log = logging.getLogger(__name__)
 STARTS_FILE = "segment_starts.npy"  # [segments], positions in the stream
 SCORES_FILE = "segment_scores.npy"  # [segments]
 TAGS_FILE = "tags.npz"
+SEGMENT = 20  # tokens of a sentence, about
+WRITING = 1e-7  # seconds for each token
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -64,6 +67,10 @@ class JudgedSegments(Stage):
 
     def check_corpus(self, corpus: Corpus) -> None:
         check_readable(corpus, "filter")
+
+    def work(self, corpus: CorpusSize) -> Work:
+        count = corpus.documents if self.filter.unit == "document" else corpus.tokens("train") / SEGMENT
+        return Work(seconds=SECONDS_PER_TEXT * count, disk=16.0 * count, lacking=lacking(self.judge))
 
     def build(self, folder: Path, inputs: Inputs) -> Mapping[str, Any]:
         return self.trainer.on_all_devices(lambda processes: self.judged(folder, inputs, processes))
@@ -109,6 +116,10 @@ class Tagged(Stage):
         with argument("filter"):
             self.filter.check_tokenizer(corpus.tokenizer)
 
+    def work(self, corpus: CorpusSize) -> Work:
+        """Where every token of text has a control token before it, twice as large: at most."""
+        return Work(seconds=WRITING * corpus.tokens(), disk=2.0 * FLOAT * corpus.tokens())
+
     def build(self, folder: Path, inputs: Inputs) -> Mapping[str, Any]:
         corpus = inputs.corpus()
         tokenizer = named_tokenizer(corpus.path / "tokenizer", self.filter.good, self.filter.bad)
@@ -147,6 +158,9 @@ class TaggedMask(Stage):
     data: Stage = made_from()
     mask: Stage = made_from()
     tagged: Stage = made_from()
+
+    def work(self, corpus: CorpusSize) -> Work:
+        return Work(seconds=WRITING * corpus.tokens("train"), disk=corpus.tokens("train") / 4)
 
     def build(self, folder: Path, inputs: Inputs) -> Mapping[str, Any]:
         split = inputs.corpus().split("train")

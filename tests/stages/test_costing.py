@@ -6,12 +6,14 @@ import time
 import pytest
 import torch
 from rows import Row
+from torch.utils.flop_counter import FlopCounterMode
 
 from ifguide.cost.corpus import estimated_size, found_size
 from ifguide.cost.devices import ThisMachine, named_device
 from ifguide.stages.costing import PlanCost, advice, cost_of, recorded_seconds
 from ifguide.stages.data import Data
 from ifguide.stages.listing import plan_table
+from ifguide.stages.stage import Inputs
 
 H100 = named_device("h100", 0.4)
 SMALL = 12 * 1024  # bytes of headers, configuration files, and of what a small tokenizer differs by
@@ -109,3 +111,33 @@ def test_seconds_are_of_the_right_size(tmp_path):
     start = time.process_time()
     stage.make(row.workspace, {"data": data})
     assert expected / 3 < time.process_time() - start < expected * 3 + 1.0
+
+
+@pytest.mark.parametrize(
+    "overrides, near",
+    [
+        (["method=lancet", "post_training.rank=random"], 0.01),  # models are checked with a few tokens
+        (["method=rl"], 0.15),  # as long as its prompts are
+        (["method=attribute_control", "post_training.rounds=1", "post_training.frozen_teacher=true"], 0.15),  # R̂
+    ],
+    ids=["lancet", "rl", "attribute_control"],
+)
+def test_post_training_takes_the_products_that_it_says(tmp_path, overrides, near):
+    pytest.importorskip("profanity_check")
+    row = Row(tmp_path, "stage=model", "model.attention=eager", *overrides).run()
+    stage = row.plan.roles["model"]
+    inputs = Inputs({name: one.make(row.workspace, {}) for name, one in stage.inputs.items()})
+    (tmp_path / "again").mkdir()
+    with FlopCounterMode(display=False) as counter:
+        stage.build(tmp_path / "again", inputs)
+    assert stage.work(found_size(row.path("data"))).flops == pytest.approx(counter.get_total_flops(), rel=near)
+
+
+METHODS = ["none", "ifguide", "dpo", "simpo", "rl", "lancet", "attribute_control", "task_vector", "nado", "conditional"]
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_stage_of_a_method_says_its_work(tmp_path, method):
+    pytest.importorskip("profanity_check")
+    cost = planned(Row(tmp_path, f"method={method}"))
+    assert not [role for role, one in cost.stages.items() if one.work is None]
