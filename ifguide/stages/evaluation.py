@@ -114,9 +114,8 @@ class Fluency(Stage):
 
     def build(self, folder: Path, inputs: Inputs) -> None:
         rows = load_generations(inputs["generations"] / GENERATIONS_FILE)
-        parts = [distinct_metrics(rows["continuations"], rows["subset"])]
-        if self.pretrained is not None:
-            path = self.pretrained
+        parts, path = [distinct_metrics(rows["continuations"], rows["subset"])], self.pretrained
+        if path is not None:
 
             def likelihoods(processes: Processes) -> tuple[Metrics, UnitLosses]:
                 model: Any = load_model(path).to(processes.device)  # type: ignore[arg-type]
@@ -174,8 +173,7 @@ class Perplexity(Stage):
         split, never = corpus.split(self.split), corpus.control_tokens
         losses = self.trainer.on_all_devices(lambda processes: self.losses(inputs, split, never, processes))
         if global_rank() == 0:
-            found = document_losses(losses, split, never=never)
-            found.save(folder)
+            (found := document_losses(losses, split, never=never)).save(folder)
             write_json(folder / METRICS_FILE, perplexity_metrics(found))
 
     def losses(self, inputs: Inputs, split: Split, never: Sequence[int], processes: Processes) -> NDArray[np.float32]:
