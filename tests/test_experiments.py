@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import logging
 import re
 import runpy
 import sys
@@ -92,7 +93,9 @@ def run_script(monkeypatch, capsys):
         runpy.run_path(str(ROOT / path), run_name="__main__")
         return json.loads(capsys.readouterr().out.splitlines()[-1])
 
-    return script
+    level = logging.root.level
+    yield script
+    logging.root.setLevel(level)  # kronfluence sets it
 
 
 def test_attribution_quality_on_the_sample(tmp_path, run_script):
@@ -354,7 +357,7 @@ def test_the_frontier_on_a_tiny_sample(tmp_path, run_script):
     assert [(one["limit"], one["penalty"]) for one in found["points"]] == [(0.02, "0.5"), (0.1, "0.5")]
     assert found["best"] in found["points"]
     text = (tmp_path / "frontier.md").read_text(encoding="utf-8")
-    assert "| 2% | 0.5 | " in text and "| ifguide |" in text and (tmp_path / "frontier.png").is_file()
+    assert "| 2% | 0.5 | " in text and "| ifguide " in text and (tmp_path / "frontier.png").is_file()
 
 
 def test_only_answers_are_learned(tmp_path):

@@ -68,7 +68,8 @@ def make(group, option, files):
     settings = given.get((group, option), {"files": local} if option == "local" else {})
     chosen = f"{group}@{place}={option}" if group in PLACES else f"{group}={option}"
     chosen = f"+{chosen}" if group == "utility" else chosen
-    cfg = composed(chosen, *(f"{place}.{key}={value}" for key, value in settings.items()))
+    beside = ["data=answered_tweets"] if option == "answers" else []  # which it asks about
+    cfg = composed(chosen, *beside, *(f"{place}.{key}={value}" for key, value in settings.items()))
     try:
         return instantiate(OmegaConf.select(cfg, place), _convert_="all")
     except InstantiationException as error:

@@ -31,6 +31,7 @@ class OptimizedModule(pl.LightningModule):
         optimization: optimiser and schedule.
         steps: optimiser steps in total, for the schedule.
         seed: of dropout, together with step and rank: no generator state has to be saved for an exact resume.
+        fused: as in `predictions`, of a language model; one that is shared out is never read by parts.
 
     Attributes:
         shares: whether the model's weights may be shared out over processes, because `loss` only calls the model.
@@ -38,10 +39,13 @@ class OptimizedModule(pl.LightningModule):
 
     shares: ClassVar[bool] = False
 
-    def __init__(self, model: nn.Module, optimization: Optimization, *, steps: int, seed: int) -> None:
+    def __init__(
+        self, model: nn.Module, optimization: Optimization, *, steps: int, seed: int, fused: bool | None = False
+    ) -> None:
         super().__init__()
         self.model = model
         self._optimization, self._steps, self._seed = optimization, steps, seed
+        self._predict = predictions(model, fused=fused)
         self._whole: list[nn.Module] = []  # while a copy of it is shared out and trained
 
     @property
@@ -63,6 +67,7 @@ class OptimizedModule(pl.LightningModule):
         if isinstance(self.trainer.strategy, ModelParallelStrategy) and not self._whole:
             self._whole.append(self.model)
             self.model = shared_out(self.model, self.trainer.strategy.device_mesh["data_parallel"])
+            self._predict = predictions(self.model, fused=False)
 
     def put_together(self) -> None:
         """Take the whole model back where a copy of it was shared out, with the copy's weights."""
@@ -135,9 +140,8 @@ class CausalLanguageModel(OptimizedModule):
         model: the model; a compiled one works alike.
         objective: (logits, input_ids, mask or None) → scalar loss. Where it has a method `inputs`, the model reads
             inputs(input_ids, mask or None, end_of_text) instead of input_ids.
-        optimization, steps, seed: as in `OptimizedModule`.
+        optimization, steps, seed, fused: as in `OptimizedModule`.
         end_of_text: id of the token between documents, for such an objective.
-        fused: as in `predictions`.
     """
 
     shares = True
@@ -153,17 +157,11 @@ class CausalLanguageModel(OptimizedModule):
         end_of_text: int | None = None,
         fused: bool | None = False,
     ) -> None:
-        super().__init__(model, optimization, steps=steps, seed=seed)
+        super().__init__(model, optimization, steps=steps, seed=seed, fused=fused)
         self.objective, self._end_of_text = objective, end_of_text
-        self._predict = predictions(model, fused=fused)
 
     def forward(self, input_ids: Tensor) -> Tensor | LinearLogits:
         return self._predict(input_ids)
-
-    def configure_model(self) -> None:
-        super().configure_model()
-        if isinstance(self.trainer.strategy, ModelParallelStrategy):
-            self._predict = predictions(self.model, fused=False)
 
     def loss(self, batch: Mapping[str, Tensor]) -> Tensor:
         input_ids, mask = batch["input_ids"], batch.get("mask")

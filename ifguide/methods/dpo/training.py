@@ -37,8 +37,7 @@ class PreferenceModule(OptimizedModule):
         model: the policy.
         reference: a frozen copy of where it began, for the KL term; None without one.
         beta, kl: β and γ of the loss, see `DPO`.
-        optimization, steps, seed: as in `OptimizedModule`.
-        fused: as in `predictions`.
+        optimization, steps, seed, fused: as in `OptimizedModule`.
     """
 
     shares = True
@@ -55,8 +54,8 @@ class PreferenceModule(OptimizedModule):
         seed: int,
         fused: bool | None = None,
     ) -> None:
-        super().__init__(model, optimization, steps=steps, seed=seed)
-        self._beta, self._kl, self._predict = beta, kl, predictions(model, fused=fused)
+        super().__init__(model, optimization, steps=steps, seed=seed, fused=fused)
+        self._beta, self._kl = beta, kl
         references = [] if reference is None else [reference.requires_grad_(False).eval()]  # in no checkpoint
         self._references = [(one, predictions(one, fused=fused)) for one in references]
 
@@ -78,8 +77,7 @@ class SimplePreferenceModule(OptimizedModule):
     Args:
         model: the policy.
         beta, margin: of `simple_preference_loss`.
-        optimization, steps, seed: as in `OptimizedModule`.
-        fused: as in `predictions`.
+        optimization, steps, seed, fused: as in `OptimizedModule`.
     """
 
     shares = True
@@ -95,8 +93,8 @@ class SimplePreferenceModule(OptimizedModule):
         seed: int,
         fused: bool | None = None,
     ) -> None:
-        super().__init__(model, optimization, steps=steps, seed=seed)
-        self._beta, self._margin, self._predict = beta, margin, predictions(model, fused=fused)
+        super().__init__(model, optimization, steps=steps, seed=seed, fused=fused)
+        self._beta, self._margin = beta, margin
 
     def loss(self, batch: Mapping[str, Tensor]) -> Tensor:
         policy = pair_log_probabilities(self._predict(batch["input_ids"]), batch)

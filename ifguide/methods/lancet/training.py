@@ -195,8 +195,7 @@ class BregmanModule(OptimizedModule):
         reference: a frozen copy of where it began.
         objective: of `OBJECTIVES`.
         beta, kl: β and w, see `Lancet`.
-        optimization, steps, seed: as in `OptimizedModule`.
-        fused: as in `predictions`.
+        optimization, steps, seed, fused: as in `OptimizedModule`.
     """
 
     shares = True
@@ -214,10 +213,10 @@ class BregmanModule(OptimizedModule):
         seed: int,
         fused: bool | None = None,
     ) -> None:
-        super().__init__(model, optimization, steps=steps, seed=seed)
+        super().__init__(model, optimization, steps=steps, seed=seed, fused=fused)
         self._objective, self._beta, self._kl = objective, beta, kl
         self._reference = [reference.requires_grad_(False).eval()]  # in no checkpoint
-        self._predict, self._predict_reference = (predictions(one, fused=fused) for one in (model, reference))
+        self._predict_reference = predictions(reference, fused=fused)
 
     def loss(self, batch: Mapping[str, Tensor]) -> Tensor:
         ids_BT = batch["input_ids"]

@@ -60,10 +60,10 @@ class PolicyModule(OptimizedModule):
         seed: int,
         fused: bool | None = None,
     ) -> None:
-        super().__init__(model, optimization, steps=steps, seed=seed)
+        super().__init__(model, optimization, steps=steps, seed=seed, fused=fused)
         self._policy = [model]
         self._reference = [reference.requires_grad_(False).eval()]  # in a list: in no checkpoint
-        self._predict, self._predict_reference = (predictions(one, fused=fused) for one in (model, reference))
+        self._predict_reference = predictions(reference, fused=fused)
         self._estimator, self._sampling, self._logit_limit = estimator, sampling, logit_limit
         self._inner_epochs, self._classifier, self._tokenizer = inner_epochs, classifier, tokenizer
         self._samples: dict[int, dict[str, Tensor]] = {}  # micro-batch → what was sampled in this or an earlier step
