@@ -28,7 +28,6 @@ from ifguide.corpus.tokenizers import token_texts, vocabulary_size
 from ifguide.influence.chain import (
     InfluenceSettings,
     Rule,
-    find_direction,
     find_gradient,
     fit_factors,
     select_behaviours,
@@ -36,6 +35,7 @@ from ifguide.influence.chain import (
 from ifguide.influence.conjugate_gradients import ConjugateGradients
 from ifguide.influence.curvature import Curvature
 from ifguide.influence.damped_system import DampedSystem, check_refinable
+from ifguide.influence.direction import precondition_direction
 from ifguide.influence.factors import by_layer
 from ifguide.influence.pooling import Pooling, TypePooling, WordPooling, chunks
 from ifguide.influence.scorers import JVP, Direction, Scorer
@@ -134,11 +134,11 @@ def make_direction(
     own = own_tokenizer(tokenizer)
     check_vocabulary(model, vocabulary_size(own))
     check_queries(queries)
-    copied, settings, length = _copied(model), fitted.influence, fitted.block_length
-    direction, _ = find_direction(copied, fitted.factors, fitted.curvature, settings, queries, own, block_length=length)
+    copied, settings = _copied(model), fitted.influence
+    gradient, _ = find_gradient(copied, settings, queries, own, block_length=fitted.block_length)
+    direction = precondition_direction(copied, gradient, fitted.factors, fitted.curvature)
     if refine is None or blocks is None:
         return direction
-    gradient, _ = find_gradient(copied, settings, queries, own, block_length=length)
     rows = sample_rows(len(blocks), refine.blocks, refine.seed)
     system = DampedSystem(
         copied, refine, fitted.curvature, fitted.factors, gradient=gradient,

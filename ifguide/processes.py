@@ -40,6 +40,10 @@ class Processes:
         """Those of some items that this process takes: each its turn."""
         return items[self.rank :: self.count]
 
+    def takes(self, number: int) -> bool:
+        """Whether the item of this number is in its share."""
+        return number % self.count == self.rank
+
     def gather(self, value: Any) -> list[Any]:
         """What each process gives, in their order."""
         if self.count == 1:

@@ -3,6 +3,7 @@
 import subprocess
 import sys
 from dataclasses import replace
+from functools import partial
 from itertools import chain
 
 import numpy as np
@@ -16,6 +17,7 @@ import ifguide
 from ifguide.corpus.documents import Query
 from ifguide.corpus.queries import encode_queries
 from ifguide.influence.curvature import Curvature
+from ifguide.influence.damped_system import DampedSystem
 from ifguide.influence.direction import precondition_direction, query_gradient
 from ifguide.influence.factors import by_layer
 from ifguide.influence.refinement import RefiningModule, refine
@@ -69,10 +71,11 @@ def test_a_direction_is_refined_as_a_run_refines_it(model, tokenizer, blocks, fi
              Query("the clerk was", " in a hurry", False, "")]  # fmt: skip
     own = model.eval()
     gradient = query_gradient(own, encode_queries(asked, tokenizer, 16, own.config), batch_size=16)
-    module = RefiningModule(
-        own, settings, CURVATURE, fitted.factors, gradient=gradient, start=plain,
-        blocks=blocks.tokens(sample_rows(len(blocks), 8, 0)), batch_size=16, folder=tmp_path,
-    )  # fmt: skip
+    rows = torch.from_numpy(blocks.tokens(sample_rows(len(blocks), 8, 0)))
+    system = partial(
+        DampedSystem, own, settings, CURVATURE, fitted.factors, gradient=gradient, blocks_BT=rows, batch_size=16
+    )
+    module = RefiningModule(own, system, start=plain, steps=3, folder=tmp_path)
     refine(TrainerSettings(progress=False).inference_trainer(), module)
     assert not all(torch.allclose(found[name], plain[name]) for name in found)
     for name, value in module.direction().items():

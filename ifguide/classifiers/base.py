@@ -64,6 +64,11 @@ class SharedClassifier:
     classifier: Classifier
     processes: Processes
 
+    @classmethod
+    def load(cls, settings: ClassifierSettings, directory: Path, processes: Processes) -> "SharedClassifier":
+        """What `settings` left in a folder, on the device of this process."""
+        return cls(settings.load(directory, processes.device), processes)
+
     @property
     def name(self) -> str:
         return self.classifier.name

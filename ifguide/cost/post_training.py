@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 from ifguide.cost import kinds
-from ifguide.cost.shape import ModelShape
+from ifguide.cost.shape import FLOAT, ModelShape
 from ifguide.cost.typical import MICRO, dtype_of, generating, training
 from ifguide.cost.work import Memory, Pass, Work
 from ifguide.training.trainer import TrainerSettings
@@ -32,10 +32,10 @@ def learning_in_groups(
         read: how often each sequence is read without gradients, as by a frozen copy.
         vocabulary: token ids of the tokenizer beside the model.
     """
-    micro = max(1, min(trainer.micro_batch_size, batch_size // (trainer.devices * trainer.num_nodes)))
-    rows, times, dtype = group * micro, steps * batch_size / micro, dtype_of(trainer.precision)
     found = training(model, trainer, batch_size=batch_size, steps=steps, length=length, vocabulary=vocabulary)
-    weights, each = 4.0 * model.parameters, group * model.activations(length)
+    micro, dtype = found.memory.count, dtype_of(trainer.precision)
+    rows, times = group * micro, steps * batch_size / micro
+    weights, each = FLOAT * model.parameters, group * model.activations(length)
     return replace(
         found,
         passes=(

@@ -13,6 +13,7 @@ from ifguide.corpus.documents import Query
 from ifguide.corpus.queries import encode_queries
 from ifguide.evaluation.fluency import Metrics
 from ifguide.evaluation.likelihood import continuation_likelihoods
+from ifguide.opening import context_length
 from ifguide.statistics import roc_auc, roc_auc_interval
 
 RESAMPLES = 200
@@ -44,7 +45,7 @@ class Answers:
     def __call__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast) -> Metrics:
         """`roc_auc` with its interval (bootstrap over texts) and the number of texts `judged`, of `all`."""
         source, (_, rows) = self.source, self.source.parts
-        length = min(self.max_length, getattr(model.config, "max_position_embeddings", self.max_length))
+        length = min(self.max_length, context_length(model.config))
 
         def losses(answer: str) -> NDArray[np.float64]:
             asked = [Query(row.text + source.question, answer, row.toxic, "") for row in rows]

@@ -160,12 +160,9 @@ def direction_reliability(
     if any(not {query.toxic for query in queries} <= {query.toxic for query in part} for part in parts):
         return None
     length = split.block_length
-    directions = [
-        find_direction(model, factors, curvature, settings, part, tokenizer, block_length=length, processes=processes)[
-            0
-        ]
-        for part in parts
-    ]
+    shared = (model, factors, curvature, settings)
+    found = (find_direction(*shared, part, tokenizer, block_length=length, processes=processes) for part in parts)
+    directions = [direction for direction, _ in found]
     rows = sample_rows(len(split), max(1, SAMPLE_TOKENS // length), settings.seed)
     return split_half_correlation(
         model, directions, split.tokens(rows), batch_size=settings.batch_size, processes=processes

@@ -175,7 +175,7 @@ class _Share:
 
     def __iter__(self) -> Iterator[Tensor]:
         for number, batch in enumerate(self._loader):
-            if number % self._processes.count == self._processes.rank:
+            if self._processes.takes(number):
                 yield batch
             elif self._vocabulary is not None:
                 draw_labels(batch[:, 1:].numel(), self._vocabulary, self._device)

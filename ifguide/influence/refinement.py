@@ -4,21 +4,18 @@ What is kept is `refinement.safetensors`, rewritten after each step: a build tha
 """
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
-import torch
-from numpy.typing import NDArray
 from safetensors import safe_open
 from safetensors.torch import save
 from torch import Tensor
 from torch.utils.data import DataLoader
 from transformers import PreTrainedModel
 
-from ifguide.influence.conjugate_gradients import ConjugateGradients, Solution
-from ifguide.influence.curvature import Curvature
+from ifguide.influence.conjugate_gradients import Solution
 from ifguide.influence.damped_system import DampedSystem
 from ifguide.influence.scorers import Direction
 from ifguide.workspace import write_atomically
@@ -31,48 +28,32 @@ class RefiningModule(pl.LightningModule):
 
     Args:
         model: the proxy, in evaluation mode.
-        settings: how.
-        curvature, factors: start and preconditioner; layer → factors.
-        gradient, start: g and v over the tracked parameters.
-        blocks: [blocks, T] token ids that G is a mean over.
-        batch_size: blocks at a time.
+        system: what is solved; called with `share` and `total` of the processes, once the model is on their devices.
+        start: v of the curvature alone.
+        steps: at most.
         folder: where each step is kept, on a file system that all processes share.
     """
 
     def __init__(
-        self,
-        model: PreTrainedModel,
-        settings: ConjugateGradients,
-        curvature: Curvature,
-        factors: Mapping[str, Mapping[str, Tensor]],
-        *,
-        gradient: Direction,
-        start: Direction,
-        blocks: NDArray[Any],
-        batch_size: int,
-        folder: Path,
+        self, model: PreTrainedModel, system: Callable[..., DampedSystem], *, start: Direction, steps: int, folder: Path
     ) -> None:
         super().__init__()
-        self.model, self._settings = model, settings
-        self._curvature, self._factors = curvature, factors
-        self._gradient, self._start = gradient, start
-        self._blocks, self._batch_size, self._folder = torch.from_numpy(blocks), batch_size, folder
+        self.model = model.eval()
+        self._make_system, self._start, self._most, self._folder = system, start, steps, folder
         self.system: DampedSystem | None = None
         self._steps: Iterator[Solution] = iter(())
         self.solution: Solution | None = None
         self.facts: dict[str, Any] = {}
 
     def predict_dataloader(self) -> DataLoader[int]:
-        return DataLoader(range(self._settings.steps + 1), batch_size=None)  # type: ignore[arg-type]
+        return DataLoader(range(self._most + 1), batch_size=None)  # type: ignore[arg-type]
 
     def on_predict_start(self) -> None:
         reduce = self.trainer.strategy.reduce
-        self.system = DampedSystem(
-            self.model.eval(), self._settings, self._curvature, self._factors, gradient=self._gradient,
-            blocks_BT=self._blocks, batch_size=self._batch_size,
+        self.system = self._make_system(
             share=slice(self.global_rank, None, self.trainer.world_size),
             total=lambda vector_N: reduce(vector_N, reduce_op="sum"),
-        )  # fmt: skip
+        )
         kept = load_state(self._folder, self.system.gradient_N)
         if kept is None:
             start, image, self.facts = self.system.start(self._start)

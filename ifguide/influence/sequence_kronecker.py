@@ -63,7 +63,7 @@ def block_gradients(
     device = next(iter(parameters.values())).device
     blocks = torch.from_numpy(np.ascontiguousarray(blocks_NT)).to(device)
     for number, ids_T in enumerate(tqdm(blocks, "Factors", disable=not progress)):
-        if number % processes.count != processes.rank:
+        if not processes.takes(number):
             pass_over(ids_T[None])
             continue
         found = torch.autograd.grad(

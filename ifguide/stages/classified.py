@@ -59,9 +59,9 @@ class JudgedTokens(Stage):
 
     def judged(self, folder: Path, inputs: Inputs, processes: Processes) -> Mapping[str, Any]:
         corpus = inputs.corpus()
-        split, classifier = corpus.split("train"), self.judge.load(inputs["classifier"], processes.device)
+        split, classifier = corpus.split("train"), SharedClassifier.load(self.judge, inputs["classifier"], processes)
         documents, offsets = document_tokens(split), TokenOffsets(corpus.tokenizer)
-        scores = self.scorer.scores(documents, offsets, corpus.end_of_text, SharedClassifier(classifier, processes))
+        scores = self.scorer.scores(documents, offsets, corpus.end_of_text, classifier)
         if processes.is_first:
             write_documents(folder, split.shape, scores)
         else:

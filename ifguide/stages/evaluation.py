@@ -71,8 +71,8 @@ class Toxicity(Stage):
         rows = load_generations(inputs["generations"] / GENERATIONS_FILE)
 
         def classify(processes: Processes) -> dict[str, NDArray[np.float64]]:
-            classifier = self.judge.load(inputs["classifier"], processes.device)
-            return classify_continuations(rows["continuations"], SharedClassifier(classifier, processes))
+            classifier = SharedClassifier.load(self.judge, inputs["classifier"], processes)
+            return classify_continuations(rows["continuations"], classifier)
 
         scores = self.trainer.on_all_devices(classify)
         if global_rank() > 0:

@@ -81,7 +81,7 @@ class JudgedDocuments(Stage):
         corpus, classifier = inputs.corpus(), None
         texts = document_texts(corpus.split("train"), corpus.tokenizer)
         if self.judge is not None:
-            classifier = SharedClassifier(self.judge.load(inputs["classifier"], processes.device), processes)
+            classifier = SharedClassifier.load(self.judge, inputs["classifier"], processes)
         scores = self.filter.scores(texts, list(self.behaviours.values()), classifier)
         if processes.is_first:
             np.save(folder / DOCUMENT_SCORES_FILE, scores)

@@ -143,8 +143,7 @@ class JudgedSequences(Stage):
         texts = corpus.tokenizer.backend_tokenizer.decode_batch(tokens.tolist(), skip_special_tokens=True)
 
         def judge(processes: Processes) -> NDArray[np.float64]:
-            classifier = self.judge.load(inputs["classifier"], processes.device)
-            return SharedClassifier(classifier, processes)(texts)[TOXICITY]
+            return SharedClassifier.load(self.judge, inputs["classifier"], processes)(texts)[TOXICITY]
 
         probabilities = self.trainer.on_all_devices(judge)
         return save_scores(folder, 2 * probabilities - 1) if global_rank() == 0 else {}

@@ -2,9 +2,11 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
+import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
@@ -14,7 +16,7 @@ from ifguide.cost.influence import refining
 from ifguide.influence.chain import InfluenceSettings, find_gradient
 from ifguide.influence.conjugate_gradients import ConjugateGradients
 from ifguide.influence.curvature import Curvature
-from ifguide.influence.damped_system import check_refinable
+from ifguide.influence.damped_system import DampedSystem, check_refinable
 from ifguide.influence.direction import load_direction, save_direction
 from ifguide.influence.factors import load_factors
 from ifguide.influence.refinement import STATE_FILE, RefiningModule, refine
@@ -75,16 +77,12 @@ class RefinedDirection(Stage):
 
         model, gradient = self.trainer.on_all_devices(start)
         rows = sample_rows(len(split), self.refine.blocks, self.refine.seed)
+        system = partial(
+            DampedSystem, model, self.refine, self.curvature, load_factors(inputs["factors"]), gradient=gradient,
+            blocks_BT=torch.from_numpy(split.tokens(rows)), batch_size=settings.batch_size,
+        )  # fmt: skip
         module = RefiningModule(
-            model,
-            self.refine,
-            self.curvature,
-            load_factors(inputs["factors"]),
-            gradient=gradient,
-            start=load_direction(inputs["direction"], model),
-            blocks=split.tokens(rows),
-            batch_size=settings.batch_size,
-            folder=folder,
+            model, system, start=load_direction(inputs["direction"], model), steps=self.refine.steps, folder=folder
         )
         facts = refine(self.trainer.inference_trainer(), module)
         direction = module.direction()

@@ -83,8 +83,7 @@ class JudgedSegments(Stage):
                 starts.append(first)
                 yield text
 
-        classifier = self.judge.load(inputs["classifier"], processes.device)
-        scores = self.filter.scores(texts(), SharedClassifier(classifier, processes))
+        scores = self.filter.scores(texts(), SharedClassifier.load(self.judge, inputs["classifier"], processes))
         if processes.is_first:
             np.save(folder / STARTS_FILE, np.concatenate(starts))
             np.save(folder / SCORES_FILE, scores)

@@ -1,5 +1,6 @@
 """Conjugate gradients against dense solves, in float64."""
 
+from functools import partial
 from itertools import pairwise
 
 import numpy as np
@@ -102,11 +103,11 @@ def make_module(folder, blocks, settings, curvature, model=None):
     gradient = random_direction(model, names, seed=3)
     factors = by_layer(curvature.fit(model, blocks.numpy(), batch_size=2, seed=0, layers=layers, progress=False))
     factors = {layer: {name: value.double() for name, value in parts.items()} for layer, parts in factors.items()}
-    module = RefiningModule(
-        model, settings, curvature, factors, gradient=gradient,
-        start=precondition_direction(model, gradient, factors, curvature), blocks=blocks.numpy(), batch_size=2,
-        folder=folder,
-    )  # fmt: skip
+    system = partial(
+        DampedSystem, model, settings, curvature, factors, gradient=gradient, blocks_BT=blocks, batch_size=2
+    )
+    start = precondition_direction(model, gradient, factors, curvature)
+    module = RefiningModule(model, system, start=start, steps=settings.steps, folder=folder)
     return module, model, names, gradient, factors
 
 

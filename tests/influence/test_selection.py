@@ -80,7 +80,7 @@ def cases(draw):
     st.sampled_from([1, 12, 1 << 22]),
     st.booleans(),
 )
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=800, deadline=None)
 def test_selection_equals_the_double_loop(tmp_path_factory, case, quantile, limit, window, unit, chunk, mapped):
     scores, starts = case
     options = dict(quantile=quantile, limit=limit, window=window, unit=unit, document_starts=starts)
