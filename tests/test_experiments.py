@@ -221,6 +221,21 @@ def test_benchmarks_of_a_gpu_can_be_tried_without_one(tmp_path, run_script, monk
     assert "| tiny | 32 | fused |" in page and not (tmp_path / "none.md").exists()
 
 
+def test_a_rate_is_never_of_a_time_that_noise_made_negative(monkeypatch):
+    monkeypatch.syspath_prepend(str(EXPERIMENTS / "benchmarks"))
+    monkeypatch.setattr(sys, "argv", ["scoring.py"])
+    scoring = importlib.import_module("scoring")
+    sizes, times = [], iter([1.0, 2.5, 2.0, 1.0])  # all blocks, one batch; twice the blocks, one batch
+
+    def timed(call):
+        call()
+        return next(times)
+
+    monkeypatch.setattr(scoring, "seconds", timed)
+    rate = scoring.rate(lambda blocks, batch: sizes.append(len(blocks)), torch.zeros(3, 8), 1)
+    assert rate == (6 - 1) * 8 / (2.0 - 1.0) and sizes == [3, 1, 6, 1]
+
+
 def rivals_page(folder, **results):
     """The page of made-up results."""
     experiment = Experiment(EXPERIMENTS / "rivals" / "run.py", [f"output={folder}"])

@@ -122,8 +122,13 @@ def make_scorers(length: int, vocabulary: int, folder: str, names: list[str]) ->
 
 
 def rate(score: Score, blocks: Tensor, batch: int) -> float:
-    """Tokens a second; for everyone, what a run of one batch takes is not counted, nor are its blocks."""
+    """Tokens a second; for everyone, what a run of one batch takes is not counted, nor are its blocks.
+
+    Where noise is longer than the rest, twice the blocks are run.
+    """
     spent = seconds(lambda: score(blocks, batch)) - seconds(lambda: score(blocks[:batch], batch))
+    if spent <= 0:
+        return rate(score, blocks.repeat(2, 1), batch)
     return (len(blocks) - batch) * blocks.shape[1] / spent
 
 
