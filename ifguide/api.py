@@ -37,10 +37,11 @@ from ifguide.influence.curvature import Curvature
 from ifguide.influence.damped_system import DampedSystem, check_refinable
 from ifguide.influence.direction import precondition_direction
 from ifguide.influence.factors import by_layer
+from ifguide.influence.low_precision import prepare_in
 from ifguide.influence.pooling import Pooling, TypePooling, WordPooling, chunks
 from ifguide.influence.scorers import JVP, Direction, Scorer
 from ifguide.influence.scorers.base import check_dtype
-from ifguide.influence.scoring import prepare_scorer, sample_rows, score_blocks
+from ifguide.influence.scoring import sample_rows, score_blocks
 from ifguide.influence.selection import Algorithm1
 from ifguide.models import check_vocabulary, tracked_parameters
 from ifguide.opening import check_context
@@ -165,7 +166,7 @@ def score(
         blocks: what is scored, into memory, 4 bytes a token and behaviour; a larger corpus is for `stage=scores`.
         directions: behaviour → direction.
         scorer: how; None: exact scores (`JVP()`).
-        influence: dtype of the model, blocks at a time; None: float32, 16.
+        influence: dtype of the model, blocks at a time; None: `InfluenceSettings()`.
         progress: show a progress bar.
 
     Raises:
@@ -182,8 +183,8 @@ def score(
             raise ValueError(f"directions: that of {behaviour} was made with another model, which has {wrong[0]}")
     check_context(model.config, blocks.block_length, "block_length")
     shape, size = (len(directions), *blocks.shape), influence.batch_size
-    own = _copied(model).to(getattr(torch, influence.dtype))
-    prepared = prepare_scorer(chosen, own, list(directions.values()), blocks.tokens, shape, influence.seed)
+    own = _copied(model)
+    prepared = prepare_in(influence.dtype, chosen, own, list(directions.values()), blocks.tokens, shape, influence.seed)
     scores = np.empty(shape, np.float32)
     for first in tqdm(range(0, len(blocks), size), desc="Scores", leave=False, disable=None if progress else True):
         rows = slice(first, first + size)

@@ -26,7 +26,7 @@ CELLS = {"toxic fraction, toxic prompts": ("toxicity", "toxic", "toxic_fraction"
          "expected maximum toxicity": ("toxicity", "all", "expected_maximum_toxicity"),
          "benign perplexity": ("perplexity", "benign", "perplexity")}  # fmt: skip
 POOLINGS = {"none": "exact scores", "word_context": "pooled by word and context"}
-LIMITS = (0.005, 0.02)  # L; q follows as 1 − L/2
+LIMITS = (0.005, 0.01, 0.02)  # L; q follows as 1 − L/2
 EXACT = "exact (`jvp`)"
 
 
@@ -55,12 +55,14 @@ def measure(experiment: Experiment) -> dict[str, Any]:
     study = Study(experiment, "masks", {EXACT: LISTS["variants"][EXACT]}, "+experiment=real_text")
     # the proxy is the uncensored model of its seed
     tuned = ("+experiment=detoxification", f"start={study.base.artifacts['proxy']}")
-    curves: dict[str, dict[str, dict[str, list[float]]]] = {name: {} for name in POOLINGS.values()}
-    for limit in LIMITS:
-        selection = (f"selection.limit={limit}", f"selection.quantile={1 - limit / 2}")
-        runs = experiment.sweep(f"limit {limit}", *tuned, *selection)
-        for pooling, name in POOLINGS.items():
-            curves[name][f"{limit:.1%}"] = cells([run for run in runs if run.overrides["pooling"] == pooling])
+    curves: dict[str, dict[str, dict[str, list[float]]]] = {}
+    for suffix, overrides in ({"": []} | LISTS["detoxified"]).items():
+        for limit in LIMITS:
+            selection = (f"selection.limit={limit}", f"selection.quantile={1 - limit / 2}")
+            runs = experiment.sweep(f"limit {limit}{suffix}", *tuned, *selection, *overrides)
+            for pooling, name in POOLINGS.items():
+                points = curves.setdefault(f"{name}{suffix}", {})
+                points[f"{limit:.1%}"] = cells([run for run in runs if run.overrides["pooling"] == pooling])
     one = ("pooling=none", "seed=0")
     student = (*LISTS["variants"]["amortised from 5 %"], "pooling=none")
     rows = {"no mask": cells(experiment.sweep("no mask", *tuned, "method=none", *one))}

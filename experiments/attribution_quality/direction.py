@@ -6,6 +6,7 @@
 Directions (`variants.yaml`) are made of half of the queries. Measured are what human spans say of the scores, alone and
 pooled, and per-token QLD: the uncensored model is trained on, without the loss of the 1 % of tokens with the highest
 scores; how much more the toxic continuations of the other half then cost it than after leaving out random tokens.
+On real text also whether sums of scores tell apart short texts of the same words (HateCheck, Bias Madlibs).
 `names` are of directions, parted by semicolons; none: all. Real text is a fifth of `+experiment=real_text`, with the
 proxy of the whole.
 """
@@ -21,6 +22,7 @@ from numpy.typing import NDArray
 
 from ifguide.api import WORDS_IN_CONTEXT
 from ifguide.corpus.queries import halves
+from ifguide.evaluation.contrasts import contrast_quality, read_contrasts
 from ifguide.influence.store import open_scores
 from ifguide.influence.top import TopTokens
 from ifguide.report.experiment import Experiment, publish
@@ -75,13 +77,11 @@ def qld(losses: dict[str, NDArray[np.float64]], name: str, random: NDArray[np.fl
 
 def facts(study: Study, name: str) -> dict[str, Any]:
     """What conjugate gradients say, and the seconds of everything up to the scores."""
-    made = study.runs[name].artifacts
-    role = next(role for role in ("refined_direction.toxicity", "direction.toxicity") if role in made)
-    found = read_manifest(made[role])
+    found = read_manifest(study.direction(name))
     residuals = found["facts"].get("residuals")
     return {
         "seconds": found["seconds"],
-        "scoring_seconds": read_manifest(made["scores"])["seconds"],
+        "scoring_seconds": read_manifest(study.runs[name].artifacts["scores"])["seconds"],
         "curvature_ratio": found["facts"].get("curvature_ratio"),
         "residuals": residuals and [residuals[0], residuals[-1]],
         "steps": found["facts"].get("steps"),
@@ -107,6 +107,10 @@ def measure(experiment: Experiment) -> dict[str, Any]:
             "alone": study.quality(study.scores(name)) | {"qld": qld(losses, name, at_random, first)},
             "pooled": study.quality(smooth) | {"qld": qld(losses, f"{name}, pooled", at_random, first)},
         }
+    datasets = Path(study.configuration().paths.datasets)
+    contrasts = read_contrasts(datasets) if size == "real_text" else {}
+    cases = {title: {name: contrast_quality(sums, found) for name, sums in study.text_sums(names, found.texts).items()}
+             for title, found in contrasts.items()}  # fmt: skip
     return {
         "size": size,
         "seeds": seeds,
@@ -114,6 +118,7 @@ def measure(experiment: Experiment) -> dict[str, Any]:
         "tokens": int(noise.size),
         "queries": {"direction": len(halves(study.queries)[0]), "measured": losses[first].shape[1]},
         "rows": rows,
+        "cases": cases,
         "figures": {name: {"qld": row["alone"]["qld"]["value"], "pooled qld": row["pooled"]["qld"]["value"],
                            **{key: row["pooled"][key] for key in PRECISIONS}} for name, row in rows.items()},
     }  # fmt: skip

@@ -23,19 +23,19 @@ from ifguide.corpus.records import read_records
 from ifguide.corpus.tokenizers import token_texts
 from ifguide.corpus.words import WORD, word_log_odds
 from ifguide.evaluation.attribution import known_tokens
+from ifguide.evaluation.contrasts import Contrasts, contrast_quality, read_contrasts
 from ifguide.evaluation.token_baselines import BM25, bm25_of_types
 from ifguide.influence.pooling import type_sums
-from ifguide.influence.scoring import sample_rows
 from ifguide.report import attribution as plots
 from ifguide.report.experiment import Experiment, publish
 from ifguide.report.token_page import page_documents
 from ifguide.report.wording import TOXICITY
 from ifguide.stages.study import Scores, Study
-from ifguide.statistics import ratio_interval, roc_auc, roc_auc_interval
+from ifguide.statistics import ratio_interval
 
 LISTS = yaml.safe_load(Path(__file__).with_name("variants.yaml").read_text(encoding="utf-8"))
 KEY, EXACT = "precision_at_0.01", "exact (`jvp`)"
-ANNOTATORS, MADLIBS = 3, 10_000
+ANNOTATORS = 3
 
 
 def variants(names: Sequence[str]) -> dict[str, list[str]]:
@@ -72,7 +72,7 @@ def report(experiment: Experiment, study: Study) -> dict[str, Any]:
     datasets, new_text = Path(study.configuration().paths.datasets), LISTS["new_text"]
     means = agreement(study, new_text, datasets)
     plots.plot_agreement(means, experiment.output / "agreement.png")
-    cases = {title: case_quality(study, new_text, found) for title, found in contrast_cases(datasets).items()}
+    cases = {title: case_quality(study, new_text, found) for title, found in read_contrasts(datasets).items()}
     places = study.base.artifacts  # other text, scored with the same proxy, which is not trained further
     other = Study(
         experiment, "reported", variants(LISTS["reported"]), "+experiment=real_text", "data=annotated_posts",
@@ -151,41 +151,16 @@ def agreement(study: Study, names: Sequence[str], datasets: Path) -> dict[str, l
     return result
 
 
-def contrast_cases(datasets: Path) -> dict[str, list[tuple[str, bool, str]]]:
-    """Title → short texts, whether each is bad, and whom it speaks of; empty where nobody."""
-    check, every = ([row.values for row in read_records(datasets / "toxicity_labelled" / f"{name}.jsonl.gz")]
-                    for name in ("hatecheck", "bias_madlibs_77k"))  # fmt: skip
-    madlibs = [every[index] for index in sample_rows(len(every), MADLIBS, 0)]
-    hateful = [(one["test_case"], one["label_gold"] == "hateful", one["target_ident"] or "") for one in check]
-    biased = [(one["Text"], one["Label"] == "BAD", "") for one in madlibs]
-    return {"HateCheck: hateful cases and their non-hateful contrasts": hateful,
-            f"Bias madlibs ({MADLIBS:,} of them): one template, many identities": biased}  # fmt: skip
-
-
-def case_quality(study: Study, names: Sequence[str], cases: list[tuple[str, bool, str]]) -> dict[str, dict[str, float]]:
-    """Do sums of scores over short texts tell bad from good, whoever they speak of?"""
-    texts, bad, groups = (list(values) for values in zip(*cases, strict=True))
-    bad, groups = np.array(bad), np.array(groups)
-    ids, inside, _ = study.encode(texts)
-    sums = {name: (study.score_text(name, ids) * inside).sum(1) for name in names}
+def case_quality(study: Study, names: Sequence[str], cases: Contrasts) -> dict[str, dict[str, float]]:
+    """Quality of sums of scores over short texts, and of what else could tell."""
+    sums = study.text_sums(names, cases.texts)
     words = word_log_odds(study.queries)
-    odds = [sum(words.get(word.lower(), 0.0) for word in WORD.findall(text)) for text in texts]
+    odds = [sum(words.get(word.lower(), 0.0) for word in WORD.findall(text)) for text in cases.texts]
     sums["word list: log-odds between queries"] = np.array(odds)
+    ids, inside, _ = study.encode(cases.texts)
     sums[BM25] = (bm25_of_types(study.split, study.tokenizer, study.queries)[ids] * inside).sum(1)
-    sums["classifier on the whole text"] = study.classifier()(texts)["toxicity"]
-    rows: dict[str, dict[str, float]] = {}
-    for name, total in sums.items():
-        threshold = np.median(total[bad])
-        low, high = roc_auc_interval(total, bad, resamples=300)
-        above = float((total[~bad] > threshold).mean())
-        rows[name] = {"ROC AUC": roc_auc(total, bad), "from": low, "to": high, "good above the median bad": above}
-        members = [groups == group for group in sorted(set(groups) - {""})]
-        both = [member for member in members if bad[member].any() and not bad[member].all()]
-        if both:
-            worst = max(float((total[member & ~bad] > threshold).mean()) for member in both)
-            rows[name]["lowest ROC AUC of a group"] = min(roc_auc(total[member], bad[member]) for member in both)
-            rows[name]["most good above the median bad in a group"] = worst
-    return rows
+    sums["classifier on the whole text"] = study.classifier()(cases.texts)["toxicity"]
+    return {name: contrast_quality(total, cases) for name, total in sums.items()}
 
 
 if __name__ == "__main__":

@@ -15,6 +15,8 @@ from transformers import PreTrainedModel
 
 from ifguide.cost.shape import ModelShape
 from ifguide.cost.work import Pass
+from ifguide.hardware import computes_bfloat16
+from ifguide.influence.low_precision import AUTO, BFLOAT16, FLOAT32
 from ifguide.workspace import nearest_folder
 
 TRIED = 8e9  # FLOPs of a batch that is tried, at most, on a CPU: a fraction of a second of one core
@@ -61,9 +63,10 @@ class NamedDevice:
 
     def seconds(self, one: Pass) -> float:
         """The longer of its arithmetic and of reading the weights as often as it must."""
-        size = {"float32": 4, "bfloat16": 2}[one.dtype]
+        dtype = BFLOAT16 if one.dtype == AUTO else one.dtype  # all of them compute it
+        size = {FLOAT32: 4, BFLOAT16: 2}[dtype]
         reads = one.kind.weight_reads(one.length) * one.count * one.model.parameters * size
-        return max(one.flops / self.peak[one.dtype], reads / self.bandwidth) / self.share
+        return max(one.flops / self.peak[dtype], reads / self.bandwidth) / self.share
 
 
 # Peaks without sparsity, SXM versions. float32 is that of ordinary cores: torch takes no TF32 unless told to.
@@ -152,7 +155,8 @@ class ThisMachine:
         return statistics.median(found[1:])
 
     def precision(self, dtype: str) -> AbstractContextManager[object]:
-        return nullcontext() if dtype == "float32" else torch.autocast(self.device.type, dtype=torch.bfloat16)
+        rounds = dtype == BFLOAT16 or (dtype == AUTO and computes_bfloat16(self.device))
+        return torch.autocast(self.device.type, dtype=torch.bfloat16) if rounds else nullcontext()
 
 
 def memory_here() -> float:

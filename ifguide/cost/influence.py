@@ -7,6 +7,7 @@ from ifguide.influence.chain import InfluenceSettings
 from ifguide.influence.conjugate_gradients import ConjugateGradients
 from ifguide.influence.curvature import Curvature
 from ifguide.influence.factors import EIGENVECTORS, FACTORS, LAMBDA
+from ifguide.influence.low_precision import AUTO, BFLOAT16, FLOAT32
 from ifguide.influence.scorers import JVP, Scorer
 from ifguide.influence.scoring import SAMPLE_TOKENS
 
@@ -115,13 +116,14 @@ def scoring(
 ) -> Work:
     """Scores of blocks along directions; the shards are there beside the file that they are joined into."""
     kind = kinds.Scoring(scorer, directions)
-    rows, size = settings.batch_size, 4 if settings.dtype == "float32" else 2
+    dtype = settings.dtype if settings.dtype != AUTO or BFLOAT16 in scorer.DTYPES else FLOAT32
+    rows, size = settings.batch_size, 2 if dtype == BFLOAT16 else 4
     states = 1 + directions
     # of one decoder block at a time, hidden states with their tangents; attention weights with theirs, unfused
     each = size * states * (length * (10 * model.width + 2 * model.inner) + 2 * model.heads * length**2)
     stored = FLOAT * directions * blocks * length
     return Work(
-        (Pass(kind, model, rows, length, blocks / rows, settings.dtype),),
+        (Pass(kind, model, rows, length, blocks / rows, dtype),),
         memory=Memory(PROCESS + size * (model.parameters + directions * model.tracked_parameters), each, rows, BATCH),
         disk=stored,
         scratch=stored,

@@ -73,7 +73,7 @@ class Pass:
         model: its shape.
         rows, length: sequences of a batch, and their tokens.
         count: batches; need not be whole.
-        dtype: `float32` or `bfloat16`, in which products are computed.
+        dtype: `float32`, `bfloat16`, or `auto` where the device decides; in which products are computed.
     """
 
     kind: Kind

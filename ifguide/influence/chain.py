@@ -19,6 +19,7 @@ from ifguide.corpus.queries import EncodedQuery, encode_queries, halves
 from ifguide.influence.curvature import Curvature
 from ifguide.influence.diagnostics import split_half_correlation
 from ifguide.influence.direction import precondition_direction, query_gradient
+from ifguide.influence.low_precision import AUTO, DTYPES
 from ifguide.influence.scorers.base import norm
 from ifguide.influence.scoring import SAMPLE_TOKENS, sample_rows
 from ifguide.influence.selection import Algorithm1, Selection
@@ -26,7 +27,6 @@ from ifguide.influence.top import TopTokens
 from ifguide.models import tracked_layers
 from ifguide.processes import ALONE, Processes
 
-DTYPES = ("float32", "bfloat16")
 Rule = Algorithm1 | TopTokens  # scores, starts of documents → a selection
 
 
@@ -38,7 +38,7 @@ class InfluenceSettings:
         seed: of the blocks that curvature is fitted on, and of their sampled labels.
         layers: only layers in whose name this regular expression is found, as in `mlp`; None: all tracked layers.
         last_blocks: only this many of the last decoder blocks; None: all.
-        dtype: of the model while it scores.
+        dtype: of the model while it scores (`ifguide.influence.low_precision.prepare_in`).
         batch_size: blocks at a time when fitting and scoring, queries at a time.
         shard_blocks: blocks per file of scores while they are written, the unit of resuming.
 
@@ -51,7 +51,7 @@ class InfluenceSettings:
     seed: int = 0
     layers: str | None = None
     last_blocks: int | None = None
-    dtype: str = "float32"
+    dtype: str = AUTO
     batch_size: int = 16
     shard_blocks: int = 256
 

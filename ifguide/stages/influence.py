@@ -29,11 +29,12 @@ from ifguide.influence.curvature import Curvature
 from ifguide.influence.diagnostics import mask_shape, mean_loss, on_both_sides, unigram_loss
 from ifguide.influence.direction import load_direction, save_direction
 from ifguide.influence.factors import load_factors, save_factors
+from ifguide.influence.low_precision import AUTO, FLOAT32, prepare_in
 from ifguide.influence.per_block import check_called
 from ifguide.influence.pooling import Pooling, pool_scores
 from ifguide.influence.scorers import Scorer
 from ifguide.influence.scorers.base import check_dtype
-from ifguide.influence.scoring import ScoringModule, fill_store, prepare_scorer, rows_of_share, sample_rows
+from ifguide.influence.scoring import ScoringModule, fill_store, rows_of_share, sample_rows
 from ifguide.influence.store import ScoreStore, open_scores
 from ifguide.models import ModelSettings, untracked
 from ifguide.processes import Processes
@@ -197,7 +198,8 @@ class Scores(Stage):
 
     def derived_settings(self) -> dict[str, Any]:
         order = {"behaviours": list(self.directions)} if len(self.directions) > 1 else {}
-        return {"dtype": self.influence.dtype, **order}
+        dtype = FLOAT32 if self.influence.dtype == AUTO else self.influence.dtype  # what auto takes agrees with float32
+        return {"dtype": dtype, **order}
 
     def check(self) -> None:
         check_dtype(self.scorer, self.influence.dtype)
@@ -219,8 +221,8 @@ class Scores(Stage):
             return split.tokens(rows[places])
 
         module = ScoringModule(
-            model.to(getattr(torch, settings.dtype)),
-            lambda model: prepare_scorer(self.scorer, model, vectors, tokens, store.shape, settings.seed),
+            model,
+            lambda model: prepare_in(settings.dtype, self.scorer, model, vectors, tokens, store.shape, settings.seed),
             store,
             tokens,
             batch_size=settings.batch_size,

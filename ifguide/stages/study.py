@@ -155,6 +155,11 @@ class Study:
         """Of the blocks that a variant scores exactly; None for other means."""
         return (self.runs[name].config["student"] or {}).get("share", 1.0) if name in self.runs else None
 
+    def direction(self, name: str) -> Path:
+        """The direction that a variant scores along, refined where it is."""
+        made = self.runs[name].artifacts
+        return made.get("refined_direction.toxicity", made["direction.toxicity"])
+
     def score_text(self, name: str, ids: NDArray[np.int64]) -> Scores:
         """Scores of other blocks, [B, T], with what the variant's scores were made with."""
         made = self.runs[name].artifacts
@@ -163,10 +168,15 @@ class Study:
             found: Scores = student.scores(torch.from_numpy(ids))[0].numpy()
             return found
         model, shape = self.proxy(), (1, *ids.shape)
-        direction = load_direction(made["direction.toxicity"], model)
+        direction = load_direction(self.direction(name), model)
         scorer = prepare_scorer(self.part("scorer", name), model, [direction], lambda rows: ids[rows], shape, 0)
         found = score_blocks(scorer, ids, batch_size=64, device=model.device)[0]
         return found
+
+    def text_sums(self, names: Sequence[str], texts: Sequence[str]) -> dict[str, NDArray[Any]]:
+        """Variant → sums of the scores of texts, [texts]."""
+        ids, inside, _ = self.encode(texts)
+        return {name: (self.score_text(name, ids) * inside).sum(1) for name in names}
 
     def mask(self, name: str) -> TokenMask:
         return TokenMask.open(self.runs[name].artifacts["mask"] / MASK_FILE, self.split.block_length)

@@ -13,6 +13,7 @@ from pytorch_lightning.strategies import Strategy
 from torch.utils.data import DataLoader
 
 from ifguide.checks import check_whole_number
+from ifguide.hardware import computes_bfloat16
 from ifguide.processes import Processes
 from ifguide.training.callbacks import Progress
 from ifguide.training.checkpoints import WholeCheckpointIO
@@ -59,7 +60,8 @@ class TrainerSettings:
         devices: processes per node.
         num_nodes: nodes.
         strategy: `auto`, `ddp`, `fsdp` (`ifguide.training.strategies`), any other of Lightning by name, or an object.
-        precision: of Lightning, one of `PRECISIONS`; `bf16-mixed` and `16-mixed` keep float32 master weights.
+        precision: of Lightning, one of `PRECISIONS`; `bf16-mixed` and `16-mixed` keep float32 master weights. `auto`:
+            `bf16-mixed` where hardware computes bfloat16, else `32-true`; the attribute says which.
         micro_batch_size: blocks per forward pass and device; gradients of several are accumulated.
         compile: run the model through `torch.compile`.
         fused_loss: make the logits of a training step in chunks (`ifguide.objectives.linear_head`): less memory, for a
@@ -97,6 +99,8 @@ class TrainerSettings:
         **lightning: Any,
     ) -> None:
         self.accelerator, self.devices, self.num_nodes = accelerator, devices, num_nodes
+        if precision == "auto":
+            precision = "bf16-mixed" if computes_bfloat16(self.device) else "32-true"
         self.strategy, self.precision, self.micro_batch_size, self.compile = (
             strategy,
             precision,
@@ -110,7 +114,7 @@ class TrainerSettings:
         if accelerator in ("gpu", "cuda") and not torch.cuda.is_available():
             raise ValueError(f"accelerator={accelerator}: torch sees no GPU here; use trainer=cpu")
         if precision not in PRECISIONS:
-            raise ValueError(f"precision={precision}; known: {', '.join(PRECISIONS)}")
+            raise ValueError(f"precision={precision}; known: auto, {', '.join(PRECISIONS)}")
         if precision == "16-mixed" and self.device.type == "cpu":
             raise ValueError("precision=16-mixed: on CPUs Lightning computes bfloat16 under this name; say bf16-mixed")
         for name in ("devices", "num_nodes", "micro_batch_size", "checkpoint_every", "log_every"):

@@ -34,7 +34,7 @@ def held_out(student, unigram):
         (findings.of_mask(3000, 300_000, {**GOOD_MASK, "fragments": 0.7}, []), ("70% of the mask are pieces",)),
         (findings.of_mask(3, 300, {"documents": 1, "largest_document": 1.0, "fragments": 1.0}, []), ()),
         (findings.of_mask(3, 300, GOOD_MASK, ["fell short"]), ("fell short",)),
-        (findings.of_scores({"self_check": {"relative_error": [1e-7, 3e-6]}}), ()),
+        (findings.of_scores({"self_check": {"relative_error": [1e-7, 3e-6]}, "dtype": "float32"}), ()),
         (findings.of_scores({}), ()),
         (findings.of_student(held_out(0.3, 0.2)), ()),
         (findings.of_student(held_out(0.05, 0.02)), ("explains 5% of the variance of exact scores of unseen blocks",)),

@@ -1,6 +1,7 @@
 """A stage is a value: it is made in three lines, knows its fingerprint, and holds nothing that it builds."""
 
 from dataclasses import dataclass, fields
+from pathlib import Path
 from typing import ClassVar
 
 import pytest
@@ -8,7 +9,10 @@ from conftest import tiny_documents, tiny_tokenizer
 
 from ifguide.corpus.blocks import Corpus
 from ifguide.corpus.build import CorpusSettings
+from ifguide.influence.chain import InfluenceSettings
+from ifguide.influence.scorers import JVP
 from ifguide.influence.selection import Algorithm1
+from ifguide.models import ModelSettings
 from ifguide.stages import (
     auxiliary,
     classifiers,
@@ -23,8 +27,9 @@ from ifguide.stages import (
     training,
 )
 from ifguide.stages.data import Data
-from ifguide.stages.influence import Mask
+from ifguide.stages.influence import Mask, Scores
 from ifguide.stages.stage import KIND, Existing, Plan, Stage, closure, late_setting, made_from, setting, speed
+from ifguide.training.trainer import TrainerSettings
 from ifguide.workspace import ArtifactError, Workspace
 
 FILES = (auxiliary, classifiers, data, evaluation, export, filtering, generation, influence, judging, tagging, training)
@@ -137,3 +142,13 @@ def test_every_field_says_what_it_is_and_every_stage_has_a_name_and_a_version(st
     assert stage.name == stage.name.lower() and stage.version >= 1
     assert all(KIND in one.metadata for one in fields(stage))
     assert stage.__doc__ and not stage.__doc__.startswith(f"{stage.__name__}(")
+
+
+@pytest.mark.parametrize("dtype, kept", [("auto", "float32"), ("float32", "float32"), ("bfloat16", "bfloat16")])
+def test_scores_of_auto_are_kept_as_float32s_with_which_they_agree(dtype, kept):
+    made = {name: Existing(folder=Path(name), stage=name) for name in ("proxy", "data", "direction")}
+    scores = Scores(
+        directions={"toxicity": made["direction"]}, proxy=made["proxy"], data=made["data"], scorer=JVP(),
+        influence=InfluenceSettings(dtype=dtype), loading=ModelSettings(pretrained="model"), trainer=TrainerSettings(),
+    )  # fmt: skip
+    assert scores.derived_settings() == {"dtype": kept}

@@ -107,7 +107,7 @@ def norm(tensors: Mapping[str, Tensor]) -> float:
 
 def check_dtype(scorer: Scorer, dtype: str) -> None:
     """Raise ValueError where a scorer does not take models of a dtype."""
-    if dtype not in scorer.DTYPES:
+    if dtype not in ("auto", *scorer.DTYPES):
         raise ValueError(f"influence.dtype={dtype}: {type(scorer).__name__} takes {' or '.join(scorer.DTYPES)}")
 
 

@@ -1,0 +1,75 @@
+"""Scores in bfloat16, where hardware computes it and those of a sample are, but for rounding, those in float32."""
+
+import copy
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from transformers import PreTrainedModel
+
+from ifguide.hardware import computes_bfloat16
+from ifguide.influence.scorers import Direction, Scorer, TokenScorer
+from ifguide.influence.scoring import prepare_scorer, sample_rows, score_blocks
+
+AUTO, FLOAT32, BFLOAT16 = "auto", "float32", "bfloat16"
+DTYPES = (AUTO, FLOAT32, BFLOAT16)
+CORRELATION, JACCARD = 0.9995, 0.98  # with float32, at least: of scores, and of the highest of them
+HIGHEST = 0.02  # of the tokens
+CHECK_TOKENS, BATCH = 1 << 14, 16  # tokens that are compared; blocks at a time
+
+
+def prepare_in(
+    dtype: str,
+    scorer: Scorer,
+    model: PreTrainedModel,
+    directions: Sequence[Direction],
+    tokens: Callable[[Any], NDArray[np.int64]],
+    shape: tuple[int, int, int],
+    seed: int,
+) -> TokenScorer:
+    """`prepare_scorer` with the model in a dtype.
+
+    Args:
+        dtype: `float32`, `bfloat16`, or `auto`: bfloat16 where the model's device computes it by hardware, the scorer
+            takes it, and the scores of a sample agree with those in float32 (`CORRELATION`, `JACCARD`); else float32.
+        scorer, model, directions, tokens, shape, seed: as in `prepare_scorer`; the model is taken over.
+
+    Returns:
+        The scorer; its facts tell the `dtype`, and where both were computed how they agree, under `float32_check`.
+    """
+    given = (tokens, shape, seed)
+    if dtype != AUTO:
+        prepared = prepare_scorer(scorer, model.to(getattr(torch, dtype)), directions, *given)
+        return TokenScorer(prepared.score, {**prepared.facts, "dtype": dtype})
+    both = computes_bfloat16(model.device) and BFLOAT16 in scorer.DTYPES
+    exact = prepare_scorer(scorer, (copy.deepcopy(model) if both else model).float(), directions, *given)
+    if not both:
+        return TokenScorer(exact.score, {**exact.facts, "dtype": FLOAT32})
+    rounded = prepare_scorer(scorer, model.bfloat16(), directions, *given)
+    _, blocks, length = shape
+    ids = tokens(sample_rows(blocks, max(1, CHECK_TOKENS // length), seed))
+    found = agreement(*(score_blocks(one, ids, batch_size=BATCH, device=model.device) for one in (rounded, exact)))
+    agrees = found["correlation"] >= CORRELATION and found["mask_jaccard"] >= JACCARD
+    chosen, name = (rounded, BFLOAT16) if agrees else (exact, FLOAT32)
+    return TokenScorer(chosen.score, {**chosen.facts, "dtype": name, "float32_check": {"tokens": ids.size, **found}})
+
+
+def agreement(ours_KBT: NDArray[Any], exact_KBT: NDArray[Any]) -> dict[str, float]:
+    """Correlation of scores, and Jaccard index of the `HIGHEST` of them; of several behaviours the least.
+
+    First tokens of blocks, which have no score, are left out.
+    """
+    pairs = [(ours[:, 1:], exact[:, 1:]) for ours, exact in zip(ours_KBT, exact_KBT, strict=True)]
+    return {
+        "correlation": min(float(np.corrcoef(ours.ravel(), exact.ravel())[0, 1]) for ours, exact in pairs),
+        "mask_jaccard": min(_overlap(ours, exact) for ours, exact in pairs),
+    }
+
+
+def _overlap(a: NDArray[Any], b: NDArray[Any]) -> float:
+    count = max(1, round(HIGHEST * a.size))
+    ours, exact = (np.argsort(-scores, axis=None, kind="stable")[:count] for scores in (a, b))
+    both = len(np.intersect1d(ours, exact))
+    return both / (2 * count - both)
