@@ -5,15 +5,14 @@ like those of the unsafe records. The split `train` is what is ranked; the few r
 is looked for.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from ifguide.checks import check_limit
 from ifguide.corpus.documents import BENIGN, TOXIC, Document, Query
-from ifguide.corpus.records import Record, read_records
+from ifguide.corpus.records import Record, hub_records, read_records
 from ifguide.corpus.schema import FINE_TUNING, REFERENCE, Classes
-from ifguide.hub import check_hub
 from ifguide.workspace import find_files
 
 HUB = "DataAttributionEval/Toxicity-Bias-Filtering"
@@ -137,13 +136,7 @@ def _rows(files: str | Sequence[str] | None, path: str, configuration: str | Non
     if files is not None:
         yield from read_records(files)
         return
-    import datasets
-
-    check_hub(path, "path")
-    rows: Any = datasets.load_dataset(path, configuration, split=split)
-    values: Mapping[str, Any]
-    for number, values in enumerate(rows):
-        yield Record(f"{path}, {split} record {number}", values, "path")
+    yield from hub_records(path, configuration, split=split)
 
 
 def _context(template: str, prompt: str) -> str:

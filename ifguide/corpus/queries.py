@@ -13,6 +13,7 @@ from transformers import PreTrainedConfig, PreTrainedTokenizerFast
 from ifguide.checks import check_limit
 from ifguide.classifiers.base import TOXICITY
 from ifguide.corpus.documents import LabelledText, Pair, Prompt, Query
+from ifguide.corpus.padding import pad
 from ifguide.corpus.records import read_records, say_unlabelled
 from ifguide.corpus.schema import QUERY, Classes
 from ifguide.corpus.tokenizers import beginning_of_text, last_tokens
@@ -162,7 +163,7 @@ def encode_queries(
 def padded_batches(
     encoded: Sequence[EncodedQuery], batch_size: int
 ) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.bool_]]]:
-    """Queries of like length together, the longest first, padded on the right, which a causal model never looks at.
+    """Queries of like length together, the longest first.
 
     Yields:
         Which they are, [B]; their token ids, [B, T]; and what of these is continuation, [B, T].
@@ -170,12 +171,9 @@ def padded_batches(
     order = np.argsort([-len(query.input_ids) for query in encoded], kind="stable")
     for first in range(0, len(encoded), batch_size):
         rows = order[first : first + batch_size]
-        width = len(encoded[rows[0]].input_ids)
-        ids, inside = np.zeros((len(rows), width), np.int64), np.zeros((len(rows), width), bool)
-        for place, row in enumerate(rows):
-            length = len(encoded[row].input_ids)
-            ids[place, :length], inside[place, :length] = encoded[row].input_ids, encoded[row].continuation
-        yield rows, ids, inside
+        ids, _ = pad([encoded[row].input_ids for row in rows])
+        inside, _ = pad([encoded[row].continuation for row in rows])
+        yield rows, ids.numpy(), inside.numpy()
 
 
 def labelled_queries(*, queries: Sequence[Query], size: int | None = None) -> list[LabelledText]:

@@ -16,6 +16,7 @@ import pyarrow.compute
 import pyarrow.parquet
 
 from ifguide.corpus.schema import Schema, is_one_of, listed, shortened
+from ifguide.hub import check_hub
 from ifguide.workspace import find_files
 
 READABLE = (".txt", ".jsonl", ".parquet")
@@ -126,6 +127,20 @@ def read_records(
             whole += [file] if cut and not index else []
     if whole and not is_cut and cut != "\n":
         raise ValueError(f"separator={separator!r}: it occurs nowhere in {', '.join(map(str, whole[:3]))}")
+
+
+def hub_records(path: str, configuration: str | None, *, split: str, streaming: bool = False) -> Iterator[Record]:
+    """Records of a data set on the Hugging Face hub, or of a folder that it was copied to.
+
+    Raises:
+        ValueError: the hub does not answer.
+    """
+    import datasets
+
+    check_hub(path, "path")
+    values: Mapping[str, Any]
+    for number, values in enumerate(datasets.load_dataset(path, configuration, split=split, streaming=streaming)):
+        yield Record(f"{path}, {split} record {number}", values, "path")
 
 
 def _parquet_rows(file: Path) -> Iterator[Record]:

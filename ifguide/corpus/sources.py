@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 
 from ifguide.checks import check_limit
 from ifguide.corpus.documents import BENIGN, TOXIC, Document
-from ifguide.corpus.records import Record, read_records
+from ifguide.corpus.records import hub_records, read_records
 from ifguide.corpus.schema import DOCUMENT
 from ifguide.workspace import find_files
 
@@ -133,12 +133,9 @@ class HubSource:
         return self.limit * self.mean_tokens, float(self.limit)
 
     def __iter__(self) -> Iterator[Document]:
-        import datasets
-
-        rows = datasets.load_dataset(self.path, self.configuration, split=self.split, streaming=self.streaming)
         count = 0
-        for record, values in enumerate(rows):
-            row = Record(f"{self.path}, record {record}", values, "path")
+        rows = hub_records(self.path, self.configuration, split=self.split, streaming=self.streaming)
+        for record, row in enumerate(rows):
             text, _ = row.read(DOCUMENT, text=self.field, spans=None)
             if not (text or "").strip():
                 continue

@@ -16,6 +16,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 from ifguide.classifiers.base import TOXICITY, Classifier
 from ifguide.corpus.blocks import Split
 from ifguide.corpus.documents import Query
+from ifguide.corpus.padding import pad
 from ifguide.corpus.queries import EncodedQuery, encode_queries
 from ifguide.corpus.tokenizers import token_texts, vocabulary_size
 from ifguide.corpus.words import word_log_odds
@@ -159,12 +160,8 @@ def expert_log_ratio_scores(
             order = np.random.default_rng([seed, epoch]).permutation(len(chosen))
             for first in range(0, len(order), batch_size):
                 batch = [chosen[index] for index in order[first : first + batch_size]]
-                ids = torch.zeros(len(batch), max(len(query.input_ids) for query in batch), dtype=torch.long)
-                counted = torch.zeros(ids.shape)
-                for row, query in enumerate(batch):
-                    ids[row, : len(query.input_ids)] = torch.from_numpy(query.input_ids)
-                    counted[row, : len(query.input_ids)] = torch.from_numpy(query.continuation)
-                ids, counted = ids.to(model.device), counted.to(model.device)
+                ids = pad([query.input_ids for query in batch])[0].to(model.device)
+                counted = pad([query.continuation for query in batch])[0].to(model.device, torch.float32)
                 loss = token_losses(expert(input_ids=ids, use_cache=False).logits, ids)
                 ((loss * counted).sum() / counted.sum()).backward()
                 torch.nn.utils.clip_grad_norm_(expert.parameters(), 1.0)

@@ -8,12 +8,12 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel
 
+from ifguide.corpus.padding import pad
 from ifguide.corpus.queries import EncodedQuery
 from ifguide.influence.curvature import Curvature
 from ifguide.influence.factors import CurvatureError, check_counts
@@ -71,18 +71,13 @@ def query_gradient(
     share = {True: 1.0 / max(toxic, 1), False: -1.0 / max(len(queries) - toxic, 1)}
     ordered = sorted(queries, key=lambda query: len(query.input_ids))
     model.eval()
+    dtype = next(iter(parameters.values())).dtype
     with gradients_of(model, parameters):
         firsts = processes.share(range(0, len(ordered), batch_size))
         for first in tqdm(firsts, desc="Query gradients", leave=False, disable=processes.no_bar):
             batch = ordered[first : first + batch_size]
-            width = len(batch[-1].input_ids)
-            ids = torch.zeros(len(batch), width, dtype=torch.long)
-            weights = torch.zeros(len(batch), width, dtype=next(iter(parameters.values())).dtype)
-            for row, query in enumerate(batch):
-                # padding stands to the right, where causal attention lets no real token see it
-                ids[row, : len(query.input_ids)] = torch.from_numpy(query.input_ids)
-                weights[row, : len(query.input_ids)] = torch.from_numpy(query.continuation * share[query.toxic])
-            ids, weights = ids.to(model.device), weights.to(model.device)
+            ids = pad([query.input_ids for query in batch])[0].to(model.device)
+            weights = pad([query.continuation * share[query.toxic] for query in batch])[0].to(model.device, dtype)
             losses = token_losses(model(input_ids=ids, use_cache=False).logits, ids)
             (losses * weights).sum().backward()
         found = {name: p.grad.detach().clone() for name, p in parameters.items() if p.grad is not None}

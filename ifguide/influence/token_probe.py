@@ -23,6 +23,7 @@ from transformers import PreTrainedTokenizerFast
 from ifguide.checks import check_number, check_seed, check_whole_number
 from ifguide.corpus.documents import LabelledText
 from ifguide.corpus.labelled import encode_texts, hash_fraction
+from ifguide.corpus.padding import pad
 from ifguide.corpus.tokenizers import vocabulary_size
 from ifguide.statistics import roc_auc
 
@@ -206,10 +207,7 @@ class TokenProbe:
 def padded(encoded: Sequence[NDArray[np.int64]], end_of_text: int) -> tuple[Tensor, Tensor, Tensor]:
     """Texts as one batch, [texts, T] each: token ids, which of them are no padding, and which are of the text itself:
     neither what it begins after nor its end."""
-    ids = torch.zeros(len(encoded), max(map(len, encoded)), dtype=torch.int64)
-    for row, one in zip(ids, encoded, strict=True):
-        row[: len(one)] = torch.from_numpy(one)
-    real = torch.arange(ids.shape[1]) < torch.tensor([len(one) for one in encoded])[:, None]
+    ids, real = pad(encoded)
     counted = real & (ids != end_of_text)
     counted[:, 0] = False
     return ids, real, counted

@@ -1,10 +1,9 @@
 """Plain language modelling: the mean negative log-likelihood of the next token."""
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ifguide.objectives.linear_head import LinearLogits, whole
+from ifguide.objectives.linear_head import LinearLogits, precise_dtype, whole
 
 IGNORED = -100  # as torch's cross-entropy has it
 
@@ -13,7 +12,7 @@ IGNORED = -100  # as torch's cross-entropy has it
 
 def precise(values: Tensor) -> Tensor:
     """In float32 at least, which probabilities need."""
-    return values if values.dtype == torch.float64 else values.float()
+    return values.to(precise_dtype(values))
 
 
 def label_losses(logits_XV: Tensor | LinearLogits, labels_X: Tensor) -> Tensor:

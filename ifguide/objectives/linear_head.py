@@ -120,7 +120,7 @@ def linear_divergence(
 class _LinearCrossEntropy(torch.autograd.Function):
     @staticmethod
     def forward(context: Any, hidden_ND: Tensor, weight_VD: Tensor, bias_V: Tensor | None, labels_N: Tensor) -> Tensor:
-        totals_N = hidden_ND.new_empty(len(hidden_ND), dtype=_precise(hidden_ND))
+        totals_N = hidden_ND.new_empty(len(hidden_ND), dtype=precise_dtype(hidden_ND))
         own_N = torch.empty_like(totals_N)
         for rows in _chunks(hidden_ND, weight_VD):
             logits = _logits(hidden_ND[rows], weight_VD, bias_V)
@@ -154,7 +154,7 @@ class _LinearDivergence(torch.autograd.Function):
         reference_VD: Tensor,
         reference_V: Tensor | None,
     ) -> Tensor:
-        found_N = hidden_ND.new_empty(len(hidden_ND), dtype=_precise(hidden_ND))
+        found_N = hidden_ND.new_empty(len(hidden_ND), dtype=precise_dtype(hidden_ND))
         for rows in _chunks(hidden_ND, weight_VD):
             policy = _logits(hidden_ND[rows], weight_VD, bias_V).log_softmax(-1)
             reference = _logits(reference_ND[rows], reference_VD, reference_V).log_softmax(-1)
@@ -184,7 +184,7 @@ def _gradients(
 ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
     """Gradients of hidden states, head and bias from those of each token's number by its own logits, made in chunks."""
     wants_hidden, wants_weight, wants_bias, *_ = context.needs_input_grad
-    precise = _precise(hidden_ND)
+    precise = precise_dtype(hidden_ND)
     of_hidden = torch.empty_like(hidden_ND) if wants_hidden else None
     of_weight = torch.zeros_like(weight_VD, dtype=precise) if wants_weight else None
     of_bias = torch.zeros_like(bias_V, dtype=precise) if wants_bias and bias_V is not None else None
@@ -216,12 +216,13 @@ def _autocast(hidden_ND: Tensor, weight_VD: Tensor, bias_V: Tensor | None) -> tu
     return hidden_ND.to(dtype), weight_VD.to(dtype), None if bias_V is None else bias_V.to(dtype)
 
 
-def _precise(values: Tensor) -> torch.dtype:
+def precise_dtype(values: Tensor) -> torch.dtype:
+    """float32, or float64 where values are in that."""
     return torch.float64 if values.dtype == torch.float64 else torch.float32
 
 
 def _logits(hidden_ND: Tensor, weight_VD: Tensor, bias_V: Tensor | None) -> Tensor:
-    return torch.nn.functional.linear(hidden_ND, weight_VD, bias_V).to(_precise(hidden_ND))
+    return torch.nn.functional.linear(hidden_ND, weight_VD, bias_V).to(precise_dtype(hidden_ND))
 
 
 def _chunks(hidden_ND: Tensor, weight_VD: Tensor) -> list[slice]:

@@ -253,7 +253,7 @@ class Planner:
             key: of the settings that have a `sampling` and a `classifier`.
         """
         sampling = self.part(f"{key}.sampling")
-        prompts = sampling.prompts([query for queries in self.part("behaviours").values() for query in queries])
+        prompts = sampling.prompts([query for queries in self.behaviours.values() for query in queries])
         written = self.add(
             f"{role}samples", Samples, {"sampling": f"{key}.sampling"}, data=self.data, model=model, sampling=sampling,
             prompts=prompts, loading=self.part("model"), **self.placed,

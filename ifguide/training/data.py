@@ -1,6 +1,6 @@
 """Blocks and mask, joined by row, in an order that is a pure function of (seed, step)."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from functools import lru_cache
 from typing import Any, Protocol
 
@@ -38,16 +38,6 @@ class BlockDataset(Dataset[dict[str, Tensor]]):
         if self.mask is not None:
             batch["mask"] = torch.from_numpy(self.mask[rows])
         return batch
-
-
-def pad(sequences: Sequence[NDArray[Any]]) -> tuple[Tensor, Tensor]:
-    """Sequences of different lengths, padded on the right with zeros; and which places are not padding."""
-    longest = max(map(len, sequences))
-    padded = np.zeros((len(sequences), longest), dtype=sequences[0].dtype)
-    for row, sequence in zip(padded, sequences, strict=True):
-        row[: len(sequence)] = sequence
-    lengths = torch.tensor([len(sequence) for sequence in sequences])
-    return torch.from_numpy(padded), torch.arange(longest) < lengths[:, None]
 
 
 def hold_out(count: int, share: float, seed: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

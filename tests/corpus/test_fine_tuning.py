@@ -70,7 +70,7 @@ def test_references_are_queries_against_all_records(tmp_path):
 def test_the_hub_is_asked_for_a_configuration_and_a_split(monkeypatch, tmp_path):
     asked = []
 
-    def load(path, configuration, *, split):
+    def load(path, configuration, *, split, streaming):
         asked.append((path, configuration, split))
         return TRAIN if split == "train" else REFERENCES
 

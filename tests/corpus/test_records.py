@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet
 import pytest
 
+from ifguide import hub
 from ifguide.corpus import records
 from ifguide.corpus.build import CorpusSettings
 from ifguide.corpus.labelled import LabelledSource, TextScores
@@ -276,9 +277,19 @@ def test_a_separator_is_written_as_on_a_command_line_and_occurs(tmp_path):
 
 def test_a_hub_record_is_checked_too(monkeypatch):
     rows = [{"text": "a"}, {"text": None}, {"text": 7}]
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setattr("datasets.load_dataset", lambda *args, **options: rows)
     assert [d.record for d in HubSource(path="x/y", limit=1)] == [0]
-    with pytest.raises(ValueError, match=r"^path=x/y, record 2: `text` is a number, not text: 7"):
+    with pytest.raises(ValueError, match=r"^path=x/y, train record 2: `text` is a number, not text: 7"):
+        list(HubSource(path="x/y"))
+
+
+def test_a_hub_that_is_silent_is_said_before_it_is_asked_for_records(monkeypatch):
+    for variable in hub.OFFLINE:
+        monkeypatch.delenv(variable, raising=False)
+    monkeypatch.setattr(hub.constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(hub, "answers", lambda: False)
+    with pytest.raises(ValueError, match=r"^path=x/y: no folder here is called so, and \S+ does not answer; give a"):
         list(HubSource(path="x/y"))
 
 

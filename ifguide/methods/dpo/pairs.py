@@ -9,11 +9,11 @@ from torch import Tensor
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel
 
+from ifguide.corpus.padding import pad
 from ifguide.corpus.pairs import EncodedPair
 from ifguide.methods.dpo.loss import response_log_probabilities
 from ifguide.objectives.linear_head import LinearLogits
 from ifguide.processes import ALONE, Processes, joined
-from ifguide.training.data import pad
 from ifguide.training.predictions import predictions
 
 # N pairs, T tokens, V vocabulary

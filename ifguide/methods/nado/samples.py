@@ -8,10 +8,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from ifguide.corpus.padding import pad
 from ifguide.methods.nado.loss import inconsistency, prefix_loss
 from ifguide.methods.nado.model import read
 from ifguide.objectives.language_modeling import precise
-from ifguide.training.data import pad
 
 # P prompts, S samples of each, N new tokens; B texts, T tokens of prompt and continuation
 

@@ -8,8 +8,8 @@ from torch import Tensor
 from transformers import PreTrainedConfig, PreTrainedTokenizerFast
 
 from ifguide.corpus.labelled import encode_texts
+from ifguide.corpus.padding import pad
 from ifguide.corpus.tokenizers import beginning_of_text, encode_within, token_texts, vocabulary_size
-from ifguide.training.data import pad
 
 # P prompts, L tokens so far, V vocabulary, M tokens of the reward model
 

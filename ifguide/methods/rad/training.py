@@ -14,13 +14,14 @@ from transformers import PreTrainedTokenizerFast
 from ifguide.checks import argument, check_whole_number
 from ifguide.corpus.documents import LabelledText
 from ifguide.corpus.labelled import check_labelled, encode_texts
+from ifguide.corpus.padding import pad
 from ifguide.corpus.tokenizers import vocabulary_size
 from ifguide.methods.rad.loss import cumulative_squared_error
 from ifguide.methods.rad.model import HEAD_FILE, load_reward_model
 from ifguide.models import LoadOptions, check_vocabulary
 from ifguide.training.auxiliary import ContinuedModel, tokenizer_of
 from ifguide.training.context import TrainingContext, save_trained
-from ifguide.training.data import hold_out, pad
+from ifguide.training.data import hold_out
 from ifguide.training.fit import train_on_examples
 from ifguide.training.module import OptimizedModule
 

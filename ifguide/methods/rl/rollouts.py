@@ -7,7 +7,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ifguide.training.data import pad
+from ifguide.corpus.padding import pad
 
 # P prompts, L tokens of the longest, S samples of each, N new tokens, B = P · S texts, T tokens of the longest
 

@@ -15,10 +15,10 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from ifguide.corpus.documents import LabelledText
 from ifguide.corpus.labelled import check_labelled, encode_texts
+from ifguide.corpus.padding import pad
 from ifguide.models import LoadOptions, decoder_blocks, load_model
 from ifguide.training.auxiliary import LabelledAuxiliary
 from ifguide.training.context import TrainingContext
-from ifguide.training.data import pad
 from ifguide.workspace import global_rank
 
 VECTORS_FILE = "steering.safetensors"
