@@ -22,6 +22,7 @@ from ifguide.stages.stage import Inputs, Stage, late_setting, made_from, setting
 from ifguide.training.context import TrainingSetup, save_trained
 from ifguide.training.fit import train
 from ifguide.training.optimization import Optimization
+from ifguide.training.strategies import shares_weights
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -62,6 +63,12 @@ class TrainedModel(Stage):
     def check(self) -> None:
         with argument("optim"):
             self.setup.trainer.accumulate(self.optim.batch_size)
+        for name, recorder in self.recorders.items():
+            strategy = self.setup.trainer.strategy
+            if getattr(recorder, "reads_whole_model", False) and shares_weights(strategy):
+                raise ValueError(
+                    f"trainer.strategy={strategy}: callbacks.{name} reads the whole model while it is trained; use ddp"
+                )
         self.model.check("model")
         if self.optim.epochs == 0 and self.model.pretrained is None:
             raise ValueError("optim.epochs=0: nothing is trained; name a model to keep as it is in `pretrained`")

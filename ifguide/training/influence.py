@@ -11,7 +11,6 @@ import numpy as np
 import pytorch_lightning as pl
 import torch
 from numpy.typing import NDArray
-from pytorch_lightning.strategies import ModelParallelStrategy
 from transformers import PreTrainedModel
 
 from ifguide.checks import check_whole_number
@@ -29,6 +28,7 @@ from ifguide.influence.scoring import prepare_scorer, sample_rows, score_blocks
 from ifguide.influence.store import ScoreStore, open_scores
 from ifguide.statistics import spearman
 from ifguide.training.data import BlockDataModule
+from ifguide.training.strategies import shares_weights
 from ifguide.workspace import write_json
 
 FOLDER = "influence"
@@ -61,6 +61,7 @@ class InfluenceScoring(pl.Callback):
     """
 
     adds_files = True  # to the model's folder, so that its settings decide that artifact
+    reads_whole_model = True  # which a strategy that shares weights out does not have
 
     def __init__(
         self,
@@ -103,7 +104,7 @@ class InfluenceScoring(pl.Callback):
         self._points = list(state_dict["points"])
 
     def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
-        if isinstance(trainer.strategy, ModelParallelStrategy):
+        if shares_weights(trainer.strategy):
             raise ValueError("callbacks.influence reads the whole model while it is trained; use trainer.strategy=ddp")
         data = _data(trainer)
         if data.tokenizer is None:

@@ -31,7 +31,7 @@ def check_strategy(strategy: str | Strategy, *, precision: str, compile: bool, f
     """Raise ValueError for a strategy that is not there, or that does not go with other settings of a trainer."""
     if isinstance(strategy, FSDPStrategy) or (isinstance(strategy, str) and strategy.startswith("fsdp_")):
         raise ValueError(f"strategy={strategy}: clips by a norm of each process's own share; use fsdp")
-    if strategy == FSDP or isinstance(strategy, ModelParallelStrategy):
+    if shares_weights(strategy):
         if compile:
             raise ValueError("compile=True: not of a model whose weights are shared out (strategy=fsdp)")
         if fused_loss:
@@ -62,6 +62,11 @@ def known_strategies() -> list[str]:
     return sorted(name for name in names if not name.startswith("fsdp_") and "stage_3" not in name)
 
 
+def shares_weights(strategy: Any) -> bool:
+    """Whether no process has the whole model while it is trained."""
+    return strategy == FSDP or isinstance(strategy, ModelParallelStrategy)
+
+
 def is_deepspeed(strategy: Any) -> bool:
     return isinstance(strategy, DeepSpeedStrategy) or str(strategy).startswith(DEEPSPEED)
 
@@ -74,7 +79,7 @@ def of_lightning(strategy: str | Strategy, processes: int, *, shares: bool) -> s
         processes: of the run.
         shares: whether weights may be shared out; otherwise each process has a whole copy, whatever the strategy.
     """
-    if not shares and (strategy == FSDP or isinstance(strategy, ModelParallelStrategy) or is_deepspeed(strategy)):
+    if not shares and (shares_weights(strategy) or is_deepspeed(strategy)):
         return "ddp" if processes > 1 else "auto"
     if strategy == FSDP:  # one file for a checkpoint: it is whole once it has its name
         return ModelParallelStrategy(

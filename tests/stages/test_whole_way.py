@@ -292,6 +292,10 @@ def test_a_classifier_that_cannot_be_trained_is_named_before_anything_is_trained
         ("scorer=finite_difference influence.dtype=bfloat16", r"^influence\.dtype=bfloat16: FiniteDifference takes"),
         ("method=rad decoding.reward.optim.learning_rate=-1", r"^decoding\.reward\.optim\.learning_rate=-1"),
         ("callbacks=influence callbacks.influence.blocks=0", r"^callbacks\.influence\.blocks=0"),
+        (
+            "callbacks=influence trainer=fsdp_cpu",
+            r"^trainer\.strategy=fsdp: callbacks\.influence reads the whole model while it is trained; use ddp$",
+        ),
     ],
 )
 def test_mistakes_are_named_as_they_were_typed_before_any_work(folder, override, message):
