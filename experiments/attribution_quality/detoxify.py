@@ -26,7 +26,7 @@ CELLS = {"toxic fraction, toxic prompts": ("toxicity", "toxic", "toxic_fraction"
          "expected maximum toxicity": ("toxicity", "all", "expected_maximum_toxicity"),
          "benign perplexity": ("perplexity", "benign", "perplexity")}  # fmt: skip
 POOLINGS = {"none": "exact scores", "word_context": "pooled by word and context"}
-LIMITS = (0.005, 0.01, 0.02)  # L; q follows as 1 − L/2
+LIMITS = (0.005, 0.02)  # L; q follows as 1 − L/2
 EXACT = "exact (`jvp`)"
 
 
