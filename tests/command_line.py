@@ -18,7 +18,7 @@ import time
 from pathlib import Path
 from unittest.mock import patch
 
-from composing import CONF, FILES, quickly
+from composing import CONF, FILES, composed, quickly
 from hydra._internal.utils import _run_hydra, get_args_parser
 
 ROOT = Path(__file__).parents[1]
@@ -43,6 +43,7 @@ def start(folder, *arguments, before=None, out=os.devnull, err=os.devnull, **env
         environment_too: variables.
     """
     environment = _environment(environment_too)
+    composed(SMOKE)  # of which its process begins with the files
     process = _forks.Process(target=_main, args=(folder, arguments, environment, before, out, err, FILES))
     process.start()
     return process
