@@ -15,8 +15,8 @@ import pytest
 import torch
 from command_line import run_here
 from composing import composed
-from conftest import tiny_tokenizer
 from run_folders import write_run
+from tiny import tiny_tokenizer
 
 from ifguide.corpus import masks
 from ifguide.corpus.answered import AnsweredSource

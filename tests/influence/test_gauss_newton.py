@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from conftest import tiny_model
+from tiny import tiny_model
 
 from ifguide.influence import gauss_newton
 from ifguide.influence.gauss_newton import checked_product, fast_product, reference_product, relative_difference

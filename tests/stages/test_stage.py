@@ -4,7 +4,7 @@ from dataclasses import dataclass, fields
 from typing import ClassVar
 
 import pytest
-from conftest import tiny_documents, tiny_tokenizer
+from tiny import tiny_documents, tiny_tokenizer
 
 from ifguide.corpus.blocks import Corpus
 from ifguide.corpus.build import CorpusSettings
