@@ -14,6 +14,8 @@ from shapes import ARCHITECTURES
 
 gc.disable()  # until all is imported: what is imported stays, and would be looked through again and again
 
+os.environ.setdefault("HF_HUB_OFFLINE", "1")  # a hub that cannot be reached is asked again and again
+
 if "PYTEST_XDIST_WORKER" in os.environ:  # there are as many workers as cores: their threads would only wait in turn
     import torch
 
