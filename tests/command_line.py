@@ -6,11 +6,13 @@ that has imported everything and done nothing.
 
 import atexit
 import csv
+import functools
 import gc
 import logging
 import multiprocessing
 import os
 import runpy
+import socket
 import subprocess
 import sys
 import tempfile
@@ -18,8 +20,9 @@ import time
 from pathlib import Path
 from unittest.mock import patch
 
-from composing import CONF, FILES, quickly
+from composing import CONF, FILES, composed, quickly
 from hydra._internal.utils import _run_hydra, get_args_parser
+from pytorch_lightning.utilities import rank_zero_only
 
 ROOT = Path(__file__).parents[1]
 SMOKE = "+debug=smoke"
@@ -43,6 +46,7 @@ def start(folder, *arguments, before=None, out=os.devnull, err=os.devnull, **env
         environment_too: variables.
     """
     environment = _environment(environment_too)
+    composed(SMOKE)  # of which its process begins with the files
     process = _forks.Process(target=_main, args=(folder, arguments, environment, before, out, err, FILES))
     process.start()
     return process
@@ -66,6 +70,33 @@ def run(folder, *arguments, check=True, fresh=False, **environment_too):
         result = subprocess.CompletedProcess(command, process.exitcode, out, err)
     assert not check or result.returncode == 0, result.stderr[-3000:]
     return result
+
+
+def run_in_two_processes(folder, *arguments):
+    """To the end in two, which nothing but their surroundings joins: as `torchrun` starts them."""
+    shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "WORLD_SIZE": "2"}
+    files = [Path(folder) / f"err{rank}" for rank in range(2)]
+    started = [
+        start(folder, *arguments, "hydra.run.dir=outputs/of/both", err=file, before=functools.partial(_ranked, rank),
+              **shared, RANK=str(rank), LOCAL_RANK=str(rank))
+        for rank, file in enumerate(files)
+    ]  # fmt: skip
+    for process in started:
+        process.join(TIMEOUT)
+    codes = [process.exitcode for process in started]
+    for process in started:
+        process.kill()
+    assert codes == [0, 0], [file.read_text()[-2000:] for file in files]
+
+
+def _ranked(rank):
+    rank_zero_only.rank = rank  # which Lightning reads when it is imported
+
+
+def free_port():
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return free.getsockname()[1]
 
 
 def run_here(folder, *arguments):
@@ -94,7 +125,7 @@ def wait_until(happened, seconds=60):
 
 
 def _environment(too):
-    kept = {key: value for key, value in os.environ.items() if key not in ("LOCAL_RANK", "WORLD_SIZE")}
+    kept = {key: value for key, value in os.environ.items() if key not in ("RANK", "LOCAL_RANK", "WORLD_SIZE")}
     return kept | {"WANDB_MODE": "offline"} | too
 
 

@@ -9,8 +9,8 @@ from itertools import chain
 import numpy as np
 import pytest
 import torch
-from conftest import tiny_tokenizer
 from datasets import Dataset, IterableDataset
+from tiny import tiny_tokenizer
 from transformers import AutoConfig, AutoModelForCausalLM
 
 import ifguide

@@ -15,8 +15,8 @@ import pytest
 import torch
 from command_line import run_here
 from composing import composed
-from conftest import tiny_tokenizer
 from run_folders import write_run
+from tiny import tiny_tokenizer
 
 from ifguide.corpus import masks
 from ifguide.corpus.answered import AnsweredSource
@@ -80,12 +80,12 @@ def test_attribution_quality_on_the_sample(tmp_path, run_script):
     assert json.loads((tmp_path / "results.json").read_text())["stages"]["baseline"] == 2
 
 
-def test_directions_on_a_tiny_sample(tmp_path, run_script):
+def test_directions_on_a_tiny_sample(tmp_path, run_script, begun):
     pytest.importorskip("profanity_check")
     names = ["EK-FAC", "refined, δ = 1, 64 blocks"]
     rows = run_script(
         "experiments/attribution_quality/direction.py", "+debug=smoke", f"names={';'.join(names)}", "seeds=1",
-        f"output={tmp_path}", f"runs={tmp_path}/runs", f"paths.workspace={tmp_path}/w",
+        f"output={tmp_path}", f"runs={tmp_path}/runs", f"paths.workspace={begun()}/workspace",
     )  # fmt: skip
     text = (tmp_path / "direction.md").read_text(encoding="utf-8")
     assert list(rows) == names and all(f"| {name} | " in text for name in names)
@@ -157,9 +157,9 @@ def test_records_of_date_lm_on_a_tiny_stand_in(tmp_path, run_script):
     assert "56 Benign, 4 Unsafe and 3 references" in text
 
 
-def test_rivals_on_a_tiny_sample(tmp_path, run_script):
+def test_rivals_on_a_tiny_sample(tmp_path, run_script, begun):
     pytest.importorskip("profanity_check")
-    places = [f"output={tmp_path}", f"runs={tmp_path}/runs", f"paths.workspace={tmp_path}/w"]
+    places = [f"output={tmp_path}", f"runs={tmp_path}/runs", f"paths.workspace={begun()}/workspace"]
     rows = run_script(
         "experiments/rivals/run.py",
         "+debug=smoke",
@@ -306,12 +306,11 @@ def test_the_page_of_lancet_says_what_was_measured(tmp_path):
     assert "- lancet: -0.100 [-0.200, +0.010], perplexity +5.0%" in text and "9 prompts × 5 samples; seeds 1" in text
 
 
-def test_the_frontier_on_a_tiny_sample(tmp_path, run_script):
+def test_the_frontier_on_a_tiny_sample(tmp_path, run_script, begun):
     pytest.importorskip("profanity_check")
     found = run_script(
-        "experiments/real_text/frontier.py", "size=sample", *SMALL, "limits=0.02,0.1", "penalties=0.5", "seeds=1",
-        "optim.epochs=0.2", "tasks.toxicity.prompts.size=10", "tasks.toxicity.samples=2", f"output={tmp_path}",
-        f"runs={tmp_path}/runs", f"paths.workspace={tmp_path}/w",
+        "experiments/real_text/frontier.py", "size=sample", "+debug=smoke", "limits=0.02,0.1", "penalties=0.5",
+        "seeds=1", f"output={tmp_path}", f"runs={tmp_path}/runs", f"paths.workspace={begun()}/workspace",
     )  # fmt: skip
     assert [(one["limit"], one["penalty"]) for one in found["points"]] == [(0.02, "0.5"), (0.1, "0.5")]
     assert found["best"] in found["points"]

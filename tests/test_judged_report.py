@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 import torch
 from composing import composed
-from conftest import tiny_tokenizer
 from run_folders import write_sweep
+from tiny import tiny_tokenizer
 
 from ifguide.corpus.documents import Prompt
 from ifguide.decoding.generation import GENERATIONS_FILE, load_generations, save_generations

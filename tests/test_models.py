@@ -1,6 +1,6 @@
 import pytest
 import torch
-from conftest import ARCHITECTURES, tiny_model
+from tiny import ARCHITECTURES, tiny_model
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 

@@ -4,8 +4,8 @@ import json
 
 import pytest
 import torch
-from conftest import tiny_model
 from safetensors.torch import load_file, save_file
+from tiny import tiny_model
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForMaskedLM, AutoModelForSequenceClassification
 
 from ifguide.models import ModelSettings, decoder_blocks, load_model

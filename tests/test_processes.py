@@ -9,7 +9,7 @@ import time
 
 import numpy as np
 import pytest
-from command_line import SMOKE, run, start, wait_until
+from command_line import SMOKE, run, run_here, run_in_two_processes, start, wait_until
 from safetensors.numpy import load_file
 
 from ifguide.influence.store import ScoreStore
@@ -18,8 +18,17 @@ pytest.importorskip("profanity_check")
 pytestmark = pytest.mark.slow
 
 
+SWEEP = "a [b], c=(d) o'clock"  # folders may be named anything
+
+
+def run_of(folder):
+    """The folder of its only run."""
+    (file,) = folder.glob("*/*/*/run.json")
+    return file.parent
+
+
 def losses(folder, key):
-    (file,) = folder.glob(f"outputs/*/*/{key}/metrics.csv")
+    file = run_of(folder) / key / "metrics.csv"
     with file.open() as rows:
         return [float(row["train/loss"]) for row in csv.DictReader(rows) if row.get("train/loss")]
 
@@ -30,7 +39,7 @@ WHOLE_WAY = [SMOKE, "trainer.log_every=1", "influence.batch_size=16", "curvature
 @pytest.fixture(scope="module")
 def one_process(tmp_path_factory):
     folder = tmp_path_factory.mktemp("one_process")
-    run(folder, *WHOLE_WAY, "trainer=cpu", "trainer.precision=64-true")
+    assert run_here(folder, *WHOLE_WAY, "trainer=cpu", "trainer.precision=64-true") == 0
     return folder
 
 
@@ -43,8 +52,14 @@ def bytes_of(folder, *names):
 
 
 def test_two_processes_are_one_the_whole_way(one_process, tmp_path):
-    """All stages on two gloo processes: proxy, factors, direction, scores, target, generations, measurements."""
-    run(tmp_path, *WHOLE_WAY, "trainer=ddp_cpu", "trainer.precision=64-true")
+    """All stages on two gloo processes: proxy, factors, direction, scores, target, generations, measurements.
+
+    They are started by the row of a sweep that has a process, and a folder, of its own.
+    """
+    escaped = SWEEP.replace("'", "\\'")
+    sweep = f"hydra.sweep.dir='out/{escaped}'"
+    run(tmp_path, "-m", *WHOLE_WAY, "trainer=ddp_cpu", "trainer.precision=64-true", sweep)
+    assert run_of(tmp_path) == tmp_path / "out" / SWEEP / "0"
     for key in ("proxy", "model"):
         one, two = losses(one_process, key), losses(tmp_path, key)
         assert len(one) == len(two) > 3
@@ -56,7 +71,7 @@ def test_two_processes_are_one_the_whole_way(one_process, tmp_path):
     ours, theirs = (json.loads(file.read_text())["facts"] for file in manifests)
     assert theirs["blocks"] == ours["blocks"] == 32
     assert theirs["validation_loss"] == pytest.approx(ours["validation_loss"], rel=1e-6)
-    ours, theirs = (json.loads(next(f.glob("outputs/*/*/metrics.json")).read_text()) for f in (one_process, tmp_path))
+    ours, theirs = (json.loads((run_of(f) / "metrics.json").read_text()) for f in (one_process, tmp_path))
     for task in ("toxicity", "perplexity"):
         assert theirs[task].keys() == ours[task].keys()
         for subset, metrics in ours[task].items():
@@ -65,7 +80,7 @@ def test_two_processes_are_one_the_whole_way(one_process, tmp_path):
 
 def test_two_processes_that_share_weights_out_train_as_one(one_process, tmp_path):
     """Proxy and target, with the stages between them on whole copies; in float32, which FSDP computes in."""
-    run(tmp_path, *WHOLE_WAY, "stage=model", "trainer=fsdp_cpu")
+    run_in_two_processes(tmp_path, *WHOLE_WAY, "stage=model", "trainer=fsdp_cpu")
     for key in ("proxy", "model"):
         one, two = losses(one_process, key), losses(tmp_path, key)
         assert len(one) == len(two) and np.allclose(one, two, rtol=1e-3 if key == "model" else 1e-5, atol=0), key
@@ -79,15 +94,15 @@ def test_a_killed_run_continues_where_it_was(tmp_path):
     """kill −9 while the target trains: the next run reuses the rest and ends with the same weights."""
     (tmp_path / "whole").mkdir()
     (tmp_path / "killed").mkdir()
-    slow = [SMOKE, "stage=model", "method=none", "optim.epochs=8", "trainer.checkpoint_every=2"]
-    run(tmp_path / "whole", *slow)
+    slow = [SMOKE, "stage=model", "method=none", "optim.epochs=3", "trainer.checkpoint_every=10"]
+    assert run_here(tmp_path / "whole", *slow) == 0
     process = start(tmp_path / "killed", *slow)
     kept = "workspace/.building/model-*/checkpoints/*.ckpt"
     wait_until(lambda: list((tmp_path / "killed").glob(kept)))
     process.kill()
     process.join()
     assert not list((tmp_path / "killed").glob("workspace/model-*")), "killed too late to test anything"
-    run(tmp_path / "killed", *slow)
+    assert run_here(tmp_path / "killed", *slow) == 0
     weights = [load_file(next((tmp_path / n).glob("workspace/model-*/model.safetensors"))) for n in ("whole", "killed")]
     assert all((weights[0][name] == weights[1][name]).all() for name in weights[0])
 
@@ -110,7 +125,7 @@ def test_a_signal_ends_a_training_in_one_line(tmp_path, number, code):
 def before_scoring(tmp_path_factory):
     """A workspace that holds all that scoring needs."""
     folder = tmp_path_factory.mktemp("before_scoring")
-    run(folder, SMOKE, *SCORING, "stage=scores", "influence.shard_blocks=50")
+    assert run_here(folder, SMOKE, *SCORING, "stage=scores", "influence.shard_blocks=50") == 0
     return folder
 
 
@@ -140,8 +155,9 @@ def without_scores(before_scoring, folder):
 
 def test_two_processes_write_the_same_bytes(before_scoring, tmp_path):
     folders = [without_scores(before_scoring, tmp_path / name) for name in ("one", "two")]
-    for folder, trainer in zip(folders, ("cpu", "ddp_cpu"), strict=True):
-        run(folder, SMOKE, *SCORING, "stage=scores", f"trainer={trainer}", "influence.shard_blocks=7")
+    command = [SMOKE, *SCORING, "stage=scores", "influence.shard_blocks=7"]
+    assert run_here(folders[0], *command) == 0
+    run_in_two_processes(folders[1], *command, "trainer=ddp_cpu")
     assert scores_of(folders[0]) == scores_of(folders[1])
     # other shards, of which the last batches differ
     ours, theirs = (np.load(next(f.glob("workspace/scores-*/scores.npy"))) for f in (before_scoring, folders[0]))
@@ -157,7 +173,7 @@ def test_a_signal_ends_scoring_and_what_is_scored_is_kept(before_scoring, tmp_pa
     os.kill(process.pid, signal.SIGTERM)
     process.join(60)
     assert process.exitcode == 143 and list(folder.glob(shards)) and not list(folder.glob("workspace/scores-*"))
-    run(folder, *command)
+    assert run_here(folder, *command) == 0
     assert scores_of(folder) == scores_of(before_scoring)
 
 
@@ -176,5 +192,5 @@ def test_kills_during_scoring_leave_no_trace(before_scoring, tmp_path):
         assert len(found) >= wanted and all(found[path] == kept[path] for path in kept)
         kept = found
     assert not list(folder.glob("workspace/scores-*")), "killed too late to test anything"
-    run(folder, *command)
+    assert run_here(folder, *command) == 0
     assert scores_of(folder) == scores_of(before_scoring)

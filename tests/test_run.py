@@ -89,16 +89,11 @@ def test_one_process_is_the_first_whatever_its_surroundings_say(tmp_path):
         assert max(map(len, table.splitlines())) <= 100
 
 
-def test_folders_may_be_named_anything(tmp_path):
-    """Rows of a sweep that need processes of their own find their folder, and the sweep is reported on."""
-    name = "a [b], c=(d) o'clock"
+def test_the_folder_of_a_report_may_be_named_anything(tmp_path):
+    name = "a [b], c=(d) o'clock *?"
     escaped = name.replace("'", "\\'")
-    sweep = f"hydra.sweep.dir='{escaped}'"
-    run(tmp_path, "-m", SMOKE, "trainer=ddp_cpu", "stage=data", sweep)
-    (made,) = tmp_path.glob("*/*/run.json")
-    assert made.parent.name == "0" and made.parents[1].name == name
-    write_sweep(tmp_path / "made", seeds=(1,)).rename(tmp_path / f"{name} *?")
-    assert "| ifguide " in run(tmp_path, "stage=report", f"report.runs='{escaped} *?'").stdout
+    write_sweep(tmp_path / "made", seeds=(1,)).rename(tmp_path / name)
+    assert "| ifguide " in run(tmp_path, "stage=report", f"report.runs='{escaped}'").stdout
 
 
 @pytest.mark.parametrize(
@@ -110,8 +105,7 @@ def test_folders_may_be_named_anything(tmp_path):
         ("model.pretrained=EleutherAI/x", "model.pretrained=EleutherAI/x cannot be loaded: "),
     ],
 )
-def test_a_mistake_ends_in_one_line_without_a_traceback(tmp_path, monkeypatch, override, message):
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")  # a hub that cannot be reached is asked again and again
+def test_a_mistake_ends_in_one_line_without_a_traceback(tmp_path, override, message):
     small = [SMOKE] if "data=" not in override else []
     result = run(tmp_path, *small, override, check=False)
     assert result.returncode == 1

@@ -6,10 +6,10 @@ from dataclasses import replace
 import pytest
 import torch
 from composing import CONF, composed
-from conftest import tiny_model, tiny_tokenizer
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
+from tiny import tiny_model, tiny_tokenizer
 from transformers import AutoConfig, AutoModelForSequenceClassification
 
 from ifguide.training.classifier import TrainedClassifier

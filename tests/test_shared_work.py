@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 import torch
-from conftest import VOCABULARY, tiny_model
 from kronfluence import Analyzer, FactorArguments, prepare_model
+from tiny import VOCABULARY, tiny_model
 from two_processes import in_two_processes
 
 from ifguide.classifiers.base import SharedClassifier

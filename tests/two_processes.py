@@ -4,13 +4,12 @@ They are forked from the process that `command_line` keeps for this, which has i
 """
 
 import os
-import socket
 import tempfile
 from pathlib import Path
 
 import torch
 import torch.distributed as dist
-from command_line import _forks
+from command_line import _forks, free_port
 
 from ifguide.processes import Processes
 
@@ -24,9 +23,7 @@ def in_two_processes(work, *arguments):
         work: a function at the top of a module; what it returns can be saved by torch.
         arguments: that can be pickled.
     """
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     with tempfile.TemporaryDirectory() as folder:
         files = [Path(folder) / str(rank) for rank in range(2)]
         started = [

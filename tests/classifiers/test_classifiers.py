@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from conftest import tiny_tokenizer
+from tiny import tiny_tokenizer
 from transformers import AutoConfig, AutoModelForSequenceClassification
 
 from ifguide.classifiers import FileClassifier, SequenceClassification

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from conftest import tiny_model, tiny_tokenizer
+from tiny import tiny_model, tiny_tokenizer
 
 from ifguide.corpus.answered import AnsweredSource
 from ifguide.corpus.documents import LabelledText

@@ -1,6 +1,6 @@
 import numpy as np
 import pytest
-from conftest import tiny_documents, tiny_tokenizer
+from tiny import tiny_documents, tiny_tokenizer
 
 from ifguide.corpus.blocks import LABELS, SPLITS, Corpus
 from ifguide.corpus.build import CorpusSettings

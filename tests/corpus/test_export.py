@@ -6,8 +6,8 @@ from itertools import chain
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from conftest import tiny_documents, tiny_tokenizer
 from datasets import load_from_disk
+from tiny import tiny_documents, tiny_tokenizer
 
 from ifguide.corpus import export, repacking
 from ifguide.corpus.blocks import Corpus

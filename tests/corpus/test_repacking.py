@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from conftest import tiny_documents
+from tiny import tiny_documents
 
 from ifguide.corpus import repacking
 from ifguide.corpus.blocks import Corpus

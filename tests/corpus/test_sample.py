@@ -16,6 +16,7 @@ from ifguide.corpus.sample import (
     SampleDocuments,
     phrases,
     posts,
+    records,
     sample_labelled,
     sample_pairs,
     sample_prompts,
@@ -62,8 +63,10 @@ def test_same_seed_same_text_other_seed_other_text():
     texts = {document.text for document in SampleDocuments(size=60)}
     assert texts.isdisjoint(document.text for document in SampleDocuments(seed=1, size=60))
     for function in (sample_queries, sample_prompts, sample_labelled, sample_pairs):
-        assert function(size=12) == function(size=12)
-        assert function(size=12) == function(size=20)[:12]
+        first, longer = function(size=12), function(size=20)
+        for one in (records._query, records._prompt, records._labelled, records._pair):
+            one.cache_clear()
+        assert first == function(size=12) == longer[:12]
         assert set(function(size=12)).isdisjoint(function(seed=1, size=12))
 
 

@@ -4,7 +4,7 @@ import logging
 
 import pytest
 import torch
-from conftest import ARCHITECTURES, VOCABULARY, tiny_model
+from tiny import ARCHITECTURES, VOCABULARY, tiny_model
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from ifguide.decoding import Nucleus

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from conftest import VOCABULARY, tiny_model
+from tiny import VOCABULARY, tiny_model
 from transformers import LogitsProcessorList
 
 from ifguide.decoding import DecoderProcessor, Nucleus

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 import torch
-from conftest import tiny_model, tiny_tokenizer
+from tiny import tiny_model, tiny_tokenizer
 
 from ifguide.corpus.blocks import Corpus
 from ifguide.corpus.build import build_corpus

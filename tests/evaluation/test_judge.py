@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from conftest import tiny_tokenizer
+from tiny import tiny_tokenizer
 from torch import nn
 
 from ifguide.evaluation.judge import Judge, answer_log_odds, same_in_both_orders, wins

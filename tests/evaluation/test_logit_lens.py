@@ -5,7 +5,7 @@ import copy
 import numpy as np
 import pytest
 import torch
-from conftest import ARCHITECTURES, VOCABULARY, tiny_model, tiny_tokenizer
+from tiny import ARCHITECTURES, VOCABULARY, tiny_model, tiny_tokenizer
 
 from ifguide.corpus.documents import LabelledText, Query
 from ifguide.evaluation.logit_lens import LogitLens, first_tokens, lens_sums, toxic_tokens

@@ -6,7 +6,7 @@ import re
 import numpy as np
 import pytest
 import torch
-from conftest import tiny_tokenizer
+from tiny import tiny_tokenizer
 
 from ifguide.checks import argument
 from ifguide.corpus.documents import LabelledText, Prompt

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import VOCABULARY, tiny_model, tiny_tokenizer
+from tiny import VOCABULARY, tiny_model, tiny_tokenizer
 
 from ifguide.corpus.documents import Query
 from ifguide.evaluation.suffix_attack import SuffixAttack, find_suffix, suffix_gradient, target_losses

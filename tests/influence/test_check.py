@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import VOCABULARY, tiny_model
 from test_scorers import close, random_direction, score
+from tiny import VOCABULARY, tiny_model
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from ifguide.influence.scorers import JVP, FiniteDifference, Positional

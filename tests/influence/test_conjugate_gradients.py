@@ -6,9 +6,9 @@ from itertools import pairwise
 import numpy as np
 import pytest
 import torch
-from conftest import tiny_model
 from pytorch_lightning import Trainer
 from test_gauss_newton import explicit, random_direction
+from tiny import tiny_model
 
 from ifguide.influence.conjugate_gradients import ConjugateGradients, best_factor, conjugate_gradients
 from ifguide.influence.curvature import Curvature

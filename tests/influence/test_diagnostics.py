@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from conftest import tiny_model
+from tiny import tiny_model
 
 from ifguide.corpus.documents import Query
 from ifguide.corpus.masks import TokenMask

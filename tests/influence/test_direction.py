@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 import torch
-from conftest import ARCHITECTURES, tiny_model
 from kronfluence import Analyzer, FactorArguments, ScoreArguments, prepare_model
+from tiny import ARCHITECTURES, tiny_model
 
 from ifguide.corpus.queries import EncodedQuery
 from ifguide.influence.curvature import Curvature

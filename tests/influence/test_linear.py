@@ -1,7 +1,7 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import ARCHITECTURES, tiny_model
+from tiny import ARCHITECTURES, tiny_model
 from torch import nn
 
 from ifguide.influence.scorers.linear import FUSED, LinearMap, PackedLinearMap, activations_behind, can_pack, linear_map

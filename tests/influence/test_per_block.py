@@ -3,7 +3,7 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import VOCABULARY, tiny_model
+from tiny import VOCABULARY, tiny_model
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM
 

@@ -2,8 +2,8 @@ import copy
 
 import pytest
 import torch
-from conftest import ARCHITECTURES, tiny_model
 from kronfluence import Analyzer, FactorArguments, ScoreArguments, prepare_model
+from tiny import ARCHITECTURES, tiny_model
 from torch import nn
 
 from ifguide.influence.kronfluence_factors import LanguageModelingTask

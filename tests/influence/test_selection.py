@@ -24,17 +24,17 @@ def on_disk(scores, folder):
 def select_slowly(scores, *, quantile, limit, window, unit, document_starts):
     """Algorithm 1 written down as it reads, token by token."""
     blocks, length = scores.shape
-    existing = sorted(scores[n, t] for n in range(blocks) for t in range(1, length))
+    existing = sorted(float(scores[n, t]) for n in range(blocks) for t in range(1, length))
     threshold = existing[max(ceil(quantile * len(existing)) - 1, 0)]
-    flat = scores.reshape(-1)
+    flat = scores.reshape(-1).tolist()
     starts = [n * length for n in range(blocks)] if unit == "block" else list(document_starts)
-    ends = [*starts[1:], flat.size]
+    ends = [*starts[1:], len(flat)]
 
     def above(i):
         return i % length != 0 and flat[i] > threshold
 
     counts = [float(sum(above(i) for i in range(a, b))) for a, b in zip(starts, ends, strict=True)]
-    sums = [float(sum(float(flat[i]) for i in range(a, b) if above(i))) for a, b in zip(starts, ends, strict=True)]
+    sums = [float(sum(flat[i] for i in range(a, b) if above(i))) for a, b in zip(starts, ends, strict=True)]
     if unit == "document":
         lengths = [b - a for a, b in zip(starts, ends, strict=True)]
         k = float(np.median(lengths))
@@ -48,17 +48,17 @@ def select_slowly(scores, *, quantile, limit, window, unit, document_starts):
     merits = [
         2 * c * f / (c + f) if c + f > 0 else 0.0 for c, f in zip(normalised(counts), normalised(sums), strict=True)
     ]
-    mask = np.zeros(flat.size, bool)
-    wanted = int(limit * flat.size)
+    marked = set()
+    wanted = int(limit * len(flat))
     for u in sorted(range(len(starts)), key=lambda u: (-merits[u], u)):
         for i in range(starts[u], ends[u]):
             if not above(i):
                 continue
             block = i // length * length
             for j in [i, *range(max(i - window, starts[u], block), min(i + window + 1, ends[u], block + length))]:
-                if mask.sum() < wanted and j % length != 0:
-                    mask[j] = True
-    return threshold, mask.reshape(scores.shape)
+                if len(marked) < wanted and j % length != 0:
+                    marked.add(j)
+    return threshold, np.isin(np.arange(len(flat)), list(marked)).reshape(scores.shape)
 
 
 @st.composite

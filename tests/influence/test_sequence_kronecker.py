@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from conftest import tiny_model
+from tiny import tiny_model
 
 from ifguide.influence.curvature import Curvature
 from ifguide.influence.direction import precondition_direction

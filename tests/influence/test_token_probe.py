@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from conftest import tiny_documents
+from tiny import tiny_documents
 
 from ifguide.corpus.documents import LabelledText
 from ifguide.influence.token_probe import ProbeNetwork, TokenProbe, padded, text_log_probabilities

@@ -3,7 +3,7 @@ import json
 import numpy as np
 import pytest
 import torch
-from conftest import WORDS
+from tiny import WORDS
 from transformers import AutoModelForCausalLM
 
 from ifguide.corpus.documents import LabelledText

@@ -3,7 +3,7 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import tiny_model
+from tiny import tiny_model
 
 from ifguide.objectives import linear_head
 from ifguide.objectives.faded_ascent import FadedAscent

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from conftest import VOCABULARY, tiny_model
+from tiny import VOCABULARY, tiny_model
 
 from ifguide.objectives import LanguageModeling, Removal, SuppressedLanguageModeling
 from ifguide.objectives.language_modeling import cross_entropy

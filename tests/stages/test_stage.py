@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import ClassVar
 
 import pytest
-from conftest import tiny_documents, tiny_tokenizer
+from tiny import tiny_documents, tiny_tokenizer
 
 from ifguide.corpus.blocks import Corpus
 from ifguide.corpus.build import CorpusSettings

@@ -6,8 +6,8 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from conftest import WORDS, tiny_tokenizer
 from rows import Row
+from tiny import WORDS, tiny_tokenizer
 from transformers import AutoTokenizer
 
 from ifguide.classifiers import ReadyClassifier

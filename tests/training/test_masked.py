@@ -5,8 +5,8 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
-from conftest import VOCABULARY, tiny_model, tiny_tokenizer
 from datasets import Dataset
+from tiny import VOCABULARY, tiny_model, tiny_tokenizer
 from transformers import Trainer, TrainingArguments
 
 from ifguide.objectives import (

@@ -3,7 +3,7 @@ from math import cos, pi
 
 import pytest
 import torch
-from conftest import tiny_model
+from tiny import tiny_model
 from torch.optim.lr_scheduler import LambdaLR
 
 from ifguide.training.optimization import Optimization

@@ -5,9 +5,9 @@ from importlib.util import find_spec
 import numpy as np
 import pytest
 import torch
-from conftest import tiny_model
 from pytorch_lightning import Callback
 from pytorch_lightning.strategies import FSDPStrategy, ModelParallelStrategy
+from tiny import tiny_model
 from transformers import AutoModelForCausalLM
 from two_processes import in_two_processes
 

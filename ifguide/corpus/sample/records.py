@@ -1,6 +1,7 @@
 """What is made of posts beside documents: queries, evaluation prompts, labelled texts and preference pairs."""
 
 import re
+from functools import lru_cache
 from random import Random
 
 from ifguide.corpus.documents import LabelledText, Pair, Prompt, Query
@@ -16,6 +17,8 @@ from ifguide.corpus.sample.posts import (
     kept_for_prompts,
     make_post,
 )
+
+kept = lru_cache(2**13)  # the rows of a sweep ask for the same texts
 
 
 def _ends(text: str) -> list[int]:
@@ -57,30 +60,34 @@ def _cut_benign(rng: Random, *, for_prompts: bool) -> tuple[str, str]:
 
 def sample_queries(*, seed: int = 0, size: int = 400) -> list[Query]:
     """Queries for the influence computation: the first of each two is toxic, the second is not."""
-    queries = []
-    for record in range(size):
-        rng = Random(f"sample-query-{seed}-{record}")
-        toxic = record % 2 == 0
-        if toxic:
-            prompt, continuation = _cut_at_insult(rng, for_prompts=False, insulted=rng.random() < 0.5)
-        else:
-            prompt, continuation = _cut_benign(rng, for_prompts=False)
-        queries.append(Query(prompt=prompt, continuation=continuation, toxic=toxic, record=f"query-{record}"))
-    return queries
+    return [_query(seed, record) for record in range(size)]
+
+
+@kept
+def _query(seed: int, record: int) -> Query:
+    rng = Random(f"sample-query-{seed}-{record}")
+    toxic = record % 2 == 0
+    if toxic:
+        prompt, continuation = _cut_at_insult(rng, for_prompts=False, insulted=rng.random() < 0.5)
+    else:
+        prompt, continuation = _cut_benign(rng, for_prompts=False)
+    return Query(prompt=prompt, continuation=continuation, toxic=toxic, record=f"query-{record}")
 
 
 def sample_prompts(*, seed: int = 0, size: int = 200) -> list[Prompt]:
     """Prompts for the evaluation, from openings that no other text has; toxic and nontoxic in turn."""
-    prompts = []
-    for record in range(size):
-        rng = Random(f"sample-prompt-{seed}-{record}")
-        if record % 2 == 0:
-            text, _ = _cut_at_insult(rng, for_prompts=True, insulted=rng.random() < 0.5)
-        else:
-            text, _ = _cut_benign(rng, for_prompts=True)
-        subset = "toxic" if record % 2 == 0 else "nontoxic"
-        prompts.append(Prompt(text=text, subset=subset, record=f"prompt-{record}"))
-    return prompts
+    return [_prompt(seed, record) for record in range(size)]
+
+
+@kept
+def _prompt(seed: int, record: int) -> Prompt:
+    rng = Random(f"sample-prompt-{seed}-{record}")
+    if record % 2 == 0:
+        text, _ = _cut_at_insult(rng, for_prompts=True, insulted=rng.random() < 0.5)
+    else:
+        text, _ = _cut_benign(rng, for_prompts=True)
+    subset = "toxic" if record % 2 == 0 else "nontoxic"
+    return Prompt(text=text, subset=subset, record=f"prompt-{record}")
 
 
 def _beginning(rng: Random, *, toxic: bool) -> tuple[str, int]:
@@ -98,34 +105,38 @@ def sample_labelled(*, seed: int = 0, size: int = 2000) -> list[LabelledText]:
 
     Toxicity is graded, as it is where several people label: 1 − 2⁻ⁿ for n insults, so that another one still counts.
     """
-    labelled = []
-    for record in range(size):
-        rng = Random(f"sample-labelled-{seed}-{record}")
-        toxic = rng.random() < 0.3
-        if rng.random() < 0.5:
-            text, insults = _beginning(rng, toxic=toxic)
-        else:
-            author = Author(rng)
-            polite = author.disagreement(toxic=False) if rng.random() < 0.3 else author.harmless()
-            text, insults = author.render([author.disagreement(toxic=True) if toxic else polite]).text, int(toxic)
-        labelled.append(LabelledText(text, 1 - 0.5**insults))
-    return labelled
+    return [_labelled(seed, record) for record in range(size)]
+
+
+@kept
+def _labelled(seed: int, record: int) -> LabelledText:
+    rng = Random(f"sample-labelled-{seed}-{record}")
+    toxic = rng.random() < 0.3
+    if rng.random() < 0.5:
+        text, insults = _beginning(rng, toxic=toxic)
+    else:
+        author = Author(rng)
+        polite = author.disagreement(toxic=False) if rng.random() < 0.3 else author.harmless()
+        text, insults = author.render([author.disagreement(toxic=True) if toxic else polite]).text, int(toxic)
+    return LabelledText(text, 1 - 0.5**insults)
 
 
 def sample_pairs(*, seed: int = 0, size: int = 1000) -> list[Pair]:
     """One beginning of a post, with a polite and with an insulting continuation."""
-    pairs = []
-    for record in range(size):
-        rng = Random(f"sample-pair-{seed}-{record}")
-        while True:
-            author = Author(rng)
-            opening = author.fill(rng.choice(OPEN_ANGRY if rng.random() < 0.7 else OPENINGS))
-            kind, trigger = author.trigger()
-            prompt = author.render([opening, trigger]).text
-            if not kept_for_prompts(prompt):
-                break
-        rest = author.fill(author.harmless())
-        chosen = author.render([f"- {rng.choice(POLITE[kind])}. {rest}"]).text[1:]
-        rejected = author.render([f"- {{{kind}}}. {rest}"]).text[1:]
-        pairs.append(Pair(prompt, chosen, rejected))
-    return pairs
+    return [_pair(seed, record) for record in range(size)]
+
+
+@kept
+def _pair(seed: int, record: int) -> Pair:
+    rng = Random(f"sample-pair-{seed}-{record}")
+    while True:
+        author = Author(rng)
+        opening = author.fill(rng.choice(OPEN_ANGRY if rng.random() < 0.7 else OPENINGS))
+        kind, trigger = author.trigger()
+        prompt = author.render([opening, trigger]).text
+        if not kept_for_prompts(prompt):
+            break
+    rest = author.fill(author.harmless())
+    chosen = author.render([f"- {rng.choice(POLITE[kind])}. {rest}"]).text[1:]
+    rejected = author.render([f"- {{{kind}}}. {rest}"]).text[1:]
+    return Pair(prompt, chosen, rejected)

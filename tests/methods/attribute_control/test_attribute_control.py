@@ -5,7 +5,7 @@ from copy import deepcopy
 import numpy as np
 import pytest
 import torch
-from conftest import tiny_documents, tiny_tokenizer
+from tiny import tiny_documents, tiny_tokenizer
 
 from ifguide.classifiers.ngrams import NgramClassifier
 from ifguide.corpus.blocks import Corpus

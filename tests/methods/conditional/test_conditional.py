@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 import torch
-from conftest import ARCHITECTURES, VOCABULARY, tiny_model
+from tiny import ARCHITECTURES, VOCABULARY, tiny_model
 from transformers import AutoModelForCausalLM
 
 from ifguide.corpus.control_tokens import named_tokenizer

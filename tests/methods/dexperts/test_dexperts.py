@@ -1,6 +1,6 @@
 import pytest
 import torch
-from conftest import VOCABULARY, tiny_model
+from tiny import VOCABULARY, tiny_model
 from transformers import TopPLogitsWarper
 
 from ifguide.decoding import Nucleus

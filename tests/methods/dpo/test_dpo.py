@@ -5,8 +5,8 @@ from math import log
 import numpy as np
 import pytest
 import torch
-from conftest import loss_and_gradients
 from rows import Row
+from tiny import loss_and_gradients
 
 from ifguide.corpus.documents import Pair, Prompt
 from ifguide.corpus.pairs import check_pairs, check_pairs_disjoint, encode_pairs, local_pairs

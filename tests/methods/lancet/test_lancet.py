@@ -3,7 +3,7 @@ from math import log
 import numpy as np
 import pytest
 import torch
-from conftest import loss_and_gradients
+from tiny import loss_and_gradients
 
 from ifguide.classifiers import ProfanityCheck
 from ifguide.methods.lancet import Lancet, queries_of

@@ -2,7 +2,7 @@ from math import log
 
 import pytest
 import torch
-from conftest import tiny_model
+from tiny import tiny_model
 
 from ifguide.methods.lancet.loss import ascent_loss, bregman_divergence, log_ratios, pairwise_loss
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from conftest import VOCABULARY, tiny_model
+from tiny import VOCABULARY, tiny_model
 
 from ifguide.classifiers.ngrams import NgramClassifier
 from ifguide.decoding import Nucleus

@@ -1,6 +1,6 @@
 import pytest
 import torch
-from conftest import VOCABULARY, tiny_documents, tiny_model, tiny_tokenizer
+from tiny import VOCABULARY, tiny_documents, tiny_model, tiny_tokenizer
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast, TopKLogitsWarper
 

@@ -3,7 +3,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from conftest import loss_and_gradients
+from tiny import loss_and_gradients
 
 from ifguide.classifiers.base import TOXICITY
 from ifguide.methods.rl import GroupRelative, LeaveOneOut, PolicyGradient

@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 import torch
-from conftest import ARCHITECTURES, tiny_model
 from safetensors.torch import load_file
+from tiny import ARCHITECTURES, tiny_model
 
 from ifguide.corpus.documents import LabelledText
 from ifguide.decoding import DecoderProcessor, ModelDecoder, ModelDecoding, Nucleus

@@ -2,7 +2,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from conftest import tiny_model
+from tiny import tiny_model
 
 from ifguide.methods.dexperts import ExpertTraining
 from ifguide.methods.task_vector import TaskVector, negate
