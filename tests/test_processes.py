@@ -94,7 +94,7 @@ def test_a_killed_run_continues_where_it_was(tmp_path):
     """kill −9 while the target trains: the next run reuses the rest and ends with the same weights."""
     (tmp_path / "whole").mkdir()
     (tmp_path / "killed").mkdir()
-    slow = [SMOKE, "stage=model", "method=none", "optim.epochs=3", "trainer.checkpoint_every=10"]
+    slow = [SMOKE, "stage=model", "method=none", "optim.epochs=5", "trainer.checkpoint_every=10"]
     assert run_here(tmp_path / "whole", *slow) == 0
     process = start(tmp_path / "killed", *slow)
     kept = "workspace/.building/model-*/checkpoints/*.ckpt"

@@ -5,8 +5,8 @@ import copy
 import numpy as np
 import pytest
 import torch
-from conftest import tiny_model
 from test_scorers import random_direction
+from tiny import tiny_model
 
 from ifguide.corpus.masks import TokenMask, jaccard
 from ifguide.influence import low_precision
