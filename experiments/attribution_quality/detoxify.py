@@ -57,7 +57,7 @@ def measure(experiment: Experiment) -> dict[str, Any]:
     tuned = ("+experiment=detoxification", f"start={study.base.artifacts['proxy']}")
     curves: dict[str, dict[str, dict[str, list[float]]]] = {}
     for suffix, overrides in ({"": []} | LISTS["detoxified"]).items():
-        for limit in LIMITS:
+        for limit in LIMITS[-1:] if suffix else LIMITS:
             selection = (f"selection.limit={limit}", f"selection.quantile={1 - limit / 2}")
             runs = experiment.sweep(f"limit {limit}{suffix}", *tuned, *selection, *overrides)
             for pooling, name in POOLINGS.items():
