@@ -107,8 +107,7 @@ def measure(experiment: Experiment) -> dict[str, Any]:
             "alone": study.quality(study.scores(name)) | {"qld": qld(losses, name, at_random, first)},
             "pooled": study.quality(smooth) | {"qld": qld(losses, f"{name}, pooled", at_random, first)},
         }
-    datasets = Path(study.configuration().paths.datasets)
-    contrasts = read_contrasts(datasets) if size == "real_text" else {}
+    contrasts = read_contrasts(Path(study.configuration().paths.datasets)) if size == "real_text" else {}
     cases = {title: {name: contrast_quality(sums, found) for name, sums in study.text_sums(names, found.texts).items()}
              for title, found in contrasts.items()}  # fmt: skip
     return {
