@@ -84,8 +84,8 @@ def test_directions_on_a_tiny_sample(tmp_path, run_script, begun):
     pytest.importorskip("profanity_check")
     names = ["EK-FAC", "refined, δ = 1, 64 blocks"]
     rows = run_script(
-        "experiments/attribution_quality/direction.py", "+debug=smoke", f"names={';'.join(names)}", "seeds=1",
-        f"output={tmp_path}", f"runs={tmp_path}/runs", f"paths.workspace={begun()}/workspace",
+        "experiments/attribution_quality/direction.py", "size=sample", "+debug=smoke", f"names={';'.join(names)}",
+        "seeds=1", f"output={tmp_path}", f"runs={tmp_path}/runs", f"paths.workspace={begun()}/workspace",
     )  # fmt: skip
     text = (tmp_path / "direction.md").read_text(encoding="utf-8")
     assert list(rows) == names and all(f"| {name} | " in text for name in names)

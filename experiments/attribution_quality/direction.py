@@ -1,7 +1,7 @@
 """What makes a good direction? Damping, curvature and conjugate gradients, by several yardsticks.
 
-    python experiments/attribution_quality/direction.py [size=sample|real_text] [names=...] [seeds=1,2,3] [render=true]
-        [override ...]
+    python experiments/attribution_quality/direction.py [size=real_text|sample] [names=...] [seeds=1,2,3,4]
+        [render=true] [override ...]
 
 Directions (`variants.yaml`) are made of half of the queries. Measured are what human spans say of the scores, alone and
 pooled, and per-token QLD: the uncensored model is trained on, without the loss of the 1 % of tokens with the highest
@@ -124,4 +124,4 @@ def measure(experiment: Experiment) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    publish(__file__, measure, page="direction.md", size="sample", names="", seeds="1,2,3")
+    publish(__file__, measure, page="direction.md", size="real_text", names="", seeds="1,2,3,4")

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import shlex
 import shutil
 import subprocess
 import sys
@@ -87,7 +88,7 @@ class Experiment:
     def command(self) -> str:
         """What measures the same again."""
         shown = [one for one in self.arguments if one.lstrip("+~").split("=")[0].split(".")[0] not in NOT_SHOWN]
-        return " ".join(["python", str(self.script.relative_to(self.root)), *shown])
+        return shlex.join(["python", str(self.script.relative_to(self.root)), *shown])
 
     def sweep(self, name: str, *overrides: str, report: bool = False) -> list[Run]:
         """Run `run.py -m` with these overrides and those of the experiment, and wait.
