@@ -1,6 +1,7 @@
 """A room imports only rooms above it, a stage file only `stage.py`; Hydra stays at the top."""
 
 import ast
+import importlib
 from pathlib import Path
 
 import pytest
@@ -88,3 +89,13 @@ def test_the_mathematics_needs_only_tensors():
         names = list(imports(path))
         assert {name.split(".")[0] for name in names} <= allowed, path
         assert all(room(name) == "objectives" or name == "ifguide.corpus.masks" for name in names if room(name)), path
+
+
+@pytest.mark.parametrize(
+    "path", sorted(ROOT.parent.glob("experiments/*/*.py")), ids=lambda path: "/".join(path.parts[-2:])
+)
+def test_what_experiments_import_is_there(path):
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("ifguide"):
+            module = importlib.import_module(node.module)
+            assert not [one.name for one in node.names if not hasattr(module, one.name)], node.module

@@ -21,6 +21,7 @@ from tqdm.auto import tqdm
 
 import ifguide
 from ifguide.corpus.blocks import Corpus, Split
+from ifguide.corpus.padding import pad
 from ifguide.corpus.queries import encode_queries
 from ifguide.evaluation.token_baselines import BM25, WORD_LIST, lexical_scores
 from ifguide.influence.curvature import Curvature
@@ -30,7 +31,7 @@ from ifguide.objectives.language_modeling import token_losses
 from ifguide.report.experiment import Experiment, publish
 from ifguide.stages.configuration import make, saved
 from ifguide.statistics import spearman
-from ifguide.training.data import pad, rows_of_step
+from ifguide.training.data import rows_of_step
 
 ROOT_EPSILON = 1e-9  # under the root of AdamW's denominator: without it, weights that hardly move have no derivative
 DROPPED = 0.01  # of all tokens
