@@ -133,13 +133,17 @@ def hub_records(path: str, configuration: str | None, *, split: str, streaming: 
     """Records of a data set on the Hugging Face hub, or of a folder that it was copied to.
 
     Raises:
-        ValueError: the hub does not answer.
+        ValueError: the hub does not answer, or may not be asked and its cache holds no such data set.
     """
     import datasets
 
     check_hub(path, "path")
+    try:
+        rows: Any = datasets.load_dataset(path, configuration, split=split, streaming=streaming)
+    except ConnectionError as error:
+        raise ValueError(f"path={path}: {_first_line(error)}; give a local folder, or local `files`") from None
     values: Mapping[str, Any]
-    for number, values in enumerate(datasets.load_dataset(path, configuration, split=split, streaming=streaming)):
+    for number, values in enumerate(rows):
         yield Record(f"{path}, {split} record {number}", values, "path")
 
 

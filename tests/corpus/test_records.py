@@ -293,6 +293,19 @@ def test_a_hub_that_is_silent_is_said_before_it_is_asked_for_records(monkeypatch
         list(HubSource(path="x/y"))
 
 
+def test_a_hub_that_may_not_be_asked_is_one_line(monkeypatch):
+    def load(*args, **options):
+        raise ConnectionError("Couldn't reach 'x/y' on the Hub (OfflineModeIsEnabled)\nand more")
+
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setattr("datasets.load_dataset", load)
+    message = (
+        r"^path=x/y: Couldn't reach 'x/y' on the Hub \(OfflineModeIsEnabled\); give a local folder, or local `files`$"
+    )
+    with pytest.raises(ValueError, match=message):
+        list(HubSource(path="x/y"))
+
+
 def test_where_takes_values_of_another_type_for_a_mistake(tmp_path):
     files = write(tmp_path, {"text": "a", "class": 0, "label": 1}, {"text": "b", "class": "0", "label": 0})
     for source in (LocalSource(files=files, where={"class": [0]}),

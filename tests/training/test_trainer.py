@@ -125,7 +125,7 @@ def test_a_trained_model_is_written_by_the_first_process_and_leaves_no_checkpoin
     "precision, message",
     [
         ("16-mixed", "bfloat16 under this name; say bf16-mixed"),
-        ("fp16", "known: 32-true, bf16-mixed"),
+        ("fp16", "known: auto, 32-true, bf16-mixed"),
         ("16", "known: "),
     ],
 )
