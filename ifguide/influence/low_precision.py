@@ -18,6 +18,7 @@ DTYPES = (AUTO, FLOAT32, BFLOAT16)
 CORRELATION, JACCARD = 0.9995, 0.98  # with float32, at least: of scores, and of the highest of them
 HIGHEST = 0.02  # of the tokens
 CHECK_TOKENS, BATCH = 1 << 14, 16  # tokens that are compared; blocks at a time
+LEAST_TOKENS = 1 << 20  # of a corpus: comparing costs a small part of scoring it
 
 
 def prepare_in(
@@ -33,7 +34,8 @@ def prepare_in(
 
     Args:
         dtype: `float32`, `bfloat16`, or `auto`: bfloat16 where the model's device computes it by hardware, the scorer
-            takes it, and the scores of a sample agree with those in float32 (`CORRELATION`, `JACCARD`); else float32.
+            takes it, the corpus has `LEAST_TOKENS`, and the scores of a sample agree with those in float32
+            (`CORRELATION`, `JACCARD`); else float32.
         scorer, model, directions, tokens, shape, seed: as in `prepare_scorer`; the model is taken over.
 
     Returns:
@@ -43,12 +45,13 @@ def prepare_in(
     if dtype != AUTO:
         prepared = prepare_scorer(scorer, model.to(getattr(torch, dtype)), directions, *given)
         return TokenScorer(prepared.score, {**prepared.facts, "dtype": dtype})
-    both = computes_bfloat16(model.device) and BFLOAT16 in scorer.DTYPES
+    _, blocks, length = shape
+    worth = blocks * length >= LEAST_TOKENS and BFLOAT16 in scorer.DTYPES
+    both = worth and computes_bfloat16(model.device)
     exact = prepare_scorer(scorer, (copy.deepcopy(model) if both else model).float(), directions, *given)
     if not both:
         return TokenScorer(exact.score, {**exact.facts, "dtype": FLOAT32})
     rounded = prepare_scorer(scorer, model.bfloat16(), directions, *given)
-    _, blocks, length = shape
     ids = tokens(sample_rows(blocks, max(1, CHECK_TOKENS // length), seed))
     found = agreement(*(score_blocks(one, ids, batch_size=BATCH, device=model.device) for one in (rounded, exact)))
     agrees = found["correlation"] >= CORRELATION and found["mask_jaccard"] >= JACCARD

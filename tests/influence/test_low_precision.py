@@ -26,6 +26,7 @@ def scored(dtype, blocks, scorer=None):
 @pytest.fixture
 def hardware(monkeypatch):
     monkeypatch.setattr(low_precision, "computes_bfloat16", lambda device: True)
+    monkeypatch.setattr(low_precision, "LEAST_TOKENS", 0)
     return monkeypatch
 
 
@@ -48,6 +49,11 @@ def test_scores_that_agree_are_taken_in_bfloat16_and_others_are_not(blocks, hard
             one.setattr(low_precision, name, 1.01)
             ours, facts = scored(AUTO, blocks)
         assert np.array_equal(ours, exact) and facts["dtype"] == "float32" and "float32_check" in facts
+
+
+def test_a_small_corpus_is_not_worth_a_comparison(blocks, hardware):
+    hardware.setattr(low_precision, "LEAST_TOKENS", blocks.numel() + 1)
+    assert "float32_check" not in scored(AUTO, blocks)[1]
 
 
 def test_a_scorer_that_needs_float32_gets_it(blocks, hardware):
