@@ -2,6 +2,8 @@
 
 import torch
 
+AUTO, FLOAT32, BFLOAT16 = "auto", "float32", "bfloat16"  # auto: what the device computes fast
+
 
 def computes_bfloat16(device: torch.device) -> bool:
     """Whether hardware makes products in bfloat16: AMX or AVX-512 BF16 of a CPU, tensor cores of a GPU."""

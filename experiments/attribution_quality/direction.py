@@ -108,8 +108,11 @@ def measure(experiment: Experiment) -> dict[str, Any]:
             "pooled": study.quality(smooth) | {"qld": qld(losses, f"{name}, pooled", at_random, first)},
         }
     contrasts = read_contrasts(Path(study.configuration().paths.datasets)) if size == "real_text" else {}
-    cases = {title: {name: contrast_quality(sums, found) for name, sums in study.text_sums(names, found.texts).items()}
-             for title, found in contrasts.items()}  # fmt: skip
+    cases = {}
+    for title, found in contrasts.items():
+        ids, inside, _ = study.encode(found.texts)
+        sums = study.text_sums(names, ids, inside)
+        cases[title] = {name: contrast_quality(each, found) for name, each in sums.items()}
     return {
         "size": size,
         "seeds": seeds,

@@ -153,11 +153,11 @@ def agreement(study: Study, names: Sequence[str], datasets: Path) -> dict[str, l
 
 def case_quality(study: Study, names: Sequence[str], cases: Contrasts) -> dict[str, dict[str, float]]:
     """Quality of sums of scores over short texts, and of what else could tell."""
-    sums = study.text_sums(names, cases.texts)
+    ids, inside, _ = study.encode(cases.texts)
+    sums = study.text_sums(names, ids, inside)
     words = word_log_odds(study.queries)
     odds = [sum(words.get(word.lower(), 0.0) for word in WORD.findall(text)) for text in cases.texts]
     sums["word list: log-odds between queries"] = np.array(odds)
-    ids, inside, _ = study.encode(cases.texts)
     sums[BM25] = (bm25_of_types(study.split, study.tokenizer, study.queries)[ids] * inside).sum(1)
     sums["classifier on the whole text"] = study.classifier()(cases.texts)["toxicity"]
     return {name: contrast_quality(total, cases) for name, total in sums.items()}

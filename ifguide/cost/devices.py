@@ -15,8 +15,7 @@ from transformers import PreTrainedModel
 
 from ifguide.cost.shape import ModelShape
 from ifguide.cost.work import Pass
-from ifguide.hardware import computes_bfloat16
-from ifguide.influence.low_precision import AUTO, BFLOAT16, FLOAT32
+from ifguide.hardware import AUTO, BFLOAT16, FLOAT32, computes_bfloat16
 from ifguide.workspace import nearest_folder
 
 TRIED = 8e9  # FLOPs of a batch that is tried, at most, on a CPU: a fraction of a second of one core

@@ -3,11 +3,11 @@
 from ifguide.cost import kinds
 from ifguide.cost.shape import FLOAT, ModelShape
 from ifguide.cost.work import PROCESS, Memory, Pass, Work
+from ifguide.hardware import AUTO, BFLOAT16, FLOAT32
 from ifguide.influence.chain import InfluenceSettings
 from ifguide.influence.conjugate_gradients import ConjugateGradients
 from ifguide.influence.curvature import Curvature
 from ifguide.influence.factors import EIGENVECTORS, FACTORS, LAMBDA
-from ifguide.influence.low_precision import AUTO, BFLOAT16, FLOAT32
 from ifguide.influence.scorers import JVP, Scorer
 from ifguide.influence.scoring import SAMPLE_TOKENS
 

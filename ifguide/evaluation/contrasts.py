@@ -36,7 +36,7 @@ def read_contrasts(folder: Path) -> dict[str, Contrasts]:
     """Title → cases of `toxicity_labelled/hatecheck.jsonl.gz` and of `bias_madlibs_77k.jsonl.gz` in a folder.
 
     Raises:
-        FileNotFoundError: a file is missing.
+        ValueError: a file is missing.
     """
     check, every = ([row.values for row in read_records(folder / "toxicity_labelled" / f"{name}.jsonl.gz")]
                     for name in ("hatecheck", "bias_madlibs_77k"))  # fmt: skip

@@ -16,12 +16,13 @@ from ifguide.corpus.blocks import Split
 from ifguide.corpus.documents import Query
 from ifguide.corpus.masks import TokenMask
 from ifguide.corpus.queries import EncodedQuery, encode_queries, halves
+from ifguide.hardware import AUTO
 from ifguide.influence.curvature import Curvature
 from ifguide.influence.diagnostics import split_half_correlation
 from ifguide.influence.direction import precondition_direction, query_gradient
-from ifguide.influence.low_precision import AUTO, DTYPES
+from ifguide.influence.low_precision import DTYPES
 from ifguide.influence.scorers.base import norm
-from ifguide.influence.scoring import SAMPLE_TOKENS, sample_rows
+from ifguide.influence.scoring import SAMPLE_TOKENS, rows_of_tokens, sample_rows
 from ifguide.influence.selection import Algorithm1, Selection
 from ifguide.influence.top import TopTokens
 from ifguide.models import tracked_layers
@@ -163,7 +164,7 @@ def direction_reliability(
     shared = (model, factors, curvature, settings)
     found = (find_direction(*shared, part, tokenizer, block_length=length, processes=processes) for part in parts)
     directions = [direction for direction, _ in found]
-    rows = sample_rows(len(split), max(1, SAMPLE_TOKENS // length), settings.seed)
+    rows = rows_of_tokens(len(split), length, SAMPLE_TOKENS, settings.seed)
     return split_half_correlation(
         model, directions, split.tokens(rows), batch_size=settings.batch_size, processes=processes
     )

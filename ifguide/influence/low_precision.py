@@ -9,11 +9,10 @@ import torch
 from numpy.typing import NDArray
 from transformers import PreTrainedModel
 
-from ifguide.hardware import computes_bfloat16
+from ifguide.hardware import AUTO, BFLOAT16, FLOAT32, computes_bfloat16
 from ifguide.influence.scorers import Direction, Scorer, TokenScorer
-from ifguide.influence.scoring import prepare_scorer, sample_rows, score_blocks
+from ifguide.influence.scoring import prepare_scorer, rows_of_tokens, score_blocks
 
-AUTO, FLOAT32, BFLOAT16 = "auto", "float32", "bfloat16"
 DTYPES = (AUTO, FLOAT32, BFLOAT16)
 CORRELATION, JACCARD = 0.9995, 0.98  # with float32, at least: of scores, and of the highest of them
 HIGHEST = 0.02  # of the tokens
@@ -52,7 +51,7 @@ def prepare_in(
     if not both:
         return TokenScorer(exact.score, {**exact.facts, "dtype": FLOAT32})
     rounded = prepare_scorer(scorer, model.bfloat16(), directions, *given)
-    ids = tokens(sample_rows(blocks, max(1, CHECK_TOKENS // length), seed))
+    ids = tokens(rows_of_tokens(blocks, length, CHECK_TOKENS, seed))
     found = agreement(*(score_blocks(one, ids, batch_size=BATCH, device=model.device) for one in (rounded, exact)))
     agrees = found["correlation"] >= CORRELATION and found["mask_jaccard"] >= JACCARD
     chosen, name = (rounded, BFLOAT16) if agrees else (exact, FLOAT32)

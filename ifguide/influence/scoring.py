@@ -33,6 +33,11 @@ def rows_of_share(blocks: int, share: float, seed: int) -> NDArray[np.int64]:
     return np.arange(blocks) if share == 1 else sample_rows(blocks, max(1, round(share * blocks)), seed)
 
 
+def rows_of_tokens(blocks: int, length: int, tokens: int, seed: int) -> NDArray[np.int64]:
+    """Rows of a random sample of blocks that hold so many tokens, one block at least."""
+    return sample_rows(blocks, max(1, tokens // length), seed)
+
+
 def score_blocks(scorer: TokenScorer, ids_BT: NDArray[np.int64], *, batch_size: int, device: Any) -> NDArray[Any]:
     """Scores of some blocks, [behaviours, B, T] in float32, `batch_size` blocks at a time."""
     parts = []
@@ -53,7 +58,7 @@ def prepare_scorer(
     """Make a scorer ready with directions in the model's dtype and a sample that every process draws alike; it is
     checked on some of that (`prepare_checked`)."""
     _, blocks, length = shape
-    sample = torch.from_numpy(tokens(sample_rows(blocks, max(1, SAMPLE_TOKENS // length), seed)))
+    sample = torch.from_numpy(tokens(rows_of_tokens(blocks, length, SAMPLE_TOKENS, seed)))
     matching = [
         {name: value.to(model.get_parameter(name)) for name, value in direction.items()} for direction in directions
     ]

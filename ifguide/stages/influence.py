@@ -17,6 +17,7 @@ from ifguide.corpus.queries import check_queries
 from ifguide.corpus.tokenizers import token_texts
 from ifguide.cost import FLOAT, PROCESS, CorpusSize, Memory, Work, shape_of
 from ifguide.cost.influence import differentiating, fitting, scoring
+from ifguide.hardware import AUTO, FLOAT32
 from ifguide.influence.chain import (
     InfluenceSettings,
     Rule,
@@ -29,12 +30,12 @@ from ifguide.influence.curvature import Curvature
 from ifguide.influence.diagnostics import mask_shape, mean_loss, on_both_sides, unigram_loss
 from ifguide.influence.direction import load_direction, save_direction
 from ifguide.influence.factors import load_factors, save_factors
-from ifguide.influence.low_precision import AUTO, FLOAT32, prepare_in
+from ifguide.influence.low_precision import prepare_in
 from ifguide.influence.per_block import check_called
 from ifguide.influence.pooling import Pooling, pool_scores
 from ifguide.influence.scorers import Scorer
 from ifguide.influence.scorers.base import check_dtype
-from ifguide.influence.scoring import ScoringModule, fill_store, rows_of_share, sample_rows
+from ifguide.influence.scoring import ScoringModule, fill_store, rows_of_share, rows_of_tokens
 from ifguide.influence.store import ScoreStore, open_scores
 from ifguide.models import ModelSettings, untracked
 from ifguide.processes import Processes
@@ -109,7 +110,7 @@ class Factors(Stage):
         held_out = corpus.split("validation")
         if not len(held_out):
             return {findings.WARNINGS: [warning for warning in warnings if warning]}
-        rows = sample_rows(len(held_out), max(1, LOSS_TOKENS // held_out.block_length), self.influence.seed)
+        rows = rows_of_tokens(len(held_out), held_out.block_length, LOSS_TOKENS, self.influence.seed)
         loss = mean_loss(model, held_out.tokens(rows), batch_size=self.influence.batch_size, processes=processes)
         unigram = unigram_loss(corpus.split("train"), held_out, corpus.vocabulary)
         return {"validation_loss": loss, "unigram_loss": unigram, **findings.of_proxy(loss, unigram, *warnings)}

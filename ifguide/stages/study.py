@@ -173,9 +173,10 @@ class Study:
         found = score_blocks(scorer, ids, batch_size=64, device=model.device)[0]
         return found
 
-    def text_sums(self, names: Sequence[str], texts: Sequence[str]) -> dict[str, NDArray[Any]]:
-        """Variant → sums of the scores of texts, [texts]."""
-        ids, inside, _ = self.encode(texts)
+    def text_sums(
+        self, names: Sequence[str], ids: NDArray[np.int64], inside: NDArray[np.bool_]
+    ) -> dict[str, NDArray[Any]]:
+        """Variant → sums of the scores of texts (`encode`), [texts]."""
         return {name: (self.score_text(name, ids) * inside).sum(1) for name in names}
 
     def mask(self, name: str) -> TokenMask:

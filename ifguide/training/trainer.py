@@ -13,7 +13,7 @@ from pytorch_lightning.strategies import Strategy
 from torch.utils.data import DataLoader
 
 from ifguide.checks import check_whole_number
-from ifguide.hardware import computes_bfloat16
+from ifguide.hardware import AUTO, computes_bfloat16
 from ifguide.processes import Processes
 from ifguide.training.callbacks import Progress
 from ifguide.training.checkpoints import WholeCheckpointIO
@@ -99,7 +99,7 @@ class TrainerSettings:
         **lightning: Any,
     ) -> None:
         self.accelerator, self.devices, self.num_nodes = accelerator, devices, num_nodes
-        if precision == "auto":
+        if precision == AUTO:
             precision = "bf16-mixed" if computes_bfloat16(self.device) else "32-true"
         self.strategy, self.precision, self.micro_batch_size, self.compile = (
             strategy,

@@ -9,8 +9,9 @@ from test_scorers import random_direction
 from tiny import tiny_model
 
 from ifguide.corpus.masks import TokenMask, jaccard
+from ifguide.hardware import AUTO
 from ifguide.influence import low_precision
-from ifguide.influence.low_precision import AUTO, agreement, prepare_in
+from ifguide.influence.low_precision import agreement, prepare_in
 from ifguide.influence.scorers import JVP, FiniteDifference
 
 

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from ifguide.hardware import AUTO
 from ifguide.models import tracked_parameters
 
 Direction = Mapping[str, Tensor]  # parameter name → tensor of that parameter's shape
@@ -107,7 +108,7 @@ def norm(tensors: Mapping[str, Tensor]) -> float:
 
 def check_dtype(scorer: Scorer, dtype: str) -> None:
     """Raise ValueError where a scorer does not take models of a dtype."""
-    if dtype not in ("auto", *scorer.DTYPES):
+    if dtype not in (AUTO, *scorer.DTYPES):
         raise ValueError(f"influence.dtype={dtype}: {type(scorer).__name__} takes {' or '.join(scorer.DTYPES)}")
 
 
