@@ -83,17 +83,18 @@ def test_attribution_quality_on_the_sample(tmp_path, run_script):
 def test_directions_on_a_tiny_sample(tmp_path, run_script, begun):
     pytest.importorskip("profanity_check")
     names = ["EK-FAC", "refined, δ = 1, 64 blocks"]
-    rows = run_script(
-        "experiments/attribution_quality/direction.py", "size=sample", "+debug=smoke", f"names={';'.join(names)}",
+    figures = run_script(
+        "experiments/attribution_quality/direction.py", "sizes=sample", "+debug=smoke", f"names={';'.join(names)}",
         "seeds=1", f"output={tmp_path}", f"runs={tmp_path}/runs", f"paths.workspace={begun()}/workspace",
     )  # fmt: skip
     text = (tmp_path / "direction.md").read_text(encoding="utf-8")
-    assert list(rows) == names and all(f"| {name} | " in text for name in names)
+    assert list(figures["sample"]) == names and all(f"| {name} | " in text for name in names)
     kept = json.loads((tmp_path / "direction.json").read_text())
-    refined, plain = (kept["rows"][name] for name in reversed(names))
+    part = kept["parts"]["sample"]
+    refined, plain = (part["rows"][name] for name in reversed(names))
     assert refined["steps"] > 3 and refined["residuals"][1] < refined["residuals"][0] and plain["residuals"] is None
     assert plain["alone"]["qld"]["ratio"] == 1 and refined["alone"]["qld"]["value"] != plain["alone"]["qld"]["value"]
-    assert kept["stages"]["refined_direction"] == 1 and kept["queries"]["measured"] > 0
+    assert kept["stages"]["refined_direction"] == 1 and part["queries"]["measured"] > 0
 
 
 SMALL = (

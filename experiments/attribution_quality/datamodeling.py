@@ -41,7 +41,8 @@ def trained_contrasts(study: Study, rows: Sequence[NDArray[np.int64]]) -> NDArra
 
 def measure(experiment: Experiment) -> dict[str, Any]:
     names, halves = LISTS["datamodeling"], int(experiment.options["halves"])
-    study = Study(experiment, "datamodeling", {name: LISTS["variants"][name] for name in names})
+    known = LISTS["variants"] | {name: ["pooling=none", *made] for name, made in LISTS["directions"].items()}
+    study = Study(experiment, "datamodeling", {name: known[name] for name in names})
     rng, blocks = np.random.default_rng(0), len(study.split)
     rows = [np.sort(rng.permutation(blocks)[: blocks // 2]) for _ in range(halves)]
     actual, scores, foretold = trained_contrasts(study, rows), {}, {}

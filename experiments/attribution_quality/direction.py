@@ -1,14 +1,14 @@
 """What makes a good direction? Damping, curvature and conjugate gradients, by several yardsticks.
 
-    python experiments/attribution_quality/direction.py [size=real_text|sample] [names=...] [seeds=1,2,3,4]
+    python experiments/attribution_quality/direction.py [sizes=real_text,sample] [names=...] [seeds=1,2,3,4]
         [render=true] [override ...]
 
 Directions (`variants.yaml`) are made of half of the queries. Measured are what human spans say of the scores, alone and
 pooled, and per-token QLD: the uncensored model is trained on, without the loss of the 1 % of tokens with the highest
 scores; how much more the toxic continuations of the other half then cost it than after leaving out random tokens.
 On real text also whether sums of scores tell apart short texts of the same words (HateCheck, Bias Madlibs).
-`names` are of directions, parted by semicolons; none: all. Real text is a fifth of `+experiment=real_text`, with the
-proxy of the whole.
+`names` are of directions, parted by semicolons; none: all on the sample, on real text those of `on_real_text`. Real text
+is a fifth of `+experiment=real_text`, with the proxy of the whole.
 """
 
 from collections.abc import Sequence
@@ -40,22 +40,22 @@ FIFTH = "data.weights={brown: .1, reuters: .05, imdb: .02, toxic_spans: .12, dav
 PRECISIONS = [f"precision_at_{share}" for share in (0.005, 0.01, 0.02, 0.05)]
 
 
-def corpus(experiment: Experiment) -> list[str]:
+def corpus(experiment: Experiment, size: str) -> list[str]:
     """Overrides of the corpus and of its proxy."""
-    if experiment.options["size"] == "sample":
+    if size == "sample":
         return []
     made = experiment.run("proxy", "+experiment=real_text", "stage=proxy").artifacts
     return ["+experiment=real_text", FIFTH, f"data.tokenizer.path={as_override(made['data'] / 'tokenizer')}",
             f"proxy.pretrained={as_override(made['proxy'])}", "proxy_optim.epochs=0"]  # fmt: skip
 
 
-def left_out(study: Study, scores: Existing, seeds: Sequence[int]) -> NDArray[np.float64]:
-    """Losses of the other half's toxic continuations after training on without the top tokens, [seeds, queries]."""
+def left_out(study: Study, part: float, scores: Existing, seeds: Sequence[int]) -> NDArray[np.float64]:
+    """Losses of the other half's toxic continuations after training on for a part of a pass without the top tokens,
+    [seeds, queries]."""
     data, start = study.existing("data", "data"), study.existing("proxy", "model")
     mask = Mask(scores=scores, data=data, behaviours=["toxicity"], selection=TopTokens(limit=TOP))
     toxic = [query for query in halves(study.queries)[1] if query.toxic]
-    epochs = PARTS[study.experiment.options["size"]]
-    optim = replace(study.part("proxy_optim"), epochs=epochs, learning_rate=1e-3)
+    optim = replace(study.part("proxy_optim"), epochs=part, learning_rate=1e-3)
     shared = {"start": start, "mask": mask, "model": study.part("proxy"), "optim": optim}
     return np.array([study.query_losses(toxic, seed=seed, **shared) for seed in seeds])
 
@@ -88,24 +88,23 @@ def facts(study: Study, name: str) -> dict[str, Any]:
     }
 
 
-def measure(experiment: Experiment) -> dict[str, Any]:
-    size, asked = experiment.options["size"], experiment.options["names"]
-    seeds = [int(seed) for seed in experiment.options["seeds"].split(",")]
-    names = asked.split(";") if asked else list(LISTS["directions"])
-    shown = {name: LISTS["directions"][name] for name in names}
-    study = Study(experiment, f"direction {size}", shown, *corpus(experiment), "pooling=none", HALF)
+def judge(experiment: Experiment, size: str, names: Sequence[str], seeds: Sequence[int]) -> dict[str, Any]:
+    """Directions on one corpus; the others are compared with the first."""
+    shown, part, first = {name: LISTS["directions"][name] for name in names}, PARTS[size], names[0]
+    study = Study(experiment, f"direction {size}", shown, *corpus(experiment, size), "pooling=none", HALF)
     noise = np.random.default_rng(0).random(study.split.shape, dtype=np.float32)
     random = Existing(folder=study.baseline("random tokens", lambda: noise).path, stage="baseline")
-    at_random, first = left_out(study, random, seeds), names[0]
+    at_random = left_out(study, part, random, seeds)
     rows, losses = {}, {}
     for name in names:
         scores = Existing(folder=study.runs[name].artifacts["scores"], stage="scores")
         folder, smooth = pooled(study, scores)
-        losses[name], losses[f"{name}, pooled"] = left_out(study, scores, seeds), left_out(study, folder, seeds)
+        alone, together = name, f"{name}, pooled"
+        losses |= {alone: left_out(study, part, scores, seeds), together: left_out(study, part, folder, seeds)}
         rows[name] = {
             **facts(study, name),
-            "alone": study.quality(study.scores(name)) | {"qld": qld(losses, name, at_random, first)},
-            "pooled": study.quality(smooth) | {"qld": qld(losses, f"{name}, pooled", at_random, first)},
+            "alone": study.quality(study.scores(name)) | {"qld": qld(losses, alone, at_random, first)},
+            "pooled": study.quality(smooth) | {"qld": qld(losses, together, at_random, first)},
         }
     contrasts = read_contrasts(Path(study.configuration().paths.datasets)) if size == "real_text" else {}
     cases = {}
@@ -113,18 +112,21 @@ def measure(experiment: Experiment) -> dict[str, Any]:
         ids, inside, _ = study.encode(found.texts)
         sums = study.text_sums(names, ids, inside)
         cases[title] = {name: contrast_quality(each, found) for name, each in sums.items()}
-    return {
-        "size": size,
-        "seeds": seeds,
-        "first": first,
-        "tokens": int(noise.size),
-        "queries": {"direction": len(halves(study.queries)[0]), "measured": losses[first].shape[1]},
-        "rows": rows,
-        "cases": cases,
-        "figures": {name: {"qld": row["alone"]["qld"]["value"], "pooled qld": row["pooled"]["qld"]["value"],
-                           **{key: row["pooled"][key] for key in PRECISIONS}} for name, row in rows.items()},
-    }  # fmt: skip
+    queries = {"direction": len(halves(study.queries)[0]), "measured": losses[first].shape[1]}
+    return {"first": first, "tokens": int(noise.size), "queries": queries, "rows": rows, "cases": cases}
+
+
+def measure(experiment: Experiment) -> dict[str, Any]:
+    options = experiment.options
+    sizes, seeds = options["sizes"].split(","), [int(seed) for seed in options["seeds"].split(",")]
+    usual = {"sample": list(LISTS["directions"]), "real_text": LISTS["on_real_text"]}
+    names = {size: options["names"].split(";") if options["names"] else usual[size] for size in sizes}
+    parts = {size: judge(experiment, size, names[size], seeds) for size in sizes}
+    figures = {size: {name: {"qld": row["alone"]["qld"]["value"], "pooled qld": row["pooled"]["qld"]["value"],
+                             **{key: row["pooled"][key] for key in PRECISIONS}}
+                      for name, row in part["rows"].items()} for size, part in parts.items()}  # fmt: skip
+    return {"seeds": seeds, "parts": parts, "figures": figures}
 
 
 if __name__ == "__main__":
-    publish(__file__, measure, page="direction.md", size="real_text", names="", seeds="1,2,3,4")
+    publish(__file__, measure, page="direction.md", sizes="real_text,sample", names="", seeds="1,2,3,4")
