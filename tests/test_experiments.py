@@ -122,11 +122,11 @@ def test_a_behaviour_without_words_on_a_tiny_sample(tmp_path, run_script):
 def test_the_gold_standard_on_a_tiny_sample(tmp_path, run_script):
     rows = run_script(
         "experiments/gold_standard/run.py", *SMALL, f"output={tmp_path}", f"runs={tmp_path}/runs", "random=1",
-        f"paths.workspace={tmp_path}/w",
+        "dampings=1", f"paths.workspace={tmp_path}/w",
     )  # fmt: skip
     text = (tmp_path / "README.md").read_text(encoding="utf-8")
     gold = rows["metagradient"]
-    assert gold["spearman"] == pytest.approx(1) and gold["overlap"] > 0.99 and len(rows) == 3 + 6
+    assert gold["spearman"] == pytest.approx(1) and gold["overlap"] > 0.99 and len(rows) == 3 + 6 + 2
     assert gold["contrast"] > 0 and rows["metagradient of the toxic loss alone"]["toxic"] > 0
     assert "- exact (`jvp`), EK-FAC reaches " in text and all(f"| {name} |" in text for name in rows)
 

@@ -26,7 +26,7 @@ CELLS = {"toxic fraction, toxic prompts": ("toxicity", "toxic", "toxic_fraction"
          "expected maximum toxicity": ("toxicity", "all", "expected_maximum_toxicity"),
          "benign perplexity": ("perplexity", "benign", "perplexity")}  # fmt: skip
 POOLINGS = {"none": "exact scores", "word_context": "pooled by word and context"}
-LIMITS = (0.005, 0.02)  # L; q follows as 1 − L/2
+LIMITS = (0.005, 0.01, 0.02)  # L; q follows as 1 − L/2
 EXACT = "exact (`jvp`)"
 
 
@@ -57,7 +57,7 @@ def measure(experiment: Experiment) -> dict[str, Any]:
     tuned = ("+experiment=detoxification", f"start={study.base.artifacts['proxy']}")
     curves: dict[str, dict[str, dict[str, list[float]]]] = {}
     for suffix, overrides in ({"": []} | LISTS["detoxified"]).items():
-        for limit in LIMITS[-1:] if suffix else LIMITS:
+        for limit in LIMITS:
             selection = (f"selection.limit={limit}", f"selection.quantile={1 - limit / 2}")
             runs = experiment.sweep(f"limit {limit}{suffix}", *tuned, *selection, *overrides)
             for pooling, name in POOLINGS.items():

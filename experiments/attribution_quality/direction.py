@@ -1,14 +1,14 @@
 """What makes a good direction? Damping, curvature and conjugate gradients, by several yardsticks.
 
-    python experiments/attribution_quality/direction.py [sizes=real_text,sample] [names=...] [seeds=1,2,3,4]
+    python experiments/attribution_quality/direction.py [sizes=real_text,sample] [names=...] [seeds=1,2]
         [render=true] [override ...]
 
 Directions (`variants.yaml`) are made of half of the queries. Measured are what human spans say of the scores, alone and
 pooled, and per-token QLD: the uncensored model is trained on, without the loss of the 1 % of tokens with the highest
 scores; how much more the toxic continuations of the other half then cost it than after leaving out random tokens.
 On real text also whether sums of scores tell apart short texts of the same words (HateCheck, Bias Madlibs).
-`names` are of directions, parted by semicolons; none: all on the sample, on real text those of `on_real_text`. Real text
-is a fifth of `+experiment=real_text`, with the proxy of the whole.
+Which directions on which corpus, and from which seeds, `judged` says, or `names` (parted by semicolons) and `seeds`. Real
+text is a fifth of `+experiment=real_text`, with the proxy of the whole.
 """
 
 from collections.abc import Sequence
@@ -25,6 +25,7 @@ from ifguide.corpus.queries import halves
 from ifguide.evaluation.contrasts import contrast_quality, read_contrasts
 from ifguide.influence.store import open_scores
 from ifguide.influence.top import TopTokens
+from ifguide.report.attribution import Estimate, plot_intervals
 from ifguide.report.experiment import Experiment, publish
 from ifguide.stages.influence import Mask, PooledScores
 from ifguide.stages.stage import Existing
@@ -37,6 +38,7 @@ HALF = "classifier@classifiers.toxicity=from_queries"  # a judge takes the other
 TOP = 0.01  # of the tokens, left out
 PARTS = {"sample": 0.5, "real_text": 0.4}  # of a pass, that the model is trained on
 FIFTH = "data.weights={brown: .1, reuters: .05, imdb: .02, toxic_spans: .12, davidson: .02}"
+USUAL = 0.01  # δ where nothing is said
 PRECISIONS = [f"precision_at_{share}" for share in (0.005, 0.01, 0.02, 0.05)]
 
 
@@ -88,6 +90,20 @@ def facts(study: Study, name: str) -> dict[str, Any]:
     }
 
 
+def over_damping(rows: dict[str, Any]) -> dict[str, list[Estimate]]:
+    """Of EK-FAC and of what refines it, alone and pooled: δ, QLD and its interval, in the order of δ."""
+    found: dict[str, list[Estimate]] = {}
+    for name, row in rows.items():
+        given = dict(override.split("=") for override in LISTS["directions"][name])
+        if not given.keys() <= {"refine", "curvature.damping"}:
+            continue
+        for kind, suffix in (("alone", ""), ("pooled", ", pooled")):
+            one = row[kind]["qld"]
+            curve = found.setdefault(("refined" if "refine" in given else "EK-FAC") + suffix, [])
+            curve.append((float(given.get("curvature.damping", USUAL)), one["value"], *one["interval"]))
+    return {name: sorted(curve) for name, curve in found.items()}
+
+
 def judge(experiment: Experiment, size: str, names: Sequence[str], seeds: Sequence[int]) -> dict[str, Any]:
     """Directions on one corpus; the others are compared with the first."""
     shown, part, first = {name: LISTS["directions"][name] for name in names}, PARTS[size], names[0]
@@ -112,21 +128,24 @@ def judge(experiment: Experiment, size: str, names: Sequence[str], seeds: Sequen
         ids, inside, _ = study.encode(found.texts)
         sums = study.text_sums(names, ids, inside)
         cases[title] = {name: contrast_quality(each, found) for name, each in sums.items()}
+    labels = ("δ, of the mean eigenvalue of each layer", "QLD, nats per continuation")
+    plot_intervals(over_damping(rows), experiment.output / f"damping_{size}.png", labels=labels, log=True)
     queries = {"direction": len(halves(study.queries)[0]), "measured": losses[first].shape[1]}
-    return {"first": first, "tokens": int(noise.size), "queries": queries, "rows": rows, "cases": cases}
+    return {"first": first, "seeds": seeds, "tokens": int(noise.size), "queries": queries, "rows": rows, "cases": cases}
 
 
 def measure(experiment: Experiment) -> dict[str, Any]:
-    options = experiment.options
-    sizes, seeds = options["sizes"].split(","), [int(seed) for seed in options["seeds"].split(",")]
-    usual = {"sample": list(LISTS["directions"]), "real_text": LISTS["on_real_text"]}
-    names = {size: options["names"].split(";") if options["names"] else usual[size] for size in sizes}
-    parts = {size: judge(experiment, size, names[size], seeds) for size in sizes}
+    asked, parts = experiment.options, {}
+    for size in asked["sizes"].split(","):
+        usual = LISTS["judged"][size]
+        names = asked["names"].split(";") if asked["names"] else usual["names"]
+        seeds = [int(seed) for seed in asked["seeds"].split(",")] if asked["seeds"] else usual["seeds"]
+        parts[size] = judge(experiment, size, names, seeds)
     figures = {size: {name: {"qld": row["alone"]["qld"]["value"], "pooled qld": row["pooled"]["qld"]["value"],
                              **{key: row["pooled"][key] for key in PRECISIONS}}
                       for name, row in part["rows"].items()} for size, part in parts.items()}  # fmt: skip
-    return {"seeds": seeds, "parts": parts, "figures": figures}
+    return {"parts": parts, "figures": figures}
 
 
 if __name__ == "__main__":
-    publish(__file__, measure, page="direction.md", sizes="real_text,sample", names="", seeds="1,2,3,4")
+    publish(__file__, measure, page="direction.md", sizes="real_text,sample", names="", seeds="")

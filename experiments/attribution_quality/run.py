@@ -71,7 +71,9 @@ def report(experiment: Experiment, study: Study) -> dict[str, Any]:
     """What is measured on text that the variants were not chosen on."""
     datasets, new_text = Path(study.configuration().paths.datasets), LISTS["new_text"]
     means = agreement(study, new_text, datasets)
-    plots.plot_agreement(means, experiment.output / "agreement.png")
+    by_annotators = {name: [(float(count), *one) for count, one in enumerate(found)] for name, found in means.items()}
+    labels = ("annotators who marked the token", "mean percentile of its score")
+    plots.plot_intervals(by_annotators, experiment.output / "agreement.png", labels=labels, reference=0.5)
     cases = {title: case_quality(study, new_text, found) for title, found in read_contrasts(datasets).items()}
     places = study.base.artifacts  # other text, scored with the same proxy, which is not trained further
     other = Study(

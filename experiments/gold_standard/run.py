@@ -1,12 +1,14 @@
 """How near do scorers come to the derivative of training itself (MAGIC; Ilyas & Engstrom, 2025)?
 
-    python experiments/gold_standard/run.py [seed=0] [random=3] [render=true] [override ...]
+    python experiments/gold_standard/run.py [seed=0] [random=3] [dampings=.1,1,10,100] [render=true] [override ...]
 
 Trains the model of `+experiment=gold_standard` and differentiates what it trained to: the loss of toxic continuations,
 and that less the loss of the others, by the weight of each training token's loss. Scores of the trained model are
-compared with that, and so is what a training without the tokens that they rank highest does.
+compared with that, and so is what a training without the tokens that they rank highest does. `dampings` are those that
+EK-FAC and refined directions are compared at, beside the usual one.
 """
 
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -24,6 +26,7 @@ from ifguide.corpus.blocks import Corpus, Split
 from ifguide.corpus.padding import pad
 from ifguide.corpus.queries import encode_queries
 from ifguide.evaluation.token_baselines import BM25, WORD_LIST, lexical_scores
+from ifguide.influence.conjugate_gradients import ConjugateGradients
 from ifguide.influence.curvature import Curvature
 from ifguide.influence.metagradient import AdamW, Parameters, WeightedTraining
 from ifguide.influence.scorers import Positional
@@ -76,14 +79,22 @@ def trained(part: Any, corpus: Corpus, seed: int) -> tuple[Any, ...]:
     return training, objectives, start, model, -found.numpy()  # learning a token makes the loss fall: a positive score
 
 
-def scores_of(part: Any, model: Any, corpus: Corpus, split: Split) -> dict[str, Scores]:
+def scores_of(part: Any, model: Any, corpus: Corpus, split: Split, dampings: Sequence[float]) -> dict[str, Scores]:
     """Scores of the trained model, and of words."""
     queries, tokenizer = part("behaviours.toxicity"), corpus.tokenizer
     both = {toxic: [(q.prompt, q.continuation) for q in queries if q.toxic is toxic] for toxic in (True, False)}
+    ways = {EXACT: (part("curvature"), None), "exact (`jvp`), no curvature": (Curvature("identity"), None)}
+    for damping in dampings:
+        damped = replace(part("curvature"), damping=damping)
+        ways |= {f"exact (`jvp`), EK-FAC, δ = {damping:g}": (damped, None),
+                 f"exact (`jvp`), refined, δ = {damping:g}": (damped, ConjugateGradients())}  # fmt: skip
     directions = {}
-    for name, curvature in ((EXACT, part("curvature")), ("exact (`jvp`), no curvature", Curvature("identity"))):
+    for name, (curvature, refine) in ways.items():
         fitted = ifguide.fit_curvature(model, split, curvature=curvature, influence=part("influence"), progress=False)
-        directions[name] = ifguide.make_direction(model, tokenizer, fitted, positive=both[True], negative=both[False])
+        directions[name] = ifguide.make_direction(
+            model, tokenizer, fitted, positive=both[True], negative=both[False], refine=refine,
+            blocks=split if refine else None,
+        )  # fmt: skip
     found, one = ifguide.score(model, split, directions), {"positional, aligned": directions[EXACT]}
     found |= ifguide.score(model, split, one, scorer=Positional())
     found |= ifguide.pool({"pooled by word and context": found[EXACT]}, split, tokenizer)
@@ -98,7 +109,8 @@ def measure(experiment: Experiment) -> dict[str, Any]:
     training, objectives, start, model, (gold, toxic) = trained(part, corpus, seed)
     other = trained(part, corpus, seed + 1)[-1][0]
     scores: dict[str, Scores] = {MAGIC: gold, f"{MAGIC} of the toxic loss alone": toxic, f"{MAGIC}, other seed": other}
-    scores |= scores_of(part, model, corpus, split)
+    dampings = [float(damping) for damping in experiment.options["dampings"].split(",")]
+    scores |= scores_of(part, model, corpus, split, dampings)
     whole = objectives(dict(model.named_parameters())).detach()
     rng, count = np.random.default_rng(seed), round(DROPPED * gold[:, 1:].size)
 
@@ -126,4 +138,4 @@ def measure(experiment: Experiment) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    publish(__file__, measure, seed="0", random="3")
+    publish(__file__, measure, seed="0", random="3", dampings=".1,1,10,100")

@@ -11,6 +11,7 @@ from ifguide.report.plots import BLUE, GREEN, INK, ORANGE, VERMILION, new_figure
 COLOURS = (BLUE, VERMILION, GREEN, ORANGE, "#CC79A7", "#56B4E9", INK)
 DASHES = ("-", "--", ":", "-.")
 Curve = tuple[NDArray[np.float64], NDArray[np.float64]]
+Estimate = tuple[float, float, float, float]  # x, value, and its interval
 
 
 def precision_recall(scores: NDArray[np.float32], positive: NDArray[np.bool_]) -> Curve:
@@ -97,23 +98,42 @@ def plot_trade_off(
     save_figure(figure, path)
 
 
-def plot_agreement(
-    means: Mapping[str, Sequence[tuple[float, float, float]]], path: Path, *, chance: float = 0.5
+def plot_intervals(
+    curves: Mapping[str, Sequence[Estimate]],
+    path: Path,
+    *,
+    labels: tuple[str, str],
+    log: bool = False,
+    reference: float | None = None,
 ) -> None:
-    """How many annotators marked a token against the mean percentile of its score: name → (mean, low, high) each."""
+    """Estimates with their intervals, those of a curve joined; curves are set apart a little so that bars can be told.
+
+    Args:
+        curves: name → (x, value, low, high) each.
+        path: of a PNG or SVG.
+        labels: of the axes.
+        log: a logarithmic axis of x.
+        reference: a value that is drawn as a line.
+    """  # fmt: skip
     figure = new_figure(width=9, height=5)
     axes = figure.subplots()
-    for index, (name, points) in enumerate(means.items()):
-        mean, low, high = np.array(points).T
-        places = np.arange(len(points)) + 0.05 * (index - (len(means) - 1) / 2)
+    for index, (name, points) in enumerate(curves.items()):
+        x, value, low, high = np.array(points, dtype=np.float64).T
+        apart = 0.05 * (index - (len(curves) - 1) / 2)
         axes.errorbar(
-            places, mean, yerr=[np.maximum(mean - low, 0), np.maximum(high - mean, 0)], marker="o", capsize=3, lw=1.6,
-            color=COLOURS[index % len(COLOURS)], ls=DASHES[index // len(COLOURS) % len(DASHES)], label=_plain(name),
+            x * np.exp(apart) if log else x + apart, value,
+            yerr=[np.maximum(value - low, 0), np.maximum(high - value, 0)], marker="o", capsize=3, lw=1.6,
+            color=COLOURS[index % len(COLOURS)], ls=DASHES[index % len(DASHES)], label=_plain(name),
         )  # fmt: skip
-    axes.axhline(chance, color=INK, lw=0.8, ls=":")
-    axes.set_xticks(range(len(next(iter(means.values())))))
-    axes.set_xlabel("annotators who marked the token")
-    axes.set_ylabel("mean percentile of its score")
+    if reference is not None:
+        axes.axhline(reference, color=INK, lw=0.8, ls=":")
+    places = sorted({point[0] for points in curves.values() for point in points})
+    if log:
+        axes.set_xscale("log")
+    axes.set_xticks(places, [f"{place:g}" for place in places])
+    axes.minorticks_off()
+    axes.set_xlabel(labels[0])
+    axes.set_ylabel(labels[1])
     axes.grid(alpha=0.25)
     axes.legend(frameon=False, fontsize=8)
     save_figure(figure, path)

@@ -14,7 +14,13 @@ from ifguide.evaluation.token_baselines import (
 )
 from ifguide.models import ModelSettings
 from ifguide.objectives.language_modeling import token_losses
-from ifguide.report.attribution import plot_cost, plot_mask_overlap, plot_precision_recall, precision_recall
+from ifguide.report.attribution import (
+    plot_cost,
+    plot_intervals,
+    plot_mask_overlap,
+    plot_precision_recall,
+    precision_recall,
+)
 from ifguide.statistics import roc_auc
 
 
@@ -123,4 +129,7 @@ def test_figures_are_written(tmp_path):
     plot_precision_recall({"a": (recall, precision)}, 0.2, tmp_path / "a.png")
     plot_mask_overlap(["a", "b"], np.array([[1, 0.2], [0.2, 1]]), tmp_path / "b.png")
     plot_cost({"a": (1.0, 0.2, (0.1, 0.3)), "b": (0.1, 0.2, (0.1, 0.3))}, tmp_path / "c.png", label="precision")
-    assert all((tmp_path / f"{name}.png").stat().st_size > 1000 for name in "abc")
+    curves = {"a": [(0.01, 1.0, 0.5, 1.5), (1.0, 2.0, 2.1, 2.5)], "b": [(0.01, 1.0, 0.5, 1.5)]}
+    for name, log in (("d", True), ("e", False)):
+        plot_intervals(curves, tmp_path / f"{name}.png", labels=("δ", "QLD"), log=log, reference=0.5)
+    assert all((tmp_path / f"{name}.png").stat().st_size > 1000 for name in "abcde")
