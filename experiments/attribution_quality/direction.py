@@ -7,8 +7,8 @@ Directions (`variants.yaml`) are made of half of the queries. Measured are what 
 pooled, and per-token QLD: the uncensored model is trained on, without the loss of the 1 % of tokens with the highest
 scores; how much more the toxic continuations of the other half then cost it than after leaving out random tokens.
 On real text also whether sums of scores tell apart short texts of the same words (HateCheck, Bias Madlibs).
-Which directions on which corpus, and from which seeds, `judged` says, or `names` (parted by semicolons) and `seeds`. Real
-text is a fifth of `+experiment=real_text`, with the proxy of the whole.
+Which directions on which corpus, and from which seeds, `judged` says, or `names` (parted by semicolons) and `seeds`.
+Real text is a fifth of `+experiment=real_text`, with the proxy of the whole.
 """
 
 from collections.abc import Sequence
