@@ -47,7 +47,7 @@ SMALL = {  # settings of the smoke configuration, by what may be chosen otherwis
         "labelled.size=80", "pairs.size=60", "curvature.blocks=8", "optim.epochs=0.5", "proxy_optim.epochs=0.5",
         *(f"{key}.settings.{name}" for key in ("model", "proxy")
           for name in ("hidden_size=16", "num_hidden_layers=2", "intermediate_size=32")),
-        "trainer.progress=false",
+        "influence.batch_size=100", "evaluation.batch_size=100", "trainer.progress=false",
     ],
 }  # fmt: skip
 

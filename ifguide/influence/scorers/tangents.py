@@ -48,7 +48,7 @@ def carry_tangents(model: PreTrainedModel, *, batched: bool) -> None:
     """
     for module in model.modules():
         if type(module) is nn.LayerNorm:
-            module.forward = types.MethodType(_layer_norm, module)  # type: ignore[method-assign]
+            module.forward = types.MethodType(_layer_norm, module)
     for layer in tracked_layers(model).values():
         matrix = layer_matrix(layer, layer.weight.detach(), None)  # type: ignore[operator]
         layer.map = LinearMap(matrix) if batched else linear_map(matrix)  # type: ignore[assignment]
@@ -71,7 +71,7 @@ def take_formulas(model: PreTrainedModel) -> None:
     model.set_experts_implementation("eager")  # grouped products have none
     for module in model.modules():
         if isinstance(module, BloomGelu):  # whose gradient is written by hand
-            module.forward = bloom_gelu_forward  # type: ignore[method-assign]
+            module.forward = bloom_gelu_forward
 
 
 def layer_tangents(model: PreTrainedModel, direction: Direction, rank: int | None) -> tuple[dict[str, Tangent], float]:
