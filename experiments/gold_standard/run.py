@@ -23,8 +23,9 @@ from tqdm.auto import tqdm
 
 import ifguide
 from ifguide.corpus.blocks import Corpus, Split
+from ifguide.corpus.documents import Query
 from ifguide.corpus.padding import pad
-from ifguide.corpus.queries import encode_queries
+from ifguide.corpus.queries import encode_queries, halves
 from ifguide.evaluation.token_baselines import BM25, WORD_LIST, lexical_scores
 from ifguide.influence.conjugate_gradients import ConjugateGradients
 from ifguide.influence.curvature import Curvature
@@ -79,27 +80,36 @@ def trained(part: Any, corpus: Corpus, seed: int) -> tuple[Any, ...]:
     return training, objectives, start, model, -found.numpy()  # learning a token makes the loss fall: a positive score
 
 
-def scores_of(part: Any, model: Any, corpus: Corpus, split: Split, dampings: Sequence[float]) -> dict[str, Scores]:
-    """Scores of the trained model, and of words."""
+def scores_of(
+    part: Any, model: Any, corpus: Corpus, split: Split, dampings: Sequence[float]
+) -> tuple[dict[str, Scores], dict[str, float]]:
+    """Scores of the trained model and of words; how much those along directions of halves of the queries correlate."""
     queries, tokenizer = part("behaviours.toxicity"), corpus.tokenizer
-    both = {toxic: [(q.prompt, q.continuation) for q in queries if q.toxic is toxic] for toxic in (True, False)}
     ways = {EXACT: (part("curvature"), None), "exact (`jvp`), no curvature": (Curvature("identity"), None)}
     for damping in dampings:
         damped = replace(part("curvature"), damping=damping)
         ways |= {f"exact (`jvp`), EK-FAC, δ = {damping:g}": (damped, None),
                  f"exact (`jvp`), refined, δ = {damping:g}": (damped, ConjugateGradients())}  # fmt: skip
-    directions = {}
+    directions, by_halves = {}, {}
     for name, (curvature, refine) in ways.items():
         fitted = ifguide.fit_curvature(model, split, curvature=curvature, influence=part("influence"), progress=False)
-        directions[name] = ifguide.make_direction(
-            model, tokenizer, fitted, positive=both[True], negative=both[False], refine=refine,
-            blocks=split if refine else None,
-        )  # fmt: skip
+
+        def direction(given: Sequence[Query], fitted: Any = fitted, refine: Any = refine) -> dict[str, Tensor]:
+            positive, negative = ([(q.prompt, q.continuation) for q in given if q.toxic is shows]
+                                  for shows in (True, False))  # fmt: skip
+            blocks = split if refine else None
+            return ifguide.make_direction(
+                model, tokenizer, fitted, positive=positive, negative=negative, refine=refine, blocks=blocks
+            )
+
+        directions[name] = direction(queries)
+        both = ifguide.score(model, split, {str(half): direction(given) for half, given in enumerate(halves(queries))})
+        by_halves[name] = float(np.corrcoef([scores[:, 1:].ravel() for scores in both.values()])[0, 1])
     found, one = ifguide.score(model, split, directions), {"positional, aligned": directions[EXACT]}
     found |= ifguide.score(model, split, one, scorer=Positional())
     found |= ifguide.pool({"pooled by word and context": found[EXACT]}, split, tokenizer)
     lexical = lexical_scores(split, tokenizer, queries)
-    return found | {name: lexical[name]() for name in (WORD_LIST, BM25)}
+    return found | {name: lexical[name]() for name in (WORD_LIST, BM25)}, by_halves
 
 
 def measure(experiment: Experiment) -> dict[str, Any]:
@@ -110,7 +120,8 @@ def measure(experiment: Experiment) -> dict[str, Any]:
     other = trained(part, corpus, seed + 1)[-1][0]
     scores: dict[str, Scores] = {MAGIC: gold, f"{MAGIC} of the toxic loss alone": toxic, f"{MAGIC}, other seed": other}
     dampings = [float(damping) for damping in experiment.options["dampings"].split(",")]
-    scores |= scores_of(part, model, corpus, split, dampings)
+    others, by_halves = scores_of(part, model, corpus, split, dampings)
+    scores |= others
     whole = objectives(dict(model.named_parameters())).detach()
     rng, count = np.random.default_rng(seed), round(DROPPED * gold[:, 1:].size)
 
@@ -129,7 +140,8 @@ def measure(experiment: Experiment) -> dict[str, Any]:
         chosen = top(values)
         contrast, loss = (rises(chosen) - chance).tolist()
         rows[name] = {"spearman": spearman(values[:, 1:], gold[:, 1:]), "contrast": contrast, "toxic": loss,
-                      "overlap": len(best & set(chosen.tolist())) / count}  # fmt: skip
+                      "overlap": len(best & set(chosen.tolist())) / count,
+                      "by_halves": by_halves.get(name)}  # fmt: skip
     return {
         "magic": MAGIC, "dropped": DROPPED, "rows": rows, "random": [one.tolist() for one in drawn], "figures": rows,
         "parameters": sum(weight.numel() for weight in start.values()), "steps": len(training.rows),
