@@ -54,7 +54,7 @@ def measure(experiment: Experiment) -> dict[str, Any]:
     ours = f"amortised from {10 if small else 5} %"
     results: dict[str, Any] = {
         "size": experiment.options["size"], "ours": ours, "exact": EXACT, "rows": rows,
-        "lexical": study.differences(scores, [EXACT, ours]),
+        "lexical": study.differences(scores, [EXACT, ours]), "students": study.held_out(),
         "tokens": int(study.split.shape[0] * study.split.shape[1]),
         "masks": {name: mask_quality(study, name) for name in masked}, "types": top_types(study, scores[names[0]]),
         "documents": [

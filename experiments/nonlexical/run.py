@@ -29,8 +29,7 @@ def measure(experiment: Experiment) -> dict[str, Any]:
     return {
         "exact": EXACT, "tokens": scores[EXACT].size, "rows": rows,
         "lexical": study.differences(scores, [EXACT, OURS]),
-        "students": {name: read_manifest(run.artifacts["student"])["facts"]["held_out"]
-                     for name, run in study.runs.items() if "student" in run.artifacts},
+        "students": study.held_out(),
         "proxy": read_manifest(study.base.artifacts["factors"])["facts"],
         "figures": {name: {key: row[key] for key in ("roc_auc", "precision_at_0.01", "documents")}
                     for name, row in rows.items()},

@@ -31,7 +31,7 @@ from ifguide.training.context import TrainingContext
 from ifguide.training.fit import train
 from ifguide.training.optimization import Optimization
 from ifguide.training.trainer import TrainerSettings
-from ifguide.workspace import Artifact, Workspace
+from ifguide.workspace import Artifact, Workspace, read_manifest
 
 Scores = NDArray[np.float32]
 LOSSES_FILE = "losses.npy"  # [queries]
@@ -154,6 +154,11 @@ class Study:
     def share(self, name: str) -> float | None:
         """Of the blocks that a variant scores exactly; None for other means."""
         return (self.runs[name].config["student"] or {}).get("share", 1.0) if name in self.runs else None
+
+    def held_out(self) -> dict[str, Any]:
+        """Variant with a student → what that explains of blocks that it never saw, and what its floors do."""
+        made = {name: run.artifacts.get("student") for name, run in self.runs.items()}
+        return {name: read_manifest(folder)["facts"]["held_out"] for name, folder in made.items() if folder}
 
     def direction(self, name: str) -> Path:
         """The direction that a variant scores along, refined where it is."""
