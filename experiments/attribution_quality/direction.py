@@ -129,9 +129,11 @@ def judge(experiment: Experiment, size: str, names: Sequence[str], seeds: Sequen
         sums = study.text_sums(names, ids, inside)
         cases[title] = {name: contrast_quality(each, found) for name, each in sums.items()}
     labels = ("δ, of the mean eigenvalue of each layer", "QLD, nats per continuation")
-    plot_intervals(over_damping(rows), experiment.output / f"damping_{size}.png", labels=labels, log=True)
+    curves = over_damping(rows)
+    plot_intervals(curves, experiment.output / f"damping_{size}.png", labels=labels, log=True)
     queries = {"direction": len(halves(study.queries)[0]), "measured": losses[first].shape[1]}
-    return {"first": first, "seeds": seeds, "tokens": int(noise.size), "queries": queries, "rows": rows, "cases": cases}
+    shared = {"first": first, "seeds": seeds, "tokens": int(noise.size), "queries": queries}
+    return {**shared, "rows": rows, "over_damping": curves, "cases": cases}
 
 
 def measure(experiment: Experiment) -> dict[str, Any]:
