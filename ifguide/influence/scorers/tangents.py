@@ -48,7 +48,7 @@ def carry_tangents(model: PreTrainedModel, *, batched: bool) -> None:
     """
     for module in model.modules():
         if type(module) is nn.LayerNorm:
-            module.forward = types.MethodType(_layer_norm, module)
+            module.forward = types.MethodType(_layer_norm, module)  # type: ignore[method-assign]
     for layer in tracked_layers(model).values():
         matrix = layer_matrix(layer, layer.weight.detach(), None)  # type: ignore[operator]
         layer.map = LinearMap(matrix) if batched else linear_map(matrix)  # type: ignore[assignment]
