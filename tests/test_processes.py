@@ -33,7 +33,7 @@ def losses(folder, key):
         return [float(row["train/loss"]) for row in csv.DictReader(rows) if row.get("train/loss")]
 
 
-WHOLE_WAY = [SMOKE, "trainer.log_every=1", "influence.batch_size=32", "curvature.blocks=32"]
+WHOLE_WAY = [SMOKE, "trainer.log_every=1", "influence.batch_size=16", "curvature.blocks=32"]
 
 
 @pytest.fixture(scope="module")

@@ -96,7 +96,7 @@ def test_settings_out_of_range(settings, message):
         ConjugateGradients(**settings)
 
 
-def make_module(folder, blocks, settings, curvature, model=None, batch_size=2):
+def make_module(folder, blocks, settings, curvature, model=None):
     model = model or tiny_model()
     names = [name for name in tracked_parameters(model) if "layers.1.attention" in name]
     layers = sorted({name.rpartition(".")[0] for name in names})
@@ -104,14 +104,7 @@ def make_module(folder, blocks, settings, curvature, model=None, batch_size=2):
     factors = by_layer(curvature.fit(model, blocks.numpy(), batch_size=2, seed=0, layers=layers, progress=False))
     factors = {layer: {name: value.double() for name, value in parts.items()} for layer, parts in factors.items()}
     system = partial(
-        DampedSystem,
-        model,
-        settings,
-        curvature,
-        factors,
-        gradient=gradient,
-        blocks_BT=blocks,
-        batch_size=batch_size,
+        DampedSystem, model, settings, curvature, factors, gradient=gradient, blocks_BT=blocks, batch_size=2
     )
     start = precondition_direction(model, gradient, factors, curvature)
     module = RefiningModule(model, system, start=start, steps=settings.steps, folder=folder)
@@ -133,7 +126,7 @@ def test_a_refined_direction_is_the_dense_solution(between_layers, scope, start,
     blocks = blocks[:, :5]
     settings = ConjugateGradients(steps=200, tolerance=1e-6, between_layers=between_layers, start=start)
     curvature = Curvature(damping=1.0, blocks=3, scope=scope)
-    module, model, names, gradient, factors = make_module(tmp_path, blocks, settings, curvature, batch_size=len(blocks))
+    module, model, names, gradient, factors = make_module(tmp_path, blocks, settings, curvature)
     names = sorted(names)
     facts = refine(trainer(), module)
     matrix = explicit(model, names, blocks) / len(blocks)
