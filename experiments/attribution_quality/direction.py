@@ -36,9 +36,8 @@ from ifguide.workspace import as_override, read_manifest
 LISTS = yaml.safe_load(Path(__file__).with_name("variants.yaml").read_text(encoding="utf-8"))
 HALF = "classifier@classifiers.toxicity=from_queries"  # a judge takes the other half
 TOP = 0.01  # of the tokens, left out
-PARTS = {"sample": 0.5, "real_text": 0.4}  # of a pass, that the model is trained on
 FIFTH = "data.weights={brown: .1, reuters: .05, imdb: .02, toxic_spans: .12, davidson: .02}"
-USUAL = 0.01  # δ where nothing is said
+Losses = NDArray[np.float64]  # of the continuations that are measured, [seeds, queries]
 PRECISIONS = [f"precision_at_{share}" for share in (0.005, 0.01, 0.02, 0.05)]
 
 
@@ -51,9 +50,8 @@ def corpus(experiment: Experiment, size: str) -> list[str]:
             f"proxy.pretrained={as_override(made['proxy'])}", "proxy_optim.epochs=0"]  # fmt: skip
 
 
-def left_out(study: Study, part: float, scores: Existing, seeds: Sequence[int]) -> NDArray[np.float64]:
-    """Losses of the other half's toxic continuations after training on for a part of a pass without the top tokens,
-    [seeds, queries]."""
+def left_out(study: Study, part: float, scores: Existing, seeds: Sequence[int]) -> Losses:
+    """Of the other half's toxic continuations, after training on for a part of a pass without the top tokens."""
     data, start = study.existing("data", "data"), study.existing("proxy", "model")
     mask = Mask(scores=scores, data=data, behaviours=["toxicity"], selection=TopTokens(limit=TOP))
     toxic = [query for query in halves(study.queries)[1] if query.toxic]
@@ -67,10 +65,10 @@ def pooled(study: Study, scores: Existing) -> tuple[Existing, Scores]:
     return Existing(folder=made.path, stage="pooled"), open_scores(made.path)[0]
 
 
-def qld(losses: dict[str, NDArray[np.float64]], name: str, random: NDArray[np.float64], first: str) -> dict[str, Any]:
+def qld(ours: Losses, random: Losses, first: Losses) -> dict[str, Any]:
     """QLD in nats per continuation, its difference from that of the first direction, and the ratio of the two."""
-    rise, other = (paired_difference(losses[key], random) for key in (name, first))
-    against = paired_difference(losses[name], losses[first])
+    rise, other = paired_difference(ours, random), paired_difference(first, random)
+    against = paired_difference(ours, first)
     return {
         "value": rise.value, "interval": rise.interval, "ratio": rise.value / other.value,
         "difference": against.value, "difference_interval": against.interval,
@@ -90,48 +88,43 @@ def facts(study: Study, name: str) -> dict[str, Any]:
     }
 
 
-def over_damping(rows: dict[str, Any]) -> dict[str, list[Estimate]]:
+def over_damping(study: Study, rows: dict[str, Any]) -> dict[str, list[Estimate]]:
     """Of EK-FAC and of what refines it, alone and pooled: δ, QLD and its interval, in the order of δ."""
     found: dict[str, list[Estimate]] = {}
     for name, row in rows.items():
-        given = dict(override.split("=") for override in LISTS["directions"][name])
-        if not given.keys() <= {"refine", "curvature.damping"}:
-            continue
-        for kind, suffix in (("alone", ""), ("pooled", ", pooled")):
-            one = row[kind]["qld"]
-            curve = found.setdefault(("refined" if "refine" in given else "EK-FAC") + suffix, [])
-            curve.append((float(given.get("curvature.damping", USUAL)), one["value"], *one["interval"]))
+        changed = {override.split("=")[0] for override in LISTS["directions"][name]}
+        if changed <= {"refine", "curvature.damping"}:
+            way, damping = "refined" if "refine" in changed else "EK-FAC", study.part("curvature", name).damping
+            for title, one in ((way, row["alone"]["qld"]), (f"{way}, pooled", row["pooled"]["qld"])):
+                found.setdefault(title, []).append((damping, one["value"], *one["interval"]))
     return {name: sorted(curve) for name, curve in found.items()}
 
 
 def judge(experiment: Experiment, size: str, names: Sequence[str], seeds: Sequence[int]) -> dict[str, Any]:
     """Directions on one corpus; the others are compared with the first."""
-    shown, part, first = {name: LISTS["directions"][name] for name in names}, PARTS[size], names[0]
+    shown, part, first = {name: LISTS["directions"][name] for name in names}, LISTS["judged"][size]["part"], names[0]
     study = Study(experiment, f"direction {size}", shown, *corpus(experiment, size), "pooling=none", HALF)
     noise = np.random.default_rng(0).random(study.split.shape, dtype=np.float32)
     random = Existing(folder=study.baseline("random tokens", lambda: noise).path, stage="baseline")
-    at_random = left_out(study, part, random, seeds)
-    rows, losses = {}, {}
+    at_random, losses, rows = left_out(study, part, random, seeds), {}, {}
     for name in names:
         scores = Existing(folder=study.runs[name].artifacts["scores"], stage="scores")
-        folder, smooth = pooled(study, scores)
-        alone, together = name, f"{name}, pooled"
-        losses |= {alone: left_out(study, part, scores, seeds), together: left_out(study, part, folder, seeds)}
-        rows[name] = {
-            **facts(study, name),
-            "alone": study.quality(study.scores(name)) | {"qld": qld(losses, alone, at_random, first)},
-            "pooled": study.quality(smooth) | {"qld": qld(losses, together, at_random, first)},
-        }
+        kinds = {"alone": (scores, study.scores(name)), "pooled": pooled(study, scores)}
+        rows[name] = facts(study, name)
+        for kind, (made, values) in kinds.items():
+            losses[name, kind] = left_out(study, part, made, seeds)
+            found = qld(losses[name, kind], at_random, losses[first, "alone"])
+            rows[name][kind] = study.quality(values) | {"qld": found}
     contrasts = read_contrasts(Path(study.configuration().paths.datasets)) if size == "real_text" else {}
     cases = {}
-    for title, found in contrasts.items():
-        ids, inside, _ = study.encode(found.texts)
+    for title, contrast in contrasts.items():
+        ids, inside, _ = study.encode(contrast.texts)
         sums = study.text_sums(names, ids, inside)
-        cases[title] = {name: contrast_quality(each, found) for name, each in sums.items()}
+        cases[title] = {name: contrast_quality(each, contrast) for name, each in sums.items()}
     labels = ("δ, of the mean eigenvalue of each layer", "QLD, nats per continuation")
-    curves = over_damping(rows)
+    curves = over_damping(study, rows)
     plot_intervals(curves, experiment.output / f"damping_{size}.png", labels=labels, log=True)
-    queries = {"direction": len(halves(study.queries)[0]), "measured": losses[first].shape[1]}
+    queries = {"direction": len(halves(study.queries)[0]), "measured": at_random.shape[1]}
     shared = {"first": first, "seeds": seeds, "tokens": int(noise.size), "queries": queries}
     return {**shared, "rows": rows, "over_damping": curves, "cases": cases}
 

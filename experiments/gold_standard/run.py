@@ -23,7 +23,6 @@ from tqdm.auto import tqdm
 
 import ifguide
 from ifguide.corpus.blocks import Corpus, Split
-from ifguide.corpus.documents import Query
 from ifguide.corpus.padding import pad
 from ifguide.corpus.queries import encode_queries, halves
 from ifguide.evaluation.token_baselines import BM25, WORD_LIST, lexical_scores
@@ -80,35 +79,44 @@ def trained(part: Any, corpus: Corpus, seed: int) -> tuple[Any, ...]:
     return training, objectives, start, model, -found.numpy()  # learning a token makes the loss fall: a positive score
 
 
+def directions_of(
+    part: Any, model: Any, corpus: Corpus, split: Split, dampings: Sequence[float]
+) -> dict[str, list[dict[str, Tensor]]]:
+    """Name → the direction of all queries, and those of two halves of them."""
+    queries, curvature = part("behaviours.toxicity"), part("curvature")
+
+    def fit(curvature: Curvature) -> Any:
+        return ifguide.fit_curvature(model, split, curvature=curvature, influence=part("influence"), progress=False)
+
+    def directions(fitted: Any, refine: ConjugateGradients | None = None) -> list[dict[str, Tensor]]:
+        given = {"refine": refine, "blocks": split if refine else None}
+        texts = [[[(q.prompt, q.continuation) for q in some if q.toxic is shows] for shows in (True, False)]
+                 for some in (queries, *halves(queries))]  # fmt: skip
+        return [ifguide.make_direction(model, corpus.tokenizer, fitted, positive=positive, negative=negative, **given)
+                for positive, negative in texts]  # fmt: skip
+
+    fitted = fit(curvature)
+    found = {EXACT: directions(fitted), "exact (`jvp`), no curvature": directions(fit(Curvature("identity")))}
+    for damping in dampings:  # which acts when factors are applied
+        damped = replace(fitted, curvature=replace(curvature, damping=damping))
+        found[f"exact (`jvp`), EK-FAC, δ = {damping:g}"] = directions(damped)
+        found[f"exact (`jvp`), refined, δ = {damping:g}"] = directions(damped, ConjugateGradients())
+    return found
+
+
 def scores_of(
     part: Any, model: Any, corpus: Corpus, split: Split, dampings: Sequence[float]
 ) -> tuple[dict[str, Scores], dict[str, float]]:
     """Scores of the trained model and of words; how much those along directions of halves of the queries correlate."""
-    queries, tokenizer = part("behaviours.toxicity"), corpus.tokenizer
-    ways = {EXACT: (part("curvature"), None), "exact (`jvp`), no curvature": (Curvature("identity"), None)}
-    for damping in dampings:
-        damped = replace(part("curvature"), damping=damping)
-        ways |= {f"exact (`jvp`), EK-FAC, δ = {damping:g}": (damped, None),
-                 f"exact (`jvp`), refined, δ = {damping:g}": (damped, ConjugateGradients())}  # fmt: skip
     directions, by_halves = {}, {}
-    for name, (curvature, refine) in ways.items():
-        fitted = ifguide.fit_curvature(model, split, curvature=curvature, influence=part("influence"), progress=False)
-
-        def direction(given: Sequence[Query], fitted: Any = fitted, refine: Any = refine) -> dict[str, Tensor]:
-            positive, negative = ([(q.prompt, q.continuation) for q in given if q.toxic is shows]
-                                  for shows in (True, False))  # fmt: skip
-            blocks = split if refine else None
-            return ifguide.make_direction(
-                model, tokenizer, fitted, positive=positive, negative=negative, refine=refine, blocks=blocks
-            )
-
-        directions[name] = direction(queries)
-        both = ifguide.score(model, split, {str(half): direction(given) for half, given in enumerate(halves(queries))})
+    for name, (whole, *parts) in directions_of(part, model, corpus, split, dampings).items():
+        directions[name] = whole
+        both = ifguide.score(model, split, {str(half): one for half, one in enumerate(parts)})
         by_halves[name] = float(np.corrcoef([scores[:, 1:].ravel() for scores in both.values()])[0, 1])
     found, one = ifguide.score(model, split, directions), {"positional, aligned": directions[EXACT]}
     found |= ifguide.score(model, split, one, scorer=Positional())
-    found |= ifguide.pool({"pooled by word and context": found[EXACT]}, split, tokenizer)
-    lexical = lexical_scores(split, tokenizer, queries)
+    found |= ifguide.pool({"pooled by word and context": found[EXACT]}, split, corpus.tokenizer)
+    lexical = lexical_scores(split, corpus.tokenizer, part("behaviours.toxicity"))
     return found | {name: lexical[name]() for name in (WORD_LIST, BM25)}, by_halves
 
 

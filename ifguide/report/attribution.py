@@ -114,7 +114,7 @@ def plot_intervals(
         labels: of the axes.
         log: a logarithmic axis of x.
         reference: a value that is drawn as a line.
-    """  # fmt: skip
+    """
     figure = new_figure(width=9, height=5)
     axes = figure.subplots()
     for index, (name, points) in enumerate(curves.items()):
