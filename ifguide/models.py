@@ -14,6 +14,7 @@ from transformers.models.falcon.modeling_falcon import FalconLinear
 from transformers.pytorch_utils import Conv1D
 
 from ifguide.checks import check_seed
+from ifguide.hardware import FLOAT32
 from ifguide.opening import check_causal, check_configuration, check_loaded, check_pretrained, has_dropout, loading
 
 MOST = 0.9  # of the parameters in the decoder blocks: what tracks less says so
@@ -119,11 +120,13 @@ class LoadOptions:
         attention: attention implementation of transformers.
         trust_remote_code: run model code from the hub; only ever when asked for.
         experts_implementation: of a mixture of experts, as in `eager` or `grouped_mm`; None: what transformers takes.
+        dtype: `float32`, or `bfloat16` for what is read alone.
     """
 
     attention: str = "sdpa"
     trust_remote_code: bool = False
     experts_implementation: str | None = None
+    dtype: str = FLOAT32
 
 
 def load_model(
@@ -132,15 +135,16 @@ def load_model(
     attention: str = "sdpa",
     trust_remote_code: bool = False,
     experts_implementation: str | None = None,
+    dtype: str = FLOAT32,
 ) -> PreTrainedModel:
-    """Load a causal language model from a folder or the hub, in float32.
+    """Load a causal language model from a folder or the hub; see `LoadOptions`.
 
     Raises:
         ValueError: weights that are missing, not of this configuration or not finite, or a model that is not causal.
     """
     opened: Any = AutoModelForCausalLM.from_pretrained(
         path,
-        dtype=torch.float32,
+        dtype=getattr(torch, dtype),
         trust_remote_code=trust_remote_code,
         output_loading_info=True,
         **implementations(attention, experts_implementation),

@@ -9,9 +9,9 @@ import pytest
 import ifguide
 
 ORDER = [
-    "checks", "hub", "hardware", "processes", "workspace", "statistics", "opening", "models", "classifiers", "corpus",
-    "objectives", "influence", "api", "training", "decoding", "methods", "evaluation", "cost", "report", "tracking",
-    "stages",
+    "checks", "hub", "hardware", "processes", "workspace", "statistics", "opening", "models", "inference",
+    "classifiers", "corpus", "objectives", "influence", "api", "training", "decoding", "methods", "evaluation", "cost",
+    "report", "tracking", "stages",
 ]  # fmt: skip
 HYDRA = {"configuration", "plan", "planner", "commands"}  # of stages/; beside them only run.py knows it
 BELOW = {"stage", "findings"}  # of stages/; what each stage may import

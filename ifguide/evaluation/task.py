@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from ifguide.checks import check_whole_number
 from ifguide.corpus.documents import Prompt
 
+METRICS_FILE = "metrics.json"
 NOT_FINITE = ("NaN", "Infinity", "-Infinity")  # as W&B writes them
 RESERVED_NAMES = ("perplexity", "attribution", "filter", "cost", "judge")  # measured whatever the tasks are
 

@@ -9,7 +9,8 @@ import torch
 from numpy.typing import NDArray
 from transformers import PreTrainedModel
 
-from ifguide.hardware import AUTO, BFLOAT16, FLOAT32, computes_bfloat16
+from ifguide.hardware import AUTO, BFLOAT16, FLOAT32
+from ifguide.inference import is_faster_rounded
 from ifguide.influence.scorers import Direction, Scorer, TokenScorer
 from ifguide.influence.scoring import prepare_scorer, rows_of_tokens, score_blocks
 
@@ -17,7 +18,7 @@ DTYPES = (AUTO, FLOAT32, BFLOAT16)
 CORRELATION, JACCARD = 0.9995, 0.98  # with float32, at least: of scores, and of the highest of them
 HIGHEST = 0.02  # of the tokens
 CHECK_TOKENS, BATCH = 1 << 14, 16  # tokens that are compared; blocks at a time
-LEAST_TOKENS = 1 << 20  # of a corpus: comparing costs a small part of scoring it
+LEAST_TOKENS = 1 << 18  # of a corpus: comparing costs a small part of scoring it
 
 
 def prepare_in(
@@ -32,8 +33,8 @@ def prepare_in(
     """`prepare_scorer` with the model in a dtype.
 
     Args:
-        dtype: `float32`, `bfloat16`, or `auto`: bfloat16 where the model's device computes it by hardware, the scorer
-            takes it, the corpus has `LEAST_TOKENS`, and the scores of a sample agree with those in float32
+        dtype: `float32`, `bfloat16`, or `auto`: bfloat16 where the model is faster in it (`is_faster_rounded`), the
+            scorer takes it, the corpus has `LEAST_TOKENS`, and the scores of a sample agree with those in float32
             (`CORRELATION`, `JACCARD`); else float32.
         scorer, model, directions, tokens, shape, seed: as in `prepare_scorer`; the model is taken over.
 
@@ -46,7 +47,7 @@ def prepare_in(
         return TokenScorer(prepared.score, {**prepared.facts, "dtype": dtype})
     _, blocks, length = shape
     worth = blocks * length >= LEAST_TOKENS and BFLOAT16 in scorer.DTYPES
-    both = worth and computes_bfloat16(model.device)
+    both = worth and is_faster_rounded(model)
     exact = prepare_scorer(scorer, (copy.deepcopy(model) if both else model).float(), directions, *given)
     if not both:
         return TokenScorer(exact.score, {**exact.facts, "dtype": FLOAT32})

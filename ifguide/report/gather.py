@@ -19,11 +19,11 @@ import yaml
 from numpy.typing import NDArray
 
 from ifguide.decoding.generation import GENERATIONS_FILE, load_generations
-from ifguide.evaluation.task import with_nan
+from ifguide.evaluation.task import METRICS_FILE, with_nan
 from ifguide.report.plain_yaml import WithoutAliases
 from ifguide.workspace import find_paths, open_archive
 
-RUN_FILE, METRICS_FILE, FAILURE_FILE = "run.json", "metrics.json", "failure.json"
+RUN_FILE, FAILURE_FILE = "run.json", "failure.json"
 TOKENS_FILE = "tokens-{behaviour}.json"
 AUXILIARY = "auxiliary."  # begins the role of a model that the decoder reads
 NO_RESULTS = ("report", "plan", "clean")  # stages after which there is nothing to report

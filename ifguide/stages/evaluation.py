@@ -6,7 +6,7 @@ A further task, classifier or utility adds its measurement and leaves the others
 import json
 import shutil
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -15,26 +15,21 @@ from numpy.typing import NDArray
 
 from ifguide.checks import argument, check_whole_number
 from ifguide.classifiers.base import PROBABILITIES_FILE, TOXICITY, ClassifierSettings, SharedClassifier
-from ifguide.corpus.blocks import Corpus, Split
+from ifguide.corpus.blocks import Corpus
 from ifguide.corpus.documents import Query
 from ifguide.corpus.masks import MASK_FILE, TokenMask
 from ifguide.corpus.tokenizers import make_tokenizer
 from ifguide.corpus.words import word_log_odds
-from ifguide.cost import SECONDS_PER_TEXT, CorpusSize, Work, lacking, reading, shape_of
-from ifguide.decoding import ModelDecoding
-from ifguide.decoding.base import attached
+from ifguide.cost import SECONDS_PER_TEXT, CorpusSize, Work, lacking
 from ifguide.decoding.generation import GENERATIONS_FILE, load_generations
 from ifguide.evaluation.attribution import attribution_metrics, known_tokens, word_list_scores
 from ifguide.evaluation.fluency import (
     Metrics,
     UnitLosses,
-    block_losses,
     distinct_metrics,
-    document_losses,
     generation_perplexity,
-    perplexity_metrics,
 )
-from ifguide.evaluation.task import merge_metrics
+from ifguide.evaluation.task import METRICS_FILE, merge_metrics
 from ifguide.evaluation.toxicity import classify_continuations, toxicity_metrics
 from ifguide.influence.store import open_scores
 from ifguide.models import ModelSettings, load_model
@@ -44,8 +39,6 @@ from ifguide.stages import findings
 from ifguide.stages.stage import Inputs, Stage, late_setting, made_from, setting, speed
 from ifguide.training.trainer import TrainerSettings
 from ifguide.workspace import global_rank, read_manifest, write_json
-
-METRICS_FILE = "metrics.json"
 
 ATTRIBUTION = 7e-6  # seconds for each token of an annotated corpus
 
@@ -128,64 +121,6 @@ class Fluency(Stage):
                 losses.save(folder)
         if global_rank() == 0:
             write_json(folder / METRICS_FILE, merge_metrics([("", part) for part in parts])[""])
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Perplexity(Stage):
-    """Perplexity of a model on a held-out split of its corpus, of whose control tokens it writes none.
-
-    Attributes:
-        data, model: the corpus and the model.
-        decoding: what makes another model of it, if anything does.
-        auxiliaries: role → what that reads.
-        split: `validation` or `test`.
-        loading, trainer, batch_size: how and where it is computed.
-    """
-
-    name: ClassVar[str] = "perplexity"
-    version: ClassVar[int] = 2
-    collective: ClassVar[bool] = True
-
-    data: Stage = made_from()
-    model: Stage = made_from()
-    auxiliaries: Mapping[str, Stage] = made_from({})
-    decoding: ModelDecoding | None = late_setting(None)
-    split: str = late_setting("test")
-    loading: ModelSettings = speed()
-    trainer: TrainerSettings = speed()
-    batch_size: int = speed()
-
-    def check(self) -> None:
-        check_whole_number("batch_size", self.batch_size, least=1)
-        if self.split not in ("validation", "test"):
-            raise ValueError(f"split={self.split}: known: validation, test")
-
-    def work(self, corpus: CorpusSize) -> Work:
-        blocks = corpus.blocks[self.split]
-        found = reading(
-            shape_of(self.loading, corpus.vocabulary), batch_size=self.batch_size, count=blocks,
-            length=corpus.block_length, setting="batch_size",
-        )  # fmt: skip
-        return replace(found, disk=41.0 * corpus.documents * blocks / max(1, sum(corpus.blocks.values())))
-
-    def build(self, folder: Path, inputs: Inputs) -> None:
-        corpus = inputs.corpus()
-        split, never = corpus.split(self.split), corpus.control_tokens
-        losses = self.trainer.on_all_devices(lambda processes: self.losses(inputs, split, never, processes))
-        if global_rank() == 0:
-            (found := document_losses(losses, split, never=never)).save(folder)
-            write_json(folder / METRICS_FILE, perplexity_metrics(found))
-
-    def losses(self, inputs: Inputs, split: Split, never: Sequence[int], processes: Processes) -> NDArray[np.float32]:
-        corpus, device = inputs.corpus(), processes.device
-        model = self.loading.load(inputs["model"], device)
-        decoder = (
-            None
-            if self.decoding is None
-            else self.decoding.load(inputs.each("auxiliaries"), corpus.tokenizer, device, self.loading.load_options)
-        )
-        with attached(decoder, model):
-            return block_losses(model, split, batch_size=self.batch_size, never=never, processes=processes)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -4,7 +4,7 @@ import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from ifguide.checks import argument
 from ifguide.corpus.blocks import Corpus
@@ -12,10 +12,12 @@ from ifguide.cost import CorpusSize, Work, generating, shape_of
 from ifguide.decoding import Decoding, ModelDecoding, Nucleus
 from ifguide.decoding.generation import GENERATIONS_FILE, continue_prompts, decode_continuations, save_generations
 from ifguide.evaluation.task import Continuations
+from ifguide.hardware import AUTO
+from ifguide.inference import CHECK_BLOCKS, check_dtype, load_for_inference
 from ifguide.models import ModelSettings
 from ifguide.opening import check_new_tokens
 from ifguide.processes import Processes
-from ifguide.stages.stage import Inputs, Stage, made_from, setting, speed
+from ifguide.stages.stage import Inputs, Stage, late_setting, made_from, setting, speed
 from ifguide.training.trainer import TrainerSettings
 
 log = logging.getLogger(__name__)
@@ -32,6 +34,7 @@ class Generations(Stage):
         task: the prompts, and how often and how far they are continued.
         decoding: the decoder.
         seed: of the sampling.
+        dtype: of the models, as in `ifguide.inference.load_for_inference`; auxiliary ones follow the model.
         loading, auxiliary_loading: how the model and the auxiliary models are loaded.
         trainer: the devices on which it generates.
     """
@@ -46,11 +49,13 @@ class Generations(Stage):
     task: Continuations = setting()
     decoding: Decoding = setting()
     seed: int = setting()
+    dtype: str = late_setting(AUTO)
     loading: ModelSettings = speed()
     auxiliary_loading: ModelSettings = speed()
     trainer: TrainerSettings = speed()
 
     def check(self) -> None:
+        check_dtype(self.dtype)
         ends = sum(prompt.text != prompt.text.rstrip(" ") for prompt in self.task.prompts)
         if ends:
             log.warning(
@@ -83,16 +88,19 @@ class Generations(Stage):
         written = self.texts * task.max_new_tokens
         return replace(found, disk=corpus.characters * (written + texts))
 
-    def build(self, folder: Path, inputs: Inputs) -> None:
-        self.trainer.on_all_devices(lambda processes: self.generate(folder, inputs, processes))
+    def build(self, folder: Path, inputs: Inputs) -> Mapping[str, Any]:
+        return self.trainer.on_all_devices(lambda processes: self.generate(folder, inputs, processes))
 
-    def generate(self, folder: Path, inputs: Inputs, processes: Processes) -> None:
-        device, tokenizer, task = processes.device, inputs.corpus().tokenizer, self.task
-        model = self.loading.load(inputs["model"], device)
-        decoder = self.decoding.load(inputs.each("auxiliaries"), tokenizer, device, self.auxiliary_loading.load_options)
+    def generate(self, folder: Path, inputs: Inputs, processes: Processes) -> Mapping[str, Any]:
+        corpus, device, task = inputs.corpus(), processes.device, self.task
+        sample, tokenizer = corpus.split("train").tokens(slice(CHECK_BLOCKS)), corpus.tokenizer
+        model, facts = load_for_inference(self.loading, inputs["model"], device, self.dtype, sample)
+        options = replace(self.auxiliary_loading.load_options, dtype=facts["dtype"])
+        decoder = self.decoding.load(inputs.each("auxiliaries"), tokenizer, device, options)
         prompts, tokens = continue_prompts(
             model, tokenizer, task.prompts, decoder=decoder, samples=task.samples, max_new_tokens=task.max_new_tokens,
             rows=task.rows, seed=self.seed, processes=processes,
         )  # fmt: skip
         if processes.is_first:
             save_generations(folder / GENERATIONS_FILE, task.prompts, decode_continuations(prompts, tokens, tokenizer))
+        return facts

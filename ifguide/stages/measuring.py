@@ -5,8 +5,9 @@ from typing import TYPE_CHECKING, Any
 from ifguide.decoding import ModelDecoding
 from ifguide.evaluation.task import check_names, measurement_names
 from ifguide.stages import rules
-from ifguide.stages.evaluation import Attribution, Evaluation, Fluency, Perplexity, Toxicity, Utility
+from ifguide.stages.evaluation import Attribution, Evaluation, Fluency, Toxicity, Utility
 from ifguide.stages.generation import Generations
+from ifguide.stages.perplexity import Perplexity
 from ifguide.stages.stage import Stage
 
 if TYPE_CHECKING:
@@ -29,8 +30,9 @@ def measured(planner: "Planner") -> Stage:
     judges = {name: planner.classifier(f"classifiers.{name}", f"classifier.{name}") for name in classifiers}
     written = {
         name: planner.add(
-            f"generations.{name}", Generations, {"task": f"tasks.{name}"}, auxiliaries=auxiliaries, task=task,
-            decoding=planner.part("decoding"), seed=planner.cfg.seed, auxiliary_loading=auxiliary_loading, **loaded,
+            f"generations.{name}", Generations, {"task": f"tasks.{name}", "dtype": "evaluation.dtype"}, task=task,
+            auxiliaries=auxiliaries, decoding=planner.part("decoding"), seed=planner.cfg.seed, dtype=settings.dtype,
+            auxiliary_loading=auxiliary_loading, **loaded,
         )
         for name, task in tasks.items()
     }  # fmt: skip
@@ -38,8 +40,8 @@ def measured(planner: "Planner") -> Stage:
         name: planner.add(f"judged.{name}", Toxicity, generations=written[task], **judges[judge])
         for name, (task, judge) in measurement_names(tasks, classifiers).items()
     }
-    settings_of = {"pretrained": "reference_model", "batch_size": "batch_size", "split": "perplexity_split"}
-    typed = {field: f"evaluation.{name}" for field, name in settings_of.items()}
+    names = {"pretrained": "reference_model", "split": "perplexity_split", "batch_size": "batch_size", "dtype": "dtype"}
+    typed = {field: f"evaluation.{name}" for field, name in names.items()}
     fluency = {
         name: planner.add(
             f"fluency.{name}", Fluency, typed, generations=texts, pretrained=settings.reference_model,
@@ -52,9 +54,8 @@ def measured(planner: "Planner") -> Stage:
     changes_model = isinstance(decoding, ModelDecoding)
     if changes_model or not auxiliaries:  # the model's own perplexity says nothing about another decoder that steers it
         steered = {"decoding": decoding, "auxiliaries": auxiliaries} if changes_model else {}
-        others["perplexity"] = planner.add(
-            "perplexity", Perplexity, typed, split=settings.perplexity_split, **steered, **{**loaded, **computed}
-        )
+        read = {"split": settings.perplexity_split, "dtype": settings.dtype, **loaded, **computed}
+        others["perplexity"] = planner.add("perplexity", Perplexity, typed, **read, **steered)
     for name, utility in utilities.items():
         key, judging = f"utilities.{name}", rules.judge_of(name, utility, judges)
         others[name] = planner.add(f"utility.{name}", Utility, {"utility": key}, utility=utility, **loaded | judging)

@@ -26,13 +26,13 @@ def scored(dtype, blocks, scorer=None):
 
 @pytest.fixture
 def hardware(monkeypatch):
-    monkeypatch.setattr(low_precision, "computes_bfloat16", lambda device: True)
+    monkeypatch.setattr(low_precision, "is_faster_rounded", lambda model: True)
     monkeypatch.setattr(low_precision, "LEAST_TOKENS", 0)
     return monkeypatch
 
 
 def test_without_hardware_scores_are_those_in_float32(blocks, monkeypatch):
-    monkeypatch.setattr(low_precision, "computes_bfloat16", lambda device: False)
+    monkeypatch.setattr(low_precision, "is_faster_rounded", lambda model: False)
     (ours, facts), (exact, _) = scored(AUTO, blocks), scored("float32", blocks)
     assert np.array_equal(ours, exact) and facts["dtype"] == "float32" and "float32_check" not in facts
 

@@ -43,6 +43,11 @@ def test_rows_share_every_model_that_they_can(folder):
     assert experts.path("uncensored") == none.path("model")
     assert experts.path("auxiliary.expert") != experts.path("auxiliary.anti-expert")
 
+    for method in ("rad", "dexperts"):
+        rounded = Row(folder, f"method={method}", "evaluation.dtype=bfloat16").run()
+        assert sorted(rounded.built) == sorted([*WRITTEN, "evaluation"])
+        assert rounded.made["generations.toxicity"].manifest["facts"]["dtype"] == "bfloat16"
+
     dpo = Row(folder, "method=dpo").run()
     assert sorted(dpo.built) == sorted(["reference", "model", *WRITTEN, "perplexity", "evaluation"])
     assert dpo.path("trained") == none.path("model") != dpo.path("model")

@@ -35,6 +35,8 @@ def test_a_guided_row_learns_from_its_own_samples(folder):
     assert {path.name for path in row.path("auxiliary.guidance").iterdir()} == {
         "guidance.safetensors", "guidance.json", "manifest.json",
     }  # fmt: skip
+    rounded = Row(folder, *GUIDED, "evaluation.dtype=bfloat16").run()
+    assert rounded.made["generations.toxicity"].manifest["facts"]["dtype"] == "bfloat16"
     prompts, continuations = load_samples(row.path("auxiliary.samples") / SAMPLES_FILE)
     assert continuations.shape == (len(prompts), 3, 6)
     assert inputs(row, "auxiliary.guidance")["model"] == row.plan.roles["model"].fingerprint

@@ -15,6 +15,10 @@ def test_a_steered_row_shares_the_model_and_is_the_base_without_weight(begun):
     assert sorted(base.built) == sorted(["auxiliary", *measured]) and base.path("model") == none.path("model")
     assert base.metrics()["toxicity"] == none.metrics()["toxicity"]
     assert base.metrics()["perplexity"] == none.metrics()["perplexity"]
+    rounded = Row(folder, "method=steering", "decoding.alpha=0", "evaluation.dtype=bfloat16").run()
+    assert rounded.made["perplexity"].manifest["facts"] == {"dtype": "bfloat16"}
+    exact, found = (row.metrics()["perplexity"]["all"]["perplexity"] for row in (none, rounded))
+    assert exact != found == pytest.approx(exact, rel=1e-2)
     steered = Row(folder, "method=steering", "decoding.alpha=20", "decoding.block=0").run()
     assert steered.path("auxiliary.vector") == base.path("auxiliary.vector") and "auxiliary" not in steered.built
     assert steered.metrics()["perplexity"] != none.metrics()["perplexity"]

@@ -8,6 +8,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import AutoModel, PreTrainedModel
 
+from ifguide.hardware import FLOAT32
 from ifguide.models import implementations, load_model
 
 HEAD_FILE = "head.safetensors"
@@ -43,16 +44,17 @@ def load_reward_model(
     attention: str = "sdpa",
     trust_remote_code: bool = False,
     experts_implementation: str | None = None,
+    dtype: str = FLOAT32,
 ) -> RewardModel:
     """A reward model's folder; or the body of a causal language model with a new head (0.5 everywhere)."""
     head = Path(start) / HEAD_FILE
     if not head.is_file():
         options = {"trust_remote_code": trust_remote_code, "experts_implementation": experts_implementation}
-        causal = load_model(start, attention=attention, **options)  # type: ignore[arg-type]
+        causal = load_model(start, attention=attention, dtype=dtype, **options)  # type: ignore[arg-type]
         return RewardModel(causal.base_model)  # type: ignore[arg-type]
     body = AutoModel.from_pretrained(
         start,
-        dtype=torch.float32,
+        dtype=getattr(torch, dtype),
         trust_remote_code=trust_remote_code,
         **implementations(attention, experts_implementation),
     )
