@@ -14,6 +14,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from ifguide.corpus.blocks import Split
 from ifguide.corpus.masks import TokenMask
+from ifguide.hardware import keeping_freed_memory
 from ifguide.training.checkpoints import SaveWhenAsked, best_checkpoint, newest_checkpoint
 from ifguide.training.context import TrainingContext
 from ifguide.training.data import BlockDataModule, ExampleDataModule, Examples
@@ -162,7 +163,8 @@ def fit(
     )
     resume = newest_checkpoint(checkpoints)
     try:
-        trainer.fit(module, data, ckpt_path=resume, weights_only=True)
+        with keeping_freed_memory():
+            trainer.fit(module, data, ckpt_path=resume, weights_only=True)
     except DivergedError as error:
         kept = newest_checkpoint(checkpoints)
         raise DivergedError(
