@@ -1,9 +1,12 @@
 """What devices compute fast."""
 
+import resource
+
 import pytest
 import torch
 
-from ifguide.hardware import computes_bfloat16
+from ifguide import hardware
+from ifguide.hardware import computes_bfloat16, keeping_freed_memory
 from ifguide.training.trainer import TrainerSettings
 
 
@@ -14,3 +17,34 @@ def test_a_cpu_has_bfloat16_where_torch_says_so_and_auto_trains_in_it(amx, avx51
     assert computes_bfloat16(torch.device("cpu")) == (amx or avx512) and not computes_bfloat16(torch.device("meta"))
     assert TrainerSettings(precision="auto").precision == ("bf16-mixed" if amx or avx512 else "32-true")
     assert TrainerSettings().precision == "32-true"
+
+
+def fresh_pages(count=5, tensor=1 << 24):
+    """Pages that the system had to give for tensors of 64 MiB, one after the other."""
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(count):
+        torch.empty(tensor).fill_(1.0)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+
+@pytest.mark.skipif(not hardware._is_glibc(), reason="of glibc alone")
+def test_memory_that_is_freed_is_used_again_within_the_context_and_handed_back_after_it():
+    with keeping_freed_memory():
+        fresh_pages()
+        assert fresh_pages() < 1000
+    first, second = fresh_pages(1), fresh_pages(1)
+    assert min(first, second) > 10_000, "of 4 KiB, or this machine has larger ones"
+
+
+def test_elsewhere_nothing_is_asked_of_the_c_library(monkeypatch):
+    monkeypatch.setattr(hardware, "_is_glibc", lambda: False)
+    monkeypatch.setattr(hardware.ctypes, "CDLL", None)
+    with keeping_freed_memory():
+        pass
+
+
+def test_what_cannot_name_its_c_library_is_not_glibc(monkeypatch):
+    monkeypatch.setattr(hardware.os, "confstr", lambda name: None, raising=False)
+    assert not hardware._is_glibc()
+    monkeypatch.delattr(hardware.os, "confstr")
+    assert not hardware._is_glibc()

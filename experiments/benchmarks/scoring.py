@@ -1,7 +1,7 @@
 """How fast and how large is scoring, beside kronfluence's own per-token scores, and bergson's where it is installed?
 
 python experiments/benchmarks/scoring.py [repeats=3] [cases=256x4096,256x50304,2048x4096,2048x50304] [timed=all]
-    [model=pythia_160m] [batches=16384,65536] [seconds=2.5] [device=cuda]
+    [model=pythia_160m] [batches=16384,65536] [seconds=2.5] [dtype=bfloat16] [device=cuda]
 """
 
 import copy
@@ -29,9 +29,9 @@ from ifguide.models import layer_matrix, tracked_layers, tracked_parameters
 from ifguide.objectives.language_modeling import token_losses
 
 CASES = "256x4096,256x50304,2048x4096,2048x50304"
-OPTIONS = read_options(repeats="3", cases=CASES, timed="", model="", batches="", seconds="2.5", device="cpu")
+OPTIONS = read_options(repeats="3", cases=CASES, timed="", model="", batches="", seconds="2.5", dtype="", device="cpu")
 DEVICE, EVERY = OPTIONS["device"], OPTIONS["timed"] == "all"
-DTYPE = torch.bfloat16 if DEVICE == "cuda" else torch.float32
+DTYPE = getattr(torch, OPTIONS["dtype"] or ("bfloat16" if DEVICE == "cuda" else "float32"))
 MODEL = OPTIONS["model"] or ("pythia_160m" if DEVICE == "cuda" else "pythia_14m")
 WIDTH, LAYERS = (model_settings(MODEL).settings[key] for key in ("hidden_size", "num_hidden_layers"))
 FINITE = {} if DEVICE == "cuda" else {"finite_difference": FiniteDifference()}
@@ -40,13 +40,20 @@ RESTRICTED = {"finite_difference, last 2 blocks": 2} if FINITE and EVERY else {}
 BATCHES = "16384,65536" if DEVICE == "cuda" else "2048,4096,8192"
 BATCH_TOKENS = tuple(map(int, (OPTIONS["batches"] or BATCHES).split(",")))
 BERGSON = ["bergson"] if find_spec("bergson") else []  # pip install bergson
-TIMED = ("kronfluence", *BERGSON, "finite_difference", "jvp")
+KRONFLUENCE = ("kronfluence", *(["kronfluence, float32"] if DTYPE != torch.float32 else []))
+TIMED = (*KRONFLUENCE, *BERGSON, "finite_difference", "jvp")
 SECONDS, DIRECTIONS, LARGEST = float(OPTIONS["seconds"]), 4, "at the largest batch"  # seconds of a measured run
 Score = Callable[[Tensor, int], Tensor]  # (blocks, batch) → scores
 
 
-def build(length: int, vocabulary: int) -> PreTrainedModel:
-    return random_model(MODEL, dtype=DTYPE, device=DEVICE, vocab_size=vocabulary, max_position_embeddings=length)
+def dtype_of(name: str) -> torch.dtype:
+    """Of the model: the reference and finite differences are in float32 always."""
+    exact = name.endswith("float32") or name.split(",")[0] in ("reference", *FINITE)
+    return torch.float32 if exact else DTYPE
+
+
+def build(length: int, vocabulary: int, dtype: torch.dtype = DTYPE) -> PreTrainedModel:
+    return random_model(MODEL, dtype=dtype, device=DEVICE, vocab_size=vocabulary, max_position_embeddings=length)
 
 
 def draw_blocks(count: int, length: int, vocabulary: int) -> Tensor:
@@ -107,18 +114,23 @@ def query_direction(model: PreTrainedModel, query_BT: Tensor) -> dict[str, Tenso
 
 
 def make_scorers(length: int, vocabulary: int, folder: str, names: list[str]) -> dict[str, Score]:
-    model, query = build(length, vocabulary), draw_blocks(1, 32, vocabulary)
+    model, query = build(length, vocabulary, torch.float32), draw_blocks(1, 32, vocabulary)
     direction = query_direction(model, query)
     sample = draw_blocks(max(1, 2048 // length), length, vocabulary).to(DEVICE)
 
     def in_batches(name: str) -> Score:
         kept = tracked_layers(model, last_blocks=RESTRICTED.get(name))
-        moved = {key: value for key, value in direction.items() if key.rpartition(".")[0] in kept}
-        prepared = SCORERS[name.split(",")[0]].prepare(copy.deepcopy(model), [moved], sample)
+        dtype = dtype_of(name)
+        moved = {key: value.to(dtype) for key, value in direction.items() if key.rpartition(".")[0] in kept}
+        prepared = SCORERS[name.split(",")[0]].prepare(copy.deepcopy(model).to(dtype), [moved], sample)
         return lambda blocks, batch: torch.cat([prepared(part.to(DEVICE))[0].cpu() for part in blocks.split(batch)])
 
-    others = {"kronfluence": lambda: Kronfluence(model, query, folder), "bergson": lambda: Bergson(model, direction)}
-    return {name: others[name]() if name in others else in_batches(name) for name in names}
+    def other(name: str) -> Score:
+        rounded = copy.deepcopy(model).to(dtype_of(name))
+        moved = {key: value.to(rounded.dtype) for key, value in direction.items()}
+        return Bergson(rounded, moved) if name in BERGSON else Kronfluence(rounded, query, f"{folder}/{name}")
+
+    return {name: other(name) if name in (*KRONFLUENCE, *BERGSON) else in_batches(name) for name in names}
 
 
 def rate(score: Score, blocks: Tensor, batch: int) -> float:
@@ -142,7 +154,7 @@ def flops_per_token(name: str, length: int, vocabulary: int) -> float:
 
 
 def measure_speed(length: int, vocabulary: int, repeats: int) -> dict[str, dict[str, float]]:
-    names = ["kronfluence", *BERGSON, *SCORERS, *RESTRICTED]
+    names = [*KRONFLUENCE, *BERGSON, *SCORERS, *RESTRICTED]
     sizes = sorted({max(1, tokens // length) for tokens in BATCH_TOKENS})
     with tempfile.TemporaryDirectory() as folder:
         scorers = make_scorers(length, vocabulary, folder, names)
@@ -160,7 +172,7 @@ def measure_speed(length: int, vocabulary: int, repeats: int) -> dict[str, dict[
                 batch[name] = max(rates, key=lambda size: rates[size])
                 first[name] = rates[batch[name]]
         speeds = dict.fromkeys(names, math.nan) | interleaved({name: partial(timed, name) for name in first}, repeats)
-        scores = {name: score(trial, batch[name]) for name, score in scorers.items()}
+        scores = {name: score(trial, batch[name]).float() for name, score in scorers.items()}
     exact, rows = scores["reference"][:, 1:].flatten(), {}
     for name in names:
         ours = scores[name][:, 1:].flatten()
@@ -182,7 +194,7 @@ def jaccard(a: Tensor, b: Tensor, share: float) -> float:
 def peak(name: str, length: int, vocabulary: int, batch: int) -> float:
     """MiB of making ready and scoring, above what a fresh process holds with the model; in a process of its own."""
     with tempfile.TemporaryDirectory() as folder:
-        model, blocks = build(length, vocabulary), draw_blocks(2 * batch, length, vocabulary)
+        model, blocks = build(length, vocabulary, dtype_of(name)), draw_blocks(2 * batch, length, vocabulary)
         before = memory("VmRSS", DEVICE)
         del model
         make_scorers(length, vocabulary, folder, [name])[name](blocks, batch)
@@ -191,19 +203,25 @@ def peak(name: str, length: int, vocabulary: int, batch: int) -> float:
 
 def measure_directions(length: int, vocabulary: int, repeats: int) -> dict[str, float]:
     """How much faster are k directions in one pass than k passes of one?"""
-    model, ratios = build(length, vocabulary), {}
+    model, ratios = build(length, vocabulary, torch.float32), {}
     directions = [query_direction(model, draw_blocks(1, 32 + i, vocabulary)) for i in range(DIRECTIONS)]
     blocks = draw_blocks(BATCH_TOKENS[0] // length, length, vocabulary).to(DEVICE)
     for name in (name for name in TIMED if name in SCORERS):
-        one, several = (SCORERS[name].prepare(copy.deepcopy(model), d, blocks) for d in (directions[:1], directions))
+        dtype = dtype_of(name)
+        moved = [{key: value.to(dtype) for key, value in one.items()} for one in directions]
+        one, several = (SCORERS[name].prepare(copy.deepcopy(model).to(dtype), d, blocks) for d in (moved[:1], moved))
         pairs = [[seconds(lambda s=s: s(blocks).cpu()) for s in (one, several)] for _ in range(2 * repeats + 1)]
         ratios[name] = statistics.median(DIRECTIONS * single / joint for single, joint in pairs[1:])
     return ratios
 
 
+def fastest_kronfluence(rows: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    return max((rows[name] for name in KRONFLUENCE), key=lambda row: row["tokens/s"])
+
+
 def compare(rows: dict[str, dict[str, Any]], of_positional: float) -> dict[str, float]:
     """Ratios of one case."""
-    ours, base, jvp = [rows[name] for name in TIMED if name in SCORERS], rows["kronfluence"], rows["jvp"]
+    ours, base, jvp = [rows[name] for name in TIMED if name in SCORERS], fastest_kronfluence(rows), rows["jvp"]
     fastest = max(ours, key=lambda row: row["tokens/s"])
     found = {
         "throughput_ratio": fastest["ratio"], "jvp_throughput_ratio": jvp["ratio"],
@@ -230,7 +248,7 @@ def main() -> None:
         rows: dict[str, dict[str, Any]] = measure_speed(length, vocabulary, repeats)
         of_positional = rows.pop("")["positional"]
         for name, row in rows.items():
-            row["ratio"] = row["tokens/s"] / rows["kronfluence"]["tokens/s"]
+            row["ratio"] = row["tokens/s"] / fastest_kronfluence(rows)["tokens/s"]
             for key, batch in (("peak MiB", row["batch"]), (LARGEST, max(1, BATCH_TOKENS[-1] // length))):
                 row |= {key: apart(peak, name, length, vocabulary, batch)} if name in TIMED else {}
             shown.append({"block": length, "vocabulary": vocabulary, "scorer": name, **row})
