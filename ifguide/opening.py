@@ -88,7 +88,7 @@ def check_new_tokens(config: PreTrainedConfig, new_tokens: int) -> None:
 
 def check_pretrained(name: str | None, setting: str = "model.pretrained", *, weights: bool = True) -> None:
     """Raise ValueError where a name is neither a model folder nor on the hub or in its cache, or a folder's weights are
-    missing, empty or cut off; `weights`: whether it has some."""
+    missing, empty or cut off, or quantized; `weights`: whether it has some."""
     looks_like_path = name is not None and (name.startswith((".", "/", "~")) or name.count("/") != 1)
     if name is not None and (looks_like_path or Path(name).exists()) and not (Path(name) / "config.json").is_file():
         if (Path(name) / "adapter_config.json").is_file():
@@ -97,7 +97,13 @@ def check_pretrained(name: str | None, setting: str = "model.pretrained", *, wei
     if name is not None:
         check_hub(name, setting)
         with loading(f"{setting}={name}"):
-            PreTrainedConfig.get_config_dict(name)  # runs no code of the hub's
+            config, _ = PreTrainedConfig.get_config_dict(name)  # runs no code of the hub's
+        if quantized := config.get("quantization_config"):
+            kind = quantized.get("quant_method", "a method that it does not name")
+            raise ValueError(
+                f"{setting}={name}: its weights are quantized ({kind}), so that what is trained of it could not be saved; "
+                "take the folder of the model that it was made from, or save it without `quantization_config`"
+            )
         if weights:
             check_folder(name, setting)
 

