@@ -101,8 +101,8 @@ def check_pretrained(name: str | None, setting: str = "model.pretrained", *, wei
         if quantized := config.get("quantization_config"):
             kind = quantized.get("quant_method", "a method that it does not name")
             raise ValueError(
-                f"{setting}={name}: its weights are quantized ({kind}), so that what is trained of it could not be saved; "
-                "take the folder of the model that it was made from, or save it without `quantization_config`"
+                f"{setting}={name}: its weights are quantized ({kind}), so that what is trained of it could not be "
+                "saved; take the folder of the model that it was made from, or save it without `quantization_config`"
             )
         if weights:
             check_folder(name, setting)

@@ -136,7 +136,7 @@ def test_a_whole_encoder_is_refused(tmp_path):
 def test_a_quantized_model_is_refused_before_anything_is_built(folder):
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps(config | {"quantization_config": {"quant_method": "gguf"}}))
-    with pytest.raises(ValueError, match=r"^model\.pretrained=.*: its weights are quantized \(gguf\), .*save it without"):
+    with pytest.raises(ValueError, match=r"^model\.pretrained=.*: its weights are quantized \(gguf\), .* save it with"):
         ModelSettings(pretrained=str(folder)).check("model")
 
 
