@@ -2,6 +2,7 @@
 
 from ifguide.cost import kinds
 from ifguide.cost.shape import FLOAT, ModelShape
+from ifguide.cost.typical import planned_dtype
 from ifguide.cost.work import PROCESS, Memory, Pass, Work
 from ifguide.hardware import AUTO, BFLOAT16, FLOAT32
 from ifguide.influence.chain import InfluenceSettings
@@ -116,7 +117,8 @@ def scoring(
 ) -> Work:
     """Scores of blocks along directions; the shards are there beside the file that they are joined into."""
     kind = kinds.Scoring(scorer, directions)
-    dtype = settings.dtype if settings.dtype != AUTO or BFLOAT16 in scorer.DTYPES else FLOAT32
+    takes = settings.dtype != AUTO or BFLOAT16 in scorer.DTYPES
+    dtype = planned_dtype(settings.dtype, model) if takes else FLOAT32
     rows, size = settings.batch_size, 2 if dtype == BFLOAT16 else 4
     states = 1 + directions
     # of one decoder block at a time, hidden states with their tangents; attention weights with theirs, unfused

@@ -7,6 +7,8 @@ from ifguide.cost import kinds
 from ifguide.cost.shape import FLOAT, ModelShape
 from ifguide.cost.work import PROCESS, Kind, Memory, Pass, Work
 from ifguide.decoding import Decoder, Nucleus
+from ifguide.hardware import AUTO, FLOAT32
+from ifguide.inference import LEAST_PARAMETERS
 from ifguide.training.strategies import FSDP
 from ifguide.training.trainer import TrainerSettings
 
@@ -21,6 +23,11 @@ TOKENIZER = 65.0  # bytes of tokenizer.json for each token id
 def dtype_of(precision: str) -> str:
     """In which numbers products are computed."""
     return "bfloat16" if "16" in precision else "float32"
+
+
+def planned_dtype(dtype: str, model: ModelShape) -> str:
+    """That of a model which is read: where the device decides, a small one is in float32 (`ifguide.inference`)."""
+    return FLOAT32 if dtype == AUTO and model.parameters < LEAST_PARAMETERS else dtype
 
 
 def training(
@@ -65,9 +72,16 @@ def training(
 
 
 def reading(
-    model: ModelShape, *, batch_size: int, count: float, length: float, setting: str | None, kind: Kind | None = None
+    model: ModelShape,
+    *,
+    batch_size: int,
+    count: float,
+    length: float,
+    setting: str | None,
+    kind: Kind | None = None,
+    dtype: str = FLOAT32,
 ) -> Work:
-    """Texts or blocks through a model, in float32.
+    """Texts or blocks through a model.
 
     Args:
         model: who reads.
@@ -76,13 +90,14 @@ def reading(
         length: tokens of a sequence.
         setting: what decides the batch size, as it is typed.
         kind: what is computed; None: losses.
+        dtype: of the model; memory is that of float32.
     """
     tokens = max(2, round(length))
     kept = kind is not None
     each = model.activations(tokens) if kept else model.logits(tokens) + FLOAT * tokens * 12 * model.width
     weights = FLOAT * model.parameters
     return Work(
-        (Pass(kind or kinds.forward, model, batch_size, tokens, count / batch_size),),
+        (Pass(kind or kinds.forward, model, batch_size, tokens, count / batch_size, planned_dtype(dtype, model)),),
         memory=Memory(PROCESS + weights * (2 if kept else 1), each, batch_size, setting),
     )
 
@@ -98,8 +113,9 @@ def generating(
     setting: str | None,
     decoder: Decoder | None = None,
     auxiliaries: Sequence[ModelShape] = (),
+    dtype: str = FLOAT32,
 ) -> Work:
-    """Continuations of prompts, in float32; continuations that end early make it less.
+    """Continuations of prompts; continuations that end early make it less.
 
     Args:
         model: who writes.
@@ -109,7 +125,9 @@ def generating(
         setting: what decides that, as it is typed.
         decoder: what shapes the distribution, where it reads no model.
         auxiliaries: models that read each new token, too.
+        dtype: of all of them, as the model's size decides; memory is that of float32.
     """
+    dtype = planned_dtype(dtype, model)
     kind = kinds.Generating(samples, new, decoder or Nucleus())
     at_once = max(samples, min(rows, prompts * samples))
     tokens = max(2, round(length))
@@ -117,7 +135,7 @@ def generating(
     # the cache, and the logits with their sorted copy and what is summed of them in float64
     each = sum(2 * FLOAT * one.layers * one.attended * (tokens + new) for one in every) + 8 * FLOAT * model.vocabulary
     return Work(
-        tuple(Pass(kind, one, at_once, tokens, prompts * samples / at_once) for one in every),
+        tuple(Pass(kind, one, at_once, tokens, prompts * samples / at_once, dtype) for one in every),
         memory=Memory(PROCESS + FLOAT * sum(one.parameters for one in every), each, at_once, setting),
     )
 

@@ -83,7 +83,7 @@ class Generations(Stage):
         found = generating(
             shape_of(self.loading, corpus.vocabulary), prompts=len(task.prompts), samples=task.samples,
             new=task.max_new_tokens, length=texts / len(task.prompts), rows=task.rows, setting="task.rows",
-            decoder=self.decoding if isinstance(self.decoding, Nucleus) else None, auxiliaries=others,
+            decoder=self.decoding if isinstance(self.decoding, Nucleus) else None, auxiliaries=others, dtype=self.dtype,
         )  # fmt: skip
         written = self.texts * task.max_new_tokens
         return replace(found, disk=corpus.characters * (written + texts))

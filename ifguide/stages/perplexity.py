@@ -61,7 +61,7 @@ class Perplexity(Stage):
         blocks = corpus.blocks[self.split]
         found = reading(
             shape_of(self.loading, corpus.vocabulary), batch_size=self.batch_size, count=blocks,
-            length=corpus.block_length, setting="batch_size",
+            length=corpus.block_length, setting="batch_size", dtype=self.dtype,
         )  # fmt: skip
         return replace(found, disk=41.0 * corpus.documents * blocks / max(1, sum(corpus.blocks.values())))
 

@@ -8,7 +8,7 @@ import torch
 from ifguide.corpus.build import CorpusSettings
 from ifguide.corpus.sources import HubSource
 from ifguide.corpus.tokenizers import TokenizerSettings
-from ifguide.cost import CorpusSize, Memory, Pass, shape_of
+from ifguide.cost import CorpusSize, Memory, Pass, generating, reading, shape_of, typical
 from ifguide.cost.corpus import estimated_size
 from ifguide.cost.devices import ThisMachine, named_device
 from ifguide.models import ModelSettings
@@ -91,3 +91,15 @@ def test_the_size_of_a_corpus_that_is_not_here_is_that_of_its_limit_or_what_is_s
 def test_texts_are_counted_by_their_characters():
     size = CorpusSize({"train": 3, "test": 1}, 10, 8, 50, characters=4.0, source="")
     assert size.tokens() == 32 and size.tokens("test") == 8 and size.tokens_of(["a" * 40, ""]) == 12
+
+
+def test_models_that_are_read_are_planned_in_the_dtype_that_they_are_read_in(monkeypatch):
+    given = {"batch_size": 8, "count": 80, "length": 16, "setting": None}
+    assert [one.dtype for one in reading(SHAPE, **given).passes] == ["float32"]
+    assert [one.dtype for one in reading(SHAPE, **given, dtype="bfloat16").passes] == ["bfloat16"]
+    assert [one.dtype for one in reading(SHAPE, **given, dtype="auto").passes] == ["float32"], "small"
+    monkeypatch.setattr(typical, "LEAST_PARAMETERS", SHAPE.parameters)
+    written = generating(
+        SHAPE, prompts=2, samples=3, new=4, length=5, rows=6, setting=None, auxiliaries=[SHAPE], dtype="auto"
+    )
+    assert [one.dtype for one in written.passes] == ["auto", "auto"]
