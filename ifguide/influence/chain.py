@@ -19,7 +19,7 @@ from ifguide.corpus.queries import EncodedQuery, encode_queries, halves
 from ifguide.hardware import AUTO
 from ifguide.influence.curvature import Curvature
 from ifguide.influence.diagnostics import split_half_correlation
-from ifguide.influence.direction import precondition_direction, query_gradient
+from ifguide.influence.direction import gradient_dtype, precondition_direction, query_gradient
 from ifguide.influence.low_precision import DTYPES
 from ifguide.influence.scorers.base import norm
 from ifguide.influence.scoring import SAMPLE_TOKENS, rows_of_tokens, sample_rows
@@ -39,7 +39,8 @@ class InfluenceSettings:
         seed: of the blocks that curvature is fitted on, and of their sampled labels.
         layers: only layers in whose name this regular expression is found, as in `mlp`; None: all tracked layers.
         last_blocks: only this many of the last decoder blocks; None: all.
-        dtype: of the model while it scores (`ifguide.influence.low_precision.prepare_in`).
+        dtype: of the model while it scores (`ifguide.influence.low_precision.prepare_in`), and of the products of query
+            gradients (`ifguide.influence.direction.gradient_dtype`).
         batch_size: blocks at a time when fitting and scoring, queries at a time.
         shard_blocks: blocks per file of scores while they are written, the unit of resuming.
 
@@ -105,11 +106,14 @@ def find_gradient(
     *,
     block_length: int,
     processes: Processes = ALONE,
-) -> tuple[dict[str, Tensor], list[EncodedQuery]]:
-    """The gradient g of some queries over the tracked parameters, and the queries as they were read."""
-    encoded, layers = encode_queries(queries, tokenizer, block_length, model.config), settings.layer_names(model)
-    found = query_gradient(model, encoded, batch_size=settings.batch_size, layers=layers, processes=processes)
-    return found, encoded
+) -> tuple[dict[str, Tensor], list[EncodedQuery], dict[str, Any]]:
+    """The gradient g of some queries over the tracked parameters, the queries as they were read, and facts for the
+    manifest."""
+    encoded = encode_queries(queries, tokenizer, block_length, model.config)
+    given: dict[str, Any] = {"batch_size": settings.batch_size, "layers": settings.layer_names(model)}
+    dtype, facts = gradient_dtype(model, encoded, **given, dtype=settings.dtype)
+    found = query_gradient(model, encoded, **given, dtype=dtype, processes=processes)
+    return found, encoded, {"gradient_dtype": dtype, **facts}
 
 
 def find_direction(
@@ -130,11 +134,11 @@ def find_direction(
         block_length: longest query, in tokens.
         processes: among which the queries are shared.
     """
-    gradient, encoded = find_gradient(
+    gradient, encoded, facts = find_gradient(
         model, settings, queries, tokenizer, block_length=block_length, processes=processes
     )
     direction = precondition_direction(model, gradient, factors, curvature)
-    return direction, {
+    return direction, facts | {
         "positive_queries": sum(query.toxic for query in encoded),
         "negative_queries": sum(not query.toxic for query in encoded),
         "gradient_norm": norm(gradient),

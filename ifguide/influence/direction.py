@@ -8,6 +8,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from tqdm.auto import tqdm
@@ -15,13 +16,17 @@ from transformers import PreTrainedModel
 
 from ifguide.corpus.padding import pad
 from ifguide.corpus.queries import EncodedQuery
+from ifguide.hardware import AUTO, BFLOAT16, FLOAT32
+from ifguide.inference import is_faster_rounded
 from ifguide.influence.curvature import Curvature
 from ifguide.influence.factors import CurvatureError, check_counts
+from ifguide.influence.scorers.base import norm
 from ifguide.models import layer_matrix, split_layer_matrix, tracked_layers, tracked_parameters
 from ifguide.objectives.language_modeling import token_losses
 from ifguide.processes import ALONE, Processes
 
 DIRECTION_FILE = "direction.safetensors"
+COSINE, CHECK_QUERIES = 0.999, 16  # of gradients in bfloat16 and in float32, at least; queries that are compared
 
 
 @contextmanager
@@ -46,6 +51,7 @@ def query_gradient(
     *,
     batch_size: int,
     layers: Sequence[str] | None = None,
+    dtype: str = FLOAT32,
     processes: Processes = ALONE,
 ) -> dict[str, Tensor]:
     """g(toxic) − g(nontoxic): the differential gradient of the queries, in one signed accumulation.
@@ -57,6 +63,7 @@ def query_gradient(
         queries: encoded queries of both classes.
         batch_size: queries at a time.
         layers: names of the layers whose gradients are taken; None: all tracked layers.
+        dtype: in which products are computed, `float32` or `bfloat16`; sums are in the weights' own.
         processes: among which batches of queries are shared.
 
     Returns:
@@ -71,17 +78,40 @@ def query_gradient(
     share = {True: 1.0 / max(toxic, 1), False: -1.0 / max(len(queries) - toxic, 1)}
     ordered = sorted(queries, key=lambda query: len(query.input_ids))
     model.eval()
-    dtype = next(iter(parameters.values())).dtype
+    kept = next(iter(parameters.values())).dtype
     with gradients_of(model, parameters):
         firsts = processes.share(range(0, len(ordered), batch_size))
         for first in tqdm(firsts, desc="Query gradients", leave=False, disable=processes.no_bar):
             batch = ordered[first : first + batch_size]
             ids = pad([query.input_ids for query in batch])[0].to(model.device)
-            weights = pad([query.continuation * share[query.toxic] for query in batch])[0].to(model.device, dtype)
-            losses = token_losses(model(input_ids=ids, use_cache=False).logits, ids)
+            weights = pad([query.continuation * share[query.toxic] for query in batch])[0].to(model.device, kept)
+            with torch.autocast(model.device.type, torch.bfloat16, enabled=dtype == BFLOAT16):
+                losses = token_losses(model(input_ids=ids, use_cache=False).logits, ids)
             (losses * weights).sum().backward()
         found = {name: p.grad.detach().clone() for name, p in parameters.items() if p.grad is not None}
         return processes.sums(found)
+
+
+def gradient_dtype(
+    model: PreTrainedModel,
+    queries: Sequence[EncodedQuery],
+    *,
+    batch_size: int,
+    layers: Sequence[str] | None,
+    dtype: str,
+) -> tuple[str, dict[str, float]]:
+    """In which dtype to take a gradient, and facts for the manifest: where `auto` leaves it open, in bfloat16 if the
+    model is faster in it and the gradient of some queries has a cosine of `COSINE` with the one in float32."""
+    if dtype != AUTO or not is_faster_rounded(model):
+        return (FLOAT32 if dtype == AUTO else dtype), {}
+    classes = ([query for query in queries if query.toxic == toxic] for toxic in (True, False))
+    some = [query for members in classes for query in members[: CHECK_QUERIES // 2]]
+    rounded, exact = (
+        query_gradient(model, some, batch_size=batch_size, layers=layers, dtype=one) for one in (BFLOAT16, FLOAT32)
+    )
+    product = sum(float((rounded[name].double() * exact[name].double()).sum()) for name in exact)
+    cosine = product / (norm(rounded) * norm(exact) or 1.0)
+    return (BFLOAT16 if cosine >= COSINE else FLOAT32), {"gradient_cosine": cosine}
 
 
 def precondition_direction(

@@ -5,8 +5,15 @@ from kronfluence import Analyzer, FactorArguments, ScoreArguments, prepare_model
 from tiny import ARCHITECTURES, tiny_model
 
 from ifguide.corpus.queries import EncodedQuery
+from ifguide.influence import direction
 from ifguide.influence.curvature import Curvature
-from ifguide.influence.direction import load_direction, precondition_direction, query_gradient, save_direction
+from ifguide.influence.direction import (
+    gradient_dtype,
+    load_direction,
+    precondition_direction,
+    query_gradient,
+    save_direction,
+)
 from ifguide.influence.factors import CurvatureError, load_factors, save_factors
 from ifguide.influence.kronfluence_factors import LanguageModelingTask
 from ifguide.influence.scorers import JVP
@@ -46,6 +53,25 @@ def test_equal_query_sets_have_no_direction(model):
     queries = make_queries(0, toxic=True) + make_queries(0, toxic=False)
     for value in query_gradient(model, queries, batch_size=10).values():
         assert value.abs().max() < 1e-12
+
+
+def test_the_gradient_is_taken_in_bfloat16_where_that_is_faster_and_it_points_the_same_way(monkeypatch):
+    model = tiny_model("llama", dtype=torch.float32)
+    queries = make_queries(0, toxic=True) + make_queries(1, toxic=False)
+    given = {"batch_size": 4, "layers": None}
+    assert gradient_dtype(model, queries, **given, dtype="auto") == ("float32", {}), "small"
+    assert gradient_dtype(model, queries, **given, dtype="bfloat16") == ("bfloat16", {})
+    monkeypatch.setattr(direction, "is_faster_rounded", lambda model: True)
+    dtype, facts = gradient_dtype(model, queries, **given, dtype="auto")
+    exact, rounded = (query_gradient(model, queries, batch_size=4, dtype=one) for one in ("float32", "bfloat16"))
+    flat = [torch.cat([value.flatten() for value in one.values()]).double() for one in (exact, rounded)]
+    cosine = float(torch.nn.functional.cosine_similarity(*flat, dim=0))
+    assert dtype == "bfloat16" and facts == {"gradient_cosine": pytest.approx(cosine)} and 0.999 <= cosine < 1
+    assert all(value.dtype == torch.float32 for value in rounded.values())
+    monkeypatch.setattr(direction, "COSINE", (1 + cosine) / 2)
+    assert gradient_dtype(model, queries, **given, dtype="auto") == ("float32", facts)
+    same = [query for query in queries if query.toxic] + make_queries(0, toxic=False)
+    assert gradient_dtype(model, same, **given, dtype="auto")[0] == "float32", "no direction"
 
 
 def test_query_gradient_leaves_the_model_as_it_was(model):
