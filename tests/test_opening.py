@@ -140,6 +140,13 @@ def test_a_quantized_model_is_refused_before_anything_is_built(folder):
         ModelSettings(pretrained=str(folder)).check("model")
 
 
+@pytest.mark.parametrize("config", [[{}], {"quantization_config": 8}])
+def test_a_configuration_of_another_shape_is_one_line(config, folder):
+    (folder / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ValueError, match=r"^model\.pretrained=\S+ cannot be loaded: "):
+        ModelSettings(pretrained=str(folder)).check("model")
+
+
 def test_tied_weights_and_names_on_the_hub_are_left_alone(tmp_path):
     tiny_model("llama", dtype=torch.float32).save_pretrained(tmp_path)
     assert load_model(tmp_path).get_output_embeddings().weight.shape == (60, 16)
