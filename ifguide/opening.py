@@ -100,8 +100,9 @@ def check_pretrained(name: str | None, setting: str = "model.pretrained", *, wei
             config, _ = PreTrainedConfig.get_config_dict(name)  # runs no code of the hub's
             quantized = dict(dict(config).get("quantization_config") or {})
         if quantized:
+            kind = quantized.get("quant_method", "it is not said how")
             raise ValueError(
-                f"{setting}={name}: its weights are quantized ({quantized.get('quant_method', 'it is not said how')}), so that what is trained of it could not be "
+                f"{setting}={name}: its weights are quantized ({kind}), so that what is trained of it could not be "
                 "saved; take the folder of the model that it was made from, or save it without `quantization_config`"
             )
         if weights:
