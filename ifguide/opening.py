@@ -134,7 +134,7 @@ def check_folder(name: str, setting: str) -> None:
     for index in folder.glob(INDEX):
         try:
             parts = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
-        except (ValueError, LookupError, TypeError, AttributeError) as error:
+        except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
             raise ValueError(f"{setting}={name}: {index.name} is no index of weights") from error
         if missing := sorted(parts - {path.name for path in files}):
             raise ValueError(f"{setting}={name}: {missing[0]} is not there, which {index.name} names")

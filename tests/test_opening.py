@@ -44,9 +44,14 @@ def bad_index(folder):
     (folder / "model.safetensors.index.json").write_text("[]")
 
 
+def nested_index(folder):
+    (folder / "model.safetensors.index.json").write_text("[" * 100_000)
+
+
 @pytest.mark.parametrize(
     "damage, message",
     [
+        (nested_index, r"model\.safetensors\.index\.json is no index of weights"),
         (cut_off, r"model\.safetensors is cut off or damaged \("),
         (empty, r"model\.safetensors is empty$"),
         (gone, "there are no weights in it"),

@@ -62,6 +62,12 @@ def test_clean_lists_what_no_run_needs_and_removes_it_when_told_to(tmp_path, mon
         clean("clean.runs=[nowhere]", "clean.confirm=true")
     with pytest.raises(ValueError, match=r"clean\.runs: no run in outputs or multirun"):
         clean("clean.confirm=true")
+    whole = (tmp_path / "kept" / "run.json").read_text()
+    for damaged in ("{", "[]", "{}", '{"artifacts": []}', "[" * 100_000):
+        (tmp_path / "kept" / "run.json").write_text(damaged)
+        with pytest.raises(ValueError, match=r"clean\.runs: kept/run\.json is damaged \("):
+            clean("clean.runs=[kept]", "clean.confirm=true")
+    (tmp_path / "kept" / "run.json").write_text(whole)
     (tmp_path / "kept").rename(tmp_path / "multirun")  # after sweeps alone there is no run in `outputs`
     assert "0 artifacts" in run(tmp_path, "stage=clean").stdout
 

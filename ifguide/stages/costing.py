@@ -145,7 +145,7 @@ def recorded_seconds(workspace: Workspace, recipe: Recipe) -> float | None:
             same = same and ours.get("data") == theirs.get("data") and not manifest["resumed"]
             if same and json.dumps(without_seeds(manifest["settings"]), sort_keys=True) == wanted:
                 return float(manifest["seconds"])
-        except (OSError, KeyError, TypeError, ValueError):
+        except (OSError, LookupError, TypeError, ValueError, AttributeError, RecursionError):
             continue
     return None
 

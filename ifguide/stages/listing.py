@@ -93,7 +93,7 @@ def unused_artifacts(workspace: Path, runs: Sequence[Path]) -> list[Unused]:
         runs: folders of runs, or any folders above them.
 
     Raises:
-        ValueError: there is no run in one of the folders: then nothing is known to be needed.
+        ValueError: there is no run in one of the folders, or a damaged one: then nothing is known to be needed.
     """
     wanted: set[str] = set()
     for folder in runs:
@@ -101,8 +101,14 @@ def unused_artifacts(workspace: Path, runs: Sequence[Path]) -> list[Unused]:
         if not files:
             raise ValueError(f"clean.runs: no run in {folder} (a run's folder holds {RUN_FILE})")
         for file in files:
-            artifacts = json.loads(file.read_text(encoding="utf-8"))["artifacts"]
-            wanted |= {Path(path).name for path in artifacts.values()}
+            try:
+                artifacts = json.loads(file.read_text(encoding="utf-8"))["artifacts"]
+                wanted |= {Path(path).name for path in artifacts.values()}
+            except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+                raise ValueError(
+                    f"clean.runs: {file} is damaged ({error}), so nothing tells what its run needs; restore it, or "
+                    "remove the run's folder"
+                ) from error
     folders = {path.parent.name: path.parent for path in workspace.glob(f"*/{MANIFEST}")}
     by_fingerprint = {name.rpartition("-")[2]: name for name in folders}
     pending = [name for name in wanted if name in folders]

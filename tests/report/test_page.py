@@ -99,7 +99,7 @@ def test_one_run_is_a_report_of_one_row(tmp_path):
 
 def test_a_damaged_token_page_is_said(tmp_path):
     folder = write_run(tmp_path / "r", "none", 1, np.zeros((4, 2)), workspace=tmp_path / "workspace")
-    for content in ("{", "[]", '{"documents": [{"name": 1}], "threshold": 1, "summary": {}}'):
+    for content in ("{", "[]", "[" * 100_000, '{"documents": [{"name": 1}], "threshold": 1, "summary": {}}'):
         (folder / "tokens-toxicity.json").write_text(content)
         page = write_report(compare_rows(gather([str(folder)])), folder, title="t")
         assert "a damaged token page: " in page.read_text()
