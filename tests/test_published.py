@@ -51,7 +51,8 @@ WITHOUT_PAGES = {  # helpers, benchmarks, whose output is kept as it is printed,
 # pages of others were measured before results were kept
 WITHOUT_RESULTS = set(PAGES) - {
     "real_text/run.py", "evaluation/run.py", "attribution_quality/detoxify.py",
-    "attribution_quality/direction.py", "attribution_quality/run.py", "gold_standard/run.py", "nonlexical/run.py",
+    "attribution_quality/direction.py", "attribution_quality/run.py", "date_lm/run.py", "gold_standard/run.py",
+    "nonlexical/run.py",
 }  # fmt: skip
 
 
