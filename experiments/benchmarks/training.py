@@ -44,6 +44,8 @@ class Step:
         self.dtype = torch.float32 if way == "before" else DTYPE
         kind = {"use_cpu": DEVICE == "cpu", "bf16": DTYPE == torch.bfloat16, "report_to": "none"}
         self.trainer = Trainer(model, TrainingArguments(gettempdir(), **kind)) if way == "trainer" else None
+        if self.trainer is not None:  # as its own loop does: that is where autocast comes from
+            self.model = self.trainer.accelerator.prepare_model(model)
 
     def __call__(self, ids: Tensor) -> None:
         if self.trainer is None:
