@@ -52,7 +52,7 @@ WITHOUT_PAGES = {  # helpers, benchmarks, whose output is kept as it is printed,
 WITHOUT_RESULTS = set(PAGES) - {
     "real_text/run.py", "evaluation/run.py", "attribution_quality/detoxify.py",
     "attribution_quality/direction.py", "attribution_quality/run.py", "date_lm/run.py", "gold_standard/run.py",
-    "nonlexical/run.py",
+    "nonlexical/run.py", "pretrained/run.py",
 }  # fmt: skip
 
 
@@ -111,6 +111,14 @@ def test_every_script_has_a_page_or_is_known_to_have_none():
         results = Experiment(EXPERIMENTS / script, page=page).results_file
         assert results.is_file() != (script in WITHOUT_RESULTS), f"{script}: take it out of WITHOUT_RESULTS"
     assert sum(len(path.read_text("utf-8").splitlines()) for path in EXPERIMENTS.glob("*/*.py")) <= 2250
+
+
+def test_the_readme_quotes_the_pretrained_model_as_it_was_measured():
+    kept = json.loads((EXPERIMENTS / "pretrained" / "results.json").read_text(encoding="utf-8"))["figures"]
+    none, ours = (kept[name] for name in ("none", "ifguide, scores of a small proxy"))
+    toxic, benign = (f"{row['toxic fraction ↓']:.3f}"[1:] for row in (none, ours)), "benign perplexity ↓"
+    quoted = f"toxic fraction {' → '.join(toxic)}, {benign[:-2]} {none[benign]:.1f} → {ours[benign]:.1f} |"
+    assert quoted in (ROOT / "README.md").read_text(encoding="utf-8")
 
 
 def every_stage(kind=Stage):
