@@ -47,6 +47,9 @@ def main(cfg: DictConfig) -> float | list[float] | None:
         record(folder, "Stopped", f"stopped by {stopped()}")
         raise
     except Exception as error:
+        if stopped():  # what a signal breaks off may raise anything
+            record(folder, "Stopped", f"stopped by {stopped()}")
+            raise KeyboardInterrupt from None
         message = (str(error).splitlines() or [type(error).__name__])[0]
         failures.append(message)
         record(folder, type(error).__name__, message)

@@ -1,18 +1,23 @@
 """Several processes, and processes that are killed."""
 
 import csv
+import importlib
 import json
 import os
 import shutil
 import signal
 import time
+from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from command_line import SMOKE, run, run_here, run_in_two_processes, start, wait_until
+from hydra.types import RunMode
 from safetensors.numpy import load_file
 
 from ifguide.influence.store import ScoreStore
+from ifguide.stages import signals
 
 pytest.importorskip("profanity_check")
 pytestmark = pytest.mark.slow
@@ -119,6 +124,22 @@ def test_a_signal_ends_a_training_in_one_line(tmp_path, number, code):
     assert f"stopped by {number.name}: what is done is kept" in said
     assert not list(tmp_path.glob("workspace/model-*")) and list(tmp_path.glob("workspace/.building/model-*"))
     assert json.loads((tmp_path / "sweep" / "0" / "failure.json").read_text())["message"] == f"stopped by {number.name}"
+
+
+def test_what_a_signal_breaks_off_may_raise_anything(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[1]))
+
+    def broken_off(cfg):
+        raise RuntimeError("a callback was interrupted")
+
+    place = SimpleNamespace(runtime=SimpleNamespace(output_dir=str(tmp_path)), mode=RunMode.MULTIRUN)
+    entry = importlib.import_module("run")
+    monkeypatch.setattr(entry.HydraConfig, "get", lambda: place)
+    monkeypatch.setattr(entry, "prepare", broken_off)
+    monkeypatch.setattr(signals, "_received", [signal.SIGINT])
+    with pytest.raises(KeyboardInterrupt):
+        entry.main.__wrapped__(None)
+    assert json.loads((tmp_path / "failure.json").read_text()) == {"error": "Stopped", "message": "stopped by SIGINT"}
 
 
 @pytest.fixture(scope="module")
