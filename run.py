@@ -43,13 +43,10 @@ def main(cfg: DictConfig) -> float | list[float] | None:
         value = COMMANDS.get(cfg.stage, build)(cfg, folder)
         finish_tracking()
         return value
-    except (KeyboardInterrupt, SystemExit):
-        record(folder, "Stopped", f"stopped by {stopped()}")
-        raise
-    except Exception as error:
-        if stopped():  # what a signal breaks off may raise anything
+    except BaseException as error:
+        if stopped() or not isinstance(error, Exception):  # what a signal breaks off may raise anything
             record(folder, "Stopped", f"stopped by {stopped()}")
-            raise KeyboardInterrupt from None
+            raise (KeyboardInterrupt if isinstance(error, Exception) else error) from None
         message = (str(error).splitlines() or [type(error).__name__])[0]
         failures.append(message)
         record(folder, type(error).__name__, message)
