@@ -17,9 +17,9 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 from transformers.utils.logging import disable_progress_bar
 
+from ifguide.report.gather import FAILURE_FILE
 from ifguide.stages.commands import COMMANDS, build, failures
 from ifguide.stages.configuration import prepare, processes
-from ifguide.stages.row import FAILURE_FILE
 from ifguide.stages.signals import listening, stopped
 from ifguide.stages.streams import make_lenient
 from ifguide.tracking import finish_tracking

@@ -136,7 +136,7 @@ def make_direction(
     check_vocabulary(model, vocabulary_size(own))
     check_queries(queries)
     copied, settings = _copied(model), fitted.influence
-    gradient, _, _ = find_gradient(copied, settings, queries, own, block_length=fitted.block_length)
+    gradient, _ = find_gradient(copied, settings, queries, own, block_length=fitted.block_length)
     direction = precondition_direction(copied, gradient, fitted.factors, fitted.curvature)
     if refine is None or blocks is None:
         return direction

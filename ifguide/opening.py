@@ -1,7 +1,6 @@
 """What is checked when a causal language model is opened: configuration, folder, weights, and that it is causal."""
 
 import inspect
-import json
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -14,6 +13,7 @@ from safetensors import SafetensorError, safe_open
 from transformers import CONFIG_MAPPING, AutoConfig, PreTrainedConfig, PreTrainedModel
 
 from ifguide.hub import check_hub, is_silent
+from ifguide.workspace import read_json
 
 DECIDED = ("bos_token_id", "eos_token_id", "pad_token_id")  # by the tokenizer
 READ_ANYWAY = ("head_dim", "max_position_embeddings")  # by models, or by us, where a configuration does not name them
@@ -133,8 +133,8 @@ def check_folder(name: str, setting: str) -> None:
         raise ValueError(f"{setting}={name}: there are no weights in it ({' or '.join(WEIGHTS)})")
     for index in folder.glob(INDEX):
         try:
-            parts = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
-        except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+            parts = set(read_json(index)["weight_map"].values())
+        except (ValueError, LookupError, TypeError, AttributeError) as error:
             raise ValueError(f"{setting}={name}: {index.name} is no index of weights") from error
         if missing := sorted(parts - {path.name for path in files}):
             raise ValueError(f"{setting}={name}: {missing[0]} is not there, which {index.name} names")

@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from ifguide.classifiers.base import TOXICITY
+from ifguide.workspace import read_json
 
 WEIGHTS, SHAPE = "classifier.safetensors", "classifier.json"
 TEXTS = 4096  # classified at a time
@@ -58,7 +59,7 @@ class NgramNetwork(nn.Module):
 
     @staticmethod
     def load(directory: Path) -> "NgramNetwork":
-        network = NgramNetwork(**json.loads((directory / SHAPE).read_text(encoding="utf-8")))
+        network = NgramNetwork(**read_json(directory / SHAPE))
         network.load_state_dict(load_file(directory / WEIGHTS))
         return network.eval()
 

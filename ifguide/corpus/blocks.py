@@ -22,6 +22,7 @@ from transformers import PreTrainedTokenizerFast
 from ifguide.corpus.documents import BENIGN, TOXIC
 from ifguide.corpus.masks import TokenMask
 from ifguide.corpus.tokenizers import open_tokenizer, vocabulary_size
+from ifguide.workspace import read_json
 
 INFO_FILE = "corpus.json"
 SPLITS = ("train", "validation", "test")
@@ -80,7 +81,7 @@ class Corpus:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.info: dict[str, Any] = json.loads((path / INFO_FILE).read_text(encoding="utf-8"))
+        self.info: dict[str, Any] = read_json(path / INFO_FILE)
         self.sources: list[str] = self.info["sources"]
 
     @cached_property

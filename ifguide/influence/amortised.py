@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from ifguide.checks import check_seed, check_whole_number
 from ifguide.influence.pooling import Tokens
+from ifguide.workspace import read_json
 
 WEIGHTS, SHAPE = "student.safetensors", "student.json"
 
@@ -168,7 +169,7 @@ class Convolutions(nn.Module):
 
     @staticmethod
     def load(directory: Path) -> "Convolutions":
-        shape = json.loads((directory / SHAPE).read_text(encoding="utf-8"))
+        shape = read_json(directory / SHAPE)
         scale = torch.ones(shape.pop("behaviours"))
         student = Convolutions(shape.pop("vocabulary"), scale, **shape)
         student.load_state_dict(load_file(directory / WEIGHTS))

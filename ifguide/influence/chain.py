@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import reduce
 from operator import or_
 from typing import Any, ClassVar
@@ -15,12 +15,12 @@ from ifguide.checks import check_seed, check_whole_number
 from ifguide.corpus.blocks import Split
 from ifguide.corpus.documents import Query
 from ifguide.corpus.masks import TokenMask
-from ifguide.corpus.queries import EncodedQuery, encode_queries, halves
+from ifguide.corpus.queries import encode_queries, halves
 from ifguide.hardware import AUTO
+from ifguide.inference import check_dtype
 from ifguide.influence.curvature import Curvature
 from ifguide.influence.diagnostics import split_half_correlation
 from ifguide.influence.direction import gradient_dtype, precondition_direction, query_gradient
-from ifguide.influence.low_precision import DTYPES
 from ifguide.influence.scorers.base import norm
 from ifguide.influence.scoring import SAMPLE_TOKENS, rows_of_tokens, sample_rows
 from ifguide.influence.selection import Algorithm1, Selection
@@ -63,8 +63,7 @@ class InfluenceSettings:
             check_whole_number(name, getattr(self, name), least=1)
         if self.last_blocks is not None:
             check_whole_number("last_blocks", self.last_blocks, least=1)
-        if self.dtype not in DTYPES:
-            raise ValueError(f"dtype={self.dtype}; known: {', '.join(DTYPES)}")
+        check_dtype(self.dtype)
         try:
             re.compile(self.layers or "")
         except (re.error, TypeError) as error:
@@ -106,14 +105,18 @@ def find_gradient(
     *,
     block_length: int,
     processes: Processes = ALONE,
-) -> tuple[dict[str, Tensor], list[EncodedQuery], dict[str, Any]]:
-    """The gradient g of some queries over the tracked parameters, the queries as they were read, and facts for the
-    manifest."""
+) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """The gradient g of some queries over the tracked parameters, and facts for the manifest."""
     encoded = encode_queries(queries, tokenizer, block_length, model.config)
     given: dict[str, Any] = {"batch_size": settings.batch_size, "layers": settings.layer_names(model)}
     dtype, facts = gradient_dtype(model, encoded, **given, dtype=settings.dtype)
     found = query_gradient(model, encoded, **given, dtype=dtype, processes=processes)
-    return found, encoded, {"gradient_dtype": dtype, **facts}
+    return found, {
+        "positive_queries": sum(query.toxic for query in encoded),
+        "negative_queries": sum(not query.toxic for query in encoded),
+        "gradient_dtype": dtype,
+        **facts,
+    }
 
 
 def find_direction(
@@ -134,16 +137,9 @@ def find_direction(
         block_length: longest query, in tokens.
         processes: among which the queries are shared.
     """
-    gradient, encoded, facts = find_gradient(
-        model, settings, queries, tokenizer, block_length=block_length, processes=processes
-    )
+    gradient, facts = find_gradient(model, settings, queries, tokenizer, block_length=block_length, processes=processes)
     direction = precondition_direction(model, gradient, factors, curvature)
-    return direction, facts | {
-        "positive_queries": sum(query.toxic for query in encoded),
-        "negative_queries": sum(not query.toxic for query in encoded),
-        "gradient_norm": norm(gradient),
-        "direction_norm": norm(direction),
-    }
+    return direction, facts | {"gradient_norm": norm(gradient), "direction_norm": norm(direction)}
 
 
 def direction_reliability(
@@ -154,18 +150,19 @@ def direction_reliability(
     queries: Sequence[Query],
     tokenizer: PreTrainedTokenizerFast,
     split: Split,
+    dtype: str,
     processes: Processes = ALONE,
 ) -> float | None:
     """How much scores along directions of two halves of the queries agree (`split_half_correlation`), on a sample of
     the blocks that curvature is fitted on; None where a class has not two queries.
 
-    The model's weights are rounded on the way.
+    The gradients of both halves are taken in `dtype`. The model's weights are rounded on the way.
     """
     parts = halves(queries)
     if any(not {query.toxic for query in queries} <= {query.toxic for query in part} for part in parts):
         return None
     length = split.block_length
-    shared = (model, factors, curvature, settings)
+    shared = (model, factors, curvature, replace(settings, dtype=dtype))
     found = (find_direction(*shared, part, tokenizer, block_length=length, processes=processes) for part in parts)
     directions = [direction for direction, _ in found]
     rows = rows_of_tokens(len(split), length, SAMPLE_TOKENS, settings.seed)

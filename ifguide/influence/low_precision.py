@@ -14,7 +14,6 @@ from ifguide.inference import is_faster_rounded
 from ifguide.influence.scorers import Direction, Scorer, TokenScorer
 from ifguide.influence.scoring import prepare_scorer, rows_of_tokens, score_blocks
 
-DTYPES = (AUTO, FLOAT32, BFLOAT16)
 CORRELATION, JACCARD = 0.9995, 0.98  # with float32, at least: of scores, and of the highest of them
 HIGHEST = 0.02  # of the tokens
 CHECK_TOKENS, BATCH = 1 << 14, 16  # tokens that are compared; blocks at a time

@@ -26,6 +26,7 @@ from ifguide.corpus.labelled import encode_texts, hash_fraction
 from ifguide.corpus.padding import pad
 from ifguide.corpus.tokenizers import vocabulary_size
 from ifguide.statistics import roc_auc
+from ifguide.workspace import read_json
 
 WEIGHTS, SHAPE = "probe.safetensors", "probe.json"
 POOLINGS = ("noisy_or", "max", "mean")
@@ -95,7 +96,7 @@ class ProbeNetwork(nn.Module):
 
     @staticmethod
     def load(directory: Path) -> "ProbeNetwork":
-        network = ProbeNetwork(**json.loads((directory / SHAPE).read_text(encoding="utf-8")))
+        network = ProbeNetwork(**read_json(directory / SHAPE))
         network.load_state_dict(load_file(directory / WEIGHTS))
         return network.eval()
 

@@ -25,7 +25,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from ifguide.report.gather import Run, gather
 from ifguide.report.rows import Comparison
 from ifguide.report.write import write_report
-from ifguide.workspace import as_override, read_manifest, write_atomically, write_json
+from ifguide.workspace import as_override, read_json, read_manifest, write_atomically, write_json
 
 COMMON = {"output": "", "runs": "", "render": "false"}
 FIGURES = ("frontier.png", "frontier_generations.png")
@@ -158,7 +158,7 @@ class Experiment:
             write_json(self.results_file, {**about, **measured})
         if not self.results_file.is_file():
             raise SystemExit(f"error: render=true: there is no {self.results_file}; measure first")
-        kept: dict[str, Any] = json.loads(self.results_file.read_text(encoding="utf-8"))
+        kept: dict[str, Any] = read_json(self.results_file)
         return kept
 
     def render(self, results: Mapping[str, Any]) -> str:

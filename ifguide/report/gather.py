@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from ifguide.decoding.generation import GENERATIONS_FILE, load_generations
 from ifguide.evaluation.task import METRICS_FILE, with_nan
 from ifguide.report.plain_yaml import WithoutAliases
-from ifguide.workspace import find_paths, open_archive
+from ifguide.workspace import find_paths, open_archive, read_json
 
 RUN_FILE, FAILURE_FILE = "run.json", "failure.json"
 TOKENS_FILE = "tokens-{behaviour}.json"
@@ -129,7 +129,7 @@ class Run:
         for behaviour in self.behaviours:
             file = Path(self.place) / TOKENS_FILE.format(behaviour=behaviour)
             if file.is_file():
-                pages[behaviour] = json.loads(file.read_text(encoding="utf-8"))
+                pages[behaviour] = read_json(file)
         return pages
 
 

@@ -92,7 +92,7 @@ def token_page_values(comparison: Comparison) -> list[dict[str, Any]]:
                 | {"heading": f"Training tokens: {row.name}" + (f", {behaviour}" if several else "")}
                 for behaviour, page in found.items()
             ]
-        except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
             made = [{"heading": f"Training tokens: {row.name}", "problem": f"a damaged token page: {error}"}]
         pages += [{"problem": None} | page for page in made]
     return [page | {"anchor": f"tokens-{index}"} for index, page in enumerate(pages)]

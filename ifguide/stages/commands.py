@@ -17,7 +17,7 @@ from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict
 from ifguide.checks import argument
 from ifguide.cost.devices import Device, ThisMachine, named_device
 from ifguide.evaluation.task import METRICS_FILE
-from ifguide.report.gather import Run, gather
+from ifguide.report.gather import FAILURE_FILE, RUN_FILE, Run, gather
 from ifguide.report.judged import with_win_rates
 from ifguide.report.rows import compare_rows
 from ifguide.report.terminal import relative, summary
@@ -28,7 +28,7 @@ from ifguide.stages.costing import cost_of
 from ifguide.stages.generation import Generations
 from ifguide.stages.judging import Judgements, read_judgements
 from ifguide.stages.plan import make_plan
-from ifguide.stages.row import FAILURE_FILE, RUN_FILE, objective, write_row, write_run, write_tokens
+from ifguide.stages.row import objective, write_row, write_run, write_tokens
 from ifguide.stages.run import carry_out
 from ifguide.stages.stage import Existing, Plan
 from ifguide.stages.streams import check_folder

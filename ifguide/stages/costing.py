@@ -13,7 +13,7 @@ from ifguide.cost.corpus import estimated_size, found_size
 from ifguide.cost.devices import Device, free_disk
 from ifguide.stages.data import Data
 from ifguide.stages.stage import Plan, Stage
-from ifguide.workspace import MANIFEST, Recipe, Workspace
+from ifguide.workspace import MANIFEST, Recipe, Workspace, read_json
 
 SEED = "seed"
 
@@ -139,13 +139,13 @@ def recorded_seconds(workspace: Workspace, recipe: Recipe) -> float | None:
     wanted = json.dumps(without_seeds(recipe.content["settings"]), sort_keys=True)
     for file in sorted(workspace.root.glob(f"{recipe.stage}-*/{MANIFEST}"), key=lambda file: -file.stat().st_mtime):
         try:
-            manifest = json.loads(file.read_text(encoding="utf-8"))
+            manifest = read_json(file)
             ours, theirs = recipe.inputs, manifest["inputs"]
             same = manifest["version"] == recipe.version and ours.keys() == theirs.keys()
             same = same and ours.get("data") == theirs.get("data") and not manifest["resumed"]
             if same and json.dumps(without_seeds(manifest["settings"]), sort_keys=True) == wanted:
                 return float(manifest["seconds"])
-        except (OSError, LookupError, TypeError, ValueError, AttributeError, RecursionError):
+        except (OSError, LookupError, TypeError, ValueError, AttributeError):
             continue
     return None
 

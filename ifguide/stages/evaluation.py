@@ -3,7 +3,6 @@
 A further task, classifier or utility adds its measurement and leaves the others as they are.
 """
 
-import json
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -38,7 +37,7 @@ from ifguide.processes import Processes
 from ifguide.stages import findings
 from ifguide.stages.stage import Inputs, Stage, late_setting, made_from, setting, speed
 from ifguide.training.trainer import TrainerSettings
-from ifguide.workspace import global_rank, read_manifest, write_json
+from ifguide.workspace import global_rank, read_json, read_manifest, write_json
 
 ATTRIBUTION = 7e-6  # seconds for each token of an annotated corpus
 
@@ -231,5 +230,5 @@ class Evaluation(Stage):
 
 def read_metrics(folder: Path) -> dict[str, Any]:
     """The metrics of a built measurement."""
-    metrics: dict[str, Any] = json.loads((folder / METRICS_FILE).read_text(encoding="utf-8"))
+    metrics: dict[str, Any] = read_json(folder / METRICS_FILE)
     return metrics

@@ -11,9 +11,10 @@ from ifguide.corpus.blocks import Corpus
 from ifguide.cost import CorpusSize, Work, generating, shape_of
 from ifguide.decoding import Decoding, ModelDecoding, Nucleus
 from ifguide.decoding.generation import GENERATIONS_FILE, continue_prompts, decode_continuations, save_generations
+from ifguide.decoding.loading import load_with_decoder
 from ifguide.evaluation.task import Continuations
 from ifguide.hardware import AUTO
-from ifguide.inference import CHECK_BLOCKS, check_dtype, load_for_inference
+from ifguide.inference import check_dtype
 from ifguide.models import ModelSettings
 from ifguide.opening import check_new_tokens
 from ifguide.processes import Processes
@@ -92,11 +93,12 @@ class Generations(Stage):
         return self.trainer.on_all_devices(lambda processes: self.generate(folder, inputs, processes))
 
     def generate(self, folder: Path, inputs: Inputs, processes: Processes) -> Mapping[str, Any]:
-        corpus, device, task = inputs.corpus(), processes.device, self.task
-        sample, tokenizer = corpus.split("train").tokens(slice(CHECK_BLOCKS)), corpus.tokenizer
-        model, facts = load_for_inference(self.loading, inputs["model"], device, self.dtype, sample)
-        options = replace(self.auxiliary_loading.load_options, dtype=facts["dtype"])
-        decoder = self.decoding.load(inputs.each("auxiliaries"), tokenizer, device, options)
+        corpus, task = inputs.corpus(), self.task
+        tokenizer, read = corpus.tokenizer, (inputs.each("auxiliaries"), self.auxiliary_loading)
+        model, decoder, facts = load_with_decoder(
+            self.loading, inputs["model"], self.decoding, *read, corpus=corpus, dtype=self.dtype,
+            device=processes.device,
+        )  # fmt: skip
         prompts, tokens = continue_prompts(
             model, tokenizer, task.prompts, decoder=decoder, samples=task.samples, max_new_tokens=task.max_new_tokens,
             rows=task.rows, seed=self.seed, processes=processes,

@@ -164,7 +164,7 @@ class Direction(Stage):
         )
         if processes.is_first:
             save_direction(direction, folder)
-        correlation = direction_reliability(*shared, corpus.tokenizer, split, processes)
+        correlation = direction_reliability(*shared, corpus.tokenizer, split, facts["gradient_dtype"], processes)
         found = findings.of_direction(correlation, on_both_sides(self.queries), len(self.queries))
         return {**facts, "split_half_correlation": correlation, **found}
 

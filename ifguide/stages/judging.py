@@ -1,6 +1,5 @@
 """What a language model says of two runs' generations."""
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -9,7 +8,7 @@ from ifguide.decoding.generation import GENERATIONS_FILE, load_generations
 from ifguide.evaluation.judge import Judge
 from ifguide.stages.stage import Inputs, Stage, made_from, setting, speed
 from ifguide.training.trainer import TrainerSettings
-from ifguide.workspace import write_json
+from ifguide.workspace import read_json, write_json
 
 JUDGEMENTS_FILE = "judgements.json"
 
@@ -32,5 +31,5 @@ class Judgements(Stage):
 
 
 def read_judgements(folder: Path) -> list[dict[str, Any]]:
-    found: list[dict[str, Any]] = json.loads((folder / JUDGEMENTS_FILE).read_text(encoding="utf-8"))
+    found: list[dict[str, Any]] = read_json(folder / JUDGEMENTS_FILE)
     return found

@@ -84,7 +84,7 @@ class SampledDirection(Stage):
         direction, facts = find_direction(*shared, block_length=split.block_length, processes=processes)
         if processes.is_first:
             save_direction(direction, folder)
-        correlation = direction_reliability(*shared, split, processes)
+        correlation = direction_reliability(*shared, split, facts["gradient_dtype"], processes)
         found = findings.of_direction(correlation, 0, len(queries))
         return {**facts, "continuations": probabilities.size, "split_half_correlation": correlation, **found}
 

@@ -1,16 +1,15 @@
 """`stage=plan` and `stage=clean`: what a run would build or find, and what no run needs any more."""
 
-import json
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ifguide.report.gather import RUN_FILE
 from ifguide.stages.costing import PlanCost, advice, amount, cells, duration, size
-from ifguide.stages.row import RUN_FILE
 from ifguide.stages.stage import Plan
-from ifguide.workspace import MANIFEST, ArtifactError, Workspace, read_manifest
+from ifguide.workspace import MANIFEST, ArtifactError, Workspace, read_json, read_manifest
 
 MIB = 2**20
 UNSET = object()
@@ -102,9 +101,9 @@ def unused_artifacts(workspace: Path, runs: Sequence[Path]) -> list[Unused]:
             raise ValueError(f"clean.runs: no run in {folder} (a run's folder holds {RUN_FILE})")
         for file in files:
             try:
-                artifacts = json.loads(file.read_text(encoding="utf-8"))["artifacts"]
+                artifacts = read_json(file)["artifacts"]
                 wanted |= {Path(path).name for path in artifacts.values()}
-            except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+            except (ValueError, LookupError, TypeError, AttributeError) as error:
                 raise ValueError(
                     f"clean.runs: {file} is damaged ({error}), so nothing tells what its run needs; restore it, or "
                     "remove the run's folder"

@@ -11,12 +11,13 @@ from numpy.typing import NDArray
 from ifguide.checks import check_whole_number
 from ifguide.corpus.blocks import Split
 from ifguide.cost import CorpusSize, Work, reading, shape_of
-from ifguide.decoding import ModelDecoding
+from ifguide.decoding import ModelDecoding, Nucleus
 from ifguide.decoding.base import attached
+from ifguide.decoding.loading import load_with_decoder
 from ifguide.evaluation.fluency import block_losses, document_losses, perplexity_metrics
 from ifguide.evaluation.task import METRICS_FILE
 from ifguide.hardware import AUTO
-from ifguide.inference import CHECK_BLOCKS, check_dtype, load_for_inference
+from ifguide.inference import check_dtype
 from ifguide.models import ModelSettings
 from ifguide.processes import Processes
 from ifguide.stages.stage import Inputs, Stage, late_setting, made_from, speed
@@ -77,11 +78,9 @@ class Perplexity(Stage):
     def losses(
         self, inputs: Inputs, split: Split, never: Sequence[int], processes: Processes
     ) -> tuple[NDArray[np.float32], Mapping[str, Any]]:
-        corpus, device, decoder = inputs.corpus(), processes.device, None
-        sample = corpus.split("train").tokens(slice(CHECK_BLOCKS))
-        model, facts = load_for_inference(self.loading, inputs["model"], device, self.dtype, sample)
-        if self.decoding is not None:
-            options = replace(self.loading.load_options, dtype=facts["dtype"])
-            decoder = self.decoding.load(inputs.each("auxiliaries"), corpus.tokenizer, device, options)
+        model, decoder, facts = load_with_decoder(
+            self.loading, inputs["model"], self.decoding or Nucleus(), inputs.each("auxiliaries"), self.loading,
+            corpus=inputs.corpus(), dtype=self.dtype, device=processes.device,
+        )  # fmt: skip
         with attached(decoder, model):
             return block_losses(model, split, batch_size=self.batch_size, never=never, processes=processes), facts

@@ -70,7 +70,7 @@ class RefinedDirection(Stage):
 
         def start(processes: Processes) -> tuple[PreTrainedModel, dict[str, Tensor]]:
             model = self.loading.load(inputs["proxy"], processes.device)
-            gradient, _, _ = find_gradient(
+            gradient, _ = find_gradient(
                 model, settings, self.queries, corpus.tokenizer, block_length=split.block_length, processes=processes
             )
             return model, gradient

@@ -8,13 +8,12 @@ from ifguide.corpus.blocks import Corpus
 from ifguide.corpus.masks import MASK_FILE, TokenMask
 from ifguide.evaluation.task import METRICS_FILE, with_nan
 from ifguide.influence.store import open_scores
+from ifguide.report.gather import RUN_FILE
 from ifguide.report.token_page import write_token_pages
 from ifguide.stages.evaluation import read_metrics
 from ifguide.stages.findings import all_warnings
 from ifguide.stages.stage import Plan
 from ifguide.workspace import Artifact, Workspace, write_json
-
-RUN_FILE, FAILURE_FILE = "run.json", "failure.json"
 
 
 def write_run(row: Mapping[str, Any], artifacts: Mapping[str, Artifact], folder: Path) -> None:

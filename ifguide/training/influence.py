@@ -1,7 +1,6 @@
 """Influence during training: fit → direction → scores → mask at chosen points of an ordinary run."""
 
 import copy
-import json
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -29,7 +28,7 @@ from ifguide.influence.store import ScoreStore, open_scores
 from ifguide.statistics import spearman
 from ifguide.training.data import BlockDataModule
 from ifguide.training.strategies import shares_weights
-from ifguide.workspace import write_json
+from ifguide.workspace import read_json, write_json
 
 FOLDER = "influence"
 SUMMARY = "summary.json"
@@ -147,7 +146,7 @@ class InfluenceScoring(pl.Callback):
         if self.hand_over:
             data.replace_mask(mask)
         if trainer.logger is not None and trainer.is_global_zero:
-            logged = dict(json.loads((folder / SUMMARY).read_text(encoding="utf-8"))["log"])
+            logged = dict(read_json(folder / SUMMARY)["log"])
             if len(self._points) > 1:
                 before = self._folder(trainer, self._points[-2])
                 drift = compare_points(before, folder, mask)

@@ -18,6 +18,7 @@ from ifguide.corpus.documents import Query
 from ifguide.corpus.labelled import hash_fraction
 from ifguide.statistics import calibration_error, roc_auc
 from ifguide.training.classifier import NgramTraining, class_weights
+from ifguide.workspace import read_json
 
 CALIBRATION = "calibration.json"
 FEWEST = 10  # queries of a class
@@ -99,7 +100,7 @@ class QueryClassifier(NgramTraining):
 
     def load(self, folder: Path, device: str | torch.device = "cpu") -> "CalibratedClassifier":
         """What `fit` saved; it computes on the CPU, whatever the device."""
-        found = json.loads((folder / CALIBRATION).read_text(encoding="utf-8"))
+        found = read_json(folder / CALIBRATION)
         return CalibratedClassifier(NgramNetwork.load(folder), name=self.name, **found)
 
 

@@ -12,6 +12,7 @@ from ifguide.workspace.files import (
     nearest_folder,
     open_archive,
     open_array,
+    read_json,
     write_atomically,
     write_json,
 )
@@ -41,6 +42,7 @@ __all__ = [
     "nearest_folder",
     "open_archive",
     "open_array",
+    "read_json",
     "read_manifest",
     "refusal",
     "wait_until",

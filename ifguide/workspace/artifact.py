@@ -1,6 +1,5 @@
 """A finished folder of the workspace, and what its manifest promises of it."""
 
-import json
 import platform
 import subprocess
 from collections.abc import Mapping
@@ -10,7 +9,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from ifguide.workspace.files import MANIFEST, sha256_of
+from ifguide.workspace.files import MANIFEST, read_json, sha256_of
 
 RECORDED_PACKAGES = ("torch", "transformers", "pytorch-lightning", "kronfluence", "datasets", "tokenizers", "numpy")
 
@@ -54,12 +53,12 @@ def read_manifest(path: Path) -> dict[str, Any]:
     """
     again = "delete the folder to build it again"
     try:
-        manifest: dict[str, Any] = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
+        manifest: dict[str, Any] = read_json(path / MANIFEST)
     except FileNotFoundError:
         raise ArtifactError(f"{path} is not an artifact: it holds no {MANIFEST}; delete it to build it again") from None
     except OSError as error:
         raise ArtifactError(f"{path} is not an artifact that can be read ({error.strerror})") from error
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         reason = next(iter(str(error).splitlines()), "")
         raise ArtifactError(f"{path / MANIFEST} is damaged ({reason}); {again}") from None
     if not is_manifest(manifest):

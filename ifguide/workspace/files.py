@@ -87,6 +87,19 @@ def nearest_folder(path: Path) -> Path:
     return next(one for one in (path, *path.parents) if one.exists())
 
 
+def read_json(path: Path) -> Any:
+    """What a JSON file holds.
+
+    Raises:
+        OSError: it cannot be read.
+        ValueError: it is no JSON, or nested too deeply.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+
+
 def write_json(path: Path, value: Any) -> None:
     """Write a JSON file so that a reader sees either the old content or the new.
 

@@ -1,6 +1,5 @@
 """R̂ as a light head on a language model's last hidden states."""
 
-import json
 from math import log
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,7 +11,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from ifguide.methods.nado.loss import relative_log_odds
-from ifguide.workspace import write_json
+from ifguide.workspace import read_json, write_json
 
 WEIGHTS_FILE, SETTINGS_FILE = "guidance.safetensors", "guidance.json"
 CERTAIN = 1e-3  # a base rate is kept this far from 0 and 1
@@ -59,7 +58,7 @@ class GuidanceHead(nn.Module):
     @staticmethod
     def load(directory: Path) -> "GuidanceHead":
         """What `save` wrote."""
-        head = GuidanceHead(**json.loads((directory / SETTINGS_FILE).read_text(encoding="utf-8")))
+        head = GuidanceHead(**read_json(directory / SETTINGS_FILE))
         head.load_state_dict(load_file(directory / WEIGHTS_FILE))
         return head
 
