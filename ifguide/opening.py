@@ -20,6 +20,7 @@ READ_ANYWAY = ("head_dim", "max_position_embeddings")  # by models, or by us, wh
 OTHER_HEADS = ("classifier", "summary")  # whose dropout no causal language model has
 WEIGHTS = ("*.safetensors", "pytorch_model*.bin")
 INDEX = "*.safetensors.index.json"
+RUST = "PanicException"  # what the library of tokenizers may end with, no Exception; it cannot be imported
 TOKENS = 8  # of the text that causality is tried on
 
 
@@ -114,9 +115,10 @@ def loading(what: str) -> Iterator[None]:
     """Turn what transformers raises where it cannot load something into a ValueError that names the setting."""
     try:
         yield
-    except torch.OutOfMemoryError:
-        raise
-    except Exception as error:  # of several libraries, which believe what the files of a folder hold
+    except BaseException as error:  # of several libraries, which believe what the files of a folder hold
+        caught = isinstance(error, Exception) or type(error).__name__ == RUST
+        if isinstance(error, torch.OutOfMemoryError) or not caught:
+            raise
         text = " ".join(str(error).split())
         if re.search(r"attn_implementation|Flash ?Attention|Flex ?Attention", text):
             text = f"{text.partition('. ')[0].rstrip('.')}; use attention=eager"

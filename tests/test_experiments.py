@@ -386,3 +386,31 @@ def test_the_page_of_a_pretrained_model_says_what_was_measured(tmp_path):
     text = experiment.render({"command": experiment.command, "rows": rows, **given})
     assert "- dpo: -0.100 [-0.200, +0.010]\n" in text and "- ifguide: -0.100 [-0.200, -0.050], which excludes 0" in text
     assert "SmolLM2-135M (134 M parameters), one pass over 300,000 tokens of" in text
+
+
+def test_the_page_of_sizes_has_a_row_for_each(tmp_path, monkeypatch):
+    script = EXPERIMENTS / "scaling" / "run.py"
+    measure, asked = runpy.run_path(str(script))["measure"], []
+
+    def sweep(self, name, *overrides):
+        asked.append((name, overrides))
+        for method, value in (("none", 0.9), ("ifguide", 0.1)):
+            place = write_run(tmp_path / name / method, method, 1, [[value, 0.1]] * 6, workspace=tmp_path / "w")
+            metrics = json.loads((place / "metrics.json").read_text()) | {"lambada": {"all": {"accuracy": 0.25}}}
+            (place / "metrics.json").write_text(json.dumps(metrics))
+        return gather([str(tmp_path / name)])
+
+    made = {role: {"facts": {"parameters": 2_000_000}, "seconds": 60.0} for role in ("model", "proxy")}
+    made |= {role: {"seconds": 10.0} for role in ("factors", "direction.toxicity", "scores")}
+    made |= {"data": {"facts": {"train": {"tokens": 300_000}}}, "classifier.toxicity": {"facts": {"name": "a judge"}}}
+    settings = dict.fromkeys(measure.__globals__["FACTS"], "1")
+    facts = {"metrics": {"toxicity": {"all": {"prompts": 9}}}, "settings": settings, "made": made}
+    monkeypatch.setitem(measure.__globals__, "facts_of", lambda run, *keys: facts)
+    monkeypatch.setattr(Experiment, "sweep", sweep)
+    experiment = Experiment(script, [f"output={tmp_path}"], {"sizes": "tiny,pythia_31m", "seeds": "1"})
+    about = {"command": experiment.command, "machine": "a machine"}
+    assert "It has not been measured yet." in experiment.render({**about, "sizes": {}})
+    text = experiment.render({**about, **measure(experiment)})
+    assert [name for name, overrides in asked if f"model={name}" in overrides] == ["tiny", "pythia_31m"]
+    assert re.search(r"\n\| pythia_31m \| 2\.0 M \| 0\.500 \| 0\.000 \| -0\.500 \[", text), text
+    assert "60 s for the proxy, 30 s for curvature" in text and (tmp_path / "sizes.png").is_file()

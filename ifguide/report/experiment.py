@@ -115,7 +115,7 @@ class Experiment:
         ]
         print(f"\n# {' '.join(command)}", flush=True)
         code = subprocess.run([sys.executable, *command], cwd=self.root, check=False).returncode
-        if code not in (0, 1):  # 1: some of the runs failed, and say so in their folders
+        if code not in (0, 1) or not (self.runs / name).is_dir():  # 1: some of the runs failed, and say so there
             raise SystemExit(f"error: {' '.join(command)} ended with {code}; start again to continue")
         runs = gather([str(self.runs / name)])
         self.note(path for run in runs for path in run.artifacts.values())

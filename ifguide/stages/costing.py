@@ -1,6 +1,5 @@
 """What the stages of a plan would cost that are not built: each, together, and whether it fits."""
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,9 +12,9 @@ from ifguide.cost.corpus import estimated_size, found_size
 from ifguide.cost.devices import Device, free_disk
 from ifguide.stages.data import Data
 from ifguide.stages.stage import Plan, Stage
-from ifguide.workspace import MANIFEST, Recipe, Workspace, read_json
+from ifguide.workspace import MANIFEST, Workspace, read_json
 
-SEED = "seed"
+SEED, CORPUS, SHAPE = "seed", "data", "model"  # of settings, of inputs, of the settings of a model
 
 
 @dataclass(frozen=True)
@@ -104,7 +103,7 @@ def cost_of(
         if stage.is_in(workspace):
             continue
         work, why = work_of(stage, corpus)
-        recorded = recorded_seconds(workspace, stage.recipe) if is_here else None
+        recorded = recorded_seconds(workspace, stage) if is_here else None
         role = plan.role_of(stage)
         if recorded is not None or work is None:
             found[role] = StageCost(work, recorded, "recorded" if recorded is not None else why)
@@ -131,23 +130,34 @@ def size_of_corpus(plan: Plan, workspace: Workspace, tokens: float | None) -> Co
     return found_size(workspace.folder(data.recipe)) if data.is_in(workspace) else estimated_size(data.corpus, tokens)
 
 
-def recorded_seconds(workspace: Workspace, recipe: Recipe) -> float | None:
-    """Seconds of the latest artifact like one: of the same settings but for seeds, and of as many inputs of one corpus.
+def recorded_seconds(workspace: Workspace, stage: Stage) -> float | None:
+    """Seconds of the latest artifact like that of a stage.
 
     What was resumed is left out: its seconds are those of the last session.
     """
-    wanted = json.dumps(without_seeds(recipe.content["settings"]), sort_keys=True)
-    for file in sorted(workspace.root.glob(f"{recipe.stage}-*/{MANIFEST}"), key=lambda file: -file.stat().st_mtime):
+    for file in sorted(workspace.root.glob(f"{stage.name}-*/{MANIFEST}"), key=lambda file: -file.stat().st_mtime):
         try:
             manifest = read_json(file)
-            ours, theirs = recipe.inputs, manifest["inputs"]
-            same = manifest["version"] == recipe.version and ours.keys() == theirs.keys()
-            same = same and ours.get("data") == theirs.get("data") and not manifest["resumed"]
-            if same and json.dumps(without_seeds(manifest["settings"]), sort_keys=True) == wanted:
+            if not manifest["resumed"] and is_like(stage, manifest, workspace):
                 return float(manifest["seconds"])
         except (OSError, LookupError, TypeError, ValueError, AttributeError):
             continue
     return None
+
+
+def is_like(stage: Stage, manifest: Mapping[str, Any], workspace: Workspace) -> bool:
+    """Whether an artifact is of the same settings but for seeds, of one corpus, and of models of one shape."""
+    found, ours = (without_seeds(settings) for settings in (manifest["settings"], stage.recipe.content["settings"]))
+    inputs = manifest["inputs"]
+    if manifest["version"] != stage.version or found != ours or inputs.keys() != stage.inputs.keys():
+        return False
+    for name, one in stage.inputs.items():
+        if inputs[name] == one.fingerprint:
+            continue
+        other = read_json(workspace.root / f"{one.name}-{inputs[name]}" / MANIFEST)
+        if name == CORPUS or other["settings"].get(SHAPE) != one.recipe.content["settings"].get(SHAPE):
+            return False
+    return True
 
 
 def without_seeds(value: Any) -> Any:

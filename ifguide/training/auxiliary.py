@@ -12,6 +12,7 @@ from ifguide.checks import check_seed
 from ifguide.corpus.documents import LabelledText
 from ifguide.corpus.tokenizers import open_tokenizer
 from ifguide.models import LoadOptions
+from ifguide.opening import loading
 from ifguide.training.context import TrainingContext
 from ifguide.training.optimization import Optimization
 
@@ -118,7 +119,8 @@ def tokenizer_of(start: str | Path, fallback: PreTrainedTokenizerFast) -> PreTra
     """The tokenizer of a model folder or hub name; the fallback where a folder has none."""
     if Path(start).is_dir() and not (Path(start) / "tokenizer.json").is_file():
         return fallback
-    tokenizer = open_tokenizer(start)
+    with loading(f"{start}: its tokenizer"):
+        tokenizer = open_tokenizer(start)
     if tokenizer.eos_token_id is None:
         raise ValueError(f"{start}: its tokenizer has no end-of-text token, which texts are put between")
     return tokenizer

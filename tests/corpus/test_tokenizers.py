@@ -122,3 +122,15 @@ def test_any_document_round_trips(text):
     tokenizer = tiny_tokenizer([TEXT] * 20)
     ids = tokenizer.backend_tokenizer.encode(text, add_special_tokens=False).ids
     assert tokenizer.backend_tokenizer.decode(ids) == text == tokenizer.decode(ids, skip_special_tokens=True)
+
+
+def test_a_damaged_tokenizer_is_one_line_even_where_its_library_panics(tmp_path):
+    """It ends with what is no Exception where merges are shorter than the prefix that they should have."""
+    tiny_tokenizer(["a text to learn from"]).save_pretrained(tmp_path)
+    file = tmp_path / "tokenizer.json"
+    content = json.loads(file.read_text(encoding="utf-8"))
+    content["model"]["continuing_subword_prefix"] = "#" * 99
+    file.write_text(json.dumps(content), encoding="utf-8")
+    for path in (tmp_path, file):
+        with pytest.raises(ValueError, match=rf"^path={path} cannot be loaded: range end index \d+ out of range"):
+            make_tokenizer([], path=str(path))

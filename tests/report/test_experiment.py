@@ -81,9 +81,10 @@ def test_runs_are_read_back_and_their_stages_noted(script, monkeypatch):
     monkeypatch.setattr("subprocess.run", launched)
     run = experiment.run("first", "stage=model")
     assert run.artifacts["model"].name == "model-1" and experiment.stages == {"model": 3}
-    monkeypatch.setattr("subprocess.run", lambda command, **options: SimpleNamespace(returncode=-9))
-    with pytest.raises(SystemExit, match="start again to continue"):
-        experiment.sweep("second")
+    for code in (-9, 1):  # killed; and a setting that does not exist, which no run says
+        monkeypatch.setattr("subprocess.run", lambda command, code=code, **options: SimpleNamespace(returncode=code))
+        with pytest.raises(SystemExit, match=f"ended with {code}; start again to continue"):
+            experiment.sweep("second")
 
 
 def test_a_run_that_was_not_evaluated_has_no_facts():

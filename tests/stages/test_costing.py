@@ -70,11 +70,11 @@ def test_what_is_found_costs_nothing_and_what_was_like_it_tells_its_seconds(row)
     assert not planned(row).stages
     other = Row(row.folder.parent, "stage=mask", "pooling=none", "proxy.seed=1")
     recorded = row.made["proxy"].manifest["seconds"]
-    assert recorded_seconds(other.workspace, other.plan.roles["proxy"].recipe) == recorded
+    assert recorded_seconds(other.workspace, other.plan.roles["proxy"]) == recorded
     cost = cost_of(other.plan, other.workspace, H100, is_here=True)
     assert (cost.stages["proxy"].seconds, cost.stages["proxy"].basis) == (recorded, "recorded")
     longer = Row(row.folder.parent, "stage=mask", "pooling=none", "proxy_optim.epochs=2")
-    assert recorded_seconds(longer.workspace, longer.plan.roles["proxy"].recipe) is None
+    assert recorded_seconds(longer.workspace, longer.plan.roles["proxy"]) is None
 
 
 def test_what_does_not_fit_names_the_setting_as_it_is_typed(tmp_path):
@@ -95,6 +95,16 @@ def test_a_model_that_is_not_here_is_not_known_and_the_others_are(tmp_path):
     cost = planned(Row(tmp_path, "stage=model", "method=none", "model.pretrained=/no/such/model"))
     assert cost.stages["model"].work is None and cost.stages["model"].basis.startswith("not known: ")
     assert cost.stages["data"].seconds > 0
+
+
+def test_what_another_model_took_is_not_recorded_for_this_one(row):
+    """The passes over a larger model take longer, though the stage that makes them has the same settings."""
+    wider = Row(row.folder.parent, "stage=mask", "pooling=none", "proxy.settings.hidden_size=32")
+    retrained = Row(row.folder.parent, "stage=mask", "pooling=none", "proxy_optim.learning_rate=0.01")
+    for role in ("factors", "scores"):
+        took = row.made[role].manifest["seconds"]
+        assert recorded_seconds(wider.workspace, wider.plan.roles[role]) is None
+        assert recorded_seconds(retrained.workspace, retrained.plan.roles[role]) == took
 
 
 @pytest.mark.slow
