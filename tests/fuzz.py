@@ -288,7 +288,7 @@ def outcomes(count: int, seed: int, first: int = 0) -> dict[str, dict[str, int]]
         folder.mkdir()
         try:
             counts[case(number, seed, folder, place)] += 1
-        except Exception as error:
+        except BaseException as error:  # a library's panic is no Exception
             raise AssertionError(f"case {number} of seed {seed}, in {folder}: {error!r}") from error
     shutil.rmtree(place)
     logging.disable(logging.NOTSET)
