@@ -1,11 +1,15 @@
 """Checks of plain arguments that many rooms share; a message begins with the argument's name."""
 
 import re
-from collections.abc import Iterator
+import reprlib
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from math import isfinite
+from typing import Any
 
 LARGEST_SEED = 2**32 - 1
+SHORT = reprlib.Repr()
+SHORT.maxstring = SHORT.maxother = 60
 BEGINS_WITH_ARGUMENT = re.compile(r"\w+(?=[=.:])")  # that a message begins with
 
 
@@ -43,3 +47,14 @@ def check_number(name: str, value: object, *, least: float) -> None:
     """Raise ValueError unless a value is a finite number, not below the least."""
     if isinstance(value, bool) or not isinstance(value, int | float) or not isfinite(value) or value < least:
         raise ValueError(f"{name}={value}: it is a finite number, {least:g} or more")
+
+
+def shortened(value: Any) -> str:
+    """A value in a line, and not in a long one."""
+    return SHORT.repr(value)
+
+
+def listed(names: Iterable[Any]) -> str:
+    """Names in a line, whatever they hold."""
+    shown = [str(name) if str(name).isprintable() and len(str(name)) <= 60 else shortened(str(name)) for name in names]
+    return ", ".join([*shown[:50], *["…"] * (len(shown) > 50)])

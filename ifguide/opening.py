@@ -12,6 +12,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from transformers import CONFIG_MAPPING, AutoConfig, PreTrainedConfig, PreTrainedModel
 
+from ifguide.checks import listed
 from ifguide.hub import check_hub, is_silent
 from ifguide.workspace import read_json
 
@@ -101,7 +102,7 @@ def check_pretrained(name: str | None, setting: str = "model.pretrained", *, wei
             config, _ = PreTrainedConfig.get_config_dict(name)  # runs no code of the hub's
             quantized = dict(dict(config).get("quantization_config") or {})
         if quantized:
-            kind = quantized.get("quant_method", "it is not said how")
+            kind = listed([quantized.get("quant_method", "it is not said how")])
             raise ValueError(
                 f"{setting}={name}: its weights are quantized ({kind}), so that what is trained of it could not be "
                 "saved; take the folder of the model that it was made from, or save it without `quantization_config`"
@@ -139,7 +140,7 @@ def check_folder(name: str, setting: str) -> None:
         except (ValueError, LookupError, TypeError, AttributeError) as error:
             raise ValueError(f"{setting}={name}: {index.name} is no index of weights") from error
         if missing := sorted(parts - {path.name for path in files}):
-            raise ValueError(f"{setting}={name}: {missing[0]} is not there, which {index.name} names")
+            raise ValueError(f"{setting}={name}: {listed(missing[:1])} is not there, which {index.name} names")
     for path in files:
         if path.stat().st_size == 0:
             raise ValueError(f"{setting}={name}: {path.name} is empty")
@@ -170,7 +171,7 @@ def check_loaded(model: PreTrainedModel, report: Mapping[str, Any], name: str) -
     for key in sorted(report["unexpected_keys"]):
         found = numbered.match(key)
         if found and found[0] not in blocks and found[0].rstrip(".").rpartition(".")[0] in lists:
-            raise ValueError(f"{name}: its configuration has no place for {key}: it is another model's")
+            raise ValueError(f"{name}: its configuration has no place for {listed([key])}: it is another model's")
     for key, value in model.named_parameters():
         if value.numel() and not all(torch.isfinite(end) for end in torch.aminmax(value.detach())):
             raise ValueError(f"{name}: it has weights that are not finite, the first are {key}")

@@ -40,6 +40,10 @@ def part_gone(folder):
     (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": parts}))
 
 
+def part_of_a_hostile_name(folder):
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"a": "\n\x1b[2J"}}))
+
+
 def bad_index(folder):
     (folder / "model.safetensors.index.json").write_text("[]")
 
@@ -56,6 +60,7 @@ def nested_index(folder):
         (empty, r"model\.safetensors is empty$"),
         (gone, "there are no weights in it"),
         (part_gone, r"model-00002-of-00002\.safetensors is not there, which model\.safetensors\.index\.json names"),
+        (part_of_a_hostile_name, r"'\\n\\x1b\[2J' is not there"),
         (bad_index, r"model\.safetensors\.index\.json is no index of weights"),
     ],
 )

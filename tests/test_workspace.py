@@ -2,11 +2,13 @@ import json
 import multiprocessing
 import os
 import shutil
+import subprocess
 import time
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from ifguide.workspace import (
     Artifact,
@@ -22,6 +24,7 @@ from ifguide.workspace import (
     wait_until,
     write_json,
 )
+from ifguide.workspace.environment import describe_code
 
 
 def build(workspace, *, settings=None, inputs=None, builder=None, **options):
@@ -272,3 +275,32 @@ def test_a_file_that_links_lead_to_twice_is_not_read_twice(tmp_path):
     (tmp_path / "again").unlink()
     (tmp_path / "y.jsonl").symlink_to(tmp_path / "x.jsonl")
     assert find_files(f"{tmp_path}/y*") == [tmp_path / "y.jsonl"], "and a link's own name decides how it is read"
+
+
+def test_a_manifest_names_the_code_and_what_was_changed_in_it(tmp_path):
+    """A change of a tracked file has a hash of its own; a folder inside someone else's checkout has no commit."""
+
+    def git(*command):
+        return subprocess.run(["git", *command], cwd=tmp_path, check=True, capture_output=True, text=True).stdout
+
+    assert describe_code(tmp_path) == {"git_commit": None, "git_changes": None}
+    git("init", "-q")
+    (tmp_path / "ifguide").mkdir()
+    file = tmp_path / "ifguide" / "__init__.py"
+    file.write_text("a = 1\n")
+    assert describe_code(tmp_path)["git_commit"] is None, "it is not tracked"
+    git("add", "-A")
+    git("-c", "user.name=a", "-c", "user.email=a@b", "commit", "-qm", "first")
+    clean = describe_code(tmp_path)
+    assert clean == {"git_commit": git("rev-parse", "HEAD").strip(), "git_changes": None}
+    found = []
+    for text in ("a = 2\n", "a = 3\n", "a = 2\n"):
+        file.write_text(text)
+        found.append(describe_code(tmp_path)["git_changes"])
+    assert found[0] == found[2] != found[1] and len(found[0]) == 64
+
+
+def test_a_manifest_names_the_hardware(workspace):
+    hardware = build(workspace).manifest["environment"]["hardware"]
+    assert hardware["processor"] and hardware["cores"] >= 1
+    assert len(hardware["devices"]) == (torch.cuda.device_count() if torch.cuda.is_available() else 0)

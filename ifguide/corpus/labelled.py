@@ -12,11 +12,11 @@ from datasets import Dataset
 from numpy.typing import NDArray
 from transformers import PreTrainedConfig, PreTrainedTokenizerFast
 
-from ifguide.checks import check_limit
+from ifguide.checks import check_limit, shortened
 from ifguide.corpus.blocks import DOCUMENT_ROW, Split
 from ifguide.corpus.documents import LabelledText
 from ifguide.corpus.records import read_records, say_unlabelled
-from ifguide.corpus.schema import LABELLED, TEXT, Classes, Number, Rule, Schema, shortened
+from ifguide.corpus.schema import LABELLED, TEXT, Classes, Number, Rule, Schema
 from ifguide.corpus.tokenizers import beginning_of_text
 from ifguide.workspace import find_files
 

@@ -15,7 +15,8 @@ import pyarrow as pa
 import pyarrow.compute
 import pyarrow.parquet
 
-from ifguide.corpus.schema import Schema, is_one_of, listed, shortened
+from ifguide.checks import listed, shortened
+from ifguide.corpus.schema import Schema, is_one_of
 from ifguide.hub import check_hub
 from ifguide.workspace import find_files
 
@@ -148,7 +149,6 @@ def hub_records(path: str, configuration: str | None, *, split: str, streaming: 
 
 
 def _parquet_rows(file: Path) -> Iterator[Record]:
-    index = 0
     with reading(file):
         with pyarrow.parquet.ParquetFile(file) as opened:
             names = opened.schema_arrow.names
@@ -161,10 +161,9 @@ def _parquet_rows(file: Path) -> Iterator[Record]:
         # a text that many rows share is in the file once: as a dictionary's, it is in memory once, too
         texts = [one.path for one in columns if one.physical_type == "BYTE_ARRAY" and one.logical_type.type == "STRING"]
         with pyarrow.parquet.ParquetFile(file, read_dictionary=texts) as opened:
-            for batch in opened.iter_batches(batch_size=1000):
-                for values in _rows_of(batch, file):
-                    yield Record(f"{file}, row {index}", values)
-                    index += 1
+            rows = (row for batch in opened.iter_batches(batch_size=1000) for row in _rows_of(batch, file))
+            for index, values in enumerate(rows):
+                yield Record(f"{file}, row {index}", values)
 
 
 def _rows_of(batch: pa.RecordBatch, file: Path) -> Iterator[dict[str, Any]]:

@@ -4,16 +4,15 @@ A schema is entry → rule. A rule takes a value, and returns what it is read as
 wrong. Which field of a file an entry is, its reader decides (`Record.read`).
 """
 
-import reprlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from math import inf, isfinite
 from typing import Any
 
+from ifguide.checks import shortened
+
 Rule = Callable[[Any], Any]
 Schema = Mapping[str, Rule]
-SHORT = reprlib.Repr()
-SHORT.maxstring = SHORT.maxother = 60
 
 
 @dataclass(frozen=True)
@@ -148,16 +147,6 @@ def kind_of(value: Any) -> str:
         if isinstance(value, kinds):
             return name
     return f"of the type {type(value).__name__}"
-
-
-def shortened(value: Any) -> str:
-    return SHORT.repr(value)
-
-
-def listed(names: Iterable[Any]) -> str:
-    """Names of fields in a line, whatever they hold."""
-    shown = [str(name) if str(name).isprintable() and len(str(name)) <= 60 else shortened(str(name)) for name in names]
-    return ", ".join([*shown[:50], *["…"] * (len(shown) > 50)])
 
 
 def folded(value: Any) -> Any:

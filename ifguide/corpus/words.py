@@ -7,9 +7,9 @@ from collections.abc import Iterable, Sequence
 from math import log
 from pathlib import Path
 
+from ifguide.checks import listed
 from ifguide.corpus.documents import Query
 from ifguide.corpus.records import COMPRESSED, read_lines
-from ifguide.corpus.schema import listed
 from ifguide.workspace import find_files
 
 WORD = re.compile(r"[^\W\d_]+(?:['’][^\W\d_]+)*")

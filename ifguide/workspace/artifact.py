@@ -1,17 +1,12 @@
 """A finished folder of the workspace, and what its manifest promises of it."""
 
-import platform
-import subprocess
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import cache
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from ifguide.checks import listed
 from ifguide.workspace.files import MANIFEST, read_json, sha256_of
-
-RECORDED_PACKAGES = ("torch", "transformers", "pytorch-lightning", "kronfluence", "datasets", "tokenizers", "numpy")
 
 
 class ArtifactError(ValueError):
@@ -100,7 +95,7 @@ def check_files(path: Path, manifest: Mapping[str, Any], *, verify: bool) -> Non
     for name, expected in manifest["files"].items():
         file = path / name
         if not file.is_file():
-            raise ArtifactError(f"{path} lacks the file {name}; delete the folder to build it again")
+            raise ArtifactError(f"{path} lacks the file {listed([name])}; delete the folder to build it again")
         if file.stat().st_size != expected["size"]:
             raise ArtifactError(
                 f"{file} has {file.stat().st_size} bytes, its manifest says {expected['size']}; "
@@ -115,19 +110,6 @@ def describe_files(path: Path) -> dict[str, dict[str, Any]]:
     return {str(f.relative_to(path)): {"size": f.stat().st_size, "sha256": sha256_of(f)} for f in files}
 
 
-@cache
-def describe_environment() -> dict[str, Any]:
-    """What this process runs with: versions, and the commit of the code."""
-    commit = subprocess.run(
-        ["git", "rev-parse", "HEAD"], cwd=Path(__file__).parent, capture_output=True, text=True, check=False
-    )
-    return {
-        "python": platform.python_version(),
-        "packages": {name: _version(name) for name in RECORDED_PACKAGES},
-        "git_commit": commit.stdout.strip() or None,
-    }
-
-
 def _differing_keys(old: Any, new: Any, prefix: str) -> list[str]:
     if isinstance(old, Mapping) and isinstance(new, Mapping):
         return [
@@ -136,10 +118,3 @@ def _differing_keys(old: Any, new: Any, prefix: str) -> list[str]:
             for key in _differing_keys(old.get(name), new.get(name), f"{prefix}.{name}")
         ]
     return [] if old == new else [prefix]
-
-
-def _version(package: str) -> str | None:
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return None

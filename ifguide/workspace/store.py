@@ -20,10 +20,10 @@ from ifguide.workspace.artifact import (
     ArtifactError,
     check_files,
     check_recipe,
-    describe_environment,
     describe_files,
     read_manifest,
 )
+from ifguide.workspace.environment import describe_environment
 from ifguide.workspace.faults import StorageError, refusals
 from ifguide.workspace.files import MANIFEST, nearest_folder, write_json
 from ifguide.workspace.fingerprint import canonical_json, fingerprint_of
