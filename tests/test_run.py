@@ -1,6 +1,7 @@
 """The command line: sweeps, single runs, plans, cleaning, and mistakes."""
 
 import csv
+import json
 
 import pytest
 from command_line import SMOKE, run
@@ -118,3 +119,13 @@ def test_a_mistake_ends_in_one_line_without_a_traceback(tmp_path, override, mess
     assert "Traceback" not in result.stderr
     (line,) = [line for line in result.stderr.splitlines() if line.startswith("error: ")]
     assert message in line
+
+
+def test_the_configuration_that_a_run_leaves_makes_the_same_run(tmp_path):
+    """With the name of its row, and with nothing to build: every fingerprint is the same."""
+    run(tmp_path, "method=token_filter", "selection.limit=0.03", "stage=model", SMOKE, "hydra.run.dir=first")
+    saved = ("--config-path", str(tmp_path / "first" / ".hydra"), "--config-name", "config")
+    again = run(tmp_path, *saved, "hydra.run.dir=again")
+    rows = [json.loads((tmp_path / name / "run.json").read_text()) for name in ("first", "again")]
+    assert rows[0] == rows[1] and rows[0]["name"] == "token_filter" and "(0 s)" not in again.stdout
+    assert "(found)" in again.stdout + again.stderr

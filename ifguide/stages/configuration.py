@@ -39,6 +39,16 @@ def saved(folder: Path) -> Any:
     return OmegaConf.load(folder / ".hydra" / "config.yaml")
 
 
+def choices() -> dict[str, str]:
+    """Group → option of this run; where the `config.yaml` of an earlier run is run again, as that one chose."""
+    runtime = HydraConfig.get().runtime
+    again = (Path(source.path) / "hydra.yaml" for source in runtime.config_sources if source.schema == "file")
+    for file in again:
+        if file.is_file():
+            return dict(OmegaConf.load(file).hydra.runtime.choices) | dict(runtime.choices)
+    return dict(runtime.choices)
+
+
 def checked(node: Any, place: str) -> Any:
     """The node, whose every `_target_` is one that a configuration may name; more with `IFGUIDE_TARGETS=mine,theirs`.
 
@@ -177,8 +187,7 @@ def start_tracking(cfg: DictConfig) -> WandbRun | None:
     logger = instantiate(checked(cfg.logger, "logger"), name=WHOLE_RUN)
     if not isinstance(logger, WandbRun):
         return None
-    hydra = HydraConfig.get()
-    chosen = {"choices": dict(hydra.runtime.choices), "overrides": list(hydra.overrides.task)}
+    chosen = {"choices": choices(), "overrides": list(HydraConfig.get().overrides.task)}
     logger.log_hyperparams(OmegaConf.to_container(cfg, resolve=True))
     logger.log_hyperparams({"hydra": chosen})
     return logger

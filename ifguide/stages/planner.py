@@ -15,7 +15,7 @@ from ifguide.corpus.queries import halves
 from ifguide.objectives import LanguageModeling
 from ifguide.stages.auxiliary import AuxiliaryModel
 from ifguide.stages.classifiers import FittedClassifier
-from ifguide.stages.configuration import make, make_logger
+from ifguide.stages.configuration import choices, make, make_logger
 from ifguide.stages.data import Data
 from ifguide.stages.evaluation import Toxicity
 from ifguide.stages.export import Export
@@ -71,7 +71,7 @@ class Planner:
 
     @property
     def name(self) -> str:
-        return str(HydraConfig.get().runtime.choices["method"]) if HydraConfig.initialized() else "run"
+        return choices().get("method", "run") if HydraConfig.initialized() else "run"
 
     @cached_property
     def placed(self) -> dict[str, Any]:
