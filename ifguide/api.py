@@ -41,7 +41,7 @@ from ifguide.influence.low_precision import prepare_in
 from ifguide.influence.pooling import Pooling, TypePooling, WordPooling, chunks
 from ifguide.influence.scorers import JVP, Direction, Scorer
 from ifguide.influence.scorers.base import check_dtype
-from ifguide.influence.scoring import sample_rows, score_blocks
+from ifguide.influence.scoring import BlockSampler, sample_rows, score_blocks
 from ifguide.influence.selection import Algorithm1
 from ifguide.models import check_vocabulary, tracked_parameters
 from ifguide.opening import check_context
@@ -184,7 +184,8 @@ def score(
     check_context(model.config, blocks.block_length, "block_length")
     shape, size = (len(directions), *blocks.shape), influence.batch_size
     own = _copied(model)
-    prepared = prepare_in(influence.dtype, chosen, own, list(directions.values()), blocks.tokens, shape, influence.seed)
+    sampler = BlockSampler(blocks.tokens, blocks.shape, influence.seed)
+    prepared = prepare_in(influence.dtype, chosen, own, list(directions.values()), sampler)
     scores = np.empty(shape, np.float32)
     for first in tqdm(range(0, len(blocks), size), desc="Scores", leave=False, disable=None if progress else True):
         rows = slice(first, first + size)

@@ -15,7 +15,7 @@ from shared import interleaved, run_stage, seconds, table
 from ifguide.corpus.blocks import Corpus
 from ifguide.corpus.tokenizers import token_texts
 from ifguide.influence.direction import load_direction
-from ifguide.influence.scoring import prepare_scorer, sample_rows, score_blocks
+from ifguide.influence.scoring import BlockSampler, prepare_scorer, sample_rows, score_blocks
 
 STUDENTS = {"words": "words", "convolutions": "convolution"}
 REPEATS, ROWS_AT_ONCE = 3, 64
@@ -29,7 +29,7 @@ def main() -> None:
     direction, split = load_direction(run.artifacts["direction.toxicity"], model), corpus.split("train")
     texts, chosen = token_texts(corpus.tokenizer), part("student")
     ids = split.tokens(sample_rows(len(split), round(chosen.share * len(split)), chosen.seed))
-    scorer = prepare_scorer(part("scorer"), model, [direction], lambda rows: ids[rows], (1, *ids.shape), 0)
+    scorer = prepare_scorer(part("scorer"), model, [direction], BlockSampler(ids.__getitem__, ids.shape))
     made: dict[str, Any] = {}
 
     def exact() -> None:

@@ -20,7 +20,7 @@ from ifguide.influence.curvature import Curvature
 from ifguide.influence.direction import precondition_direction, query_gradient
 from ifguide.influence.factors import CurvatureError, by_layer
 from ifguide.influence.scorers import FiniteDifference
-from ifguide.influence.scoring import prepare_scorer, sample_rows, score_blocks
+from ifguide.influence.scoring import BlockSampler, prepare_scorer, sample_rows, score_blocks
 from ifguide.models import tracked_layers
 from ifguide.report.gather import Run
 from ifguide.statistics import roc_auc, spearman
@@ -51,8 +51,8 @@ class Study:
         model = self.proxy()
         gradients = {n: g for n, g in self.gradients.items() if layers is None or n.rpartition(".")[0] in layers}
         direction = precondition_direction(model, gradients, factors, curvature)
-        shape = (1, *self.ids.shape)
-        scorer = prepare_scorer(FiniteDifference(), model, [direction], lambda rows: self.ids[rows], shape, 0)
+        sampler = BlockSampler(self.ids.__getitem__, self.ids.shape)
+        scorer = prepare_scorer(FiniteDifference(), model, [direction], sampler)
         return score_blocks(scorer, self.ids, batch_size=self.batch, device=model.device)[0]
 
     def compare(self, ours: Scores, reference: Scores) -> dict[str, float]:

@@ -142,7 +142,7 @@ def hub_records(path: str, configuration: str | None, *, split: str, streaming: 
     try:
         rows: Any = datasets.load_dataset(path, configuration, split=split, streaming=streaming)
     except ConnectionError as error:
-        raise ValueError(f"path={path}: {_first_line(error)}; give a local folder, or local `files`") from None
+        raise ValueError(f"path={path}: {_first_line(error)}; give a folder that it was copied to") from None
     values: Mapping[str, Any]
     for number, values in enumerate(rows):
         yield Record(f"{path}, {split} record {number}", values, "path")

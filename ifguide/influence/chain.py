@@ -22,7 +22,7 @@ from ifguide.influence.curvature import Curvature
 from ifguide.influence.diagnostics import split_half_correlation
 from ifguide.influence.direction import gradient_dtype, precondition_direction, query_gradient
 from ifguide.influence.scorers.base import norm
-from ifguide.influence.scoring import SAMPLE_TOKENS, rows_of_tokens, sample_rows
+from ifguide.influence.scoring import SAMPLE_TOKENS, BlockSampler, sample_rows
 from ifguide.influence.selection import Algorithm1, Selection
 from ifguide.influence.top import TopTokens
 from ifguide.models import tracked_layers
@@ -165,10 +165,8 @@ def direction_reliability(
     shared = (model, factors, curvature, replace(settings, dtype=dtype))
     found = (find_direction(*shared, part, tokenizer, block_length=length, processes=processes) for part in parts)
     directions = [direction for direction, _ in found]
-    rows = rows_of_tokens(len(split), length, SAMPLE_TOKENS, settings.seed)
-    return split_half_correlation(
-        model, directions, split.tokens(rows), batch_size=settings.batch_size, processes=processes
-    )
+    sample = BlockSampler(split.tokens, split.shape, settings.seed)(SAMPLE_TOKENS)
+    return split_half_correlation(model, directions, sample, batch_size=settings.batch_size, processes=processes)
 
 
 def select_behaviours(

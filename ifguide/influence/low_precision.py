@@ -1,7 +1,8 @@
 """Scores in bfloat16, where hardware computes it and those of a sample are, but for rounding, those in float32."""
 
 import copy
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ from transformers import PreTrainedModel
 from ifguide.hardware import AUTO, BFLOAT16, FLOAT32
 from ifguide.inference import is_faster_rounded
 from ifguide.influence.scorers import Direction, Scorer, TokenScorer
-from ifguide.influence.scoring import prepare_scorer, rows_of_tokens, score_blocks
+from ifguide.influence.scoring import BlockSampler, prepare_scorer, score_blocks
 
 CORRELATION, JACCARD = 0.9995, 0.98  # with float32, at least: of scores, and of the highest of them
 HIGHEST = 0.02  # of the tokens
@@ -25,9 +26,7 @@ def prepare_in(
     scorer: Scorer,
     model: PreTrainedModel,
     directions: Sequence[Direction],
-    tokens: Callable[[Any], NDArray[np.int64]],
-    shape: tuple[int, int, int],
-    seed: int,
+    sampler: BlockSampler,
 ) -> TokenScorer:
     """`prepare_scorer` with the model in a dtype.
 
@@ -35,23 +34,21 @@ def prepare_in(
         dtype: `float32`, `bfloat16`, or `auto`: bfloat16 where the model is faster in it (`is_faster_rounded`), the
             scorer takes it, the corpus has `LEAST_TOKENS`, and the scores of a sample agree with those in float32
             (`CORRELATION`, `JACCARD`); else float32.
-        scorer, model, directions, tokens, shape, seed: as in `prepare_scorer`; the model is taken over.
+        scorer, model, directions, sampler: as in `prepare_scorer`; the model is taken over.
 
     Returns:
         The scorer; its facts tell the `dtype`, and where both were computed how they agree, under `float32_check`.
     """
-    given = (tokens, shape, seed)
     if dtype != AUTO:
-        prepared = prepare_scorer(scorer, model.to(getattr(torch, dtype)), directions, *given)
+        prepared = prepare_scorer(scorer, model.to(getattr(torch, dtype)), directions, sampler)
         return TokenScorer(prepared.score, {**prepared.facts, "dtype": dtype})
-    _, blocks, length = shape
-    worth = blocks * length >= LEAST_TOKENS and BFLOAT16 in scorer.DTYPES
+    worth = math.prod(sampler.shape) >= LEAST_TOKENS and BFLOAT16 in scorer.DTYPES
     both = worth and is_faster_rounded(model)
-    exact = prepare_scorer(scorer, (copy.deepcopy(model) if both else model).float(), directions, *given)
+    exact = prepare_scorer(scorer, (copy.deepcopy(model) if both else model).float(), directions, sampler)
     if not both:
         return TokenScorer(exact.score, {**exact.facts, "dtype": FLOAT32})
-    rounded = prepare_scorer(scorer, model.bfloat16(), directions, *given)
-    ids = tokens(rows_of_tokens(blocks, length, CHECK_TOKENS, seed))
+    rounded = prepare_scorer(scorer, model.bfloat16(), directions, sampler)
+    ids = sampler(CHECK_TOKENS)
     found = agreement(*(score_blocks(one, ids, batch_size=BATCH, device=model.device) for one in (rounded, exact)))
     agrees = found["correlation"] >= CORRELATION and found["mask_jaccard"] >= JACCARD
     chosen, name = (rounded, BFLOAT16) if agrees else (exact, FLOAT32)

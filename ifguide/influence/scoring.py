@@ -5,6 +5,7 @@ processes nor on interruptions.
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -33,9 +34,24 @@ def rows_of_share(blocks: int, share: float, seed: int) -> NDArray[np.int64]:
     return np.arange(blocks) if share == 1 else sample_rows(blocks, max(1, round(share * blocks)), seed)
 
 
-def rows_of_tokens(blocks: int, length: int, tokens: int, seed: int) -> NDArray[np.int64]:
-    """Rows of a random sample of blocks that hold so many tokens, one block at least."""
-    return sample_rows(blocks, max(1, tokens // length), seed)
+@dataclass(frozen=True)
+class BlockSampler:
+    """Draws samples of some blocks, which every process draws alike.
+
+    Args:
+        tokens: rows → [rows, T] token ids.
+        shape: of all, (blocks, T).
+        seed: of the draw.
+    """
+
+    tokens: Callable[[Any], NDArray[np.int64]]
+    shape: tuple[int, ...]
+    seed: int = 0
+
+    def __call__(self, tokens: int) -> NDArray[np.int64]:
+        """Blocks that hold so many tokens, one at least, [B, T]."""
+        blocks, length = self.shape
+        return self.tokens(sample_rows(blocks, max(1, tokens // length), self.seed))
 
 
 def score_blocks(scorer: TokenScorer, ids_BT: NDArray[np.int64], *, batch_size: int, device: Any) -> NDArray[Any]:
@@ -51,14 +67,11 @@ def prepare_scorer(
     scorer: Scorer,
     model: PreTrainedModel,
     directions: Sequence[Direction],
-    tokens: Callable[[Any], NDArray[np.int64]],
-    shape: tuple[int, int, int],
-    seed: int,
+    sampler: BlockSampler,
 ) -> TokenScorer:
-    """Make a scorer ready with directions in the model's dtype and a sample that every process draws alike; it is
-    checked on some of that (`prepare_checked`)."""
-    _, blocks, length = shape
-    sample = torch.from_numpy(tokens(rows_of_tokens(blocks, length, SAMPLE_TOKENS, seed)))
+    """Make a scorer ready with directions in the model's dtype and a sample of blocks; it is checked on some of that
+    (`prepare_checked`)."""
+    sample = torch.from_numpy(sampler(SAMPLE_TOKENS))
     matching = [
         {name: value.to(model.get_parameter(name)) for name, value in direction.items()} for direction in directions
     ]

@@ -35,7 +35,7 @@ from ifguide.influence.per_block import check_called
 from ifguide.influence.pooling import Pooling, pool_scores
 from ifguide.influence.scorers import Scorer
 from ifguide.influence.scorers.base import check_dtype
-from ifguide.influence.scoring import ScoringModule, fill_store, rows_of_share, rows_of_tokens
+from ifguide.influence.scoring import BlockSampler, ScoringModule, fill_store, rows_of_share
 from ifguide.influence.store import ScoreStore, open_scores
 from ifguide.models import ModelSettings, untracked
 from ifguide.processes import Processes
@@ -110,8 +110,8 @@ class Factors(Stage):
         held_out = corpus.split("validation")
         if not len(held_out):
             return {findings.WARNINGS: [warning for warning in warnings if warning]}
-        rows = rows_of_tokens(len(held_out), held_out.block_length, LOSS_TOKENS, self.influence.seed)
-        loss = mean_loss(model, held_out.tokens(rows), batch_size=self.influence.batch_size, processes=processes)
+        sample = BlockSampler(held_out.tokens, held_out.shape, self.influence.seed)(LOSS_TOKENS)
+        loss = mean_loss(model, sample, batch_size=self.influence.batch_size, processes=processes)
         unigram = unigram_loss(corpus.split("train"), held_out, corpus.vocabulary)
         return {"validation_loss": loss, "unigram_loss": unigram, **findings.of_proxy(loss, unigram, *warnings)}
 
@@ -221,13 +221,11 @@ class Scores(Stage):
         def tokens(places: Any) -> NDArray[np.int64]:
             return split.tokens(rows[places])
 
+        sampler = BlockSampler(tokens, store.shape[1:], settings.seed)
         module = ScoringModule(
-            model,
-            lambda model: prepare_in(settings.dtype, self.scorer, model, vectors, tokens, store.shape, settings.seed),
-            store,
-            tokens,
+            model, lambda model: prepare_in(settings.dtype, self.scorer, model, vectors, sampler), store, tokens,
             batch_size=settings.batch_size,
-        )
+        )  # fmt: skip
         facts = fill_store(self.trainer.inference_trainer(), module)
         return {"behaviours": list(self.directions), **facts, **findings.of_scores(facts)}
 

@@ -18,7 +18,7 @@ from ifguide.evaluation.attribution import attribution_quality, difference_of, k
 from ifguide.evaluation.likelihood import continuation_likelihoods
 from ifguide.evaluation.token_baselines import LEXICAL, lexical_scores, token_baselines
 from ifguide.influence.direction import load_direction
-from ifguide.influence.scoring import prepare_scorer, score_blocks
+from ifguide.influence.scoring import BlockSampler, prepare_scorer, score_blocks
 from ifguide.influence.store import create_scores, open_scores
 from ifguide.models import ModelSettings
 from ifguide.objectives import LanguageModeling, SuppressedLanguageModeling
@@ -172,9 +172,9 @@ class Study:
             student = self.part("student", name).student.load(made["student"])
             found: Scores = student.scores(torch.from_numpy(ids))[0].numpy()
             return found
-        model, shape = self.proxy(), (1, *ids.shape)
+        model = self.proxy()
         direction = load_direction(self.direction(name), model)
-        scorer = prepare_scorer(self.part("scorer", name), model, [direction], lambda rows: ids[rows], shape, 0)
+        scorer = prepare_scorer(self.part("scorer", name), model, [direction], BlockSampler(ids.__getitem__, ids.shape))
         found = score_blocks(scorer, ids, batch_size=64, device=model.device)[0]
         return found
 

@@ -23,7 +23,7 @@ from ifguide.influence.direction import load_direction, save_direction
 from ifguide.influence.factors import by_layer
 from ifguide.influence.pooling import Pooling, pool_scores
 from ifguide.influence.scorers import Direction, Scorer
-from ifguide.influence.scoring import prepare_scorer, sample_rows, score_blocks
+from ifguide.influence.scoring import BlockSampler, prepare_scorer, sample_rows, score_blocks
 from ifguide.influence.store import ScoreStore, open_scores
 from ifguide.statistics import spearman
 from ifguide.training.data import BlockDataModule
@@ -160,9 +160,8 @@ class InfluenceScoring(pl.Callback):
         directions = self._directions(trainer, model, folder)
         shape = (len(directions), len(rows), data.train.block_length)
         store = ScoreStore(folder, shape, shard_blocks=self.influence.shard_blocks)
-        scorer = prepare_scorer(
-            self.scorer, model, directions, lambda places: data.train.tokens(rows[places]), shape, self.influence.seed
-        )
+        sampler = BlockSampler(lambda places: data.train.tokens(rows[places]), shape[1:], self.influence.seed)
+        scorer = prepare_scorer(self.scorer, model, directions, sampler)
         with torch.no_grad():
             for shard in store.unfinished(rank=trainer.global_rank, processes=trainer.world_size):
                 ids = data.train.tokens(rows[store.rows(shard)])

@@ -300,7 +300,7 @@ def test_a_hub_that_may_not_be_asked_is_one_line(monkeypatch):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setattr("datasets.load_dataset", load)
     message = (
-        r"^path=x/y: Couldn't reach 'x/y' on the Hub \(OfflineModeIsEnabled\); give a local folder, or local `files`$"
+        r"^path=x/y: Couldn't reach 'x/y' on the Hub \(OfflineModeIsEnabled\); give a folder that it was copied to$"
     )
     with pytest.raises(ValueError, match=message):
         list(HubSource(path="x/y"))

@@ -19,7 +19,7 @@ from ifguide.influence.scorers.check import gradient_sizes, prepare_checked, rel
 from ifguide.influence.scorers.check import random_direction as of_every_kind
 from ifguide.influence.scorers.exact import reverse_scores
 from ifguide.influence.scorers.jvp import reference_scores
-from ifguide.influence.scoring import prepare_scorer
+from ifguide.influence.scoring import BlockSampler, prepare_scorer
 from ifguide.models import tracked_parameters
 
 FAST = {
@@ -212,7 +212,7 @@ def test_scoring_checks_its_scorer(blocks):
     model = reads_a_weight_itself()
     tokens = blocks.numpy()
     with pytest.raises(ValueError, match="without calling its layer"):
-        prepare_scorer(JVP(), model, [random_direction(model)], lambda rows: tokens[rows], (1, *tokens.shape), seed=0)
+        prepare_scorer(JVP(), model, [random_direction(model)], BlockSampler(tokens.__getitem__, tokens.shape))
 
 
 def test_a_tolerance_that_was_lowered_is_kept_to():

@@ -13,6 +13,7 @@ from ifguide.hardware import AUTO
 from ifguide.influence import low_precision
 from ifguide.influence.low_precision import agreement, prepare_in
 from ifguide.influence.scorers import JVP, FiniteDifference
+from ifguide.influence.scoring import BlockSampler
 
 
 def scored(dtype, blocks, scorer=None):
@@ -20,7 +21,7 @@ def scored(dtype, blocks, scorer=None):
     model = tiny_model("llama", dtype=torch.float32)
     directions = [random_direction(model, seed) for seed in range(2)]
     ids = blocks.numpy()
-    prepared = prepare_in(dtype, scorer or JVP(), model, directions, lambda rows: ids[rows], (2, *ids.shape), 0)
+    prepared = prepare_in(dtype, scorer or JVP(), model, directions, BlockSampler(ids.__getitem__, ids.shape))
     return prepared(blocks).float().numpy(), prepared.facts
 
 
