@@ -1,12 +1,15 @@
 """How fast a pass is: on this machine by trying it, on a named one by its data sheet and a stated share of it."""
 
 import os
+import re
 import shutil
 import statistics
 import time
+from collections import Counter
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Protocol
 
@@ -20,6 +23,8 @@ from ifguide.workspace import nearest_folder
 
 TRIED = 8e9  # FLOPs of a batch that is tried, at most, on a CPU: a fraction of a second of one core
 TRIED_ON_GPU = 2e13
+# of words that are counted, where constants of stages were read off: one core of an AMD EPYC with AVX2
+SECONDS_OF_WORDS, TRIALS = 0.0084, 9
 REPEATS, ENOUGH = 3, 0.8  # times that a batch is tried, unless they took so many seconds
 GB = 10**9
 
@@ -37,6 +42,11 @@ class Device(Protocol):
         """Of one device, in bytes."""
         ...
 
+    @property
+    def pace(self) -> float:
+        """Seconds on its host of what takes one where constants were read off."""
+        ...
+
     def seconds(self, one: Pass) -> float:
         """What a pass takes on one device."""
         ...
@@ -52,6 +62,7 @@ class NamedDevice:
         bandwidth: bytes a second.
         memory: bytes.
         share: of the peak, and of the bandwidth, that is reached.
+        pace: of its host, see `Device`; not known.
     """
 
     name: str
@@ -59,6 +70,7 @@ class NamedDevice:
     bandwidth: float
     memory: float
     share: float = 0.4
+    pace: float = 1.0
 
     def seconds(self, one: Pass) -> float:
         """The longer of its arithmetic and of reading the weights as often as it must."""
@@ -108,6 +120,10 @@ class ThisMachine:
     def name(self) -> str:
         return "measured"
 
+    @cached_property
+    def pace(self) -> float:
+        return min(_seconds_of_words(self.clock) for _ in range(TRIALS)) / SECONDS_OF_WORDS
+
     @property
     def memory(self) -> float:
         if self.device.type == "cuda":
@@ -156,6 +172,14 @@ class ThisMachine:
     def precision(self, dtype: str) -> AbstractContextManager[object]:
         rounds = dtype == BFLOAT16 or (dtype == AUTO and computes_bfloat16(self.device))
         return torch.autocast(self.device.type, dtype=torch.bfloat16) if rounds else nullcontext()
+
+
+def _seconds_of_words(clock: Callable[[], float]) -> float:
+    """Of work like that on texts, which no device computes."""
+    text = " ".join(f"word{number % 997} and so on," for number in range(4000))
+    start = clock()
+    Counter(match[0].lower() for match in re.finditer(r"\w+|[^\w\s]", text)).most_common()
+    return clock() - start
 
 
 def memory_here() -> float:

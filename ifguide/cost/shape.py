@@ -64,12 +64,15 @@ class ModelShape:
     def tracked_parameters(self) -> int:
         return sum(outputs * inputs for outputs, inputs in self.tracked)
 
-    def activations(self, length: int) -> float:
+    def activations(self, length: int, *, recomputed: bool = False) -> float:
         """Bytes in float32 that training keeps of a sequence: of each decoder block 8 vectors as wide as hidden states
         and 2 as wide as what its matrices give beside attention (Korthikanti et al., 2022, section 4, without dropout,
-        attention fused), and the logits with what the loss makes of them.
+        attention fused), and the logits with what the loss makes of them. Recomputed, what each block is given, and
+        the whole of one.
         """
-        return FLOAT * length * (self.layers * (8 * self.width + 2 * self.inner) + 3 * self.vocabulary)
+        block = 8 * self.width + 2 * self.inner
+        blocks = self.layers * self.width + block if recomputed else self.layers * block
+        return FLOAT * length * (blocks + 3 * self.vocabulary)
 
     @property
     def inner(self) -> float:

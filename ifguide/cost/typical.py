@@ -58,14 +58,16 @@ def training(
     every = trainer.validate_every
     times = 1.0 if every is None else max(1.0, 1 / every if every < 1 else steps / every)
     passes = [Pass(kinds.train, model, micro, length, steps * batch_size / micro, dtype)]
+    if trainer.gradient_checkpointing:
+        passes.append(Pass(kinds.forward, model, micro, length, passes[0].count, dtype))
     if validation and steps:
         passes.append(Pass(kinds.forward, model, trainer.micro_batch_size, length,
                            times * validation / trainer.micro_batch_size, dtype))  # fmt: skip
-    weights = FLOAT * model.parameters
+    weights, each = FLOAT * model.parameters, model.activations(length, recomputed=trainer.gradient_checkpointing)
     holders = trainer.processes if shares and trainer.strategy == FSDP else 1
     return Work(
         tuple(passes),
-        memory=Memory(PROCESS + STATES * weights / holders, model.activations(length), micro, MICRO),
+        memory=Memory(PROCESS + STATES * weights / holders, each, micro, MICRO),
         disk=weights + TOKENIZER * vocabulary,
         scratch=2 * SAVED * weights if steps > trainer.checkpoint_every else 0.0,
     )

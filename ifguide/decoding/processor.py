@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 from transformers import LogitsProcessor
 
-from ifguide.decoding.base import Decoder, DecodingState
+from ifguide.decoding.base import Decoder, DecodingState, frame_of
 
 # R rows, L tokens so far, V vocabulary
 
@@ -13,14 +13,16 @@ class DecoderProcessor(LogitsProcessor):
     """Lets `model.generate(logits_processor=[…])` write as a decoder does, with `do_sample=True, top_k=0`.
 
     It shapes the same logits as in an evaluation; what is drawn from them then differs, as the random numbers do. The
-    prompts of one call must have the same length, because a processor does not see which tokens are padding.
+    prompts of one call must have the same length, because a processor does not see which tokens are padding. What a
+    decoder does beside shaping logits is up to the caller: one that changes the model acts within its `attach(model)`,
+    and one with tokens of its own around prompts (`prefix`, `suffix`) wants them there.
 
     Args:
         decoder: as an opened one of `ifguide.methods`.
         pad_token_id: of the tokenizer; with it, prompts that begin with padding are refused.
 
     Raises:
-        ValueError: when called on padded prompts.
+        ValueError: when called on padded prompts, or on prompts without the decoder's tokens.
     """
 
     def __init__(self, decoder: Decoder, pad_token_id: int | None = None) -> None:
@@ -43,6 +45,11 @@ class DecoderProcessor(LogitsProcessor):
         return same_shape and torch.equal(ids_RL[:, :-1], before)  # type: ignore[arg-type]
 
     def _check(self, ids_RL: Tensor) -> None:
+        prefix, suffix = frame_of(self.decoder)
+        if not all((ids_RL == token).any(-1).all() for token in (*prefix, *suffix)):
+            raise ValueError(
+                f"prompts lack tokens of the decoder: put {list(prefix)} before each and {list(suffix)} behind it"
+            )
         if self.pad_token_id is None:
             return
         begins = ids_RL[:, 0] == self.pad_token_id

@@ -98,7 +98,8 @@ class DampedSystem:
     ) -> None:
         self._model, self._settings, self._total = model, settings, total
         self._curvature, self._factors = curvature.resolved(factors), factors
-        self._count, self._batches = len(blocks_BT), blocks_BT[share].split(batch_size)
+        mine_BT = blocks_BT[share]
+        self._count, self._batches = len(blocks_BT), mine_BT.split(batch_size) if len(mine_BT) else ()
         self.layout = Layout.of(gradient)
         placed = {name: value.to(model.get_parameter(name)) for name, value in gradient.items()}
         self._product = checked_product(model, settings.form, placed, blocks_BT[:1].to(model.device))
@@ -123,17 +124,20 @@ class DampedSystem:
         """Where the settings begin, given the curvature's own direction.
 
         Returns:
-            A vector, [N], what the matrix makes of it, and facts: `curvature_ratio`, vᵀ(G + δI)v / vᵀg of that
-            direction, 1 where it solves the system; `scale`, the best multiple, where that is the start.
+            A vector, [N], what the matrix makes of it, and facts of a start that is not zero: `curvature_ratio`,
+            vᵀ(G + δI)v / vᵀg of that direction, 1 where it solves the system; `scale`, the best multiple, where that is
+            the start.
         """
+        if self._settings.start == "zero":
+            return torch.zeros_like(self.gradient_N), torch.zeros_like(self.gradient_N), {}
         vector_N = self.layout.join({
             name: value.to(self._model.get_parameter(name)) for name, value in direction.items()
         })  # fmt: skip
         image_N = self.multiply(vector_N)
         facts = {"curvature_ratio": dot(vector_N, image_N) / dot(vector_N, self.gradient_N)}
-        factor = {"curvature": 1.0, "zero": 0.0}.get(self._settings.start)
-        if factor is None:
-            factor = facts["scale"] = best_factor(image_N, self.gradient_N, vector_N)
+        if self._settings.start == "curvature":
+            return vector_N, image_N, facts
+        factor = facts["scale"] = best_factor(image_N, self.gradient_N, vector_N)
         return factor * vector_N, factor * image_N, facts
 
     def solve(self, start: Tensor | Solution, image_N: Tensor | None = None) -> Iterator[Solution]:

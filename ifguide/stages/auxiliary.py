@@ -12,7 +12,7 @@ from ifguide.checks import argument
 from ifguide.corpus.blocks import Corpus
 from ifguide.corpus.documents import LabelledText, Pair
 from ifguide.corpus.pairs import check_pairs, encode_pairs
-from ifguide.cost import CorpusSize, Work, reading, shape_of, training
+from ifguide.cost import MICRO, CorpusSize, Memory, Work, reading, shape_of, training
 from ifguide.methods.dpo import DPO, reference_log_probabilities
 from ifguide.models import ModelSettings
 from ifguide.opening import check_context, check_pretrained
@@ -122,10 +122,12 @@ class Reference(Stage):
     setup: TrainingSetup = speed()
 
     def work(self, corpus: CorpusSize) -> Work:
-        return reading(
-            shape_of(self.loading, corpus.vocabulary), batch_size=2 * self.setup.trainer.micro_batch_size,
-            count=2 * len(self.pairs), length=min(self.max_length, mean_length(self.pairs, corpus)), setting=None,
+        micro = self.setup.trainer.micro_batch_size
+        found = reading(
+            shape_of(self.loading, corpus.vocabulary), batch_size=2 * micro, count=2 * len(self.pairs), setting=None,
+            length=min(self.max_length, mean_length(self.pairs, corpus)),
         )  # fmt: skip
+        return replace(found, memory=Memory(found.memory.fixed, 2 * found.memory.each, micro, MICRO))
 
     def build(self, folder: Path, inputs: Inputs) -> None:
         trainer, tokenizer = self.setup.trainer, inputs.corpus().tokenizer

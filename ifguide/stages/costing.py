@@ -12,7 +12,7 @@ from ifguide.cost.corpus import estimated_size, found_size
 from ifguide.cost.devices import Device, free_disk
 from ifguide.stages.data import Data
 from ifguide.stages.stage import Plan, Stage
-from ifguide.workspace import MANIFEST, Workspace, read_json
+from ifguide.workspace import MANIFEST, Workspace, describe_environment, read_json
 
 SEED, CORPUS, SHAPE = "seed", "data", "model"  # of settings, of inputs, of the settings of a model
 
@@ -103,13 +103,13 @@ def cost_of(
         if stage.is_in(workspace):
             continue
         work, why = work_of(stage, corpus)
-        recorded = recorded_seconds(workspace, stage) if is_here else None
+        recorded = recorded_seconds(workspace, stage, devices) if is_here else None
         role = plan.role_of(stage)
         if recorded is not None or work is None:
             found[role] = StageCost(work, recorded, "recorded" if recorded is not None else why)
             continue
         computed = sum(device.seconds(one) for one in work.passes)
-        seconds = computed / (devices if stage.collective else 1) + work.seconds
+        seconds = computed / (devices if stage.collective else 1) + work.seconds * device.pace
         found[role] = StageCost(work, seconds, device.name if work.passes else "by constants")
     return PlanCost(found, corpus, devices, device.name, device.memory, free_disk(workspace.root))
 
@@ -130,15 +130,17 @@ def size_of_corpus(plan: Plan, workspace: Workspace, tokens: float | None) -> Co
     return found_size(workspace.folder(data.recipe)) if data.is_in(workspace) else estimated_size(data.corpus, tokens)
 
 
-def recorded_seconds(workspace: Workspace, stage: Stage) -> float | None:
-    """Seconds of the latest artifact like that of a stage.
+def recorded_seconds(workspace: Workspace, stage: Stage, devices: int = 1) -> float | None:
+    """Seconds of the latest artifact like that of a stage, made on hardware as it is here by as many processes.
 
     What was resumed is left out: its seconds are those of the last session.
     """
+    here = describe_environment()["hardware"], devices
     for file in sorted(workspace.root.glob(f"{stage.name}-*/{MANIFEST}"), key=lambda file: -file.stat().st_mtime):
         try:
             manifest = read_json(file)
-            if not manifest["resumed"] and is_like(stage, manifest, workspace):
+            there = tuple(manifest["environment"].get(key) for key in ("hardware", "processes"))
+            if there == here and not manifest["resumed"] and is_like(stage, manifest, workspace):
                 return float(manifest["seconds"])
         except (OSError, LookupError, TypeError, ValueError, AttributeError):
             continue
@@ -173,8 +175,9 @@ def advice(plan: Plan, cost: PlanCost, workspace: Path) -> list[tuple[str, str]]
     for role, work in tight.items():
         rows, setting = work.memory.fitting(cost.memory), work.memory.setting
         if rows is None:
-            need = f"{size(work.memory.fixed + work.memory.each)} of {size(cost.memory)}"
-            lines.append(("memory", f"{role} needs {need} for a single row: use a smaller model"))
+            least = work.memory.peak if setting is None else work.memory.fixed + work.memory.each
+            need = f"{size(least)} of {size(cost.memory)}{' for a single row' if setting else ''}"
+            lines.append(("memory", f"{role} needs {need}: use a smaller model"))
         else:
             line = f"{role} needs {size(work.memory.peak)} of {size(cost.memory)}"
             lines.append(("memory", f"{line}; {typed(plan, role, setting)}={rows} would do"))

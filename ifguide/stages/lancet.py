@@ -205,6 +205,10 @@ class Corrected(Stage):
     loading: ModelSettings = speed()
     setup: TrainingSetup = speed()
 
+    def derived_settings(self) -> dict[str, Any]:
+        settings = self.post_training
+        return {} if settings.dropped == settings.drop else {"dropped": settings.dropped}
+
     def check(self) -> None:
         with argument("post_training.optim"):
             self.setup.trainer.accumulate(self.post_training.optim.batch_size)

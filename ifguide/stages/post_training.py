@@ -64,7 +64,17 @@ def corrected(planner: "Planner", settings: Lancet, trained: Stage) -> Stage:
 
 
 def by_influence(planner: "Planner", settings: Lancet, trained: Stage) -> Stage:
-    """Scores of sequences along the direction of the toxic queries, at the trained model, which is its own proxy."""
+    """Scores of sequences along the direction of the toxic queries, at the trained model, which is its own proxy.
+
+    Raises:
+        ValueError: what this chain does not have is asked of it.
+    """
+    for group, kind in (("refine", "refines no direction"), ("student", "learns no scores of sequences")):
+        if planner.part(group) is not None:
+            raise ValueError(f"{group}: LANCET-style correction {kind}; choose {group}=none")
+    if hasattr(planner.part("scorer"), "reads"):
+        raise ValueError("scorer: sequences are ranked by influence here; choose a scorer of it, as jvp, or "
+                         "post_training.rank=classifier")  # fmt: skip
     chosen = {"influence": planner.part("influence"), "loading": planner.part("model"), **planner.placed}
     shared: dict[str, Any] = {"data": planner.data, **chosen}
     curvature = planner.part("curvature")
@@ -125,7 +135,7 @@ def controlled(planner: "Planner", settings: AttributeControl, trained: Stage) -
         written: dict[str, Any] = {}
         if guidance is None or not settings.parallel:
             guidance = guided(planner, place, key, model, guidance)
-        if settings.parallel:  # what the model of two rounds before wrote
+        if settings.parallel and number < settings.rounds:  # what the model of two rounds before wrote, for the next R̂
             written = planner.samples(place, before, key)
         role = "model" if number == settings.rounds else f"{place}model"
         made = planner.add(
@@ -133,7 +143,7 @@ def controlled(planner: "Planner", settings: AttributeControl, trained: Stage) -
             **planner.training(role),
         )  # fmt: skip
         before, model = model, made
-        guidance = made if settings.parallel else guidance
+        guidance = made if written else guidance
     return model
 
 

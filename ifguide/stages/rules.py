@@ -21,6 +21,7 @@ from ifguide.stages.evaluation import Utility
 from ifguide.stages.filtering import JudgedDocuments
 from ifguide.stages.generation import Generations
 from ifguide.stages.influence import Direction
+from ifguide.stages.lancet import Corrected
 from ifguide.stages.policy_gradient import PolicyTrained
 from ifguide.stages.sampling import Samples
 from ifguide.stages.stage import Existing, Plan
@@ -46,6 +47,7 @@ def check_plan(plan: Plan) -> None:
         for post_trained in plan.named(PostTrained).values():
             check_pairs_disjoint(post_trained.pairs, prompts)
     check_control_tokens(plan)
+    check_recomputing(plan)
     data = plan.named(Data).get("data")
     for role, trained in plan.named(TrainedModel).items():
         with plan.naming(role):
@@ -57,6 +59,19 @@ def check_plan(plan: Plan) -> None:
                 f"paths.mask={mask.folder} was made for the corpus data-{mask.made_of('data')}, this run's is "
                 f"data-{data.fingerprint}: a mask belongs to one corpus; leave paths.mask unset to make one for this"
             )
+
+
+def check_recomputing(plan: Plan) -> None:
+    """Raise ValueError where activations are to be computed again for what learns without dropout: transformers does so
+    in training mode alone."""
+    without_dropout: list[PostTrained | PolicyTrained | Corrected] = [
+        *plan.named(PostTrained).values(), *plan.named(PolicyTrained).values(), *plan.named(Corrected).values(),
+    ]  # fmt: skip
+    if any(stage.setup.trainer.gradient_checkpointing for stage in without_dropout):
+        raise ValueError(
+            "trainer.gradient_checkpointing=true: this post-training learns without dropout, for which transformers "
+            "recomputes nothing; set it to false, and trainer.micro_batch_size lower"
+        )
 
 
 def check_control_tokens(plan: Plan) -> None:
@@ -116,8 +131,8 @@ def learned_texts(plan: Plan) -> list[tuple[str, list[str]]]:
     found: list[tuple[str, Iterable[LabelledText]]] = [("labelled", learner.labelled) for learner in learners]
     for role, stage in plan.named(FittedClassifier).items():
         if role in MAKING:
-            group, texts = role.removeprefix("classifier."), getattr(stage.classifier, "texts", {})
-            found += [(f"{group}.classifier.texts.{name}", each) for name, each in texts.items()]
+            texts, typed = getattr(stage.classifier, "texts", {}), plan.typed[role]["classifier"]
+            found += [(f"{typed}.texts.{name}", each) for name, each in texts.items()]
     return [(name, [one.text for one in texts]) for name, texts in found]
 
 

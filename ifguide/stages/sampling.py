@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
+from ifguide.checks import argument
 from ifguide.corpus.blocks import Corpus
 from ifguide.corpus.documents import Prompt
 from ifguide.cost import FLOAT, CorpusSize, Work, generating, shape_of
@@ -43,7 +44,8 @@ class Samples(Stage):
 
     def check_corpus(self, corpus: Corpus) -> None:
         config = self.loading.config(corpus.vocabulary, corpus.end_of_text)
-        check_new_tokens(config, self.sampling.max_new_tokens)
+        with argument("sampling"):
+            check_new_tokens(config, self.sampling.max_new_tokens)
 
     @property
     def texts(self) -> int:

@@ -82,8 +82,6 @@ def train(
     )
     model.train()  # a loaded model comes in evaluation mode
     network: Any = torch.compile(model) if context.trainer.compile else model
-    if context.trainer.gradient_checkpointing:
-        model.gradient_checkpointing_enable({"use_reentrant": False})
     end_of_text = None if tokenizer is None else int(tokenizer.eos_token_id)
     module = CausalLanguageModel(
         network, objective, optimization, steps=steps, seed=seed, end_of_text=end_of_text,
@@ -135,6 +133,9 @@ def fit(
 ) -> dict[str, Any]:
     """Run a module through its data: what `train` and `train_on_examples` share."""
     settings, checkpoints = context.trainer, context.checkpoints
+    model: Any = getattr(module.model, "_orig_mod", module.model)  # what is compiled holds the model itself
+    if settings.gradient_checkpointing and isinstance(model, PreTrainedModel):
+        model.gradient_checkpointing_enable({"use_reentrant": False})
     latest = ModelCheckpoint(
         dirpath=checkpoints, filename="{step}", every_n_train_steps=settings.checkpoint_every, save_top_k=1,
         save_on_train_epoch_end=False,

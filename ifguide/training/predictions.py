@@ -4,6 +4,7 @@ from collections.abc import Callable
 from functools import cache
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from ifguide.influence.scorers.head import Body, plain_output_head
@@ -38,3 +39,22 @@ def predictions(model: nn.Module, *, fused: bool | None = None) -> Predict:
         return logits
 
     return predict
+
+
+class FrozenCopy:
+    """Predictions of a copy of a model that is not trained, which is in no checkpoint.
+
+    Args:
+        model: the copy; it is taken over.
+        trained: what is trained, on whose device and in whose dtype the copy computes, so that both agree at first.
+        fused: as in `predictions`.
+    """
+
+    def __init__(self, model: nn.Module, trained: Callable[[], nn.Module], *, fused: bool | None = None) -> None:
+        self._model, self._trained = model.requires_grad_(False).eval(), trained
+        self._predict = predictions(model, fused=fused)
+
+    @torch.no_grad()
+    def __call__(self, input_ids_BT: Tensor) -> Tensor | LinearLogits:
+        self._model.to(next(self._trained().parameters()))
+        return self._predict(input_ids_BT)

@@ -1,6 +1,7 @@
 """Artifacts: built once, found again by fingerprint, verified when loaded; the same for every process of a run."""
 
 from ifguide.workspace.artifact import Artifact, ArtifactError, read_manifest
+from ifguide.workspace.environment import describe_environment
 from ifguide.workspace.faults import StorageError, refusal
 from ifguide.workspace.files import (
     MANIFEST,
@@ -31,6 +32,7 @@ __all__ = [
     "canonical_json",
     "check_launched",
     "describe",
+    "describe_environment",
     "file_signature",
     "find_files",
     "find_paths",

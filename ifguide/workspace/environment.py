@@ -13,9 +13,14 @@ from typing import Any
 RECORDED_PACKAGES = ("torch", "transformers", "pytorch-lightning", "kronfluence", "datasets", "tokenizers", "numpy")
 
 
-@cache
 def describe_environment() -> dict[str, Any]:
-    """Versions of Python and of packages; the commit of the code, with a hash of what was changed since; hardware."""
+    """Versions of Python and of packages; the commit of the code, with a hash of what was changed since; hardware; and
+    how many processes a run is made of."""
+    return {**_of_this_process(), "processes": int(os.environ.get("WORLD_SIZE", 1))}
+
+
+@cache
+def _of_this_process() -> dict[str, Any]:
     return {
         "python": platform.python_version(),
         "packages": {name: _version(name) for name in RECORDED_PACKAGES},

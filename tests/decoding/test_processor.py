@@ -6,6 +6,7 @@ from tiny import VOCABULARY, tiny_model
 from transformers import LogitsProcessorList
 
 from ifguide.decoding import DecoderProcessor, Nucleus
+from ifguide.methods.conditional import ConditionalDecoder
 from ifguide.methods.dexperts import ExpertDecoder
 from ifguide.methods.rad import RewardAugmentedDecoder
 from ifguide.methods.rad.model import RewardModel
@@ -69,6 +70,14 @@ def test_another_text_begins_anew():
     processor(torch.cat([PROMPTS, PROMPTS[:, :1]], 1), logits.clone())
     assert torch.allclose(processor(PROMPTS, logits.clone()), first)
     assert torch.allclose(processor(PROMPTS.flip(0), logits.clone()).flip(0), processor(PROMPTS, logits.flip(0)))
+
+
+def test_prompts_without_the_tokens_of_the_decoder_are_refused():
+    decoder = ConditionalDecoder([7, 8], prefix=[7], nucleus=Nucleus())
+    logits = torch.zeros(2, VOCABULARY)
+    DecoderProcessor(decoder)(torch.tensor([[7, 5], [7, 3]]), logits)
+    with pytest.raises(ValueError, match=r"lack tokens of the decoder: put \[7\] before each and \[\] behind it"):
+        DecoderProcessor(decoder)(torch.tensor([[7, 5], [4, 3]]), logits)
 
 
 def test_padded_prompts_are_refused():

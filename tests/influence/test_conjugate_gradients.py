@@ -146,6 +146,9 @@ def test_a_refined_direction_is_the_dense_solution(between_layers, scope, start,
     assert float((found - expected).norm() / expected.norm()) < 1e-4
     assert facts["residuals"][-1] <= 1e-6 and len(facts["residuals"]) == facts["steps"] + 1
     begun = torch.cat([module._start[name].flatten() for name in names])
+    if start == "zero":
+        assert "curvature_ratio" not in facts and facts["residuals"][0] == 1.0
+        return
     assert facts["curvature_ratio"] == pytest.approx(float(begun @ dense @ begun / (begun @ flat)), rel=1e-4)
 
 
@@ -189,6 +192,8 @@ def test_two_processes_sum_what_each_has(blocks, tmp_path):
         sums.append(vector)
         return vector
 
+    idle = system(slice(99, None), keep)  # of more processes than blocks
+    assert not idle.multiply(torch.ones_like(idle.gradient_N)).isnan().any() and not sums.pop().any()
     one, other, whole = (system(share, keep) for share in (slice(0, None, 2), slice(1, None, 2), slice(None)))
     vector = torch.ones_like(whole.gradient_N)
     one.multiply(vector), other.multiply(vector)

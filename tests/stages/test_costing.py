@@ -2,14 +2,17 @@
 
 import re
 import time
+from dataclasses import replace
 
 import pytest
 import torch
 from rows import Row
 from torch.utils.flop_counter import FlopCounterMode
 
+from ifguide.cost import CorpusSize
 from ifguide.cost.corpus import estimated_size, found_size
 from ifguide.cost.devices import ThisMachine, named_device
+from ifguide.stages import costing
 from ifguide.stages.costing import PlanCost, advice, cost_of, recorded_seconds
 from ifguide.stages.data import Data
 from ifguide.stages.listing import plan_table
@@ -95,6 +98,46 @@ def test_a_model_that_is_not_here_is_not_known_and_the_others_are(tmp_path):
     cost = planned(Row(tmp_path, "stage=model", "method=none", "model.pretrained=/no/such/model"))
     assert cost.stages["model"].work is None and cost.stages["model"].basis.startswith("not known: ")
     assert cost.stages["data"].seconds > 0
+
+
+def test_what_other_hardware_took_is_not_recorded_for_this(row, monkeypatch):
+    other = Row(row.folder.parent, "stage=mask", "pooling=none", "proxy.seed=1")
+    stage = other.plan.roles["proxy"]
+    assert recorded_seconds(other.workspace, stage, devices=2) is None
+    monkeypatch.setattr(costing, "describe_environment", lambda: {"hardware": {"processor": "another"}})
+    assert recorded_seconds(other.workspace, stage) is None
+
+
+def test_constants_go_with_the_pace_of_the_machine(tmp_path):
+    row = Row(tmp_path, "stage=mask")
+    found = [cost_of(row.plan, row.workspace, replace(H100, pace=pace), is_here=False) for pace in (1.0, 0.5)]
+    seconds = [{role: cost.stages[role].seconds for role in ("data", "mask", "scores")} for cost in found]
+    assert seconds[1] == {
+        "data": seconds[0]["data"] / 2, "mask": seconds[0]["mask"] / 2, "scores": seconds[0]["scores"],
+    }  # fmt: skip
+    assert 0.01 < ThisMachine(torch.device("cpu")).pace < 100
+
+
+def test_memory_that_a_micro_batch_decides_names_it_and_other_memory_says_no_row(tmp_path):
+    """Of the frozen reference of DPO; and of what no setting decides."""
+    row = Row(tmp_path, "stage=model", "method=dpo")
+    stages = {"reference": planned(row).stages["reference"]}
+    memory = stages["reference"].work.memory
+    assert memory.setting == "trainer.micro_batch_size" and memory.count == row.plan.roles[
+        "reference"
+    ].setup.trainer.micro_batch_size  # fmt: skip
+    tight = PlanCost(stages, CorpusSize({}, 0, 1, 1, 1.0, ""), 1, "h100", memory.fixed + 2 * memory.each, 1e12)
+    assert "trainer.micro_batch_size=2 would do" in advice(row.plan, tight, tmp_path)[0][1]
+    undecided = replace(stages["reference"].work, memory=replace(memory, setting=None))
+    tight = replace(tight, stages={"reference": replace(stages["reference"], work=undecided)})
+    assert "for a single row" not in advice(row.plan, tight, tmp_path)[0][1]
+
+
+def test_recomputed_activations_take_less_memory_and_another_pass(tmp_path):
+    options = [f"trainer.gradient_checkpointing={on}" for on in ("false", "true")]
+    rows = [Row(tmp_path, "stage=model", "method=none", option) for option in options]
+    plain, again = (planned(row).stages["model"].work for row in rows)
+    assert again.memory.each < plain.memory.each and 1.1 * plain.flops < again.flops < 1.5 * plain.flops
 
 
 def test_what_another_model_took_is_not_recorded_for_this_one(row):

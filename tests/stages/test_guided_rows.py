@@ -4,6 +4,7 @@ import pytest
 from rows import Row
 
 from ifguide.methods.samples import SAMPLES_FILE, load_samples
+from ifguide.stages import rules
 from ifguide.stages.attribute_control import ControlledModel
 
 pytest.importorskip("profanity_check")
@@ -79,7 +80,7 @@ def test_a_killed_run_goes_on_at_its_round(folder, two_rounds, monkeypatch):
     row = Row(folder, *options)
     with pytest.raises(KeyboardInterrupt):
         row.run()
-    assert sorted(row.built) == sorted(["model", "model", "samples", "toxicity"]), "the first samples are shared"
+    assert row.built == ["model", "model"], "the first samples are shared, and nothing learns in the last round"
     assert row.path("round1.guidance") == two_rounds.path("round1.guidance")
     monkeypatch.undo()
     again = Row(folder, *options).run()
@@ -87,10 +88,26 @@ def test_a_killed_run_goes_on_at_its_round(folder, two_rounds, monkeypatch):
     assert (again.path("round1.model") / "guidance.safetensors").is_file()
     roles = again.plan.roles
     assert inputs(again, "model")["guidance"] == inputs(again, "model")["model"] == roles["round2.model"].fingerprint
+    assert "round3.samples" not in roles
+    roles = Row(folder, *options, "post_training.rounds=4").plan.roles
     writers = [roles[f"round{n}.samples"].inputs["model"] for n in (1, 2, 3)]
     assert [one.fingerprint for one in writers] == [
         roles[role].fingerprint for role in ("trained", "trained", "round1.model")
     ]
+
+
+def test_samples_that_are_longer_than_the_context_name_their_setting(folder, two_rounds):
+    row = Row(folder, "method=nado", "decoding.guidance.sampling.max_new_tokens=4000")
+    with pytest.raises(
+        ValueError, match=r"^decoding\.guidance\.sampling\.max_new_tokens=4000: it is below the model's"
+    ):
+        row.plan.check_corpus(two_rounds.corpus)
+
+
+@pytest.mark.parametrize("method, place", [("nado", "decoding"), ("attribute_control", "post_training")])
+def test_texts_that_a_classifier_learns_from_are_named_as_they_are_typed(folder, method, place):
+    names = [name for name, _ in rules.learned_texts(Row(folder, f"method={method}").plan)]
+    assert names == [f"{place}.guidance.classifier.texts.labelled"]
 
 
 @pytest.mark.parametrize(
@@ -102,6 +119,7 @@ def test_a_killed_run_goes_on_at_its_round(folder, two_rounds, monkeypatch):
          r"^decoding\.guidance\.optim\.batch_size=64: .* samples are less"),
         (["method=nado", "decoding.guidance.threshold=2"], r"^decoding\.guidance\.threshold=2"),
         (["method=nado", "decoding.guidance.sampling.samples=0"], r"^decoding\.guidance\.sampling\.samples=0"),
+        (["method=dpo", "trainer.gradient_checkpointing=true"], r"^trainer\.gradient_checkpointing=true: this post-tr"),
         (["method=attribute_control", "post_training.rounds=0"], r"^post_training\.rounds=0"),
         (["method=attribute_control", "post_training.optim.batch_size=17"],
          r"^post_training\.optim\.batch_size=17 does"),

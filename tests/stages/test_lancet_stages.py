@@ -80,6 +80,13 @@ def test_controls_are_settings_that_need_less():
         plan("post_training.rank=length")
 
 
+@pytest.mark.parametrize("option", ["refine=cg", "student=words", "scorer=probe", "scorer=classifier"])
+def test_what_its_chain_does_not_have_is_refused(option):
+    with pytest.raises(ValueError, match=rf"^{option.partition('=')[0]}: .*choose"):
+        plan("stage=model", option)
+    plan("stage=model", option, "post_training.rank=random")
+
+
 @pytest.mark.slow
 def test_a_row_is_corrected_by_what_its_own_model_wrote(begun):
     row = Row(begun(), "method=lancet", "stage=model", "post_training.threshold=0.3").run()

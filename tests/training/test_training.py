@@ -15,6 +15,7 @@ from ifguide.training.data import FILLING, BatchOrder, BlockDataset, ExampleData
 from ifguide.training.fit import train
 from ifguide.training.module import CausalLanguageModel, DivergedError
 from ifguide.training.optimization import Optimization
+from ifguide.training.predictions import FrozenCopy
 from ifguide.training.trainer import TrainerSettings
 
 CPU = TrainerSettings(micro_batch_size=2, checkpoint_every=3, progress=False)
@@ -265,3 +266,14 @@ def test_all_processes_validate_in_as_many_steps_and_read_every_block_once(block
     counted = [one for batches in found for one in batches if FILLING not in one]
     assert all(0 < len(one["input_ids"]) <= batch for one in counted)
     assert sorted(int(row) for one in counted for row in one["input_ids"]) == list(range(blocks))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
+def test_a_frozen_copy_computes_as_what_is_trained(dtype, corpus):
+    """Otherwise a policy would differ from its own beginning by rounding."""
+    trained, copied = model_for(corpus).to(dtype).eval(), model_for(corpus)
+    frozen = FrozenCopy(copied, lambda: trained)
+    ids = torch.from_numpy(corpus.split("train").tokens(slice(0, 2)))
+    found = frozen(ids)
+    assert torch.equal(found, trained(input_ids=ids).logits) and found.dtype == dtype and not found.requires_grad
+    assert not any(parameter.requires_grad for parameter in copied.parameters())

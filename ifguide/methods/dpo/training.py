@@ -26,7 +26,7 @@ from ifguide.training.data import hold_out
 from ifguide.training.fit import Stopping, train_on_examples
 from ifguide.training.module import OptimizedModule
 from ifguide.training.optimization import Optimization
-from ifguide.training.predictions import predictions
+from ifguide.training.predictions import FrozenCopy
 from ifguide.training.trainer import check_every
 
 
@@ -56,16 +56,13 @@ class PreferenceModule(OptimizedModule):
     ) -> None:
         super().__init__(model, optimization, steps=steps, seed=seed, fused=fused)
         self._beta, self._kl = beta, kl
-        references = [] if reference is None else [reference.requires_grad_(False).eval()]  # in no checkpoint
-        self._references = [(one, predictions(one, fused=fused)) for one in references]
+        self._reference = None if reference is None else FrozenCopy(reference, lambda: self.model, fused=fused)
 
     def loss(self, batch: Mapping[str, Tensor]) -> Tensor:
         logits = self._predict(batch["input_ids"])
         loss = preference_loss(pair_log_probabilities(logits, batch), batch["reference"], beta=self._beta)
-        for reference, predict in self._references:
-            reference.to(self.device)
-            with torch.no_grad():
-                theirs = predict(batch["input_ids"])
+        if self._reference is not None:
+            theirs = self._reference(batch["input_ids"])
             # the mean over both halves of the batch is half the sum of KL_chosen and KL_rejected
             loss = loss + 2 * self._kl * response_divergence(logits, theirs, batch["response"])
         return loss

@@ -14,11 +14,11 @@ def influential(count: int, drop: float) -> int:
 
 
 def rank(scores_N: NDArray[np.floating], *, drop: float, pairs: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """The sequences of highest and of lowest score, [K] each, the most extreme first; ties by index.
+    """The sequences of highest and of lowest score, [K] each, the most extreme first; of equal ones the first is above.
 
     Args:
         scores_N: of each sequence; positive promotes the behaviour, negative suppresses it.
-        drop: sequences whose |score| is below this quantile are not influential and are not ranked.
+        drop: sequences whose |score| is below this quantile are not influential and are not ranked; 0: all are.
         pairs: K.
 
     Raises:
@@ -30,6 +30,5 @@ def rank(scores_N: NDArray[np.floating], *, drop: float, pairs: int) -> tuple[ND
     ranked = np.flatnonzero(size >= np.quantile(size, drop))
     if 2 * pairs > len(ranked):
         raise ValueError(f"drop={drop}: it leaves {len(ranked)} sequences, too few for {pairs} pairs")
-    ascending = ranked[np.argsort(scores_N[ranked], kind="stable")]
     descending = ranked[np.argsort(-scores_N[ranked], kind="stable")]
-    return descending[:pairs], ascending[:pairs]
+    return descending[:pairs], descending[::-1][:pairs]  # one order, so that no sequence is on both sides

@@ -20,7 +20,7 @@ from ifguide.training.context import TrainingContext
 from ifguide.training.fit import train_on_examples
 from ifguide.training.module import OptimizedModule
 from ifguide.training.optimization import Optimization
-from ifguide.training.predictions import predictions
+from ifguide.training.predictions import FrozenCopy
 
 RANKS = ("influence", "classifier", "random")
 QUERIES = ("generations", "labelled")
@@ -47,7 +47,7 @@ class Lancet:
         sampling: of the continuations.
         classifier: who finds texts toxic; not the one that evaluates.
         length: tokens of a sequence; None: the whole block.
-        drop: quantile of |score| below which a sequence is not influential, and is not ranked.
+        drop: quantile of |score| below which a sequence is not influential, and is not ranked; of influence alone.
         share: of all sequences that are the highest, and as many the lowest.
         objective: `pairwise`, or as a control `ascent` on the highest alone.
         beta: β.
@@ -95,17 +95,22 @@ class Lancet:
             if not ok:
                 raise ValueError(f"{name}={getattr(self, name)}: must be {rule}")
 
+    @property
+    def dropped(self) -> float:
+        """`drop`; 0 of what is no influence: a classifier is surest of the least toxic, chance is sure of nothing."""
+        return self.drop if self.rank == "influence" else 0.0
+
     def pairs(self, count: int) -> int:
         """Number of pairs from so many sequences.
 
         Raises:
             ValueError: there are too few for it, or for a single step.
         """
-        pairs, left = int(self.share * count), influential(count, self.drop)
+        pairs, left = int(self.share * count), influential(count, self.dropped)
         if pairs == 0 or 2 * pairs > left:
             raise ValueError(
                 f"share={self.share}: {pairs} of {count} blocks are the highest and as many the lowest, of {left} that "
-                f"drop={self.drop} leaves; change one of them"
+                f"drop={self.dropped} leaves; change one of them"
             )
         self.optim.steps(pairs, "pairs")
         return pairs
@@ -136,7 +141,7 @@ class Lancet:
         Returns:
             Facts: pairs, mean scores of both sides, steps, the last training loss.
         """
-        high, low = rank(scores_N, drop=self.drop, pairs=self.pairs(len(scores_N)))
+        high, low = rank(scores_N, drop=self.dropped, pairs=self.pairs(len(scores_N)))
         anchored = low if self.anchor == "low" else draw_retained(len(scores_N), high, self.seed)
         model.eval()  # without dropout: π and π_s are equal at first
         facts = train_on_examples(
@@ -215,14 +220,11 @@ class BregmanModule(OptimizedModule):
     ) -> None:
         super().__init__(model, optimization, steps=steps, seed=seed, fused=fused)
         self._objective, self._beta, self._kl = objective, beta, kl
-        self._reference = [reference.requires_grad_(False).eval()]  # in no checkpoint
-        self._predict_reference = predictions(reference, fused=fused)
+        self._reference = FrozenCopy(reference, lambda: self.model, fused=fused)
 
     def loss(self, batch: Mapping[str, Tensor]) -> Tensor:
         ids_BT = batch["input_ids"]
-        self._reference[0].to(self.device)
-        with torch.no_grad():
-            reference_BTV = self._predict_reference(ids_BT)
+        reference_BTV = self._reference(ids_BT)
         policy_BTV = self._predict(ids_BT)
         paired = slice(2 * (len(ids_BT) // 3))
         ratios_N2 = log_ratios(policy_BTV[paired], reference_BTV[paired], ids_BT[paired]).view(2, -1).T

@@ -23,7 +23,7 @@ from ifguide.training.context import TrainingContext
 from ifguide.training.fit import train_on_examples
 from ifguide.training.module import OptimizedModule
 from ifguide.training.optimization import Optimization
-from ifguide.training.predictions import predictions
+from ifguide.training.predictions import FrozenCopy
 
 MEASURED = ("reward", "kl", "new_tokens")  # means over samples; kl in nats per continuation
 
@@ -62,8 +62,7 @@ class PolicyModule(OptimizedModule):
     ) -> None:
         super().__init__(model, optimization, steps=steps, seed=seed, fused=fused)
         self._policy = [model]
-        self._reference = [reference.requires_grad_(False).eval()]  # in a list: in no checkpoint
-        self._predict_reference = predictions(reference, fused=fused)
+        self._reference = FrozenCopy(reference, lambda: self.model, fused=fused)
         self._estimator, self._sampling, self._logit_limit = estimator, sampling, logit_limit
         self._inner_epochs, self._classifier, self._tokenizer = inner_epochs, classifier, tokenizer
         self._samples: dict[int, dict[str, Tensor]] = {}  # micro-batch → what was sampled in this or an earlier step
@@ -95,7 +94,7 @@ class PolicyModule(OptimizedModule):
         """
         pairs = zip(batch["input_ids"].tolist(), batch["lengths"].tolist(), strict=True)
         prompts = [ids[:length] for ids, length in pairs]
-        (policy,), (reference,), end = self._policy, self._reference, self._tokenizer.eos_token_id
+        (policy,), end = self._policy, self._tokenizer.eos_token_id
         with torch.autocast(self.device.type, enabled=False):  # rounded less, a cache is known to be right
             tokens_PSN = sample_continuations(
                 policy,
@@ -111,8 +110,8 @@ class PolicyModule(OptimizedModule):
         scores = self._classifier([text for of_prompt in texts for text in of_prompt])[TOXICITY]
         rewards = torch.from_numpy(rewards_of(scores, self._logit_limit)).view(len(prompts), -1)
         ids, response = (value.to(self.device) for value in join(prompts, tokens_PSN, end))
-        reference.to(self.device)
-        old, of_reference = (-token_losses(predict(ids), ids) for predict in (self._predict, self._predict_reference))
+        old, of_reference = (-token_losses(predict(ids), ids) for predict in (self._predict, self._reference))
+        torch.clear_autocast_cache()  # before torch 2.10 the loss would take weights from it that have no gradient
         return {
             "input_ids": ids,
             "response": response,

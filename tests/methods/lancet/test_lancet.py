@@ -44,13 +44,27 @@ def losses(model, split):
 def test_ranking_drops_what_is_not_influential_and_orders_the_rest():
     scores = np.array([0.1, -3.0, 2.0, 5.0, -0.2, -1.0, 2.0, 0.3])
     high, low = rank(scores, drop=0.5, pairs=2)  # 3, 2, 6 and 1 are left
-    assert high.tolist() == [3, 2] and low.tolist() == [1, 2]
+    assert high.tolist() == [3, 2] and low.tolist() == [1, 6]
     high, low = rank(scores, drop=0.0, pairs=4)
     assert high.tolist() == [3, 2, 6, 7] and low.tolist() == [1, 5, 4, 0]
     with pytest.raises(ValueError, match=r"^drop=0\.5: it leaves 4 sequences, too few for 3 pairs"):
         rank(scores, drop=0.5, pairs=3)
     with pytest.raises(ValueError, match="not finite"):
         rank(np.array([1.0, np.nan]), drop=0.0, pairs=1)
+
+
+def test_equal_sequences_are_on_one_side_only():
+    high, low = rank(np.array([0.9] * 3 + [0.0] * 7), drop=0.0, pairs=5)
+    assert high.tolist() == [0, 1, 2, 3, 4] and set(high).isdisjoint(low)
+
+
+def test_only_influence_is_dropped_by_its_size():
+    """A classifier's scores, 2p − 1, are largest where it is sure that a text is harmless."""
+    toxic = np.linspace(0, 1, 100) ** 4
+    controls = lancet(rank="classifier", share=0.1)
+    assert controls.dropped == 0 and lancet(drop=0.5).dropped == 0.5
+    high, _ = rank(2 * toxic - 1, drop=controls.dropped, pairs=controls.pairs(100))
+    assert sorted(high) == list(range(90, 100))
 
 
 @pytest.mark.parametrize("drop", [0.0, 0.3, 0.5, 0.99])
