@@ -186,7 +186,7 @@ def generation_rows(run: Run, name: str) -> list[list[Any]]:
     prompts, samples = values.shape
     shown = min(prompts, max(1, MOST_ROWS // samples))
     return [
-        [scores.keys[p][0], scores.subsets[p], scores.keys[p][1], continuation, float(values[p, s])]
+        [scores.records[p], scores.subsets[p], scores.keys[p][0], continuation, float(values[p, s])]
         for p in np.linspace(0, prompts - 1, shown).round().astype(int)
         for s, continuation in enumerate(scores.continuations[p])
     ]

@@ -4,12 +4,14 @@ import csv
 import json
 
 import pytest
+import yaml
 from command_line import SMOKE, run
-from composing import composed
+from composing import CONF, composed
 from rows import Row
 from run_folders import write_sweep
 
 from ifguide.stages import commands
+from ifguide.stages.configuration import SETTINGS, prepare
 from ifguide.stages.row import write_run
 
 pytest.importorskip("profanity_check")
@@ -55,8 +57,9 @@ def test_clean_lists_what_no_run_needs_and_removes_it_when_told_to(tmp_path, mon
         commands.clean(composed("stage=clean", *overrides), tmp_path)
         return caplog.text, {path.name for path in tmp_path.glob("workspace/model-*")}
 
-    listed, models = clean("clean.runs=[kept]")
-    assert lost in listed and kept not in listed and "data-" not in listed and models == {kept, lost}
+    for runs in ("kept", "[kept]"):
+        listed, models = clean(f"clean.runs={runs}")
+        assert lost in listed and kept not in listed and "data-" not in listed and models == {kept, lost}
     _, models = clean("clean.runs=[kept]", "clean.confirm=true")
     assert models == {kept}
     with pytest.raises(ValueError, match=r"clean\.runs: no run in nowhere"):
@@ -71,6 +74,32 @@ def test_clean_lists_what_no_run_needs_and_removes_it_when_told_to(tmp_path, mon
     (tmp_path / "kept" / "run.json").write_text(whole)
     (tmp_path / "kept").rename(tmp_path / "multirun")  # after sweeps alone there is no run in `outputs`
     assert "0 artifacts" in run(tmp_path, "stage=clean").stdout
+
+
+@pytest.mark.parametrize("added, message", [
+    ("+evaluation.prompts.part=validation", r"^evaluation\.prompts: there is no such setting; evaluation has dtype, b"),
+    ("+report.sort=method", r"^report\.sort: there is no such setting; report has runs, reference, by$"),
+])  # fmt: skip
+def test_a_setting_that_nothing_reads_is_refused(added, message):
+    with pytest.raises(ValueError, match=message):
+        prepare(composed(added))
+    cfg = yaml.safe_load((CONF / "config.yaml").read_text(encoding="utf-8"))
+    assert {node: tuple(cfg[node]) for node in SETTINGS} == SETTINGS
+
+
+def test_a_report_is_by_one_setting_or_several(tmp_path):
+    write_sweep(tmp_path, seeds=(1, 2))
+    for by in ("method", "[method]"):
+        cfg = composed("stage=report", f"report.runs={tmp_path}/sweep", f"report.by={by}", f"paths.run={tmp_path}/out")
+        commands.report(cfg, tmp_path / "out")
+        assert (tmp_path / "out" / "report.html").is_file()
+
+
+def test_a_judge_does_not_ask_for_more_samples_than_there_are(tmp_path):
+    row = Row(tmp_path)
+    cfg = composed(SMOKE, "judge=toxicity", "judge.pretrained=null", "judge.samples=9", "tasks.toxicity.samples=3")
+    with pytest.raises(ValueError, match=r"^judge\.samples=9: tasks\.toxicity\.samples is 3$"):
+        commands.check_judge(cfg, row.plan)
 
 
 def test_one_process_is_the_first_whatever_its_surroundings_say(tmp_path):

@@ -17,6 +17,7 @@ from ifguide.statistics import (
     perplexity_interval,
     precision_recall_area,
     proportion_interval,
+    ranking_draws,
     ranking_intervals,
     ratio_interval,
     roc_auc,
@@ -169,6 +170,17 @@ def test_intervals_of_rankings_are_their_definition(dtype, monkeypatch):
     slow_area, slow_precisions = slow_ranking(scores, positive, group, [0.05, 0.2], 12)
     assert area == pytest.approx(slow_area, abs=1e-12)
     assert np.array(precisions) == pytest.approx(np.array(slow_precisions), abs=1e-12)
+
+
+def test_resamples_of_one_kind_alone_are_left_out():
+    """Where marks are in few groups, some resamples have none of them."""
+    scores = np.random.default_rng(0).normal(size=400)
+    positive, group = np.zeros(400, dtype=bool), np.repeat(np.arange(8), 50)
+    positive[[3, 60]] = True
+    areas, precisions = ranking_draws(scores, positive, group, [0.1], groups=8)
+    assert 0 < len(areas) < RESAMPLES and precisions.shape == (1, len(areas)) and np.isfinite(areas).all()
+    area, _ = ranking_intervals(scores, positive, group, [0.1], groups=8)
+    assert np.isfinite(area).all()
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])

@@ -31,7 +31,7 @@ from ifguide.report.experiment import Experiment, publish
 from ifguide.report.token_page import page_documents
 from ifguide.report.wording import TOXICITY
 from ifguide.stages.study import Scores, Study
-from ifguide.statistics import ratio_interval
+from ifguide.statistics import precision_recall, ratio_interval
 
 LISTS = yaml.safe_load(Path(__file__).with_name("variants.yaml").read_text(encoding="utf-8"))
 KEY, EXACT = "precision_at_0.01", "exact (`jvp`)"
@@ -95,7 +95,7 @@ def plot_development(study: Study, scores: dict[str, Scores], rows: dict[str, An
     folder, share = study.experiment.output, rows[EXACT]["annotated_share"]
     known = known_tokens(study.split)
     known[:, 0] = False
-    curves = {name: plots.precision_recall(values[known], study.annotation[known])
+    curves = {name: precision_recall(values[known], study.annotation[known])
               for name, values in scores.items() if name in masked or name not in study.runs}  # fmt: skip
     plots.plot_precision_recall(curves, share, folder / "precision_recall.png", title="where variants were chosen")
     masks = [study.mask(name) for name in masked]

@@ -1,5 +1,6 @@
 """Sampled continuations of prompts: bucketed by length, prefill shared among the samples of a prompt."""
 
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -205,6 +206,17 @@ def save_generations(path: Path, prompts: Sequence[Prompt], texts: Sequence[Sequ
     )
     with pa.OSFile(str(path), "wb") as file, pa.ipc.new_stream(file, table.schema) as writer:
         writer.write_table(table)
+
+
+def numbered(prompts: Sequence[str]) -> list[tuple[str, int]]:
+    """Each prompt with how many like it came before: what pairs it with the same one of another run, whose files may be
+    spelled otherwise."""
+    before: Counter[str] = Counter()
+    found = []
+    for prompt in prompts:
+        found.append((prompt, before[prompt]))
+        before[prompt] += 1
+    return found
 
 
 def load_generations(path: Path) -> Dataset:

@@ -54,7 +54,8 @@ def attribution_metrics(
         metrics[f"{prefix}roc_auc"] = roc_auc(values, positive)
         metrics |= {f"{prefix}precision_at_{share}": precision_at(values, positive, share) for share in SHARES}
     masked = mask_BT[known]
-    metrics["mask_precision"] = float(positive[masked].mean()) if masked.any() else 0.0
+    if masked.any():
+        metrics["mask_precision"] = float(positive[masked].mean())
     metrics["mask_recall"] = float(masked[positive].mean())
     return metrics
 

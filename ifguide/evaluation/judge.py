@@ -20,6 +20,7 @@ from ifguide.checks import check_limit
 from ifguide.corpus.documents import Query
 from ifguide.corpus.queries import encode_queries
 from ifguide.corpus.tokenizers import make_tokenizer
+from ifguide.decoding.generation import numbered
 from ifguide.evaluation.likelihood import continuation_likelihoods
 from ifguide.models import load_model
 from ifguide.opening import check_pretrained, context_length
@@ -92,18 +93,19 @@ class Judge:
             One row a comparison: `record`, `prompt`, the two continuations `first` and `second`, and their `log_odds`:
             log p(A) − log p(B) where the first is A, and where the second is. Equal texts are not asked about: 0 twice.
         """
-        theirs = {(row["record"], row["prompt"]): row["continuations"] for row in second}
-        shared = [row for row in first if (row["record"], row["prompt"]) in theirs]
+        ours, others = (
+            dict(zip(numbered([row["prompt"] for row in rows]), rows, strict=True)) for rows in (first, second)
+        )
+        shared = [(row, others[key]["continuations"]) for key, row in ours.items() if key in others]
         if not shared:
             raise ValueError("the two runs continued no prompt that is the same; compare runs of one evaluation")
         drawn = np.sort(np.random.default_rng(0).permutation(len(shared))[: self.limit])
         rows = []
-        for row in (shared[index] for index in drawn):
-            others = theirs[row["record"], row["prompt"]]
-            if min(len(others), len(row["continuations"])) < self.samples:
+        for row, theirs in (shared[index] for index in drawn):
+            if min(len(theirs), len(row["continuations"])) < self.samples:
                 raise ValueError(f"samples={self.samples}: a prompt has fewer continuations than that")
-            for ours, other in zip(row["continuations"][: self.samples], others, strict=False):
-                rows.append({"record": row["record"], "prompt": row["prompt"], "first": ours, "second": other})
+            for one, other in zip(row["continuations"][: self.samples], theirs, strict=False):
+                rows.append({"record": row["record"], "prompt": row["prompt"], "first": one, "second": other})
         asked = [row for row in rows if row["first"] != row["second"]]
         questions = [
             self.template.format(prompt=row["prompt"], first=row[a], second=row[b])

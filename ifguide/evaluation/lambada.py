@@ -16,7 +16,7 @@ from ifguide.corpus.schema import PASSAGE
 from ifguide.evaluation.fluency import Metrics
 from ifguide.evaluation.likelihood import continuation_likelihoods
 from ifguide.opening import context_length
-from ifguide.statistics import mean_interval
+from ifguide.statistics import mean_interval, proportion_interval
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,9 +73,9 @@ class Lambada:
             "all": {
                 "passages": len(encoded),
                 "accuracy": float(greedy.mean()),
-                "accuracy_interval": mean_interval(greedy),
+                "accuracy_interval": proportion_interval(greedy[None]),
                 "last_token_accuracy": float(last.mean()),
-                "last_token_accuracy_interval": mean_interval(last),
+                "last_token_accuracy_interval": proportion_interval(last[None]),
                 "perplexity": float(np.exp(found.losses.mean())),
                 "perplexity_interval": [float(np.exp(value)) for value in mean_interval(found.losses)],
             }

@@ -25,7 +25,7 @@ from ifguide.corpus.documents import Query
 from ifguide.corpus.queries import encode_queries
 from ifguide.corpus.tokenizers import last_tokens, vocabulary_size
 from ifguide.evaluation.fluency import Metrics
-from ifguide.statistics import mean_interval
+from ifguide.statistics import mean_interval, proportion_interval
 
 START = " !"  # the last token of this, over and over, is the first suffix
 
@@ -119,7 +119,8 @@ class SuffixAttack:
             "forward_passes": 2 + self.steps * (1 + self.candidates),
         }
         for name, values in zip(names, np.array(rows).T, strict=True):
-            metrics |= {name: float(values.mean()), f"{name}_interval": mean_interval(values)}
+            interval = mean_interval(values) if "loss" in name else proportion_interval(values[None])
+            metrics |= {name: float(values.mean()), f"{name}_interval": interval}
         return {"all": metrics}
 
 

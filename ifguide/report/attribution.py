@@ -14,13 +14,6 @@ Curve = tuple[NDArray[np.float64], NDArray[np.float64]]
 Estimate = tuple[float, float, float, float]  # x, value, and its interval
 
 
-def precision_recall(scores: NDArray[np.float32], positive: NDArray[np.bool_]) -> Curve:
-    """Recall and precision as the threshold goes down through [n] scores."""
-    order = np.argsort(-scores, kind="stable")
-    found = np.cumsum(positive[order])
-    return found / found[-1], found / np.arange(1, len(found) + 1)
-
-
 def plot_precision_recall(curves: Mapping[str, Curve], base_rate: float, path: Path, *, title: str = "") -> None:
     """Recall against precision, name → (recall, precision) of the same tokens."""
     figure = new_figure(width=9, height=5.5)

@@ -122,7 +122,7 @@ def choose(tried: Sequence[Tried]) -> Tried:
 def check_apart(validation: Sequence[Run], test: Sequence[Run]) -> None:
     """Raise ValueError where settings were chosen on a prompt that is reported on."""
     one, other = (
-        {prompt for run in runs for scores in [run.prompt_scores("toxicity")] if scores for _, prompt in scores.keys}
+        {prompt for run in runs for scores in [run.prompt_scores("toxicity")] if scores for prompt, _ in scores.keys}
         for runs in (validation, test)
     )
     if shared := one & other:

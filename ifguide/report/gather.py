@@ -18,7 +18,7 @@ import numpy as np
 import yaml
 from numpy.typing import NDArray
 
-from ifguide.decoding.generation import GENERATIONS_FILE, load_generations
+from ifguide.decoding.generation import GENERATIONS_FILE, load_generations, numbered
 from ifguide.evaluation.task import METRICS_FILE, with_nan
 from ifguide.report.plain_yaml import WithoutAliases
 from ifguide.workspace import find_paths, open_archive, read_json
@@ -36,13 +36,13 @@ class PromptScores:
     """What a classifier said of every sampled continuation.
 
     Args:
-        keys: (record, prompt) of each prompt, by which runs are paired.
-        subsets: subset of each prompt.
+        keys, records, subsets: of each prompt; by the first runs are paired, see `numbered`.
         continuations: the sampled texts of each prompt.
         probabilities: category → [prompts, samples].
     """
 
-    keys: Sequence[tuple[str, str]]
+    keys: Sequence[tuple[str, int]]
+    records: Sequence[str]
     subsets: Sequence[str]
     continuations: Sequence[Sequence[str]]
     probabilities: Mapping[str, NDArray[np.float64]]
@@ -152,8 +152,8 @@ def load_prompt_scores(evaluation: Path, generations: Path, name: str) -> Prompt
     rows = load_generations(texts)
     if any(len(values) != len(rows) for values in probabilities.values()):
         raise ValueError(f"{file} and {texts} are of different prompts: {len(rows)} prompts were continued")
-    keys = list(zip(rows["record"], rows["prompt"], strict=True))
-    return PromptScores(keys, list(rows["subset"]), list(rows["continuations"]), probabilities)
+    records, subsets, texts_PS = (list(rows[name]) for name in ("record", "subset", "continuations"))
+    return PromptScores(numbered(rows["prompt"]), records, subsets, texts_PS, probabilities)
 
 
 def gather(places: Sequence[str], *, workspace: Path | None = None) -> list[Run]:

@@ -49,8 +49,8 @@ def generation_values(comparison: Comparison) -> dict[str, Any] | None:
         }
         positive = sum(side["positive"] / side["count"] for side in shown.values() if side is not None)
         prompts.append(
-            {"record": key[0], "text": key[1], "subset": first.subsets[index], "sides": list(shown.items()),
-             "share": positive / len(shown)}
+            {"record": first.records[index], "text": key[0], "subset": first.subsets[index],
+             "sides": list(shown.items()), "share": positive / len(shown)}
         )  # fmt: skip
     prompts.sort(key=lambda prompt: -prompt["share"])
     asked = f"all {len(chosen)} prompts"

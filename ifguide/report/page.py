@@ -31,8 +31,8 @@ def write_page(path: Path, comparison: Comparison, *, title: str, plots: Sequenc
     contents += [(page["anchor"], page["heading"]) for page in token_pages]
     contents += [("settings", "Settings")]
     first = headline_columns(comparison)
-    columns = [*first, *(one for one in (*comparison.columns, *comparison.every_column) if one not in first)]
-    columns = list(dict.fromkeys(columns))
+    every = [*first, *comparison.columns, *comparison.every_column]  # some are there twice, with headers of their own
+    columns = list({(one.task, one.subset, one.metric): one for one in reversed(every)}.values())[::-1]
     page = render(
         "report.html",
         title=title,

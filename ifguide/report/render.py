@@ -59,4 +59,6 @@ def inline_svg(file: Path, prefix: str) -> Markup:
     svg = file.read_text(encoding="utf-8")
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg[svg.index("<svg") :], flags=re.DOTALL)
     svg = re.sub(r'(\bid="|url\(#|href="#)', rf"\g<1>{prefix}", svg)
-    return Markup(re.sub(rf"{INK}|#000000|black", "currentColor", svg).replace("fill: #ffffff", "fill: none"))
+    colour = rf'((?:fill|stroke|color)(?:: ?|="))(?:{INK}|#000000|black)(?=[;"])'  # of a style, not of a text
+    svg = re.sub(colour, r"\g<1>currentColor", svg)
+    return Markup(svg.replace("fill: #ffffff", "fill: none"))

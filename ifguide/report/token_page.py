@@ -66,14 +66,13 @@ def write_token_pages(
     split = corpus.split("train")
     annotated = None if split.annotation is None else split.annotation[:][:, 1:]
     total = len(mask) * mask.block_length
-    pages = []
+    of_corpus = wording_of_behaviour(behaviours[0], labels or {})  # what its labels and spans are of
+    words, pages = (of_corpus.negative, of_corpus.positive), []
     for behaviour, scores_BT in zip(behaviours, scores_KBT, strict=True):
-        wording = wording_of_behaviour(behaviour, labels or {})
         threshold = float(facts["behaviours"][behaviour]["threshold"])
         histogram = directory / f"token_scores-{behaviour}.png"
-        words = (wording.negative, wording.positive)
         plot_scores(scores_BT[:, 1:], threshold, histogram, annotated=annotated, labels=words)
-        documents = page_documents(corpus, split, scores_BT, mask, wording)
+        documents = page_documents(corpus, split, scores_BT, mask, of_corpus)
         summary = {
             "threshold τ": f"{threshold:.4g}",
             "tokens selected": f"{facts['selected']:,} of {total:,} ({facts['selected'] / total:.2%})",
@@ -83,7 +82,7 @@ def write_token_pages(
             summary["selected for any of"] = ", ".join(behaviours)
         page = {
             "threshold": threshold,
-            "positive": wording.positive,
+            "positive": of_corpus.positive,
             "summary": summary,
             "documents": [vars(document) for document in documents],
         }
@@ -97,7 +96,7 @@ def write_token_pages(
             threshold=threshold,
             summary=summary,
             behaviour=behaviour,
-            positive=wording.positive,
+            positive=of_corpus.positive,
         )
     return pages
 

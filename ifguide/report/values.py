@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
+from itertools import repeat
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,6 +28,7 @@ from ifguide.statistics import (
 )
 
 PER_PROMPT = tuple(INTERVALS)
+PROPORTIONS = (*PER_PROMPT, "accuracy", "last_token_accuracy", "success_before", "attack_success")
 GENERATED = "generation_perplexity"
 
 
@@ -63,7 +65,8 @@ def units_of(run: Run, column: Column) -> Units | None:
         losses = UnitLosses.open(run.artifacts["perplexity"])
         if losses is None or losses.source is None or losses.record is None or losses.label is None:
             return None
-        keys = list(zip(losses.source.tolist(), losses.record.tolist(), strict=True))
+        corpus = repeat(run.artifacts["data"].name if "data" in run.artifacts else None)  # numbers are of its sources
+        keys = list(zip(corpus, losses.source.tolist(), losses.record.tolist(), strict=False))
         names = {code: name or "unlabelled" for name, code in LABELS.items()}
         labels = [names[int(code)] for code in losses.label]
         return _members(keys, labels, column.subset, losses.losses, losses.tokens)
@@ -166,7 +169,9 @@ def recorded_mean(runs: Sequence[Run], column: Column) -> Measurement:
         return Measurement(mean, as_pair(proportion_interval(np.full((1, units), mean))), units)
     if len(known) == 1:
         return Measurement(mean, intervals[0], units)
-    return Measurement(mean, as_pair(interval_over_seeds(values, intervals)), units)
+    low, high = interval_over_seeds(values, intervals)
+    bounded = column.metric in PROPORTIONS  # a t interval knows no bounds
+    return Measurement(mean, (max(0.0, low), min(1.0, high)) if bounded else (low, high), units)
 
 
 def recorded_units(run: Run, column: Column) -> int | None:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
+from ifguide.checks import argument
 from ifguide.classifiers.base import ClassifierSettings, SharedClassifier
 from ifguide.corpus.blocks import Corpus
 from ifguide.corpus.documents import LabelledText
@@ -61,7 +62,8 @@ class JudgedTokens(Stage):
         corpus = inputs.corpus()
         split, classifier = corpus.split("train"), SharedClassifier.load(self.judge, inputs["classifier"], processes)
         documents, offsets = document_tokens(split), TokenOffsets(corpus.tokenizer)
-        scores = self.scorer.scores(documents, offsets, corpus.end_of_text, classifier)
+        with argument("scorer"):
+            scores = self.scorer.scores(documents, offsets, corpus.end_of_text, classifier)
         if processes.is_first:
             write_documents(folder, split.shape, scores)
         else:

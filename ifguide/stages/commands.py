@@ -12,7 +12,7 @@ from hydra import compose
 from hydra.core.hydra_config import HydraConfig
 from hydra.experimental.callback import Callback
 from hydra.types import RunMode
-from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict
+from omegaconf import DictConfig, OmegaConf, open_dict
 
 from ifguide.checks import argument
 from ifguide.cost.devices import Device, ThisMachine, named_device
@@ -23,7 +23,7 @@ from ifguide.report.rows import compare_rows
 from ifguide.report.terminal import relative, summary
 from ifguide.report.write import write_report
 from ifguide.stages import listing
-from ifguide.stages.configuration import expand_home, make, make_workspace, processes, start_tracking
+from ifguide.stages.configuration import expand_home, listed, make, make_workspace, processes, start_tracking
 from ifguide.stages.costing import cost_of
 from ifguide.stages.generation import Generations
 from ifguide.stages.judging import Judgements, read_judgements
@@ -80,9 +80,8 @@ def report(cfg: DictConfig, folder: Path, places: Sequence[str] | None = None) -
     settings = cfg.report
     if places is None and not settings.runs:
         raise ValueError("report.runs is not set: give the folder of a sweep or a run, a list of such, or wandb:…")
-    if places is None:
-        places = list(settings.runs) if isinstance(settings.runs, ListConfig) else [settings.runs]
-    by: Any = None if settings.by is None else OmegaConf.to_object(settings.by)
+    places = listed(settings.runs) if places is None else places
+    by = None if settings.by is None else listed(settings.by)
     runs: list[Run] = []
     workspace = Path(cfg.paths.workspace)
     for place in places:
@@ -104,8 +103,12 @@ def report(cfg: DictConfig, folder: Path, places: Sequence[str] | None = None) -
 def check_judge(cfg: DictConfig, plan: Plan) -> None:
     """Raise ValueError where the judge of the report could not read what will be written."""
     judge = make(cfg, "judge")
-    for generated in plan.named(Generations).values() if judge else ():
+    for role, generated in plan.named(Generations).items() if judge else ():
         with argument("judge"):
+            if judge.samples > generated.task.samples:
+                raise ValueError(
+                    f"samples={judge.samples}: tasks.{role.partition('.')[2]}.samples is {generated.task.samples}"
+                )
             judge.check([prompt.text for prompt in generated.task.prompts], generated.task.max_new_tokens)
 
 
@@ -141,7 +144,7 @@ def show_plan(cfg: DictConfig, folder: Path) -> None:
 def clean(cfg: DictConfig, folder: Path) -> None:
     """What no run under `clean.runs` needs, removed with `clean.confirm`."""
     usual = [place for place in map(Path, USUAL_RUNS) if any(place.rglob(RUN_FILE))]
-    runs = usual if cfg.clean.runs is None else [Path(run) for run in cfg.clean.runs]
+    runs = usual if cfg.clean.runs is None else [Path(run) for run in listed(cfg.clean.runs)]
     if not runs:
         raise ValueError(f"clean.runs: no run in {' or '.join(USUAL_RUNS)}; name the folders of your runs")
     log.info(listing.clean(make_workspace(cfg).root, runs, confirm=cfg.clean.confirm))
@@ -174,8 +177,6 @@ class SweepReport(Callback):
             with open_dict(config):
                 config.hydra.runtime.output_dir = str(folder)
                 config.stage = "report"
-                if "tags" in config.logger:
-                    config.logger.label, config.logger.tags = "report", []  # it is of no one method
             HydraConfig.instance().set_config(config)
             expand_home(config)
             report(config, folder, [str(folder)])

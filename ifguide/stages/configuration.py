@@ -18,6 +18,12 @@ from ifguide.tracking import WHOLE_RUN, WandbRun
 from ifguide.workspace import Workspace, check_launched, forget_ranks
 
 TARGETS = ("ifguide", "pytorch_lightning", "torch.nn", "torch.optim")  # not torch: torch.hub and torch.load run code
+# what has no `_target_`, which would refuse what it does not know: node → its settings in conf/config.yaml
+SETTINGS = {
+    "evaluation": ("dtype", "batch_size", "perplexity_split", "reference_model"), "report": ("runs", "reference", "by"),
+    "export": ("unit",), "plan": ("stage", "device", "share", "tokens"), "clean": ("runs", "confirm"),
+}  # fmt: skip
+TAGS = ("method", "model", "data")  # groups by whose options W&B finds a run
 NAMED = ("behaviours", "classifiers", "tasks", "utilities")  # nodes whose keys are names, and parts of files' names
 
 
@@ -45,8 +51,14 @@ def choices() -> dict[str, str]:
     again = (Path(source.path) / "hydra.yaml" for source in runtime.config_sources if source.schema == "file")
     for file in again:
         if file.is_file():
-            return dict(OmegaConf.load(file).hydra.runtime.choices) | dict(runtime.choices)
+            earlier = OmegaConf.load(file).hydra.runtime.choices
+            return dict(earlier) | {group: option for group, option in runtime.choices.items() if option is not None}
     return dict(runtime.choices)
+
+
+def listed(value: Any) -> list[Any]:
+    """A setting that may be one value or a list of them."""
+    return list(value) if isinstance(value, ListConfig) else [value]
 
 
 def checked(node: Any, place: str) -> Any:
@@ -122,9 +134,13 @@ def prepare(cfg: DictConfig) -> None:
     first: what a launcher tells it of others is of other runs, or left from an earlier one.
 
     Raises:
-        ValueError: also a name that no file can have, and processes that nothing has started.
+        ValueError: also a name that no file can have, a setting that nothing reads, and processes that nothing has
+            started.
     """
     expand_home(cfg)
+    for node, known in SETTINGS.items():
+        if added := sorted(set(cfg[node]) - set(known)):
+            raise ValueError(f"{node}.{added[0]}: there is no such setting; {node} has {', '.join(known)}")
     check_names(cfg)
     check_launched(processes(cfg))
     if processes(cfg) == 1:
@@ -175,16 +191,28 @@ def make_workspace(cfg: DictConfig) -> Workspace:
     return Workspace(cfg.paths.workspace, verify=cfg.paths.verify)
 
 
+def open_logger(cfg: DictConfig, name: str) -> Logger:
+    """The configured logger; what W&B finds a run by is what it chose, of a report nothing."""
+    usual: dict[str, Any] = {}
+    if "tags" in cfg.logger:
+        chosen = choices() if cfg.stage != "report" else {}
+        label = f"{chosen['method']}, seed {cfg.seed}" if "method" in chosen else "report"
+        tags = [chosen[group] for group in TAGS if group in chosen]
+        usual = {key: value for key, value in (("label", label), ("tags", tags)) if cfg.logger[key] is None}
+    logger: Logger = instantiate(checked(cfg.logger, "logger"), name=name, **usual)
+    return logger
+
+
 def make_logger(cfg: DictConfig, name: str) -> Logger:
     """The logger of one training, which has the settings of its run."""
-    logger: Logger = instantiate(checked(cfg.logger, "logger"), name=name)
+    logger = open_logger(cfg, name)
     logger.log_hyperparams(OmegaConf.to_container(cfg, resolve=True))  # type: ignore[arg-type]
     return logger
 
 
 def start_tracking(cfg: DictConfig) -> WandbRun | None:
     """The W&B run of this run, started with its settings; None with another logger."""
-    logger = instantiate(checked(cfg.logger, "logger"), name=WHOLE_RUN)
+    logger = open_logger(cfg, WHOLE_RUN)
     if not isinstance(logger, WandbRun):
         return None
     chosen = {"choices": choices(), "overrides": list(HydraConfig.get().overrides.task)}

@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from ifguide.checks import argument
 from ifguide.classifiers.base import ClassifierSettings, SharedClassifier
 from ifguide.corpus.blocks import Corpus
 from ifguide.corpus.documents import Query
@@ -82,7 +83,8 @@ class JudgedDocuments(Stage):
         texts = document_texts(corpus.split("train"), corpus.tokenizer)
         if self.judge is not None:
             classifier = SharedClassifier.load(self.judge, inputs["classifier"], processes)
-        scores = self.filter.scores(texts, list(self.behaviours.values()), classifier)
+        with argument("filter"):
+            scores = self.filter.scores(texts, list(self.behaviours.values()), classifier)
         if processes.is_first:
             np.save(folder / DOCUMENT_SCORES_FILE, scores)
 

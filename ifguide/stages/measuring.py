@@ -61,8 +61,7 @@ def measured(planner: "Planner") -> Stage:
         others[name] = planner.add(f"utility.{name}", Utility, {"utility": key}, utility=utility, **loaded | judging)
     if planner.part("objective").uses_mask and planner.cfg.paths.mask is None:
         shared: dict[str, Any] = {"data": planner.data, "scores": planner.pooled, "mask": planner.mask}
-        for column, (name, queries) in enumerate(planner.behaviours.items()):
-            key = "attribution" if column == 0 else f"attribution_{name}"
-            others[key] = planner.add(key, Attribution, column=column, queries=queries, **shared)
+        queries = next(iter(planner.behaviours.values()))  # of the first behaviour, which the corpus's spans are of
+        others["attribution"] = planner.add("attribution", Attribution, column=0, queries=queries, **shared)
     filtered = None if planner.part("filter") is None else planner.filtered
     return planner.add("evaluation", Evaluation, toxicity=toxicity, fluency=fluency, others=others, filtered=filtered)

@@ -83,7 +83,8 @@ class JudgedSegments(Stage):
                 starts.append(first)
                 yield text
 
-        scores = self.filter.scores(texts(), SharedClassifier.load(self.judge, inputs["classifier"], processes))
+        with argument("filter"):
+            scores = self.filter.scores(texts(), SharedClassifier.load(self.judge, inputs["classifier"], processes))
         if processes.is_first:
             np.save(folder / STARTS_FILE, np.concatenate(starts))
             np.save(folder / SCORES_FILE, scores)

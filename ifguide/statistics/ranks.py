@@ -44,7 +44,7 @@ def average_precision(scores: NDArray[np.floating], positive: NDArray[np.bool_])
     Raises:
         ValueError: there is no positive.
     """
-    recall, precision = _precision_recall(scores, positive)
+    recall, precision = precision_recall(scores, positive)
     return float((np.diff(recall, prepend=0) * precision).sum())
 
 
@@ -64,11 +64,11 @@ def precision_recall_area(scores: NDArray[np.floating], positive: NDArray[np.boo
     Raises:
         ValueError: there is no positive.
     """
-    recall, precision = _precision_recall(scores, positive)
+    recall, precision = precision_recall(scores, positive)
     return float(np.trapezoid(np.r_[1, precision], np.r_[0, recall]))
 
 
-def _precision_recall(
+def precision_recall(
     scores: NDArray[np.floating], positive: NDArray[np.bool_]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Recall and precision at every distinct score, the highest first."""
@@ -129,7 +129,7 @@ def ranking_draws(
         groups: how many there are.
 
     Returns:
-        [R] and [shares, R].
+        [R] and [shares, R], of the resamples that hold both kinds.
     """
     order = np.argsort(scores, kind="stable")
     scores, positive, group = scores[order], positive[order], group[order]
@@ -147,11 +147,15 @@ def ranking_draws(
         sums = [np.ascontiguousarray((count @ times).T) for count in counts]
         for index, (hits, misses) in enumerate(zip(*sums, strict=True), start=first):
             found, rejected = np.cumsum(hits), np.cumsum(misses)  # from the highest scores down
+            if not found[-1] or not rejected[-1]:
+                areas[index] = precisions[:, index] = np.nan
+                continue
             areas[index] = (misses * (found - hits / 2)).sum() / (found[-1] * rejected[-1])
             for row, share in enumerate(shares):
                 wanted = share * (found[-1] + rejected[-1])
                 precisions[row, index] = np.interp(wanted, found + rejected, found) / wanted
-    return areas, precisions
+    both = np.isfinite(areas)
+    return areas[both], precisions[:, both]
 
 
 def _quantiles(ordered: NDArray[np.floating], count: int) -> NDArray[np.floating]:

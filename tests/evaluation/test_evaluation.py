@@ -234,6 +234,8 @@ def test_attribution_metrics_judge_scores_mask_and_word_list():
     metrics = attribution_metrics(scores, mask, annotated, known, words)
     assert metrics["roc_auc"] == 1 and metrics["word_list_roc_auc"] == 0 and metrics["annotated_share"] == 2 / 8
     assert metrics["mask_precision"] == pytest.approx(2 / 3) and metrics["mask_recall"] == 1
+    unmasked = attribution_metrics(scores, np.zeros_like(mask), annotated, known, words)
+    assert "mask_precision" not in unmasked and unmasked["mask_recall"] == 0
 
 
 def test_toxic_documents_without_spans_are_not_known(tmp_path):

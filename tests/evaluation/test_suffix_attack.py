@@ -11,6 +11,7 @@ from tiny import VOCABULARY, tiny_model, tiny_tokenizer
 from ifguide.corpus.documents import Query
 from ifguide.evaluation.suffix_attack import SuffixAttack, find_suffix, suffix_gradient, target_losses
 from ifguide.models import ModelSettings
+from ifguide.statistics import clopper_pearson
 
 PREFIX, SUFFIX, TARGET = torch.tensor([0, 7, 9]), torch.tensor([4, 4, 30]), torch.tensor([11, 5])
 
@@ -107,7 +108,7 @@ def test_a_model_that_is_easy_is_broken_and_one_that_is_not_is_not(tokenizer):
     assert len(attack.attacked) == 1
     easy, hard = (attack(trained(tokenizer, gives_way=easy), tokenizer)["all"] for easy in (True, False))
     assert easy["success_before"] == hard["success_before"] == 0
-    assert easy["attack_success"] == 1 and easy["attack_success_interval"] == [1, 1]
+    assert easy["attack_success"] == 1 and easy["attack_success_interval"] == clopper_pearson(1, 1)
     assert hard["attack_success"] == 0 and easy["target_loss_after"] < 0.2 < 5 < hard["target_loss_after"]
     assert easy["forward_passes"] == 2 + 10 * 25 and easy["pairs"] == 1
 

@@ -19,9 +19,8 @@ from ifguide.report.attribution import (
     plot_intervals,
     plot_mask_overlap,
     plot_precision_recall,
-    precision_recall,
 )
-from ifguide.statistics import roc_auc
+from ifguide.statistics import precision_recall, roc_auc
 
 
 @pytest.fixture(scope="module")

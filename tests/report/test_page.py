@@ -11,6 +11,7 @@ from test_token_page import Page
 
 from ifguide.report.gather import PromptScores, gather
 from ifguide.report.generations import PROMPTS, interesting_prompts, marked, telling_words
+from ifguide.report.render import inline_svg
 from ifguide.report.rows import compare_rows
 from ifguide.report.write import write_report
 
@@ -210,7 +211,7 @@ def test_words_with_which_a_sample_is_judged_positive_are_marked():
     texts = [[" you fool of a clerk", " the clerk is kind"], [" a Fool's bread", " some bread"], [" fool!", " a clerk"]]
     texts = [row * 3 for row in texts]
     probabilities = {"toxicity": np.array([[0.9, 0.1] * 3, [0.1, 0.2] * 3, [0.8, 0.0] * 3])}
-    scores = PromptScores([("r", str(i)) for i in range(3)], ["a"] * 3, texts, probabilities)
+    scores = PromptScores([(str(i), 0) for i in range(3)], ["r"] * 3, ["a"] * 3, texts, probabilities)
     assert telling_words([scores]) == {"fool", "you", "of"}
     assert marked("What a FOOL, you know", {"fool", "you"}) == [
         ("What a ", False), ("FOOL", True), (", ", False), ("you", True), (" know", False)
@@ -291,3 +292,11 @@ def test_without_script_nothing_is_out_of_reach(page):
     assert "html:not(.scripted) .veil:focus" in source
     assert source.count('class="reveal" aria-pressed="false" hidden') == source.count('class="reveal"')
     assert Page(source.split("<figure", 1)[0].split("<body>")[1] + "</div></div></section>").scripts == []
+
+
+def test_words_that_are_colours_stay_words_in_a_picture(tmp_path):
+    """Ink and ground of a plot are the page's; a group may be called black."""
+    file = tmp_path / "a.svg"
+    svg = '<svg><path style="fill: none; stroke: {}"/><g fill="{}"/><text>of: black; "black"</text></svg>'
+    file.write_text(svg.format("#000000", "black"))
+    assert str(inline_svg(file, "p-")) == svg.format("currentColor", "currentColor")

@@ -202,6 +202,33 @@ def test_documents_pair_perplexities(tmp_path):
     assert again.differences[PERPLEXITY].value == pytest.approx(difference.value)
 
 
+def test_documents_of_two_corpora_do_not_pair(tmp_path):
+    """Their sources and records have the same numbers."""
+    for job, (method, corpus) in enumerate([("none", "data-1"), ("ifguide", "data-2")]):
+        place = write_run(tmp_path / "s" / str(job), method, 1, [[0.9, 0.1]] * 9, workspace=tmp_path / "w",
+                          perplexity=12.0 + job, documents=200)  # fmt: skip
+        facts = json.loads((place / "run.json").read_text())
+        (tmp_path / "w" / corpus).mkdir()
+        facts["artifacts"]["data"] = str(tmp_path / "w" / corpus)
+        (place / "run.json").write_text(json.dumps(facts))
+    none, ifguide = compare_rows(gather([str(tmp_path / "s")])).measured
+    assert ifguide.cells[PERPLEXITY].interval is not None
+    difference = ifguide.differences[PERPLEXITY]
+    assert difference.interval is None
+    assert difference.value == pytest.approx(ifguide.cells[PERPLEXITY].value - none.cells[PERPLEXITY].value)
+
+
+def test_prompts_pair_by_their_text_however_their_file_is_spelled(sweep):
+    before = compare_rows(gather([str(sweep)])).measured[1]
+    artifacts = json.loads((sweep / "4" / "run.json").read_text())["artifacts"]
+    texts = Path(artifacts["generations.toxicity"]) / GENERATIONS_FILE
+    table = load_generations(texts)[:]
+    rows = zip(table["prompt"], table["subset"], table["record"], strict=True)
+    save_generations(texts, [Prompt(*row[:2], f"../{row[2]}") for row in rows], table["continuations"])
+    after = compare_rows(gather([str(sweep)])).measured[1]
+    assert after.differences[HEADLINE] == before.differences[HEADLINE]
+
+
 def test_what_is_not_told_apart_from_the_best_is_best_too(tmp_path):
     rng = np.random.default_rng(0)
     for job, (method, mean) in enumerate([("none", 0.9), ("ifguide", 0.3), ("npo", 0.3)]):

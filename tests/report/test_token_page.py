@@ -188,7 +188,7 @@ def test_links_lead_to_documents_and_the_highest_rank_comes_first(tmp_path):
 
 def test_the_page_explains_itself(tmp_path):
     page = render(tmp_path, document(["a"]), summary={"tokens selected": "5 of 100"})
-    for text in ("A title", "5 of 100", "τ = 1.25", "offensive", "sign flipped"):
+    for text in ("A title", "5 of 100", "τ = 1.25", "offensive", "flips the sign"):
         assert text in page.text
     annotated = '<li hidden><span class="key a">'
     assert annotated in (tmp_path / "page.html").read_text(encoding="utf-8")
