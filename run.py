@@ -19,7 +19,7 @@ from transformers.utils.logging import disable_progress_bar
 
 from ifguide.report.gather import FAILURE_FILE
 from ifguide.stages.commands import COMMANDS, build, failures
-from ifguide.stages.configuration import prepare, processes
+from ifguide.stages.configuration import config_flags, prepare, processes
 from ifguide.stages.signals import listening, stopped
 from ifguide.stages.streams import make_lenient
 from ifguide.tracking import finish_tracking
@@ -76,7 +76,7 @@ def runs_alone(cfg: DictConfig) -> bool:
     if hydra_cfg.mode != RunMode.MULTIRUN or processes(cfg) == 1 or global_rank() > 0:
         return True
     place = as_override(hydra_cfg.runtime.output_dir)
-    command = [sys.executable, __file__, *hydra_cfg.overrides.task, f"hydra.run.dir={place}"]
+    command = [sys.executable, __file__, *config_flags(), *hydra_cfg.overrides.task, f"hydra.run.dir={place}"]
     if subprocess.run(command, check=False).returncode:
         failures.append(" ".join(command))
     return False

@@ -91,7 +91,7 @@ def check_new_tokens(config: PreTrainedConfig, new_tokens: int) -> None:
 def check_pretrained(name: str | None, setting: str = "model.pretrained", *, weights: bool = True) -> None:
     """Raise ValueError where a name is neither a model folder nor on the hub or in its cache, or a folder's weights are
     missing, empty or cut off, or quantized; `weights`: whether it has some."""
-    looks_like_path = name is not None and (name.startswith((".", "/", "~")) or name.count("/") != 1)
+    looks_like_path = name is not None and (name.startswith((".", "/", "~")) or name.count("/") > 1)
     if name is not None and (looks_like_path or Path(name).exists()) and not (Path(name) / "config.json").is_file():
         if (Path(name) / "adapter_config.json").is_file():
             raise ValueError(f"{setting}={name}: an adapter of PEFT; save the model that it is merged into")

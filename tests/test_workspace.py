@@ -25,6 +25,7 @@ from ifguide.workspace import (
     write_json,
 )
 from ifguide.workspace.environment import describe_code
+from ifguide.workspace.ranks import RUN_ID, RUN_NAMES, run_id
 
 
 def build(workspace, *, settings=None, inputs=None, builder=None, **options):
@@ -238,6 +239,50 @@ def test_what_a_dead_first_process_left_is_no_sign_of_life(workspace, monkeypatc
     monkeypatch.setattr(wait_until, "__kwdefaults__", wait_until.__kwdefaults__ | {"limit_seconds": 0.3})
     with pytest.raises(ValueError, match="nothing was seen of the first one"):
         workspace.build(recipe, refuse, collective=collective)
+
+
+def _build_in_a_run(root, name, said):
+    """As the first process of a run that its launcher calls so."""
+    os.environ["TORCHELASTIC_RUN_ID"] = name
+
+    def slow(directory):
+        said.put("begun")
+        time.sleep(1.5)
+
+    Workspace(root).build(Recipe("stage", 1, {}, {}), slow, collective=True)
+
+
+@pytest.mark.parametrize("run, joins", [("ours", True), ("theirs", False)])
+def test_a_rank_joins_the_build_of_its_own_run_alone(tmp_path, monkeypatch, run, joins):
+    """Of another run that shares the workspace it waits for the end: its own first process does not build."""
+    for name, value in (("RANK", "1"), ("TORCHELASTIC_RUN_ID", "ours")):
+        monkeypatch.setenv(name, value)
+    monkeypatch.delenv("IFGUIDE_RUN_ID", raising=False)
+    context, built = multiprocessing.get_context("spawn"), []
+    said = context.Queue()
+    monkeypatch.delenv("RANK")
+    process = context.Process(target=_build_in_a_run, args=(tmp_path, run, said))
+    process.start()
+    assert said.get() == "begun"
+    monkeypatch.setenv("RANK", "1")
+    artifact = Workspace(tmp_path).build(Recipe("stage", 1, {}, {}), built.append, collective=True)
+    process.join()
+    monkeypatch.delenv("IFGUIDE_RUN_ID", raising=False)
+    assert process.exitcode == 0 and bool(built) == joins and (artifact.path / "manifest.json").is_file()
+
+
+def test_a_run_has_a_name_of_its_own_or_that_of_its_launcher(monkeypatch):
+    for name in (RUN_ID, *RUN_NAMES):
+        monkeypatch.delenv(name, raising=False)
+    alone = run_id()
+    assert run_id() == alone == os.environ["IFGUIDE_RUN_ID"], "for those that it starts"
+    forget_ranks()
+    assert run_id() != alone
+    forget_ranks()
+    monkeypatch.setenv("SLURM_JOB_ID", "7")
+    monkeypatch.setenv("SLURM_STEP_ID", "0")
+    assert run_id() == "7 0"
+    forget_ranks()
 
 
 def test_a_file_that_exists_is_that_file_whatever_its_name_and_home(tmp_path, monkeypatch):

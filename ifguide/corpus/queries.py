@@ -96,6 +96,11 @@ def halves(queries: Sequence[Query]) -> tuple[list[Query], list[Query]]:
     return parts
 
 
+def first_half(queries: Sequence[Query]) -> list[Query]:
+    """The half that is left where a classifier learns from the other."""
+    return halves(queries)[0]
+
+
 def check_disjoint(queries: Sequence[Query], prompts: Sequence[Prompt]) -> None:
     """Raise ValueError where an evaluation prompt shares its record or its text with a query."""
     records, texts = {query.record for query in queries}, {query.prompt for query in queries if query.prompt.strip()}

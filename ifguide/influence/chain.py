@@ -16,7 +16,7 @@ from ifguide.corpus.blocks import Split
 from ifguide.corpus.documents import Query
 from ifguide.corpus.masks import TokenMask
 from ifguide.corpus.queries import encode_queries, halves
-from ifguide.hardware import AUTO
+from ifguide.hardware import AUTO, BFLOAT16
 from ifguide.inference import check_dtype
 from ifguide.influence.curvature import Curvature
 from ifguide.influence.diagnostics import split_half_correlation
@@ -68,6 +68,11 @@ class InfluenceSettings:
             re.compile(self.layers or "")
         except (re.error, TypeError) as error:
             raise ValueError(f"layers={self.layers}: not a regular expression ({error})") from None
+
+    @property
+    def rounding(self) -> dict[str, str]:
+        """What decides a direction beside the settings: bfloat16 that was asked for, and not held against float32."""
+        return {"dtype": self.dtype} if self.dtype == BFLOAT16 else {}
 
     def layer_names(self, model: PreTrainedModel) -> list[str]:
         """Names of the tracked layers of a model."""

@@ -133,6 +133,8 @@ def show_plan(cfg: DictConfig, folder: Path) -> None:
     if settings.device is not None:  # it need not be here
         device: Device = named_device(settings.device, settings.share)
         cfg.trainer.accelerator = "cpu"
+        if cfg.trainer.precision in ("auto", "16-mixed", "16-true"):  # what it computes there, and as fast
+            cfg.trainer.precision = "bf16-true" if cfg.trainer.precision == "16-true" else "bf16-mixed"
     else:
         device = ThisMachine(make(cfg, "trainer").device)
     plan, workspace = make_plan(cfg, settings.stage), make_workspace(cfg)

@@ -1,19 +1,21 @@
 """What a composed configuration names, made; mistakes name the setting as it was typed."""
 
+import copy
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import InstantiationException
 from hydra.utils import get_object, instantiate
-from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict
 from pytorch_lightning.loggers import Logger
 from pytorch_lightning.utilities import rank_zero_only
 
 from ifguide.checks import check_whole_number
+from ifguide.corpus.queries import first_half
 from ifguide.tracking import WHOLE_RUN, WandbRun
 from ifguide.workspace import Workspace, check_launched, forget_ranks
 
@@ -45,6 +47,16 @@ def saved(folder: Path) -> Any:
     return OmegaConf.load(folder / ".hydra" / "config.yaml")
 
 
+def with_first_halves(cfg: DictConfig, behaviours: Iterable[str]) -> DictConfig:
+    """The configuration with half of the queries of some behaviours (`ifguide.corpus.queries.halves`)."""
+    halved = copy.deepcopy(cfg)
+    with open_dict(halved):
+        for name in behaviours:
+            target = f"{first_half.__module__}.{first_half.__name__}"
+            halved.behaviours[name] = {"_target_": target, "queries": halved.behaviours[name]}
+    return halved
+
+
 def choices() -> dict[str, str]:
     """Group → option of this run; where the `config.yaml` of an earlier run is run again, as that one chose."""
     runtime = HydraConfig.get().runtime
@@ -54,6 +66,14 @@ def choices() -> dict[str, str]:
             earlier = OmegaConf.load(file).hydra.runtime.choices
             return dict(earlier) | {group: option for group, option in runtime.choices.items() if option is not None}
     return dict(runtime.choices)
+
+
+def config_flags() -> list[str]:
+    """Of the command line: what another process composes this configuration from, beside overrides."""
+    hydra = HydraConfig.get()
+    flags = {"main": "--config-path", "command-line": "--config-dir"}
+    found = [(flags[one.provider], one.path) for one in hydra.runtime.config_sources if one.provider in flags]
+    return [*(part for pair in found for part in pair), "--config-name", str(hydra.job.config_name)]
 
 
 def listed(value: Any) -> list[Any]:

@@ -141,6 +141,9 @@ class Direction(Stage):
     loading: ModelSettings = speed()
     trainer: TrainerSettings = speed()
 
+    def derived_settings(self) -> dict[str, Any]:
+        return self.influence.rounding
+
     def check(self) -> None:
         if self.contrast:
             check_queries(self.queries)
@@ -159,11 +162,9 @@ class Direction(Stage):
         corpus = inputs.corpus()
         split, model = corpus.split("train"), self.loading.load(inputs["proxy"], processes.device)
         shared = (model, load_factors(inputs["factors"]), self.curvature, self.influence, self.queries)
-        direction, facts = find_direction(
-            *shared, corpus.tokenizer, block_length=split.block_length, processes=processes
-        )
+        vector, facts = find_direction(*shared, corpus.tokenizer, block_length=split.block_length, processes=processes)
         if processes.is_first:
-            save_direction(direction, folder)
+            save_direction(vector, folder)
         correlation = direction_reliability(*shared, corpus.tokenizer, split, facts["gradient_dtype"], processes)
         found = findings.of_direction(correlation, on_both_sides(self.queries), len(self.queries))
         return {**facts, "split_half_correlation": correlation, **found}

@@ -63,6 +63,9 @@ class SampledDirection(Stage):
     loading: ModelSettings = speed()
     trainer: TrainerSettings = speed()
 
+    def derived_settings(self) -> dict[str, Any]:
+        return self.influence.rounding
+
     def work(self, corpus: CorpusSize) -> Work:
         """Where all continuations are toxic: at most."""
         texts, new = (getattr(self.samples, name, 0) for name in ("texts", "new_tokens"))

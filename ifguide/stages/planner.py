@@ -15,7 +15,7 @@ from ifguide.corpus.queries import halves
 from ifguide.objectives import LanguageModeling
 from ifguide.stages.auxiliary import AuxiliaryModel
 from ifguide.stages.classifiers import FittedClassifier
-from ifguide.stages.configuration import choices, make, make_logger
+from ifguide.stages.configuration import choices, make, make_logger, with_first_halves
 from ifguide.stages.data import Data
 from ifguide.stages.evaluation import Toxicity
 from ifguide.stages.export import Export
@@ -33,6 +33,8 @@ from ifguide.training.auxiliary import LabelledAuxiliary
 from ifguide.training.context import TrainingSetup
 from ifguide.workspace import read_manifest
 
+LEARNING = ("pairs", "labelled", "callbacks")  # groups that may read the behaviours
+
 
 class Planner:
     """Makes each stage of a configuration when it is asked for, and keeps it under its role."""
@@ -46,8 +48,13 @@ class Planner:
     def part(self, key: str) -> Any:
         """What the configuration has under a key, instantiated once; None where a group's option is empty."""
         if key not in self._parts:
-            self._parts[key] = make(self.cfg, key) or None
+            self._parts[key] = make(self.learned if key in LEARNING else self.cfg, key) or None
         return self._parts[key]
+
+    @cached_property
+    def learned(self) -> DictConfig:
+        """The configuration of what rows learn from: its behaviours lack the queries that a classifier learns from."""
+        return with_first_halves(self.cfg, self.judging.values())
 
     def add(self, role: str, kind: type[Kind], typed: Mapping[str, str] | None = None, **fields: Any) -> Kind:
         """Make a stage and keep it.
@@ -80,6 +87,10 @@ class Planner:
 
     def training(self, role: str) -> dict[str, Any]:
         """What all trainings share: precision, and a setup whose log stands under the role's name."""
+        if any(hasattr(one, "hand_over") for one in (self.part("callbacks") or {}).values()):
+            for group in ("refine", "student"):  # its chain has neither
+                if self.part(group) is not None:
+                    raise ValueError(f"{group}: callbacks=influence goes without; choose {group}=none")
         watching = [one for one in (self.part("callbacks") or {}).values() if not hasattr(one, "adds_files")]
         trainer = self.part("trainer")
         setup = TrainingSetup(trainer, lambda: make_logger(self.cfg, role), tuple(watching))

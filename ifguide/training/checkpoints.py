@@ -37,6 +37,17 @@ class WholeCheckpointIO(TorchCheckpointIO):
         os.replace(part, path)
 
 
+class AfterSteps(ModelCheckpoint):
+    """Saves at the end of an optimiser step alone. Lightning's own saves the step that a training was resumed from once
+    more, amid the micro-batches of the next one, from where nothing goes on exactly."""
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        if (batch_idx + 1) % trainer.accumulate_grad_batches == 0:
+            super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
+
+
 def best_checkpoint(folder: Path, monitor: str) -> ModelCheckpoint:
     return ModelCheckpoint(
         dirpath=folder / "best", filename="best", monitor=monitor, save_weights_only=True, enable_version_counter=False

@@ -150,6 +150,13 @@ class TrainedClassifier(NgramTraining):
         texts, toxic = [row.text for _, row in rows], np.array([row.toxic for _, row in rows])
         sources = np.array([name for name, _ in rows])
         kept_out = np.array([hash_fraction(text) < self.validation for text in texts])
+        for name in self.texts:
+            here = toxic[kept_out & (sources == name)]
+            if not here.any() or here.all():
+                raise ValueError(
+                    f"texts.{name}: the {len(here)} texts kept out to judge it (validation={self.validation}) are of "
+                    "one class; add texts, or raise validation"
+                )
         network = self.train(texts, toxic, class_weights(sources, toxic), np.flatnonzero(~kept_out))
         network.save(folder)
         out = np.flatnonzero(kept_out)

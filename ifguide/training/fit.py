@@ -7,7 +7,7 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.callbacks import EarlyStopping, ModelCheckpoint
+from pytorch_lightning.callbacks import EarlyStopping
 from pytorch_lightning.utilities import rank_zero_warn
 from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
@@ -15,7 +15,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 from ifguide.corpus.blocks import Split
 from ifguide.corpus.masks import TokenMask
 from ifguide.hardware import keeping_freed_memory
-from ifguide.training.checkpoints import SaveWhenAsked, best_checkpoint, newest_checkpoint
+from ifguide.training.checkpoints import AfterSteps, SaveWhenAsked, best_checkpoint, newest_checkpoint
 from ifguide.training.context import TrainingContext
 from ifguide.training.data import BlockDataModule, ExampleDataModule, Examples
 from ifguide.training.module import VALIDATION_LOSS, CausalLanguageModel, DivergedError, OptimizedModule
@@ -134,9 +134,10 @@ def fit(
     """Run a module through its data: what `train` and `train_on_examples` share."""
     settings, checkpoints = context.trainer, context.checkpoints
     model: Any = getattr(module.model, "_orig_mod", module.model)  # what is compiled holds the model itself
+    model = getattr(model, "body", model)  # of a reward model
     if settings.gradient_checkpointing and isinstance(model, PreTrainedModel):
         model.gradient_checkpointing_enable({"use_reentrant": False})
-    latest = ModelCheckpoint(
+    latest = AfterSteps(
         dirpath=checkpoints, filename="{step}", every_n_train_steps=settings.checkpoint_every, save_top_k=1,
         save_on_train_epoch_end=False,
     )  # fmt: skip

@@ -21,9 +21,10 @@ from ifguide.influence.chain import InfluenceSettings, Rule, find_direction, fit
 from ifguide.influence.curvature import Curvature
 from ifguide.influence.direction import load_direction, save_direction
 from ifguide.influence.factors import by_layer
+from ifguide.influence.low_precision import prepare_in
 from ifguide.influence.pooling import Pooling, pool_scores
 from ifguide.influence.scorers import Direction, Scorer
-from ifguide.influence.scoring import BlockSampler, prepare_scorer, sample_rows, score_blocks
+from ifguide.influence.scoring import BlockSampler, sample_rows, score_blocks
 from ifguide.influence.store import ScoreStore, open_scores
 from ifguide.statistics import spearman
 from ifguide.training.data import BlockDataModule
@@ -161,7 +162,7 @@ class InfluenceScoring(pl.Callback):
         shape = (len(directions), len(rows), data.train.block_length)
         store = ScoreStore(folder, shape, shard_blocks=self.influence.shard_blocks)
         sampler = BlockSampler(lambda places: data.train.tokens(rows[places]), shape[1:], self.influence.seed)
-        scorer = prepare_scorer(self.scorer, model, directions, sampler)
+        scorer = prepare_in(self.influence.dtype, self.scorer, model, directions, sampler)
         with torch.no_grad():
             for shard in store.unfinished(rank=trainer.global_rank, processes=trainer.world_size):
                 ids = data.train.tokens(rows[store.rows(shard)])

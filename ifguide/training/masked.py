@@ -98,6 +98,10 @@ class MaskedLoss:
                 "objective.inputs(input_ids, mask, end_of_text) into the batch, and use "
                 "SuppressedLanguageModeling(penalty=0)"
             )
+        if getattr(objective, "unit", "token") == "run":
+            raise ValueError(
+                "objective.unit=run: tokens of all texts are one row here, so runs would be joined; use token"
+            )
         self.objective = objective
 
     def __call__(self, outputs: Any, labels: Tensor | None, num_items_in_batch: Tensor | int | None = None) -> Tensor:

@@ -115,8 +115,6 @@ class TrainerSettings:
             raise ValueError(f"accelerator={accelerator}: torch sees no GPU here; use trainer=cpu")
         if precision not in PRECISIONS:
             raise ValueError(f"precision={precision}; known: auto, {', '.join(PRECISIONS)}")
-        if precision == "16-mixed" and self.device.type == "cpu":
-            raise ValueError("precision=16-mixed: on CPUs Lightning computes bfloat16 under this name; say bf16-mixed")
         for name in ("devices", "num_nodes", "micro_batch_size", "checkpoint_every", "log_every"):
             check_whole_number(name, getattr(self, name), least=1)
         check_every("validate_every", validate_every)

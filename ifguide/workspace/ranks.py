@@ -2,11 +2,17 @@
 
 import os
 import time
+import uuid
 from collections.abc import Callable
 
 # by which launchers tell a process that it is one of several; SLURM's other names may be in a configuration
 LAUNCHED = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "NODE_RANK", "NUM_NODES", "SLURM_NTASKS_PER_NODE",
             "SLURM_NTASKS")  # fmt: skip
+
+
+# by which a run of several processes is known; ours comes first, as Lightning sets an address later than it starts
+RUN_ID = "IFGUIDE_RUN_ID"
+RUN_NAMES = ("TORCHELASTIC_RUN_ID", "SLURM_JOB_ID", "SLURM_STEP_ID", "MASTER_ADDR", "MASTER_PORT")
 
 
 def global_rank() -> int:
@@ -25,10 +31,21 @@ def local_rank() -> int:
     return int(os.environ.get("LOCAL_RANK", os.environ.get("SLURM_LOCALID", 0)))
 
 
+def run_id() -> str:
+    """What all processes of this run share and those of another do not, from the launcher's environment.
+
+    A process that no launcher started is the first of a run, and names it for those that it will start.
+    """
+    if RUN_ID not in os.environ:
+        known = [os.environ[name] for name in RUN_NAMES if name in os.environ]
+        os.environ[RUN_ID] = " ".join(known) or uuid.uuid4().hex
+    return os.environ[RUN_ID]
+
+
 def forget_ranks() -> None:
     """For a run of one process: what a launcher says of others is of other runs, which it started beside this one
     (`srun -n 2 python run.py …`), or left from an earlier one."""
-    for name in LAUNCHED:
+    for name in (*LAUNCHED, RUN_ID):
         os.environ.pop(name, None)
 
 

@@ -28,7 +28,7 @@ from ifguide.workspace.faults import StorageError, refusals
 from ifguide.workspace.files import MANIFEST, nearest_folder, write_json
 from ifguide.workspace.fingerprint import canonical_json, fingerprint_of
 from ifguide.workspace.locks import is_locked, locked
-from ifguide.workspace.ranks import global_rank, wait_until
+from ifguide.workspace.ranks import global_rank, run_id, wait_until
 
 STARTED = "started"  # rank 0 has the lock and builds; the other ranks of a collective build may join
 
@@ -138,7 +138,7 @@ class Workspace:
         building.mkdir(parents=True, exist_ok=True)
         for leftover in building.glob(f"*{MANIFEST}*"):  # of a build that was killed before its last rename
             leftover.unlink()
-        (building / STARTED).touch()
+        (building / STARTED).write_text(run_id(), encoding="utf-8")
         resumed = len(list(building.iterdir())) > 1
         start = time.monotonic()
         try:
@@ -165,9 +165,15 @@ class Workspace:
         building, finished = self._building(path), (path / MANIFEST).exists
 
         def at_work() -> bool:  # what a dead process left is no sign of life
-            return (building / STARTED).exists() and is_locked(self.root, path.name)
+            return is_locked(self.root, path.name)
 
-        wait_until(lambda: finished() or (collective and at_work()), alive=at_work)
+        def ours() -> bool:  # and another run's first process has other ranks beside it
+            try:
+                return (building / STARTED).read_text(encoding="utf-8") == run_id() and at_work()
+            except OSError:
+                return False
+
+        wait_until(lambda: finished() or (collective and ours()), alive=at_work)
         if not finished():
             builder(building)
         wait_until(finished, alive=at_work)

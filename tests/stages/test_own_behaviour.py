@@ -4,7 +4,12 @@ import json
 
 import numpy as np
 import pytest
+from composing import composed
 from rows import Row
+
+from ifguide.corpus.queries import halves
+from ifguide.stages.plan import make_plan
+from ifguide.stages.planner import Planner
 
 pytestmark = pytest.mark.slow
 OWN = [
@@ -81,3 +86,25 @@ def test_what_is_missing_is_said_before_any_work(tmp_path, files, dropped, added
     with pytest.raises(ValueError, match=message):
         Row(tmp_path, *given, added, *files, small=False)
     assert not (tmp_path / "workspace").exists()
+
+
+def test_no_row_learns_from_the_queries_that_its_judge_learns_from():
+    """Neither by pairs, by labelled texts, nor by a mask that is found while it trains."""
+    overrides = ("+debug=smoke", "classifier@classifiers.toxicity=from_queries", "pairs=queries", "labelled=queries")
+    planner = Planner(composed(*overrides, "callbacks=influence", "paths.run=r"))
+    judged = {query.continuation.strip() for query in halves(planner.part("behaviours")["toxicity"])[1]}
+    learned = {
+        "pairs": [text for pair in planner.part("pairs") for text in (pair.chosen, pair.rejected)],
+        "labelled": [one.text for one in planner.part("labelled")],
+        "callbacks": [query.continuation for query in planner.part("callbacks")["influence"].behaviours["toxicity"]],
+        "directions": [query.continuation for query in planner.behaviours["toxicity"]],
+    }
+    assert judged
+    for name, texts in learned.items():
+        assert texts and not judged & {text.strip() for text in texts}, name
+
+
+@pytest.mark.parametrize("option", ["refine=cg", "student=words"])
+def test_influence_while_training_refuses_what_its_chain_does_not_have(option):
+    with pytest.raises(ValueError, match=rf"^{option.partition('=')[0]}: callbacks=influence goes without"):
+        make_plan(composed("+debug=smoke", "stage=model", "callbacks=influence", option, "paths.run=r"))

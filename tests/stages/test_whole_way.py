@@ -352,6 +352,15 @@ def test_amortised_scores_are_of_all_blocks_and_can_be_pooled(done, folder):
     assert np.allclose(exact, full[:, rows], atol=1e-4 * full.std())
 
 
+def test_a_direction_in_bfloat16_that_was_asked_for_is_another_one(folder):
+    """One that `auto` rounds agrees with float32, and is found as that."""
+    auto, exact, asked = (
+        Row(folder, "stage=direction", f"influence.dtype={dtype}").plan.roles["direction.toxicity"].fingerprint
+        for dtype in ("auto", "float32", "bfloat16")
+    )
+    assert auto == exact != asked
+
+
 def test_two_behaviours_have_a_column_each_and_one_mask(done, folder):
     second = ["+queries@behaviours.second=sample", "behaviours.second.size=8", "behaviours.second.seed=5"]
     with pytest.raises(ValueError, match=r"behaviours\.second: no classifier is called so"):

@@ -43,6 +43,13 @@ def test_both_classes_of_a_source_weigh_the_same():
         class_weights(sources, np.array([1, 0, 0, 0, 0, 1, 1, 1], bool))
 
 
+def test_too_few_texts_to_judge_it_are_said_before_any_training(tmp_path, monkeypatch):
+    recipe = TrainedClassifier(texts={"a": texts(4)}, buckets=64, width=2, validation=0.01)
+    monkeypatch.setattr(TrainedClassifier, "train", lambda *_: pytest.fail("trained"))
+    with pytest.raises(ValueError, match=r"^texts\.a: the \d texts kept out to judge it .* are of one class"):
+        recipe.fit(tmp_path)
+
+
 def test_settings_out_of_range_are_named():
     for options, message in (
         ({"texts": {}}, "nothing to train on"),

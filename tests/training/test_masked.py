@@ -67,6 +67,8 @@ def test_mistakes_are_refused():
         MaskedCollator()([row | {"mask": row["mask"][1:]}])
     with pytest.raises(ValueError, match="max_length=1"):
         MaskedCollator(max_length=1)
+    with pytest.raises(ValueError, match=r"^objective\.unit=run: .*use token"):
+        MaskedLoss(NegativePreference(unit="run"))
     with pytest.raises(ValueError, match="use MaskedCollator"):
         MaskedLoss(LanguageModeling())({"logits": torch.zeros(1, 2, 3)}, None)
 

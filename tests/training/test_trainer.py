@@ -124,7 +124,7 @@ def test_a_trained_model_is_written_by_the_first_process_and_leaves_no_checkpoin
 @pytest.mark.parametrize(
     "precision, message",
     [
-        ("16-mixed", "bfloat16 under this name; say bf16-mixed"),
+        ("16-mixed", "a CPU computes in 32-true or bf16-mixed; float16 needs a GPU"),
         ("fp16", "known: auto, 32-true, bf16-mixed"),
         ("16", "known: "),
     ],

@@ -108,6 +108,20 @@ def test_an_interrupted_run_resumes_exactly(corpus, tmp_path, dropout):
         assert torch.equal(a, b), name
 
 
+def test_a_run_that_is_interrupted_twice_resumes_exactly(corpus, tmp_path):
+    """The second time amid the micro-batches of the step after the one that it was resumed from."""
+    whole, first, second, last = Recorder(), Recorder(), Recorder(fail_at=1), Recorder()
+    model, facts = run(corpus, tmp_path / "whole", whole)
+    first.fail_at = facts["steps"] + 1
+    for objective in (first, second):
+        with pytest.raises(RuntimeError, match="killed"):
+            run(corpus, tmp_path / "broken", objective)
+    resumed, _ = run(corpus, tmp_path / "broken", last)
+    assert len(second.losses) == 1 and last.losses == whole.losses[-len(last.losses) :]
+    for a, b in zip(model.parameters(), resumed.parameters(), strict=True):
+        assert torch.equal(a, b)
+
+
 def test_accumulation_does_not_change_the_model(corpus, tmp_path):
     models = [
         run(corpus, tmp_path / str(micro), LanguageModeling(), model=model_for(corpus).double(),

@@ -67,12 +67,14 @@ def reference_log_probabilities(
         model: the reference, on the device that computes.
         pairs: in the order of the result.
         batch_size: pairs at a time.
-        precision: of Lightning; under a mixed one the forward pass is cast as it is in training.
+        precision: of Lightning; the forward pass is cast as it is in training, under a true one the model too.
         fused: as in `predictions`.
         processes: among which batches are shared.
     """
+    dtype = {"16": torch.float16, "bf16": torch.bfloat16, "64": torch.float64}.get(precision.partition("-")[0])
+    if dtype is not None and precision.endswith("true"):  # what Lightning makes of the policy
+        model = model.to(dtype)  # type: ignore[arg-type]
     examples, device, predict = PairExamples(pairs), model.device, predictions(model.eval(), fused=fused)
-    dtype = torch.float16 if precision.startswith("16") else torch.bfloat16
     found, mine = np.zeros((len(pairs), 2), np.float32), []
     firsts = processes.share(range(0, len(pairs), batch_size))
     for first in tqdm(firsts, desc="Reference", leave=False, disable=processes.no_bar):

@@ -11,7 +11,7 @@ from tiny import loss_and_gradients
 from ifguide.corpus.documents import Pair, Prompt
 from ifguide.corpus.pairs import check_pairs, check_pairs_disjoint, encode_pairs, local_pairs
 from ifguide.methods.dpo import DPO, reference_log_probabilities
-from ifguide.methods.dpo.pairs import PairExamples
+from ifguide.methods.dpo.pairs import PairExamples, pair_log_probabilities
 from ifguide.methods.dpo.training import PreferenceModule, SimplePreferenceModule
 from ifguide.objectives import linear_head
 from ifguide.training.context import TrainingContext
@@ -96,6 +96,18 @@ def test_the_loss_at_the_reference_is_log_two_whatever_the_divergence_weighs(cor
     for kl in (0.0, 0.5):
         module = PreferenceModule(model, wide_model(corpus), optimization(), beta=0.1, kl=kl, steps=1, seed=0)
         assert float(module.loss(batch)) == pytest.approx(log(2), abs=1e-6)
+
+
+@pytest.mark.parametrize("precision, dtype", [("bf16-true", torch.bfloat16), ("64-true", torch.float64)])
+def test_the_reference_is_rounded_as_the_policy_is(precision, dtype, corpus, pairs):
+    """Or the margin at the reference's own weights would be rounding."""
+    some = pairs[:6]
+    reference = reference_log_probabilities(wide_model(corpus), some, batch_size=6, precision=precision)
+    batch = PairExamples(some, reference)[np.arange(6)]
+    policy = wide_model(corpus).to(dtype)
+    with torch.no_grad():
+        found = pair_log_probabilities(policy(input_ids=batch["input_ids"]).logits, batch)
+    assert float((found - batch["reference"]).abs().max()) < 1e-4
 
 
 def test_the_loss_is_that_of_texts_read_one_by_one(corpus, pairs):
