@@ -2,7 +2,8 @@
 
     python experiments/attribute_control/run.py [rounds=3] [seeds=1] [render=true] [override ...]
 
-Rows of more rounds find those of fewer. Beside them: the uncensored model, and as much ordinary fine-tuning.
+Beside them: the uncensored model, and as much ordinary fine-tuning. Seconds of a step of the parallel scheme are of
+rounds that train an R̂, which the last one does not: they need two rounds.
 """
 
 from typing import Any
@@ -17,7 +18,8 @@ SCHEMES = {"sequential": "false", "parallel": "true"}
 def row_of(run: Run, scheme: str, rounds: int) -> dict[str, Any]:
     facts = facts_of(run)
     made, metrics = facts["made"], facts["metrics"]
-    steps = [one["facts"] for one in made.values() if "seconds_per_step" in one["facts"]]
+    learning = [one["facts"] for role, one in made.items() if scheme != "parallel" or role != "model"]
+    steps = [one for one in learning if "seconds_per_step" in one]  # the last parallel round trains no R̂
     of_rounds = [one["seconds"] for role, one in made.items() if role.startswith("round") or role == "model"]
     toxic = metrics["toxicity"]["all"]
     return {
@@ -43,8 +45,8 @@ def measure(experiment: Experiment) -> dict[str, Any]:
                 given = (f"post_training.rounds={number}", f"post_training.parallel={parallel}", f"seed={seed}")
                 run = experiment.run(f"{scheme}/{seed}/{number}", "method=attribute_control", *given)
                 rows.append(row_of(run, scheme, number))
-    costs = {scheme: min(one["step"] / one["ordinary_step"] for one in rows if one["scheme"] == scheme)
-             for scheme in SCHEMES}  # fmt: skip
+    timed = [one for one in rows if one["scheme"] in SCHEMES and one["step"]]
+    costs = {name: min(one["step"] / one["ordinary_step"] for one in timed if one["scheme"] == name) for name in SCHEMES}
     figures = {f"{scheme}_step_ratio": cost for scheme, cost in costs.items()}
     return {"seeds": seeds, "rows": rows, "costs": costs, "figures": figures}
 
