@@ -2,8 +2,7 @@
 
     python experiments/attribute_control/run.py [rounds=3] [seeds=1] [render=true] [override ...]
 
-Beside them: the uncensored model, and as much ordinary fine-tuning. Seconds of a step of the parallel scheme are of
-rounds that train an R̂, which the last one does not: they need two rounds.
+Beside them: the uncensored model, and as much ordinary fine-tuning. It takes two rounds to time a parallel step.
 """
 
 from typing import Any
@@ -18,8 +17,8 @@ SCHEMES = {"sequential": "false", "parallel": "true"}
 def row_of(run: Run, scheme: str, rounds: int) -> dict[str, Any]:
     facts = facts_of(run)
     made, metrics = facts["made"], facts["metrics"]
-    learning = [one["facts"] for role, one in made.items() if scheme != "parallel" or role != "model"]
-    steps = [one for one in learning if "seconds_per_step" in one]  # the last parallel round trains no R̂
+    learning = [one["facts"] for role, one in made.items() if scheme != "parallel" or role != "model"]  # trains no R̂
+    steps = [one for one in learning if "seconds_per_step" in one]
     of_rounds = [one["seconds"] for role, one in made.items() if role.startswith("round") or role == "model"]
     toxic = metrics["toxicity"]["all"]
     return {
@@ -45,8 +44,8 @@ def measure(experiment: Experiment) -> dict[str, Any]:
                 given = (f"post_training.rounds={number}", f"post_training.parallel={parallel}", f"seed={seed}")
                 run = experiment.run(f"{scheme}/{seed}/{number}", "method=attribute_control", *given)
                 rows.append(row_of(run, scheme, number))
-    timed = [one for one in rows if one["scheme"] in SCHEMES and one["step"]]
-    costs = {name: min(one["step"] / one["ordinary_step"] for one in timed if one["scheme"] == name) for name in SCHEMES}
+    ratios = [(one["scheme"], one["step"] / one["ordinary_step"]) for one in rows if one["step"]]
+    costs = {scheme: min(ratio for name, ratio in ratios if name == scheme) for scheme in SCHEMES}
     figures = {f"{scheme}_step_ratio": cost for scheme, cost in costs.items()}
     return {"seeds": seeds, "rows": rows, "costs": costs, "figures": figures}
 
