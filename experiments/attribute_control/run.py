@@ -17,7 +17,7 @@ SCHEMES = {"sequential": "false", "parallel": "true"}
 def row_of(run: Run, scheme: str, rounds: int) -> dict[str, Any]:
     facts = facts_of(run)
     made, metrics = facts["made"], facts["metrics"]
-    learning = [one["facts"] for role, one in made.items() if scheme != "parallel" or role != "model"]  # its last round has no R̂
+    learning = [one["facts"] for role, one in made.items() if scheme != "parallel" or role != "model"]  # no R̂
     steps = [one for one in learning if "seconds_per_step" in one]
     of_rounds = [one["seconds"] for role, one in made.items() if role.startswith("round") or role == "model"]
     toxic = metrics["toxicity"]["all"]
