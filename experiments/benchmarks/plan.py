@@ -33,7 +33,8 @@ def main() -> None:
     for role, one in cost.stages.items():
         manifest = read_manifest(run.artifacts[role])
         if not manifest["resumed"]:  # else these seconds are of its last part
-            took, ratio = manifest["seconds"], None if one.seconds is None else one.seconds / manifest["seconds"]
+            took = manifest["seconds"]
+            ratio = one.seconds / took if took and one.seconds is not None else None
             rows.append({"stage": role, "planned, s": one.seconds, "took, s": took, "ratio": ratio, "by": one.basis})
     judged = [row for row in rows if row["took, s"] >= LEAST and row["planned, s"]]
     planned, took = (sum(row[key] for row in judged) for key in ("planned, s", "took, s"))
