@@ -25,15 +25,13 @@ def read_options(**defaults: str) -> dict[str, str]:
 
 def run_stage(script: str, name: str, *overrides: str) -> tuple[Any, Callable[[str], Any]]:
     """A run up to a stage with the overrides of the command line, and what makes the parts of its configuration."""
-    from omegaconf import OmegaConf
-
     from ifguide.report.experiment import Experiment
-    from ifguide.stages.configuration import make
+    from ifguide.stages.configuration import make, saved
 
     experiment = Experiment(Path(script).absolute(), sys.argv[1:])
     run = experiment.run(f"{Path(script).stem}/{name}", "method=ifguide", "trainer.progress=false", *overrides)
-    configuration = OmegaConf.load(Path(run.place) / ".hydra" / "config.yaml")
-    return run, lambda key: make(configuration, key)  # type: ignore[arg-type]
+    configuration = saved(Path(run.place))
+    return run, lambda key: make(configuration, key)
 
 
 def model_settings(name: str, **changes: Any) -> Any:

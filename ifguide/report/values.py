@@ -8,7 +8,6 @@ from __future__ import annotations
 import math
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
-from itertools import repeat
 
 import numpy as np
 from numpy.typing import NDArray
@@ -65,8 +64,8 @@ def units_of(run: Run, column: Column) -> Units | None:
         losses = UnitLosses.open(run.artifacts["perplexity"])
         if losses is None or losses.source is None or losses.record is None or losses.label is None:
             return None
-        corpus = repeat(run.artifacts["data"].name if "data" in run.artifacts else None)  # numbers are of its sources
-        keys = list(zip(corpus, losses.source.tolist(), losses.record.tolist(), strict=False))
+        corpus = run.artifacts["data"].name if "data" in run.artifacts else None  # whose sources have these numbers
+        keys = [(corpus, *one) for one in zip(losses.source.tolist(), losses.record.tolist(), strict=True)]
         names = {code: name or "unlabelled" for name, code in LABELS.items()}
         labels = [names[int(code)] for code in losses.label]
         return _members(keys, labels, column.subset, losses.losses, losses.tokens)

@@ -23,7 +23,7 @@ from ifguide.report.rows import compare_rows
 from ifguide.report.terminal import relative, summary
 from ifguide.report.write import write_report
 from ifguide.stages import listing
-from ifguide.stages.configuration import expand_home, listed, make, make_workspace, processes, start_tracking
+from ifguide.stages.configuration import as_list, expand_home, make, make_workspace, processes, start_tracking
 from ifguide.stages.costing import cost_of
 from ifguide.stages.generation import Generations
 from ifguide.stages.judging import Judgements, read_judgements
@@ -80,8 +80,8 @@ def report(cfg: DictConfig, folder: Path, places: Sequence[str] | None = None) -
     settings = cfg.report
     if places is None and not settings.runs:
         raise ValueError("report.runs is not set: give the folder of a sweep or a run, a list of such, or wandb:…")
-    places = listed(settings.runs) if places is None else places
-    by = None if settings.by is None else listed(settings.by)
+    places = as_list(settings.runs) if places is None else places
+    by = None if settings.by is None else as_list(settings.by)
     runs: list[Run] = []
     workspace = Path(cfg.paths.workspace)
     for place in places:
@@ -146,7 +146,7 @@ def show_plan(cfg: DictConfig, folder: Path) -> None:
 def clean(cfg: DictConfig, folder: Path) -> None:
     """What no run under `clean.runs` needs, removed with `clean.confirm`."""
     usual = [place for place in map(Path, USUAL_RUNS) if any(place.rglob(RUN_FILE))]
-    runs = usual if cfg.clean.runs is None else [Path(run) for run in listed(cfg.clean.runs)]
+    runs = usual if cfg.clean.runs is None else [Path(run) for run in as_list(cfg.clean.runs)]
     if not runs:
         raise ValueError(f"clean.runs: no run in {' or '.join(USUAL_RUNS)}; name the folders of your runs")
     log.info(listing.clean(make_workspace(cfg).root, runs, confirm=cfg.clean.confirm))

@@ -76,7 +76,7 @@ def config_flags() -> list[str]:
     return [*(part for pair in found for part in pair), "--config-name", str(hydra.job.config_name)]
 
 
-def listed(value: Any) -> list[Any]:
+def as_list(value: Any) -> list[Any]:
     """A setting that may be one value or a list of them."""
     return list(value) if isinstance(value, ListConfig) else [value]
 

@@ -166,7 +166,6 @@ class Attribution(Stage):
 
     Attributes:
         data, scores, mask: of the training split; the scores are what was selected from.
-        column: of the behaviour's scores.
         queries: of the behaviour; a list of words learned from them is the baseline.
     """
 
@@ -176,7 +175,6 @@ class Attribution(Stage):
     data: Stage = made_from()
     scores: Stage = made_from()
     mask: Stage = made_from()
-    column: int = late_setting(0)
     queries: Sequence[Query] = setting()
 
     def work(self, corpus: CorpusSize) -> Work:
@@ -189,7 +187,7 @@ class Attribution(Stage):
         if split.annotation is not None and split.annotation.count():
             words = word_list_scores(split, corpus.tokenizer, word_log_odds(self.queries))
             mask = TokenMask.open(inputs["mask"] / MASK_FILE, split.block_length)
-            scores = open_scores(inputs["scores"])[self.column]
+            scores = open_scores(inputs["scores"])[0]
             annotated = split.annotation[:]
             metrics["all"] = attribution_metrics(scores, mask[:], annotated, known_tokens(split), words)
         write_json(folder / METRICS_FILE, metrics)

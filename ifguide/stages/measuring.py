@@ -62,6 +62,6 @@ def measured(planner: "Planner") -> Stage:
     if planner.part("objective").uses_mask and planner.cfg.paths.mask is None:
         shared: dict[str, Any] = {"data": planner.data, "scores": planner.pooled, "mask": planner.mask}
         queries = next(iter(planner.behaviours.values()))  # of the first behaviour, which the corpus's spans are of
-        others["attribution"] = planner.add("attribution", Attribution, column=0, queries=queries, **shared)
+        others["attribution"] = planner.add("attribution", Attribution, queries=queries, **shared)
     filtered = None if planner.part("filter") is None else planner.filtered
     return planner.add("evaluation", Evaluation, toxicity=toxicity, fluency=fluency, others=others, filtered=filtered)

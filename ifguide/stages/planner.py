@@ -11,7 +11,7 @@ from omegaconf import DictConfig
 
 from ifguide.checks import argument
 from ifguide.corpus.documents import Query
-from ifguide.corpus.queries import halves
+from ifguide.corpus.queries import first_half, halves
 from ifguide.objectives import LanguageModeling
 from ifguide.stages.auxiliary import AuxiliaryModel
 from ifguide.stages.classifiers import FittedClassifier
@@ -25,7 +25,7 @@ from ifguide.stages.measuring import STARTS, measured
 from ifguide.stages.post_training import STAGES_OF, guided
 from ifguide.stages.refinement import RefinedDirection
 from ifguide.stages.sampling import Samples
-from ifguide.stages.scoring import plan_scores
+from ifguide.stages.scoring import plan_scores, refuse
 from ifguide.stages.stage import Existing, Kind, Stage
 from ifguide.stages.tagging import JudgedSegments, Tagged, TaggedMask
 from ifguide.stages.training import Proxy, TrainedModel
@@ -54,7 +54,7 @@ class Planner:
     @cached_property
     def learned(self) -> DictConfig:
         """The configuration of what rows learn from: its behaviours lack the queries that a classifier learns from."""
-        return with_first_halves(self.cfg, self.judging.values())
+        return with_first_halves(self.cfg, self.judging.values()) if self.judging else self.cfg
 
     def add(self, role: str, kind: type[Kind], typed: Mapping[str, str] | None = None, **fields: Any) -> Kind:
         """Make a stage and keep it.
@@ -85,13 +85,17 @@ class Planner:
         """Where everything is computed."""
         return {"trainer": self.part("trainer")}
 
+    @cached_property
+    def callbacks(self) -> Mapping[str, Any]:
+        """Name → who watches trainings."""
+        found: Mapping[str, Any] = self.part("callbacks") or {}
+        if any(hasattr(one, "hand_over") for one in found.values()):
+            refuse(self, "callbacks=influence", "refine", "student")
+        return found
+
     def training(self, role: str) -> dict[str, Any]:
         """What all trainings share: precision, and a setup whose log stands under the role's name."""
-        if any(hasattr(one, "hand_over") for one in (self.part("callbacks") or {}).values()):
-            for group in ("refine", "student"):  # its chain has neither
-                if self.part(group) is not None:
-                    raise ValueError(f"{group}: callbacks=influence goes without; choose {group}=none")
-        watching = [one for one in (self.part("callbacks") or {}).values() if not hasattr(one, "adds_files")]
+        watching = [one for one in self.callbacks.values() if not hasattr(one, "adds_files")]
         trainer = self.part("trainer")
         setup = TrainingSetup(trainer, lambda: make_logger(self.cfg, role), tuple(watching))
         return {"precision": trainer.precision, "setup": setup}
@@ -131,7 +135,7 @@ class Planner:
     def behaviours(self) -> dict[str, Sequence[Query]]:
         """Behaviour → its queries; half of them where a classifier is trained on the others."""
         judged = self.judging.values()
-        return {name: halves(all_)[0] if name in judged else all_ for name, all_ in self.part("behaviours").items()}
+        return {name: first_half(all_) if name in judged else all_ for name, all_ in self.part("behaviours").items()}
 
     @cached_property
     def factors(self) -> Stage:
@@ -248,7 +252,7 @@ class Planner:
             mask = self.add("filtered_mask", TaggedMask, data=self.data, mask=mask, tagged=self.text)
         if mask is not None and filtered is not None:
             mask = self.add("filtered_mask", FilteredMask, data=self.data, mask=mask, filtered=filtered)
-        recorders = {k: one for k, one in (self.part("callbacks") or {}).items() if hasattr(one, "adds_files")}
+        recorders = {k: one for k, one in self.callbacks.items() if hasattr(one, "adds_files")}
         trained = self.add(
             role, TrainedModel, data=self.text, filtered=filtered, mask=mask, model=self.part("model"),
             optim=self.part("optim"), objective=self.part("objective"), recorders=recorders, **self.training(role),

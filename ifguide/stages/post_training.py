@@ -15,6 +15,7 @@ from ifguide.stages.guidance import Guidance
 from ifguide.stages.influence import Direction, Factors, Scores
 from ifguide.stages.lancet import Corrected, InfluenceOfSequences, JudgedSequences, RandomSequences, SampledDirection
 from ifguide.stages.policy_gradient import PolicyTrained
+from ifguide.stages.scoring import refuse
 from ifguide.stages.stage import Stage
 from ifguide.stages.task_vector import Negated
 
@@ -69,9 +70,7 @@ def by_influence(planner: "Planner", settings: Lancet, trained: Stage) -> Stage:
     Raises:
         ValueError: what this chain does not have is asked of it.
     """
-    for group, kind in (("refine", "refines no direction"), ("student", "learns no scores of sequences")):
-        if planner.part(group) is not None:
-            raise ValueError(f"{group}: LANCET-style correction {kind}; choose {group}=none")
+    refuse(planner, "post_training=lancet", "refine", "student")
     if hasattr(planner.part("scorer"), "reads"):
         raise ValueError("scorer: sequences are ranked by influence here; choose a scorer of it, as jvp, or "
                          "post_training.rank=classifier")  # fmt: skip

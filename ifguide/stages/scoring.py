@@ -39,6 +39,13 @@ def plan_scores(planner: Planner, contrast: bool) -> Stage:
     )  # fmt: skip
 
 
+def refuse(planner: Planner, who: str, *groups: str) -> None:
+    """Raise ValueError where a group is chosen that somebody's chain from queries to scores does not have."""
+    for group in groups:
+        if planner.part(group) is not None:
+            raise ValueError(f"{group}: {who} goes without; choose {group}=none")
+
+
 def plan_classified(planner: Planner, scorer: Any, contrast: bool) -> Stage:
     """Scores by a classifier of texts or by a probe.
 

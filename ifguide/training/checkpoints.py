@@ -37,6 +37,11 @@ class WholeCheckpointIO(TorchCheckpointIO):
         os.replace(part, path)
 
 
+def ends_step(trainer: pl.Trainer, index: int) -> bool:
+    """Whether a micro-batch is the last one of an optimiser step."""
+    return (index + 1) % trainer.accumulate_grad_batches == 0
+
+
 class AfterSteps(ModelCheckpoint):
     """Saves at the end of an optimiser step alone. Lightning's own saves the step that a training was resumed from once
     more, amid the micro-batches of the next one, from where nothing goes on exactly."""
@@ -44,7 +49,7 @@ class AfterSteps(ModelCheckpoint):
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        if (batch_idx + 1) % trainer.accumulate_grad_batches == 0:
+        if ends_step(trainer, batch_idx):
             super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
 
 
@@ -104,7 +109,7 @@ class SaveWhenAsked(pl.Callback):
     def on_train_batch_end(
         self, trainer: pl.Trainer, module: pl.LightningModule, outputs: Any, batch: Any, index: int
     ) -> None:
-        if SaveWhenAsked.asked and (index + 1) % trainer.accumulate_grad_batches == 0:
+        if SaveWhenAsked.asked and ends_step(trainer, index):
             trainer.save_checkpoint(self.folder / f"step={trainer.global_step}.ckpt")
             raise KeyboardInterrupt
 

@@ -133,8 +133,7 @@ def fit(
 ) -> dict[str, Any]:
     """Run a module through its data: what `train` and `train_on_examples` share."""
     settings, checkpoints = context.trainer, context.checkpoints
-    model: Any = getattr(module.model, "_orig_mod", module.model)  # what is compiled holds the model itself
-    model = getattr(model, "body", model)  # of a reward model
+    model = getattr(module.source, "body", module.source)  # of a reward model
     if settings.gradient_checkpointing and isinstance(model, PreTrainedModel):
         model.gradient_checkpointing_enable({"use_reentrant": False})
     latest = AfterSteps(

@@ -49,6 +49,11 @@ class OptimizedModule(pl.LightningModule):
         self._whole: list[nn.Module] = []  # while a copy of it is shared out and trained
 
     @property
+    def source(self) -> Any:
+        """The model itself, which a compiled one holds."""
+        return getattr(self.model, "_orig_mod", self.model)
+
+    @property
     def clip(self) -> float:
         return self._optimization.clip
 
