@@ -172,8 +172,10 @@ def test_rivals_on_a_tiny_sample(tmp_path, run_script, begun):
     )
     assert "benign perplexity ↓" in rows["none"] and "benign perplexity ↓" not in rows["dexperts"]
     assert all(row["perplexity of generations"] > 1 and row["seconds"] > 0 for row in rows.values())
-    assert "| dexperts ¹ " in text and "- dexperts: " in text and "Distinct-2 of generations: none " in text
-    for figure in ("frontier", "frontier_generations"):
+    assert re.search(r"\n\| dexperts [^|]+ \| ", text) and "- dexperts: " in text
+    assert "Distinct-2 of generations: none " in text
+    assert "## How deep it goes" in text and re.search(r"\n\| toxicity_filter \| [\d,]+ \| [\d,]+ \|\n", text)
+    for figure in ("frontier", "frontier_generations", "relearning"):
         assert f"({figure}.png)" in text and (tmp_path / f"{figure}.png").stat().st_size > 5_000
     assert (tmp_path / "runs" / "report" / "report.html").is_file()
 

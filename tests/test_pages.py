@@ -90,6 +90,35 @@ def test_the_page_of_lancet_says_what_was_measured(tmp_path):
     assert "- lancet: -0.100 [-0.200, +0.010], perplexity +5.0%" in text and "9 prompts × 5 samples; seeds 1" in text
 
 
+def test_the_page_of_masks_crosses_them_with_objectives(tmp_path, monkeypatch):
+    script = EXPERIMENTS / "rivals" / "mask_grid.py"
+    measure = runpy.run_path(str(script))["measure"]
+    methods = ("none", "token_filter", "token_removal", "ifguide", "unlikelihood")
+
+    def sweep(self, name, *overrides):
+        for place, scorer in enumerate(("jvp", "classifier", "probe")):
+            for method in methods:
+                toxic = [0.9] * (3 - place) + [0.1] * (7 + place) if method == "ifguide" else [0.9] * 10
+                place_of = tmp_path / "runs" / scorer / method
+                folder = write_run(place_of, method, 1, [toxic] * 6, workspace=tmp_path / "w")
+                choices = folder / ".hydra" / "hydra.yaml"
+                choices.write_text(choices.read_text().replace("method:", f"scorer: {scorer}\n      method:", 1))
+        return gather([str(tmp_path / "runs")])
+
+    facts = {"metrics": {"toxicity": {"all": {"prompts": 9}}}, "settings": {"tasks.toxicity.samples": "5"},
+             "made": {"classifier.toxicity": {"facts": {"name": "a judge"}}}}  # fmt: skip
+    monkeypatch.setitem(measure.__globals__, "facts_of", lambda run, *keys: facts)
+    monkeypatch.setattr(Experiment, "sweep", sweep)
+    experiment = Experiment(script, [f"output={tmp_path}"], {"seeds": "1"}, "mask_grid.md")
+    about = {"command": experiment.command, "machine": "a machine"}
+    assert "It has not been measured yet." in experiment.render({**about, "rows": {}})
+    results = measure(experiment)
+    assert len(results["rows"]) == 1 + 4 * 3
+    text = experiment.render({**about, **results})
+    assert "\n| objective | influence | classifier | probe |\n|---|---:|---:|---:|\n| token_filter | 1.000 " in text
+    assert "\n| ifguide | 0.300 (1.000) | 0.200 (1.000) | 0.100 (1.000) |\n" in text
+
+
 def test_rows_of_a_pretrained_model_continue_the_uncensored_one_and_end_in_a_page(tmp_path, monkeypatch):
     script = runpy.run_path(str(EXPERIMENTS / "pretrained" / "run.py"))
     asked, workspace = {}, tmp_path / "workspace"

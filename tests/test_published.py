@@ -41,6 +41,7 @@ PAGES = {  # script → its page; results lie beside it
     "pretrained/run.py": "README.md",
     "real_text/frontier.py": "frontier.md",
     "real_text/run.py": "README.md",
+    "rivals/mask_grid.py": "mask_grid.md",
     "rivals/run.py": "README.md",
     "scaling/run.py": "README.md",
 }

@@ -7,8 +7,7 @@ Trains the uncensored model of `+experiment=real_text`, then sweeps `+experiment
 
 from typing import Any
 
-from ifguide.report.experiment import Experiment, facts_of, figures_of, publish
-from ifguide.report.formats import markdown
+from ifguide.report.experiment import Experiment, facts_of, page_of, publish
 from ifguide.report.rows import compare_rows
 
 
@@ -18,7 +17,7 @@ def measure(experiment: Experiment) -> dict[str, Any]:
     comparison = compare_rows(runs)
     experiment.report(comparison, title="IF-Guide: evaluation on real text")
     rows = {run.method: facts_of(run, "optim.epochs", "tasks.toxicity.samples") for run in runs}
-    return {"rows": rows, "table": markdown(comparison), "figures": figures_of(comparison)}
+    return {**page_of(comparison), "rows": rows}
 
 
 if __name__ == "__main__":

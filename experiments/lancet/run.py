@@ -6,13 +6,10 @@ Sweeps `+experiment=lancet`: what sequences are ranked by, crossed with the obje
 influence on labelled queries, and the model that all of them correct.
 """
 
-from dataclasses import replace
 from typing import Any
 
-from ifguide.report.experiment import Experiment, facts_of, figures_of, publish, rows_of
-from ifguide.report.formats import markdown
+from ifguide.report.experiment import Experiment, compare_named, facts_of, page_of, publish
 from ifguide.report.gather import Run
-from ifguide.report.rows import compare_rows
 
 VARIANTS = ("curvature=ekfac", "post_training.queries=labelled")
 NAMING = ("post_training.rank", "post_training.objective", "post_training.queries", "curvature")
@@ -31,12 +28,9 @@ def measure(experiment: Experiment) -> dict[str, Any]:
     ours = ("+experiment=lancet", f"seed={seeds}", "post_training.rank=influence", "post_training.objective=pairwise")
     for variant in VARIANTS:
         runs += experiment.sweep(variant, *ours, variant)
-    named = [replace(run, choices={**run.choices, "method": name_of(run)}) for run in runs]
-    comparison = compare_rows(named, by=["method"])
+    comparison, first = compare_named(runs, list(map(name_of, runs))), facts_of(runs[0], "tasks.toxicity.samples")
     plots = experiment.report(comparison, title="LANCET-style correction and its controls")
-    first = facts_of(runs[0], "tasks.toxicity.samples")
-    shown = {"table": markdown(comparison), "rows": rows_of(comparison), "figures": figures_of(comparison)}
-    return {"seeds": seeds.split(","), "first": first, "plots": plots, **shown}
+    return {"seeds": seeds.split(","), "first": first, "plots": plots, **page_of(comparison)}
 
 
 if __name__ == "__main__":

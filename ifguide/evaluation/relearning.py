@@ -64,7 +64,7 @@ class Relearning:
     task: Continuations
     judge: str
     learning_rate: float
-    steps: Sequence[int] = (0, 1, 2, 4, 8, 16, 32, 64)
+    steps: Sequence[int] = (0, 2, 8, 32, 128)
     batch_size: int = 8
     block_length: int = 128
     top_p: float = 0.9

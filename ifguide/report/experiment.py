@@ -14,7 +14,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -22,13 +22,14 @@ from typing import Any
 import torch
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+from ifguide.report.formats import markdown
 from ifguide.report.gather import Run, gather
-from ifguide.report.rows import Comparison
+from ifguide.report.rows import Comparison, compare_rows
 from ifguide.report.write import write_report
 from ifguide.workspace import as_override, read_json, read_manifest, write_atomically, write_json
 
 COMMON = {"output": "", "runs": "", "render": "false"}
-FIGURES = ("frontier.png", "frontier_generations.png")
+FIGURES = ("frontier.png", "frontier_generations.png", "relearning.png")
 NOT_SHOWN = (*COMMON, "paths", "trainer", "hydra")  # they decide where things lie and are computed, not what they are
 
 
@@ -210,6 +211,17 @@ def facts_of(run: Run, *settings: str) -> dict[str, Any]:
         "settings": {key: run.setting(key) for key in settings},
         "made": {role: {key: manifest[key] for key in ("facts", "seconds")} for role, manifest in manifests.items()},
     }
+
+
+def compare_named(runs: Sequence[Run], names: Sequence[str]) -> Comparison:
+    """Rows by a name for each run, in place of its method's."""
+    named = [replace(run, choices={**run.choices, "method": name}) for run, name in zip(runs, names, strict=True)]
+    return compare_rows(named, by=["method"])
+
+
+def page_of(comparison: Comparison) -> dict[str, Any]:
+    """What a page shows of a comparison: its `table`, and the `rows` and `figures` that the text quotes."""
+    return {"table": markdown(comparison), "rows": rows_of(comparison), "figures": figures_of(comparison)}
 
 
 def figures_of(comparison: Comparison) -> dict[str, dict[str, float]]:
