@@ -3,14 +3,14 @@
 from collections.abc import Iterable, Mapping, Sequence
 
 import torch
+import torch.nn.functional as F
 from pytorch_lightning.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 
 from ifguide.methods.attribute_control.examples import SAMPLES
-from ifguide.methods.attribute_control.loss import posterior_divergence
+from ifguide.methods.attribute_control.loss import controlled_losses
 from ifguide.methods.nado import GuidanceHead, GuidanceTraining
-from ifguide.methods.nado.loss import steering
 from ifguide.methods.nado.model import read
 from ifguide.methods.nado.samples import guidance_loss
 from ifguide.objectives.language_modeling import cross_entropy, precise
@@ -65,22 +65,21 @@ class ControlledModule(OptimizedModule):
         ids_BT = batch["input_ids"]
         if self._weight == 0:
             return self.validation_loss(batch)
+        # the last place predicts nothing; without it, the logits would have to be copied
+        labels_BT = F.pad(ids_BT[:, 1:], (0, 1))
+        wanted_BT = F.pad(batch["regularised"][:, 1:], (0, 1)) if "regularised" in batch else torch.ones_like(ids_BT)
         logits_BTV, hidden_BTH = read(self.model, ids_BT)
-        log_p_BTV = precise(logits_BTV[:, :-1]).log_softmax(-1)
-        loss = -log_p_BTV.gather(-1, ids_BT[:, 1:, None]).mean()
-        like = next(self.model.parameters())
-        guidance, *previous = (one.to(like) for one in self._teachers)
-        places_M = None
-        if "regularised" in batch:
-            places_M = batch["regularised"][:, 1:].flatten().nonzero()[:, 0]
+        guidance, *previous = (one.to(next(self.model.parameters())) for one in self._teachers)
         teacher_MV = None
         with torch.no_grad():
             if previous:
                 teacher_BTV, hidden_BTH = read(previous[0], ids_BT)
-                teacher_MV = precise(_at(teacher_BTV[:, :-1], places_M)).log_softmax(-1)
-            log_r_MV = steering(precise(guidance(_at(hidden_BTH[:, :-1], places_M))))
-        divergence_M = posterior_divergence(_at(log_p_BTV, places_M), log_r_MV, teacher_MV)
-        return loss + self._weight * divergence_M.sum() / ids_BT[:, 1:].numel()
+                teacher_MV = precise(teacher_BTV.flatten(0, 1))
+            guidance_MV = precise(guidance(hidden_BTH.flatten(0, 1)))
+        logits_MV, labels_M, wanted_M = precise(logits_BTV.flatten(0, 1)), labels_BT.flatten(), wanted_BT.flatten()
+        weights_M = self._weight * wanted_M.to(logits_MV.dtype)
+        losses_M = controlled_losses(logits_MV, labels_M, guidance_MV, weights_M, teacher_MV)
+        return losses_M.view(ids_BT.shape)[:, :-1].mean()
 
     def validation_loss(self, batch: Mapping[str, Tensor]) -> Tensor:
         return cross_entropy(self.model(input_ids=batch["input_ids"], use_cache=False).logits, batch["input_ids"])
@@ -101,9 +100,3 @@ class ControlledModule(OptimizedModule):
         rate = self._optimization.schedule.rate
         schedule = LambdaLR(optimizer, lambda step: rate(step, self._steps))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
-
-
-def _at(values_BTX: Tensor, places_M: Tensor | None) -> Tensor:
-    """The values at some places, [M, X]; at all where none are named."""
-    flat = values_BTX.flatten(0, 1)
-    return flat if places_M is None else flat.index_select(0, places_M)

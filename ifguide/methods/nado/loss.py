@@ -5,11 +5,18 @@ every possible next token v at once, as log-odds: R̂(x, y<i, v) = σ(guidance[b
 next. So R̂ of a text that ends in y_i is `guidance[b, i, y_i]`.
 """
 
+from math import log
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-# B texts, N tokens of their continuations, V vocabulary
+from ifguide.objectives.linear_head import row_chunks
+
+# B texts, N tokens of their continuations, V vocabulary, X any shape, M places
+
+VALUES = {"cpu": 1 << 17, "cuda": 1 << 24}  # at a time: they stay in the cache of a CPU
 
 
 def of_tokens(values_BNV: Tensor, tokens_BN: Tensor) -> Tensor:
@@ -37,7 +44,7 @@ def prefix_loss(guidance_BNV: Tensor, tokens_BN: Tensor, labels_B: Tensor, count
     return (losses_BN * counted_BN).sum() / counted_BN.numel()
 
 
-def inconsistency(guidance_BNV: Tensor, log_probabilities_BNV: Tensor, tokens_BN: Tensor, counted_BN: Tensor) -> Tensor:
+def inconsistency(guidance_BNV: Tensor, logits_BNV: Tensor, tokens_BN: Tensor, counted_BN: Tensor) -> Tensor:
     """Σ_i KL(Bern(e_i) ‖ Bern(a_i)), over B·N: how far R̂ is from its own expectation one step later.
 
     a_i = R̂(x, y≤i), and e_i = Σ_v p(v | x, y≤i)·R̂(x, y≤i, v). Gradients flow through both. It is 0 for the true R. A
@@ -45,18 +52,54 @@ def inconsistency(guidance_BNV: Tensor, log_probabilities_BNV: Tensor, tokens_BN
 
     Args:
         guidance_BNV, tokens_BN, counted_BN: as in `prefix_loss`.
-        log_probabilities_BNV: log p of the model that wrote the texts, before each token.
+        logits_BNV: of the model that wrote the texts, before each token; no gradient flows through them.
 
     Returns:
         A scalar, in nats.
     """
     chosen_BN = of_tokens(guidance_BNV, tokens_BN)[:, :-1]
     log_a, log_not_a = F.logsigmoid(chosen_BN), F.logsigmoid(-chosen_BN)
-    log_p, next_BNV = log_probabilities_BNV[:, 1:], guidance_BNV[:, 1:]
-    log_e = (log_p + F.logsigmoid(next_BNV)).logsumexp(-1)
-    log_not_e = (log_p + F.logsigmoid(-next_BNV)).logsumexp(-1)  # not 1 − e, which would cancel where e is near 1
+    log_e, log_not_e = (one[:, 1:] for one in log_expectation(guidance_BNV, logits_BNV))
     divergence_BN = log_e.exp() * (log_e - log_a) + log_not_e.exp() * (log_not_e - log_not_a)
     return (divergence_BN * counted_BN[:, 1:]).sum() / counted_BN.numel()
+
+
+def log_expectation(guidance_XV: Tensor, logits_XV: Tensor) -> tuple[Tensor, Tensor]:
+    """log Σ_v p(v)·R̂(v) and log Σ_v p(v)·(1 − R̂(v)) of each place, [X] each; no gradient flows through p.
+
+    The second one is summed by itself, since 1 − e would cancel where e is near 1.
+
+    Args:
+        guidance_XV: log-odds of R̂.
+        logits_XV: of p.
+    """
+    log_e_M, log_not_e_M = _LogExpectation.apply(guidance_XV.flatten(0, -2), logits_XV.flatten(0, -2))
+    return log_e_M.view(guidance_XV.shape[:-1]), log_not_e_M.view(guidance_XV.shape[:-1])
+
+
+class _LogExpectation(torch.autograd.Function):
+    """Some rows at a time; of what is as large as the logits, it keeps p·R̂·(1 − R̂)."""
+
+    @staticmethod
+    def forward(context: Any, guidance_MV: Tensor, logits_MV: Tensor) -> tuple[Tensor, Tensor]:
+        slopes_MV, most = torch.empty_like(guidance_MV), 0.9 * log(torch.finfo(guidance_MV.dtype).max)
+        e_M, not_e_M = (guidance_MV.new_empty(len(guidance_MV)) for _ in range(2))
+        for rows in row_chunks(guidance_MV, guidance_MV.shape[1], logits=VALUES, least=1):
+            p = logits_MV[rows].softmax(-1)
+            x = guidance_MV[rows].clamp(-most, most).neg_().exp_()
+            r = (x + 1).reciprocal_()
+            not_r = x.mul_(r)
+            of_r = torch.mul(p, r, out=slopes_MV[rows])
+            e_M[rows] = of_r.sum(-1)
+            not_e_M[rows] = p.mul_(not_r).sum(-1)
+            of_r.mul_(not_r)
+        context.save_for_backward(slopes_MV, e_M, not_e_M)
+        return e_M.log(), not_e_M.log()
+
+    @staticmethod
+    def backward(context: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        (of_e_M, of_not_e_M), (slopes_MV, e_M, not_e_M) = gradients, context.saved_tensors
+        return slopes_MV * (of_e_M / e_M - of_not_e_M / not_e_M)[:, None], None
 
 
 def relative_log_odds(scores_V: Tensor, best_1: Tensor) -> Tensor:

@@ -78,5 +78,4 @@ def guidance_loss(model: nn.Module, head: nn.Module, batch: Mapping[str, Tensor]
     loss = prefix_loss(guidance_BNV, tokens, batch["labels"], counted)
     if consistency == 0:
         return loss
-    log_probabilities_BNV = precise(logits_BTV[rows, places]).log_softmax(-1)
-    return loss + consistency * inconsistency(guidance_BNV, log_probabilities_BNV, tokens, counted)
+    return loss + consistency * inconsistency(guidance_BNV, precise(logits_BTV[rows, places]), tokens, counted)

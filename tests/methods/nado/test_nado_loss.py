@@ -4,9 +4,10 @@ import math
 
 import pytest
 import torch
+import torch.nn.functional as F
 from exact import Exact, N, V
 
-from ifguide.methods.nado.loss import inconsistency, prefix_loss, relative_log_odds, steering
+from ifguide.methods.nado.loss import inconsistency, log_expectation, prefix_loss, relative_log_odds, steering
 
 
 @pytest.fixture
@@ -89,6 +90,24 @@ def test_gradients_flow_through_both_sides_of_the_divergence():
     assert torch.autograd.gradcheck(
         lambda g: inconsistency(g, log_p[:1], tokens[:1], counted), small.requires_grad_()
     )  # fmt: skip
+
+
+@pytest.mark.parametrize("values", [1 << 17, 3 * V])  # at a time
+def test_expectations_and_their_gradients_are_those_of_automatic_differentiation(values, monkeypatch):
+    monkeypatch.setitem(log_expectation.__globals__["VALUES"], "cpu", values)
+    generator, found = torch.Generator().manual_seed(0), []
+    guidance, logits = (3 * torch.randn(2, 5, V, generator=generator, dtype=torch.float64) for _ in range(2))
+    upstream = torch.randn(2, 2, 5, generator=generator, dtype=torch.float64)
+    for expectation in (
+        log_expectation,
+        lambda g, z: [(z.log_softmax(-1) + F.logsigmoid(sign * g)).logsumexp(-1) for sign in (1, -1)],
+    ):
+        given = guidance.clone().requires_grad_()
+        both = torch.stack(tuple(expectation(given, logits)))
+        both.backward(upstream)
+        found.append((both.detach(), given.grad))
+    for ours, theirs in zip(*found, strict=True):
+        assert torch.allclose(ours, theirs, rtol=1e-12, atol=1e-14)
 
 
 def test_certain_labels_stay_finite():
