@@ -113,9 +113,12 @@ def test_the_page_of_masks_crosses_them_with_objectives(tmp_path, monkeypatch):
     about = {"command": experiment.command, "machine": "a machine"}
     assert "It has not been measured yet." in experiment.render({**about, "rows": {}})
     results = measure(experiment)
-    assert len(results["rows"]) == 1 + 4 * 3
-    text = experiment.render({**about, **results})
-    assert "\n| objective | influence | classifier | probe |\n|---|---:|---:|---:|\n| token_filter | 1.000 " in text
+    assert len(results["rows"]) == 1 + 4 * 3 and results["selected"] == {}  # these runs left no masks
+    selected = {"jvp": 1234, "classifier": 1200, "probe": 1234}
+    del results["rows"]["unlikelihood, probe"]
+    text = experiment.render({**about, **results, "selected": selected})
+    assert "Tokens selected: jvp 1,234, classifier 1,200, probe 1,234." in text and " | failed |\n" in text
+    assert "\n| objective | jvp | classifier | probe |\n|---|---:|---:|---:|\n| token_filter | 1.000 " in text
     assert "\n| ifguide | 0.300 (1.000) | 0.200 (1.000) | 0.100 (1.000) |\n" in text
 
 

@@ -1,4 +1,4 @@
-"""Whose mask, and what is done with it? Masks of as many tokens by influence, a classifier and a probe × objectives.
+"""Whose mask, and what is done with it? Masks with one limit, by influence, a classifier and a probe × objectives.
 
 python experiments/rivals/mask_grid.py [seeds=1,2,3] [render=true] [output=folder] [runs=folder] [override ...]
 """
@@ -6,17 +6,17 @@ python experiments/rivals/mask_grid.py [seeds=1,2,3] [render=true] [output=folde
 from typing import Any
 
 from ifguide.report.experiment import Experiment, compare_named, facts_of, page_of, publish
-
-MASKS = {"jvp": "influence", "classifier": "classifier", "probe": "probe"}
+from ifguide.workspace import read_manifest
 
 
 def measure(experiment: Experiment) -> dict[str, Any]:
-    seeds = experiment.options["seeds"]
-    runs = experiment.sweep("mask_grid", "+experiment=mask_grid", f"seed={seeds}")
+    runs = experiment.sweep("mask_grid", "+experiment=mask_grid", f"seed={experiment.options['seeds']}")
     masked = [run for run in runs if run.method != "none" or run.choices["scorer"] == "jvp"]  # none has no mask
-    names = [run.method if run.method == "none" else f"{run.method}, {MASKS[run.choices['scorer']]}" for run in masked]
-    comparison, first = compare_named(masked, names), facts_of(runs[0], "tasks.toxicity.samples")
-    return {"seeds": seeds.split(","), "first": first, "masks": list(MASKS.values()), **page_of(comparison)}
+    names = [run.method if run.method == "none" else f"{run.method}, {run.choices['scorer']}" for run in masked]
+    first = facts_of(next(run for run in runs if run.metrics is not None), "tasks.toxicity.samples")
+    masks = {run.choices["scorer"]: run.artifacts["mask"] for run in masked if "mask" in run.artifacts}
+    selected = {name: read_manifest(mask)["facts"]["selected"] for name, mask in masks.items()}
+    return {"first": first, "selected": selected, **page_of(compare_named(masked, names))}
 
 
 if __name__ == "__main__":

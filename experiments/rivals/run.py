@@ -5,8 +5,8 @@
 
 Settings of each method (`conf/tuning`) are tried on validation prompts, by `+experiment=rivals_validation`: three, and
 further ones while the chosen one is at the edge, six at most. It is reported on test prompts and with other seeds, by
-`+experiment=rivals`. Without the sweep, each method has the setting that its file names. The report of the test runs,
-with what they wrote, is in `runs`/report.
+`+experiment=rivals`, and learns toxic text again there (`relearning`). Without the sweep, each method has the setting
+that its file names. The report of the test runs, with what they wrote, is in `runs`/report.
 """
 
 from collections.abc import Mapping, Sequence

@@ -31,7 +31,7 @@ def measure(experiment: Experiment) -> dict[str, Any]:
             low, high = cell.interval or (cell.value, cell.value)
             curves.setdefault(row.name, []).append((parameters / PER_MILLION, cell.value, low, high))
         found[size] = {"parameters": parameters, "facts": facts, **page_of(comparison)}
-    labels = ("parameters (millions)", "toxic fraction")
+    labels = ("parameters in millions", "toxic fraction")
     plot_intervals(curves, experiment.output / "sizes.png", labels=labels, log=True)
     return {"sizes": found, "seeds": seeds.split(","), "figures": {size: one["figures"] for size, one in found.items()}}
 

@@ -220,7 +220,7 @@ def compare_named(runs: Sequence[Run], names: Sequence[str]) -> Comparison:
 
 
 def page_of(comparison: Comparison) -> dict[str, Any]:
-    """What a page shows of a comparison: its `table`, and the `rows` and `figures` that the text quotes."""
+    """What a page needs of a comparison: its `table`, its `rows` (`rows_of`), and `figures`, printed last."""
     return {"table": markdown(comparison), "rows": rows_of(comparison), "figures": figures_of(comparison)}
 
 

@@ -8,13 +8,12 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
-from ifguide.methods.nado.loss import VALUES
+from ifguide.methods.nado.loss import VALUES, largest_log_odds
 from ifguide.objectives.linear_head import row_chunks
 
 # M places, V vocabulary
-
-LEAST = 80  # log-odds of R̂ are no further below 0: float32 holds what is as unlikely
 
 
 def controlled_losses(
@@ -28,12 +27,25 @@ def controlled_losses(
     Args:
         logits_MV: of p_θ.
         labels_M: token ids.
-        guidance_MV: log-odds of R̂ of every next token.
+        guidance_MV: log-odds of R̂ of every next token, none below −`largest_log_odds`.
         weights_M: λ of each place.
         teacher_MV: logits of p in q*; None: p_θ itself.
     """
     losses: Tensor = _ControlledLosses.apply(logits_MV, labels_M, guidance_MV, weights_M, teacher_MV)
     return losses
+
+
+def _posterior(
+    p_MV: Tensor, guidance_MV: Tensor, log_t_MV: Tensor | None, log_p_MV: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """q* and KL(q* ‖ p), [M, V] and [M, 1]; the logarithms are of the p in q*, where that is another one, and of p."""
+    r = guidance_MV.clamp(min=-largest_log_odds(guidance_MV.dtype)).sigmoid_()
+    q, gap = r * (p_MV if log_t_MV is None else log_t_MV.exp()), r.log_()
+    mass = q.sum(-1, keepdim=True)
+    if log_t_MV is not None and log_p_MV is not None:
+        gap.add_(log_t_MV).sub_(log_p_MV)
+    q /= mass
+    return q, (q * gap).sum(-1, keepdim=True) - mass.log_()
 
 
 class _ControlledLosses(torch.autograd.Function):
@@ -44,31 +56,28 @@ class _ControlledLosses(torch.autograd.Function):
     ) -> Tensor:  # fmt: skip
         losses_M, slopes_MV = logits_MV.new_empty(len(logits_MV)), torch.empty_like(logits_MV)
         for rows in row_chunks(logits_MV, logits_MV.shape[1], logits=VALUES, least=1):
-            labels, weights = labels_M[rows, None], weights_M[rows, None]
-            z, r = logits_MV[rows], guidance_MV[rows].clamp(min=-LEAST).sigmoid_()
+            z, labels, weights = logits_MV[rows], labels_M[rows, None], weights_M[rows, None]
             top = z.amax(-1, keepdim=True)
-            own, p, log_r = z.gather(-1, labels) - top, (z - top).exp_(), r.log()
-            total = p.sum(-1, keepdim=True)
-            if teacher_MV is None:
-                q, gap = p * r, log_r  # gap: log q* − log p_θ, but for what is the same for all v
-                mass = q.sum(-1, keepdim=True)
-                constant = (total / mass).log_()
-            else:
-                t = teacher_MV[rows]
-                t_top = t.amax(-1, keepdim=True)
-                q, gap = (t - t_top).exp_().mul_(r), log_r.add_(t).sub_(z)
-                mass = q.sum(-1, keepdim=True)
-                constant = (total / mass).log_() + top - t_top
-            q.div_(mass)
-            slopes = torch.mul(p, (1 + weights) / total, out=slopes_MV[rows])
-            slopes.addcmul_(q, weights, value=-1)
+            losses, slopes = top - z.gather(-1, labels), torch.sub(z, top, out=slopes_MV[rows]).exp_()
+            total = slopes.sum(-1, keepdim=True)
+            log_total = total.log()
+            losses += log_total
+            slopes /= total
+            if weights.any():
+                log_t, log_p = None, None
+                if teacher_MV is not None:
+                    log_t, log_p = teacher_MV[rows].log_softmax(-1), z - (top + log_total)
+                q, divergence = _posterior(slopes, guidance_MV[rows], log_t, log_p)
+                losses += weights * divergence
+                slopes *= 1 + weights
+                slopes.addcmul_(q, weights, value=-1)
             slopes.scatter_add_(-1, labels, slopes.new_full((), -1.0).expand(labels.shape))
-            divergence = q.mul_(gap).sum(-1, keepdim=True) + constant
-            losses_M[rows] = (total.log() - own + weights * divergence).squeeze(-1)
+            losses_M[rows] = losses.squeeze(-1)
         context.save_for_backward(slopes_MV)
         return losses_M
 
     @staticmethod
+    @once_differentiable
     def backward(context: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         (gradients_M,), (slopes_MV,) = gradients, context.saved_tensors
         return slopes_MV * gradients_M[:, None], None, None, None, None

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from ifguide.objectives.linear_head import row_chunks
 
@@ -70,11 +71,16 @@ def log_expectation(guidance_XV: Tensor, logits_XV: Tensor) -> tuple[Tensor, Ten
     The second one is summed by itself, since 1 − e would cancel where e is near 1.
 
     Args:
-        guidance_XV: log-odds of R̂.
+        guidance_XV: log-odds of R̂, clamped to what `largest_log_odds` says.
         logits_XV: of p.
     """
     log_e_M, log_not_e_M = _LogExpectation.apply(guidance_XV.flatten(0, -2), logits_XV.flatten(0, -2))
     return log_e_M.view(guidance_XV.shape[:-1]), log_not_e_M.view(guidance_XV.shape[:-1])
+
+
+def largest_log_odds(dtype: torch.dtype) -> float:
+    """Log-odds of R̂ and −R̂ whose exponentials a dtype holds, with a margin: 80 in float32."""
+    return 0.9 * log(torch.finfo(dtype).max)
 
 
 class _LogExpectation(torch.autograd.Function):
@@ -82,7 +88,7 @@ class _LogExpectation(torch.autograd.Function):
 
     @staticmethod
     def forward(context: Any, guidance_MV: Tensor, logits_MV: Tensor) -> tuple[Tensor, Tensor]:
-        slopes_MV, most = torch.empty_like(guidance_MV), 0.9 * log(torch.finfo(guidance_MV.dtype).max)
+        slopes_MV, most = torch.empty_like(guidance_MV), largest_log_odds(guidance_MV.dtype)
         e_M, not_e_M = (guidance_MV.new_empty(len(guidance_MV)) for _ in range(2))
         for rows in row_chunks(guidance_MV, guidance_MV.shape[1], logits=VALUES, least=1):
             p = logits_MV[rows].softmax(-1)
@@ -97,6 +103,7 @@ class _LogExpectation(torch.autograd.Function):
         return e_M.log(), not_e_M.log()
 
     @staticmethod
+    @once_differentiable
     def backward(context: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         (of_e_M, of_not_e_M), (slopes_MV, e_M, not_e_M) = gradients, context.saved_tensors
         return slopes_MV * (of_e_M / e_M - of_not_e_M / not_e_M)[:, None], None

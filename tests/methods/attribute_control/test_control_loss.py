@@ -40,25 +40,41 @@ def plain_losses(logits, labels, log_r, weights, teacher=None):
     return weights * (log_q.exp() * (log_q - log_p)).sum(-1) - log_p.gather(-1, labels[:, None])[:, 0]
 
 
-@pytest.mark.parametrize("rows", [1 << 17, 3 * V])  # values at a time
+@pytest.mark.parametrize("values", [1 << 17, 3 * V])  # at a time
 @pytest.mark.parametrize("taught", [False, True])
-def test_losses_and_gradients_are_those_of_automatic_differentiation(rows, taught, monkeypatch):
-    monkeypatch.setitem(controlled_losses.__globals__["VALUES"], "cpu", rows)
+def test_losses_and_gradients_are_those_of_automatic_differentiation(values, taught, monkeypatch):
+    monkeypatch.setitem(controlled_losses.__globals__["VALUES"], "cpu", values)
     generator = torch.Generator().manual_seed(0)
     logits, teacher, guidance = (torch.randn(10, V, generator=generator, dtype=torch.float64) for _ in range(3))
     labels, weights = torch.randint(V, (10,), generator=generator), torch.rand(10, generator=generator).double()
     upstream, found = torch.randn(10, generator=generator, dtype=torch.float64), []
-    weights[3] = 0
+    weights[3:6] = 0  # three rows at a time: a chunk without the regulariser
     for losses in (
         lambda z: controlled_losses(z, labels, guidance, weights, teacher if taught else None),
         lambda z: plain_losses(z, labels, torch.sigmoid(guidance).log(), weights, teacher if taught else None),
     ):
         given = logits.clone().requires_grad_()
-        values = losses(given)
-        values.backward(upstream)
-        found.append((values.detach(), given.grad))
+        of_places = losses(given)
+        of_places.backward(upstream)
+        found.append((of_places.detach(), given.grad))
     for ours, theirs in zip(*found, strict=True):
         assert torch.allclose(ours, theirs, rtol=1e-12, atol=1e-13)
+
+
+def test_under_autocast_it_is_as_precise_as_its_logits():
+    generator = torch.Generator().manual_seed(0)
+    hidden, weight, guidance = (torch.randn(size, generator=generator) for size in ((10, 8), (V, 8), (10, V)))
+    labels, found = torch.randint(V, (10,), generator=generator), []
+    for losses in (controlled_losses, lambda z, y, g, w: plain_losses(z, y, torch.sigmoid(g).log(), w)):
+        head = weight.clone().requires_grad_()
+        with torch.autocast("cpu", torch.bfloat16):
+            logits = torch.nn.functional.linear(hidden, head).float()
+            of_places = losses(logits, labels, guidance, torch.ones(10))
+        of_places.mean().backward()
+        assert of_places.dtype == torch.float32
+        found.append((of_places.detach(), head.grad))
+    for ours, theirs in zip(*found, strict=True):
+        assert torch.allclose(ours, theirs, rtol=1e-2, atol=1e-3)
 
 
 def test_what_is_unlikely_everywhere_stays_finite():
