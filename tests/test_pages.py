@@ -46,6 +46,22 @@ def test_the_page_shows_what_was_tried(tmp_path):
     assert "so the most fluent: rad (+50.0%)." in page({"npo": fluent, "rad": garbled})
 
 
+def test_what_is_not_learned_again_is_said_to_take_more(tmp_path):
+    half, equal = "relearning.all.tokens_to_half", "relearning.all.tokens_to_equal"
+    rows = {"none": {"values": {"perplexity.benign.perplexity": 2.0}, "difference": None}}
+    for name, tokens in (("hidden", (0.0, 512.4)), ("gone", (4096.0, 4096.0))):
+        values = dict(zip((half, equal), tokens, strict=True))
+        rows[name] = {"values": {"perplexity.benign.perplexity": 2.0, **values}, "difference": None}
+    curve = {"blocks": 30, "curve_tokens": [0, 1024, 4096]}
+    first = {"metrics": {"toxicity": {"all": {"prompts": 9}}, "relearning": {"all": curve}},
+             "settings": {"tasks.toxicity.samples": "5"},
+             "made": {"classifier.toxicity": {"facts": {"name": "a classifier"}}}}  # fmt: skip
+    text = rivals_page(tmp_path, rows=rows, first=first, plots=["relearning.png"])
+    assert "\n| hidden | 0 | 512 |\n| gone | more than 4,096 | more than 4,096 |\n\n![" in text
+    assert "on 30 blocks of toxic\ntext, over and over, until it has read 4,096 tokens" in text
+    assert "How deep" not in rivals_page(tmp_path, rows=rows)
+
+
 def test_findings_say_where_ifguide_loses(tmp_path):
     toxic = {"none": 0.5, "ifguide": 0.3, "better": 0.1, "dull": 0.2, "worse": 0.45, "same": 0.3}
     perplexity = {"dull": 20.0}
