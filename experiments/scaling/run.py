@@ -29,7 +29,7 @@ def measure(experiment: Experiment) -> dict[str, Any]:
         for row in comparison.measured:
             cell = row.cells[comparison.headline]
             low, high = cell.interval or (cell.value, cell.value)
-            curves.setdefault(row.name, []).append((parameters / PER_MILLION, cell.value, low, high))
+            curves.setdefault(row.name, []).append((round(parameters / PER_MILLION, 1), cell.value, low, high))
         found[size] = {"parameters": parameters, "facts": facts, **page_of(comparison)}
     labels = ("parameters in millions", "toxic fraction")
     plot_intervals(curves, experiment.output / "sizes.png", labels=labels, log=True)
