@@ -56,6 +56,7 @@ WITHOUT_RESULTS = set(PAGES) - {
     "real_text/run.py", "evaluation/run.py", "attribution_quality/datamodeling.py", "attribution_quality/detoxify.py",
     "attribution_quality/direction.py", "attribution_quality/run.py", "date_lm/run.py", "gold_standard/run.py",
     "nonlexical/run.py", "pretrained/run.py", "rivals/mask_grid.py", "rivals/run.py",
+    "scaling/run.py",
 }  # fmt: skip
 
 
