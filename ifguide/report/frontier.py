@@ -11,7 +11,7 @@ from matplotlib.text import Annotation
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 from matplotlib.transforms import Bbox
 
-from ifguide.report.plots import INK, Style, error_bar, new_figure, plain, save_figure, styles_of
+from ifguide.report.plots import INK, Style, columns_of, error_bar, new_figure, plain, save_figure, styles_of
 from ifguide.report.table import Measurement
 
 LABELLED = 6  # points that have names beside them; more have a legend, and a logarithmic axis where they differ much
@@ -48,7 +48,8 @@ def plot_frontier(
     beside = beside or {}
     styles = styles or styles_of([*points, *beside])
     width = 0.9 + 0.55 * len(beside)
-    figure = new_figure(width=8 + width * bool(beside), height=5.5)
+    legend = math.ceil(len(finite) / columns_of(finite)) if len(finite) > LABELLED else 0
+    figure = new_figure(width=8 + width * bool(beside), height=max(5.5, 3.9 + 0.2 * legend))
     if beside:
         axes, panel = figure.subplots(1, 2, sharey=True, width_ratios=(8 - width / 2, width))
         _draw_beside(panel, beside, styles)
@@ -97,7 +98,7 @@ def _draw_points(
     else:
         axes.set_ylim(bottom=0.0)
     if crowded:
-        axes.legend(frameon=False, fontsize=9, loc="lower left", bbox_to_anchor=(0.0, 1.02), ncols=3)
+        axes.legend(frameon=False, fontsize=9, loc="lower left", bbox_to_anchor=(0.0, 1.02), ncols=columns_of(points))
         return
     if len(best) > 1:
         axes.legend(frameon=False, fontsize=9, loc="upper right")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,7 @@ HATCHES = (None, "///", "...")  # after the last colour
 MARKERS = "oDs^vPXp"
 BINS = 120
 LONGEST_LABEL = 44
+LEGEND = 90  # characters of a line
 PIECE = 1 << 22  # scores held in memory at once
 
 
@@ -45,6 +46,12 @@ def styles_of(names: Sequence[str]) -> dict[str, Style]:
         name: Style(CYCLE[k % len(CYCLE)], MARKERS[k % len(MARKERS)], HATCHES[k // len(CYCLE) % len(HATCHES)])
         for k, name in enumerate(names)
     }
+
+
+def columns_of(names: Iterable[str]) -> int:
+    """Columns of a legend that are no wider together than a plot."""
+    lengths = [len(plain(name)) + 6 for name in names]
+    return max(1, min(len(lengths), LEGEND // max(lengths)))
 
 
 def plot_bars(
@@ -83,8 +90,7 @@ def plot_bars(
         Patch(facecolor=styles[name].colour, hatch=styles[name].hatch, edgecolor="white", lw=0, label=plain(name))
         for name in rows
     ]
-    columns = max(1, min(len(rows), 80 // max(len(plain(name)) + 6 for name in rows)))
-    axes.legend(handles=patches, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=columns, frameon=False)
+    axes.legend(handles=patches, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=columns_of(rows), frameon=False)
     save_figure(figure, path)
 
 

@@ -13,11 +13,12 @@ import numpy as np
 from matplotlib.ticker import FuncFormatter
 
 from ifguide.report.gather import Run
-from ifguide.report.plots import INK, Style, new_figure, plain, save_figure, styles_of
+from ifguide.report.plots import INK, Style, columns_of, new_figure, plain, save_figure, styles_of
 from ifguide.report.table import Column, Measurement
 from ifguide.statistics import interval_over_seeds
 
 SHARES = {"tokens_to_half": 0.5, "tokens_to_equal": 1.0}  # metric → share of the uncensored model's toxic fraction
+BANDED = 6  # curves at most whose intervals are drawn: more would hide each other
 CURVE_TOKENS, CURVE_FRACTION, LOW, HIGH = "curve_tokens", "curve_toxic_fraction", "curve_low", "curve_high"
 
 
@@ -97,7 +98,7 @@ def tokens_to_relearn(
 def plot_relearning(
     curves: Mapping[str, Curve], path: Path, *, label: str, reference: str | None, styles: Mapping[str, Style] | None
 ) -> None:
-    """Draw each row's curve with its interval, and the reference's own level, with half of it.
+    """Draw each row's curve, with its interval where there are few, and the reference's own level, with half of it.
 
     Args:
         curves: row → curve.
@@ -112,14 +113,15 @@ def plot_relearning(
     if not curves:
         raise ValueError("no curve to plot: measure +utility@utilities.relearning=relearning of one row at least")
     styles = styles or styles_of(list(curves))
-    figure = new_figure(width=8, height=5)
+    figure = new_figure(width=8, height=max(5.0, 3.9 + 0.2 * math.ceil(len(curves) / columns_of(curves))))
     axes = figure.subplots()
     for name, curve in curves.items():
         style = styles[name]
         looks: dict[str, Any] = {"color": style.colour, "marker": style.marker, "label": plain(name)}
         axes.plot(curve.tokens, curve.fractions, markeredgecolor=INK, markeredgewidth=0.4, clip_on=False, **looks)
-        lows, highs = zip(*curve.intervals, strict=True)
-        axes.fill_between(curve.tokens, lows, highs, color=style.colour, alpha=0.15, linewidth=0)
+        if len(curves) <= BANDED:
+            lows, highs = zip(*curve.intervals, strict=True)
+            axes.fill_between(curve.tokens, lows, highs, color=style.colour, alpha=0.15, linewidth=0)
     if reference is not None and reference in curves:
         level = curves[reference].fractions[0]
         for share, text in ((1.0, f"{plain(reference)} before"), (0.5, "half of it")):
@@ -132,7 +134,7 @@ def plot_relearning(
     axes.set_xlabel("tokens of toxic text learned (right is deeper)")
     axes.set_ylabel(label)
     axes.grid(alpha=0.25)
-    axes.legend(frameon=False, fontsize=9, loc="lower left", bbox_to_anchor=(0.0, 1.0), ncols=3)
+    axes.legend(frameon=False, fontsize=9, loc="lower left", bbox_to_anchor=(0.0, 1.0), ncols=columns_of(curves))
     save_figure(figure, path)
 
 

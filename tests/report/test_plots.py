@@ -98,6 +98,16 @@ def test_many_points_have_a_legend_of_distinct_marks(tmp_path, drawn):
     assert axes.get_legend().get_window_extent().x1 <= drawn[0].bbox.x1, "nothing is cut off"
 
 
+def test_a_legend_of_long_names_leaves_the_points_their_place(tmp_path, drawn):
+    names = [f"ifguide, objective.penalty=0.{i:02}8618788654, selection.limit=0.0199904156697" for i in range(10, 25)]
+    points = {name: (Measurement(12.0 + i), Measurement(0.01 * 1.3**i)) for i, name in enumerate(names)}
+    plot_frontier(points, tmp_path / "f.png", labels=LABELS)
+    (axes,), whole = drawn[0].axes, drawn[0].bbox
+    frame, legend = axes.get_window_extent(), axes.get_legend().get_window_extent()
+    assert frame.width > 0.8 * whole.width and frame.height > 0.4 * whole.height
+    assert legend.x1 <= whole.x1 and legend.y1 <= whole.y1
+
+
 def test_histogram_counts_every_score_and_no_chunking_shows(tmp_path, drawn, monkeypatch):
     scores = np.random.default_rng(0).standard_t(2, size=(50, 40)).astype(np.float32)
     plot_scores(scores, 1.5, tmp_path / "whole.png")
