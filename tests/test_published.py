@@ -45,6 +45,7 @@ PAGES = {  # script → its page; results lie beside it
     "rivals/run.py": "README.md",
     "scaling/run.py": "README.md",
 }
+ELSEWHERE = {"rivals/run.py": ["other_sources"]}  # script → folders with results of other options
 WITHOUT_PAGES = {  # helpers, benchmarks, whose output is kept as it is printed, and the README's table
     "benchmarks/shared.py", "benchmarks/amortised.py", "benchmarks/curvature.py",
     "benchmarks/generation.py", "benchmarks/gpu.py", "benchmarks/plan.py", "benchmarks/scoring.py",
@@ -128,12 +129,19 @@ def test_the_readme_quotes_the_pretrained_model_as_it_was_measured():
     assert quoted in (ROOT / "README.md").read_text(encoding="utf-8")
 
 
+def published(script):
+    """Results and page of a script, and of what it measured with other options."""
+    page = PAGES.get(script, "README.md")
+    beside = Experiment(EXPERIMENTS / script, page=page).results_file
+    for results in (beside, *(beside.parent / place / beside.name for place in ELSEWHERE.get(script, ()))):
+        yield json.loads(results.read_text(encoding="utf-8")), results.with_name(page)
+
+
 @pytest.mark.parametrize("script", sorted(set(PAGES) - WITHOUT_RESULTS))
 def test_a_page_is_what_its_template_makes_of_its_results(script, tmp_path):
-    page = PAGES[script]
-    experiment = Experiment(EXPERIMENTS / script, [f"output={tmp_path}"], page=page)
-    kept = json.loads(Experiment(EXPERIMENTS / script, page=page).results_file.read_text(encoding="utf-8"))
-    assert experiment.render(kept) == (EXPERIMENTS / script).with_name(page).read_text(encoding="utf-8")
+    experiment = Experiment(EXPERIMENTS / script, [f"output={tmp_path}"], page=PAGES[script])
+    for kept, page in published(script):
+        assert experiment.render(kept) == page.read_text(encoding="utf-8")
 
 
 def every_stage(kind=Stage):
@@ -147,15 +155,15 @@ def test_published_results_come_from_todays_stages(script):
     """A stage whose meaning has changed since makes published numbers old: measure again."""
     if script in WITHOUT_RESULTS:
         pytest.skip("its page was measured before results were kept")
-    results = Experiment(EXPERIMENTS / script, page=PAGES.get(script, "README.md")).results_file
     versions: dict[str, set[int]] = {}
     for stage in every_stage():
         if isinstance(getattr(stage, "name", None), str) and hasattr(stage, "version"):
             versions.setdefault(stage.name, set()).add(stage.version)
-    kept = json.loads(results.read_text(encoding="utf-8"))["stages"]
-    assert kept and ifguide.stages.plan
-    old = {name: version for name, version in kept.items() if version not in versions.get(name, {version})}
-    assert not old, f"made with older versions of stages: {old}"
+    for results, page in published(script):
+        kept = results["stages"]
+        assert kept and ifguide.stages.plan
+        old = {name: version for name, version in kept.items() if version not in versions.get(name, {version})}
+        assert not old, f"{page}: made with older versions of stages: {old}"
 
 
 def test_the_readme_shows_the_table_that_was_kept():
