@@ -7,6 +7,7 @@ four; the same numbers.
 """
 
 from collections.abc import Callable
+from math import log
 from typing import Any
 
 import torch
@@ -15,6 +16,7 @@ from torch import Tensor
 # B blocks, T tokens, X any shape of tokens, N tokens of all blocks, D hidden size, V vocabulary
 
 CHUNK_LOGITS = {"cpu": 1 << 22, "cuda": 1 << 27}  # at a time
+CACHED_LOGITS = {"cpu": 1 << 17, "cuda": 1 << 24}  # at a time without a product: they stay in the cache of a CPU
 CHUNK_TOKENS = 128  # at least, or the products become narrow and slow
 
 
@@ -219,6 +221,11 @@ def _autocast(hidden_ND: Tensor, weight_VD: Tensor, bias_V: Tensor | None) -> tu
 def precise_dtype(values: Tensor) -> torch.dtype:
     """float32, or float64 where values are in that."""
     return torch.float64 if values.dtype == torch.float64 else torch.float32
+
+
+def largest_exponent(dtype: torch.dtype) -> float:
+    """A number whose exponential, and that of its negative, a dtype holds with a margin: 80 in float32."""
+    return 0.9 * log(torch.finfo(dtype).max)
 
 
 def _logits(hidden_ND: Tensor, weight_VD: Tensor, bias_V: Tensor | None) -> Tensor:

@@ -10,8 +10,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from ifguide.methods.nado.loss import VALUES, largest_log_odds
-from ifguide.objectives.linear_head import row_chunks
+from ifguide.objectives.linear_head import CACHED_LOGITS, largest_exponent, row_chunks
 
 # M places, V vocabulary
 
@@ -27,7 +26,7 @@ def controlled_losses(
     Args:
         logits_MV: of p_θ.
         labels_M: token ids.
-        guidance_MV: log-odds of R̂ of every next token, none below −`largest_log_odds`.
+        guidance_MV: log-odds of R̂ of every next token, none below −`largest_exponent`.
         weights_M: λ of each place.
         teacher_MV: logits of p in q*; None: p_θ itself.
     """
@@ -39,7 +38,7 @@ def _posterior(
     p_MV: Tensor, guidance_MV: Tensor, log_t_MV: Tensor | None, log_p_MV: Tensor | None
 ) -> tuple[Tensor, Tensor]:
     """q* and KL(q* ‖ p), [M, V] and [M, 1]; the logarithms are of the p in q*, where that is another one, and of p."""
-    r = guidance_MV.clamp(min=-largest_log_odds(guidance_MV.dtype)).sigmoid_()
+    r = guidance_MV.clamp(min=-largest_exponent(guidance_MV.dtype)).sigmoid_()
     q, gap = r * (p_MV if log_t_MV is None else log_t_MV.exp()), r.log_()
     mass = q.sum(-1, keepdim=True)
     if log_t_MV is not None and log_p_MV is not None:
@@ -55,7 +54,7 @@ class _ControlledLosses(torch.autograd.Function):
         teacher_MV: Tensor | None,
     ) -> Tensor:  # fmt: skip
         losses_M, slopes_MV = logits_MV.new_empty(len(logits_MV)), torch.empty_like(logits_MV)
-        for rows in row_chunks(logits_MV, logits_MV.shape[1], logits=VALUES, least=1):
+        for rows in row_chunks(logits_MV, logits_MV.shape[1], logits=CACHED_LOGITS, least=1):
             z, labels, weights = logits_MV[rows], labels_M[rows, None], weights_M[rows, None]
             top = z.amax(-1, keepdim=True)
             losses, slopes = top - z.gather(-1, labels), torch.sub(z, top, out=slopes_MV[rows]).exp_()

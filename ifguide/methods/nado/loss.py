@@ -5,7 +5,6 @@ every possible next token v at once, as log-odds: R̂(x, y<i, v) = σ(guidance[b
 next. So R̂ of a text that ends in y_i is `guidance[b, i, y_i]`.
 """
 
-from math import log
 from typing import Any
 
 import torch
@@ -13,11 +12,9 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from ifguide.objectives.linear_head import row_chunks
+from ifguide.objectives.linear_head import CACHED_LOGITS, largest_exponent, row_chunks
 
 # B texts, N tokens of their continuations, V vocabulary, X any shape, M places
-
-VALUES = {"cpu": 1 << 17, "cuda": 1 << 24}  # at a time: they stay in the cache of a CPU
 
 
 def of_tokens(values_BNV: Tensor, tokens_BN: Tensor) -> Tensor:
@@ -71,16 +68,11 @@ def log_expectation(guidance_XV: Tensor, logits_XV: Tensor) -> tuple[Tensor, Ten
     The second one is summed by itself, since 1 − e would cancel where e is near 1.
 
     Args:
-        guidance_XV: log-odds of R̂, clamped to what `largest_log_odds` says.
+        guidance_XV: log-odds of R̂, clamped to what `largest_exponent` says.
         logits_XV: of p.
     """
     log_e_M, log_not_e_M = _LogExpectation.apply(guidance_XV.flatten(0, -2), logits_XV.flatten(0, -2))
     return log_e_M.view(guidance_XV.shape[:-1]), log_not_e_M.view(guidance_XV.shape[:-1])
-
-
-def largest_log_odds(dtype: torch.dtype) -> float:
-    """Log-odds of R̂ and −R̂ whose exponentials a dtype holds, with a margin: 80 in float32."""
-    return 0.9 * log(torch.finfo(dtype).max)
 
 
 class _LogExpectation(torch.autograd.Function):
@@ -88,9 +80,9 @@ class _LogExpectation(torch.autograd.Function):
 
     @staticmethod
     def forward(context: Any, guidance_MV: Tensor, logits_MV: Tensor) -> tuple[Tensor, Tensor]:
-        slopes_MV, most = torch.empty_like(guidance_MV), largest_log_odds(guidance_MV.dtype)
+        slopes_MV, most = torch.empty_like(guidance_MV), largest_exponent(guidance_MV.dtype)
         e_M, not_e_M = (guidance_MV.new_empty(len(guidance_MV)) for _ in range(2))
-        for rows in row_chunks(guidance_MV, guidance_MV.shape[1], logits=VALUES, least=1):
+        for rows in row_chunks(guidance_MV, guidance_MV.shape[1], logits=CACHED_LOGITS, least=1):
             p = logits_MV[rows].softmax(-1)
             x = guidance_MV[rows].clamp(-most, most).neg_().exp_()
             r = (x + 1).reciprocal_()

@@ -43,7 +43,7 @@ def plain_losses(logits, labels, log_r, weights, teacher=None):
 @pytest.mark.parametrize("values", [1 << 17, 3 * V])  # at a time
 @pytest.mark.parametrize("taught", [False, True])
 def test_losses_and_gradients_are_those_of_automatic_differentiation(values, taught, monkeypatch):
-    monkeypatch.setitem(controlled_losses.__globals__["VALUES"], "cpu", values)
+    monkeypatch.setitem(controlled_losses.__globals__["CACHED_LOGITS"], "cpu", values)
     generator = torch.Generator().manual_seed(0)
     logits, teacher, guidance = (torch.randn(10, V, generator=generator, dtype=torch.float64) for _ in range(3))
     labels, weights = torch.randint(V, (10,), generator=generator), torch.rand(10, generator=generator).double()

@@ -94,7 +94,7 @@ def test_gradients_flow_through_both_sides_of_the_divergence():
 
 @pytest.mark.parametrize("values", [1 << 17, 3 * V])  # at a time
 def test_expectations_and_their_gradients_are_those_of_automatic_differentiation(values, monkeypatch):
-    monkeypatch.setitem(log_expectation.__globals__["VALUES"], "cpu", values)
+    monkeypatch.setitem(log_expectation.__globals__["CACHED_LOGITS"], "cpu", values)
     generator, found = torch.Generator().manual_seed(0), []
     guidance, logits = (3 * torch.randn(2, 5, V, generator=generator, dtype=torch.float64) for _ in range(2))
     upstream = torch.randn(2, 2, 5, generator=generator, dtype=torch.float64)
