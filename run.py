@@ -23,7 +23,7 @@ from ifguide.stages.configuration import config_flags, prepare, processes
 from ifguide.stages.signals import listening, stopped
 from ifguide.stages.streams import make_lenient
 from ifguide.tracking import finish_tracking
-from ifguide.workspace import as_override, global_rank, write_json
+from ifguide.workspace import as_override, global_rank, unranked, write_json
 
 SAID_IN_A_LINE = (ValueError, OmegaConfBaseException, OSError)  # a user's mistake, or what the machine refuses
 
@@ -77,7 +77,7 @@ def runs_alone(cfg: DictConfig) -> bool:
         return True
     place = as_override(hydra_cfg.runtime.output_dir)
     command = [sys.executable, __file__, *config_flags(), *hydra_cfg.overrides.task, f"hydra.run.dir={place}"]
-    if subprocess.run(command, check=False).returncode:
+    if subprocess.run(command, check=False, env=unranked()).returncode:
         failures.append(" ".join(command))
     return False
 

@@ -172,9 +172,11 @@ class SweepReport(Callback):
     """
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
+        folder = Path(config.hydra.sweep.dir).absolute()
+        if config.stage not in COMMANDS:  # rows that a launcher ran in processes of their own failed there
+            failures.extend(str(file) for file in folder.glob(f"*/{FAILURE_FILE}"))
         if global_rank() > 0 or config.stage != "evaluate":
             return
-        folder = Path(config.hydra.sweep.dir).absolute()
         try:
             with open_dict(config):
                 config.hydra.runtime.output_dir = str(folder)

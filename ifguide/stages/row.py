@@ -1,5 +1,6 @@
 """What a run leaves in its folder: `run.json` always; after an evaluation its metrics and token pages."""
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -55,13 +56,17 @@ def write_tokens(plan: Plan, artifacts: Mapping[str, Artifact], folder: Path) ->
     write_token_pages(corpus, names, open_scores(scores.path), mask, facts, folder, labels)
 
 
-def objective(metrics: Mapping[str, Any], paths: str | Sequence[str]) -> float | list[float]:
-    """The metric that a sweeper optimises; a list where it optimises several.
+def objective(metrics: Mapping[str, Any], paths: str | Sequence[str]) -> float | list[float] | None:
+    """The metric that a sweeper optimises; a list where it optimises several; None, of a failed trial, where one is not
+    finite: Optuna would end the search with it.
 
     Raises:
         ValueError: one was not measured; what was is listed.
     """
-    return _metric(metrics, paths) if isinstance(paths, str) else [_metric(metrics, path) for path in paths]
+    values = [_metric(metrics, path) for path in ([paths] if isinstance(paths, str) else paths)]
+    if not all(map(math.isfinite, values)):
+        return None
+    return values[0] if isinstance(paths, str) else values
 
 
 def _metric(metrics: Mapping[str, Any], path: str) -> float:

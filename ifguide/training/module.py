@@ -125,8 +125,8 @@ class OptimizedModule(pl.LightningModule):
         if checkpoint["micro_batches"] != self._micro_batches():
             raise ValueError(
                 f"this run was interrupted with (micro-batches, processes) = {tuple(checkpoint['micro_batches'])} and "
-                f"would go on with {tuple(self._micro_batches())}: resume with the same micro_batch_size and "
-                "devices of the trainer, or delete its folder in the workspace's .building"
+                f"would go on with {tuple(self._micro_batches())}: resume with the same "
+                f"trainer.micro_batch_size and trainer.devices, or delete {self.trainer.default_root_dir}"
             )
 
     def _micro_batches(self) -> list[int]:

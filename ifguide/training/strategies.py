@@ -25,6 +25,8 @@ from torch.distributed.tensor import DTensor
 from ifguide.models import decoder_blocks
 
 FSDP, DEEPSPEED = "fsdp", "deepspeed"
+# parts of names: norms of shares; weights that stay apart; processes that keep their results; hardware that is not ours
+UNFIT = ("fsdp_", "stage_3", "fork", "spawn", "notebook", "single_", "xla")
 
 
 def check_strategy(strategy: str | Strategy, *, precision: str, compile: bool, fused_loss: bool | None) -> None:
@@ -33,9 +35,9 @@ def check_strategy(strategy: str | Strategy, *, precision: str, compile: bool, f
         raise ValueError(f"strategy={strategy}: clips by a norm of each process's own share; use fsdp")
     if shares_weights(strategy):
         if compile:
-            raise ValueError("compile=True: not of a model whose weights are shared out (strategy=fsdp)")
+            raise ValueError("compile=true: not of a model whose weights are shared out (strategy=fsdp)")
         if fused_loss:
-            raise ValueError("fused_loss=True: reads the head's weights by themselves, which strategy=fsdp shares out")
+            raise ValueError("fused_loss=true: reads the head's weights by themselves, which strategy=fsdp shares out")
         if precision not in ("32-true", "bf16-mixed", "bf16-true"):
             raise ValueError(f"precision={precision}: strategy=fsdp computes in 32-true, bf16-mixed or bf16-true")
     elif is_deepspeed(strategy):
@@ -53,13 +55,13 @@ def check_strategy(strategy: str | Strategy, *, precision: str, compile: bool, f
                 f"strategy={strategy}: the package deepspeed is not installed; pip install 'ifguide[deepspeed]', or "
                 "use strategy=fsdp"
             )
-    elif isinstance(strategy, str) and strategy != "auto" and strategy not in StrategyRegistry:
+    elif isinstance(strategy, str) and strategy != "auto" and strategy not in known_strategies():
         raise ValueError(f"strategy={strategy}; known: auto, {', '.join(known_strategies())}")
 
 
 def known_strategies() -> list[str]:
     names = [str(name) for name in StrategyRegistry.available_strategies()]
-    return sorted(name for name in names if not name.startswith("fsdp_") and "stage_3" not in name)
+    return sorted(name for name in names if not any(part in name for part in UNFIT))
 
 
 def shares_weights(strategy: Any) -> bool:

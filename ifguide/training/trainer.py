@@ -159,7 +159,7 @@ class TrainerSettings:
         plugins = list(plugins) if isinstance(plugins, Sequence) and not isinstance(plugins, str) else [plugins]
         if not any(isinstance(one, CheckpointIO) for one in plugins):
             ours["plugins"] = [*plugins, WholeCheckpointIO()]
-        return pl.Trainer(
+        trainer = pl.Trainer(
             accelerator=self.accelerator,
             devices=self.devices,
             num_nodes=self.num_nodes,
@@ -169,6 +169,9 @@ class TrainerSettings:
             **deepcopy(ours),
             **options,
         )
+        # Lightning's answer to SIGTERM is to wait for the other processes, whatever they are doing; ours ends the run
+        trainer._signal_connector.register_signal_handlers = lambda: None  # type: ignore[method-assign]
+        return trainer
 
     def inference_trainer(self, *, bars: bool = True) -> pl.Trainer:
         """A trainer for work without gradients of its own on all devices, in the model's own precision."""
@@ -206,7 +209,8 @@ class TrainerSettings:
         if rest or share == 0 or share % micro:
             raise ValueError(
                 f"batch_size={batch_size} does not divide into {self.processes} processes × micro-batches of "
-                f"{self.micro_batch_size}; change it, or micro_batch_size or devices of the trainer"
+                f"{self.micro_batch_size}; change it, trainer.micro_batch_size, trainer.devices or "
+                "trainer.num_nodes"
             )
         return share // micro
 

@@ -18,7 +18,7 @@ from ifguide.workspace.files import (
     write_json,
 )
 from ifguide.workspace.fingerprint import canonical_json, describe, fingerprint_of
-from ifguide.workspace.ranks import check_launched, forget_ranks, global_rank, local_rank, wait_until
+from ifguide.workspace.ranks import check_launched, forget_ranks, global_rank, local_rank, unranked, wait_until
 from ifguide.workspace.store import Recipe, Workspace
 
 __all__ = [
@@ -47,6 +47,7 @@ __all__ = [
     "read_json",
     "read_manifest",
     "refusal",
+    "unranked",
     "wait_until",
     "write_atomically",
     "write_json",

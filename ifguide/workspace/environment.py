@@ -16,7 +16,7 @@ RECORDED_PACKAGES = ("torch", "transformers", "pytorch-lightning", "kronfluence"
 def describe_environment() -> dict[str, Any]:
     """Versions of Python and of packages; the commit of the code, with a hash of what was changed since; hardware; and
     how many processes a run is made of."""
-    return {**_of_this_process(), "processes": int(os.environ.get("WORLD_SIZE", 1))}
+    return {**_of_this_process(), "processes": int(os.environ.get("WORLD_SIZE") or os.environ.get("SLURM_NTASKS", "1"))}
 
 
 @cache

@@ -49,6 +49,11 @@ def forget_ranks() -> None:
         os.environ.pop(name, None)
 
 
+def unranked() -> dict[str, str]:
+    """The environment without what a launcher says of ranks, for a process that starts others by itself."""
+    return {name: value for name, value in os.environ.items() if name not in (*LAUNCHED, RUN_ID)}
+
+
 def wait_until(
     happened: Callable[[], bool],
     *,
@@ -74,9 +79,10 @@ def wait_until(
         if alive():
             last = time.monotonic()
         if time.monotonic() - last > limit_seconds:
+            said = ", ".join(name for name in LAUNCHED if name in os.environ)
             raise ValueError(
                 f"this is process {global_rank()} of a run, says its launcher, and for {limit_seconds:g} s nothing was "
-                f"seen of the first one; start all, or unset {', '.join(LAUNCHED[:3])} and {LAUNCHED[-1]}"
+                f"seen of the first one; start all, or unset {said}"
             )
         time.sleep(poll_seconds)
 

@@ -21,6 +21,16 @@ def test_the_advice_repeats_what_the_report_depends_on():
     assert typed[4:] == [given[2], given[3], given[4], given[5], given[7], given[8]]
 
 
+def test_rows_that_failed_in_processes_of_their_own_are_failures_of_the_program(tmp_path, monkeypatch):
+    monkeypatch.setattr(commands, "failures", [])
+    for name in ("0", "1"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "1" / "failure.json").write_text("{}")
+    for stage, expected in (("plan", []), ("mask", [str(tmp_path / "1" / "failure.json")])):
+        SweepReport().on_multirun_end(OmegaConf.create({"stage": stage, "hydra": {"sweep": {"dir": str(tmp_path)}}}))
+        assert commands.failures == expected
+
+
 def test_a_report_that_fails_is_a_failure_of_the_program(tmp_path, monkeypatch, caplog):
     config = OmegaConf.create(
         {"stage": "evaluate", "logger": {}, "judge": {"pretrained": "x"},

@@ -158,8 +158,8 @@ def test_preferences_are_learned_as_by_one_process(corpus, together, tmp_path):
 @pytest.mark.parametrize(
     "options, message",
     [
-        (dict(strategy="fsdp", compile=True), "^compile=True: .*strategy=fsdp"),
-        (dict(strategy="fsdp", fused_loss=True), "^fused_loss=True: .*strategy=fsdp"),
+        (dict(strategy="fsdp", compile=True), "^compile=true: .*strategy=fsdp"),
+        (dict(strategy="fsdp", fused_loss=True), "^fused_loss=true: .*strategy=fsdp"),
         (dict(strategy="fsdp", precision="64-true"), "^precision=64-true: strategy=fsdp computes in 32-true, "),
         (dict(strategy="fsdp_cpu_offload"), "^strategy=fsdp_cpu_offload: .* use fsdp"),
         (dict(strategy=FSDPStrategy()), "^strategy=.* use fsdp"),
