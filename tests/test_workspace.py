@@ -228,13 +228,6 @@ def test_a_first_process_that_never_comes_is_not_waited_for(tmp_path, monkeypatc
 
 
 @pytest.mark.parametrize("collective", [False, True])
-def test_what_starts_other_processes_says_nothing_of_ranks(monkeypatch):
-    for name, value in {"SLURM_NTASKS": "1", "SLURM_NTASKS_PER_NODE": "1", "RANK": "0", "SLURM_JOB_ID": "7"}.items():
-        monkeypatch.setenv(name, value)
-    found = unranked()
-    assert found["SLURM_JOB_ID"] == "7" and not {"SLURM_NTASKS", "SLURM_NTASKS_PER_NODE", "RANK"} & set(found)
-
-
 def test_what_a_dead_first_process_left_is_no_sign_of_life(workspace, monkeypatch, collective):
     """Of a stale RANK, beside the leftovers of a build that was killed."""
     recipe = Recipe("stage", 1, {}, {})
@@ -247,6 +240,13 @@ def test_what_a_dead_first_process_left_is_no_sign_of_life(workspace, monkeypatc
     monkeypatch.setattr(wait_until, "__kwdefaults__", wait_until.__kwdefaults__ | {"limit_seconds": 0.3})
     with pytest.raises(ValueError, match=r"nothing was seen of the first one; start all, or unset RANK$"):
         workspace.build(recipe, refuse, collective=collective)
+
+
+def test_what_starts_other_processes_says_nothing_of_ranks(monkeypatch):
+    for name, value in {"SLURM_NTASKS": "1", "SLURM_NTASKS_PER_NODE": "1", "RANK": "0", "SLURM_JOB_ID": "7"}.items():
+        monkeypatch.setenv(name, value)
+    found = unranked()
+    assert found["SLURM_JOB_ID"] == "7" and not {"SLURM_NTASKS", "SLURM_NTASKS_PER_NODE", "RANK"} & set(found)
 
 
 def _build_in_a_run(root, name, said):
