@@ -217,9 +217,7 @@ def test_a_first_process_that_never_comes_is_not_waited_for(tmp_path, monkeypatc
     monkeypatch.setenv("RANK", "1")
     (tmp_path / ".building" / "stage-0").mkdir(parents=True)
     quick = dict(limit_seconds=0.01, poll_seconds=0.01)
-    with pytest.raises(
-        ValueError, match=r"^this is process 1 of a run.* unset RANK, LOCAL_RANK, WORLD_SIZE and SLURM_NTASKS"
-    ):
+    with pytest.raises(ValueError, match=r"^this is process 1 of a run.* unset RANK$"):
         wait_until((tmp_path / "manifest").exists, **quick)
     end = time.monotonic() + 0.3
     wait_until(lambda: time.monotonic() > end, alive=lambda: True, **quick)  # it is at work, for however long
