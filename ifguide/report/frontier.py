@@ -11,7 +11,17 @@ from matplotlib.text import Annotation
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 from matplotlib.transforms import Bbox
 
-from ifguide.report.plots import INK, Style, columns_of, error_bar, new_figure, plain, save_figure, styles_of
+from ifguide.report.plots import (
+    INK,
+    Style,
+    columns_of,
+    error_bar,
+    height_with_legend,
+    new_figure,
+    plain,
+    save_figure,
+    styles_of,
+)
 from ifguide.report.table import Measurement
 
 LABELLED = 6  # points that have names beside them; more have a legend, and a logarithmic axis where they differ much
@@ -48,8 +58,8 @@ def plot_frontier(
     beside = beside or {}
     styles = styles or styles_of([*points, *beside])
     width = 0.9 + 0.55 * len(beside)
-    legend = math.ceil(len(finite) / columns_of(finite)) if len(finite) > LABELLED else 0
-    figure = new_figure(width=8 + width * bool(beside), height=max(5.5, 3.9 + 0.2 * legend))
+    height = height_with_legend(finite, 5.5) if len(finite) > LABELLED else 5.5
+    figure = new_figure(width=8 + width * bool(beside), height=height)
     if beside:
         axes, panel = figure.subplots(1, 2, sharey=True, width_ratios=(8 - width / 2, width))
         _draw_beside(panel, beside, styles)

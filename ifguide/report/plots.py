@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import io
+import math
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -52,6 +53,11 @@ def columns_of(names: Iterable[str]) -> int:
     """Columns of a legend that are no wider together than a plot."""
     lengths = [len(plain(name)) + 6 for name in names]
     return max(1, min(len(lengths), LEGEND // max(lengths)))
+
+
+def height_with_legend(names: Collection[str], least: float) -> float:
+    """Inches of a figure whose legend stands above its plot, such that many names leave that its place."""
+    return max(least, 3.9 + 0.2 * math.ceil(len(names) / columns_of(names)))
 
 
 def plot_bars(

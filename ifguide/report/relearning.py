@@ -13,7 +13,7 @@ import numpy as np
 from matplotlib.ticker import FuncFormatter
 
 from ifguide.report.gather import Run
-from ifguide.report.plots import INK, Style, columns_of, new_figure, plain, save_figure, styles_of
+from ifguide.report.plots import INK, Style, columns_of, height_with_legend, new_figure, plain, save_figure, styles_of
 from ifguide.report.table import Column, Measurement
 from ifguide.statistics import interval_over_seeds
 
@@ -113,7 +113,7 @@ def plot_relearning(
     if not curves:
         raise ValueError("no curve to plot: measure +utility@utilities.relearning=relearning of one row at least")
     styles = styles or styles_of(list(curves))
-    figure = new_figure(width=8, height=max(5.0, 3.9 + 0.2 * math.ceil(len(curves) / columns_of(curves))))
+    figure = new_figure(width=8, height=height_with_legend(curves, 5.0))
     axes = figure.subplots()
     for name, curve in curves.items():
         style = styles[name]

@@ -34,16 +34,14 @@ def controlled_losses(
     return losses
 
 
-def _posterior(
-    p_MV: Tensor, guidance_MV: Tensor, log_t_MV: Tensor | None, log_p_MV: Tensor | None
-) -> tuple[Tensor, Tensor]:
-    """q* and KL(q* ‖ p), [M, V] and [M, 1]; the logarithms are of the p in q*, where that is another one, and of p."""
+def _posterior(p_MV: Tensor, guidance_MV: Tensor, log_ratio_MV: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """q* ∝ p·R̂ and KL(q* ‖ p_θ), [M, V] and [M, 1]; `log_ratio_MV` is log p − log p_θ, where p is another one."""
     r = guidance_MV.clamp(min=-largest_exponent(guidance_MV.dtype)).sigmoid_()
-    q, gap = r * (p_MV if log_t_MV is None else log_t_MV.exp()), r.log_()
+    q, gap = r * p_MV, r.log_()
     mass = q.sum(-1, keepdim=True)
-    if log_t_MV is not None and log_p_MV is not None:
-        gap.add_(log_t_MV).sub_(log_p_MV)
     q /= mass
+    if log_ratio_MV is not None:
+        gap += log_ratio_MV
     return q, (q * gap).sum(-1, keepdim=True) - mass.log_()
 
 
@@ -63,10 +61,11 @@ class _ControlledLosses(torch.autograd.Function):
             losses += log_total
             slopes /= total
             if weights.any():
-                log_t, log_p = None, None
-                if teacher_MV is not None:
-                    log_t, log_p = teacher_MV[rows].log_softmax(-1), z - (top + log_total)
-                q, divergence = _posterior(slopes, guidance_MV[rows], log_t, log_p)
+                if teacher_MV is None:
+                    q, divergence = _posterior(slopes, guidance_MV[rows])
+                else:
+                    log_t = teacher_MV[rows].log_softmax(-1)
+                    q, divergence = _posterior(log_t.exp(), guidance_MV[rows], log_t - (z - top - log_total))
                 losses += weights * divergence
                 slopes *= 1 + weights
                 slopes.addcmul_(q, weights, value=-1)
