@@ -3,7 +3,6 @@
 import gc
 import logging
 import os
-import subprocess
 import sys
 import traceback
 import warnings
@@ -18,9 +17,9 @@ from omegaconf.errors import OmegaConfBaseException
 from transformers.utils.logging import disable_progress_bar
 
 from ifguide.report.gather import FAILURE_FILE
-from ifguide.stages.commands import COMMANDS, build, failures
+from ifguide.stages.commands import COMMANDS, build, failures, forget
 from ifguide.stages.configuration import config_flags, prepare, processes
-from ifguide.stages.signals import listening, stopped
+from ifguide.stages.signals import listening, run_through, stopped
 from ifguide.stages.streams import make_lenient
 from ifguide.tracking import finish_tracking
 from ifguide.workspace import as_override, global_rank, unranked, write_json
@@ -37,6 +36,7 @@ def main(cfg: DictConfig) -> float | list[float] | None:
     logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
     folder = Path(HydraConfig.get().runtime.output_dir)
     try:
+        forget(cfg, folder)
         prepare(cfg)
         if not runs_alone(cfg):
             return None
@@ -45,7 +45,7 @@ def main(cfg: DictConfig) -> float | list[float] | None:
         return value
     except BaseException as error:
         if stopped() or not isinstance(error, Exception):  # what a signal breaks off may raise anything
-            record(folder, "Stopped", f"stopped by {stopped()}")
+            record(folder, "Stopped", f"stopped by {stopped()}" if stopped() else str(error))
             raise (KeyboardInterrupt if isinstance(error, Exception) else error) from None
         message = (str(error).splitlines() or [type(error).__name__])[0]
         failures.append(message)
@@ -61,23 +61,21 @@ def main(cfg: DictConfig) -> float | list[float] | None:
 def record(folder: Path, error: str, message: str) -> None:
     """Leave in the run's folder, and in W&B, why it ended; on a full disk that is only printed."""
     with suppress(OSError):
-        write_json(folder / FAILURE_FILE, {"error": error, "message": message})
+        if not (folder / FAILURE_FILE).exists():  # else another process ended first, and this one with it
+            write_json(folder / FAILURE_FILE, {"error": error, "message": message})
     with suppress(OSError):
         finish_tracking(failure=message)
 
 
 def runs_alone(cfg: DictConfig) -> bool:
-    """Start a sweep's row in its own process where it needs several, because their launcher repeats the command line.
-
-    Returns:
-        True where this process is to do the work itself.
-    """
+    """Whether this process is to do the work itself. A sweep's row that needs several is run in one of its own, because
+    their launcher repeats the command line."""
     hydra_cfg = HydraConfig.get()
     if hydra_cfg.mode != RunMode.MULTIRUN or processes(cfg) == 1 or global_rank() > 0:
         return True
     place = as_override(hydra_cfg.runtime.output_dir)
     command = [sys.executable, __file__, *config_flags(), *hydra_cfg.overrides.task, f"hydra.run.dir={place}"]
-    if subprocess.run(command, check=False, env=unranked()).returncode:
+    if run_through(command, env=unranked()):
         failures.append(" ".join(command))
     return False
 

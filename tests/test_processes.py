@@ -6,6 +6,8 @@ import json
 import os
 import shutil
 import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -126,20 +128,64 @@ def test_a_signal_ends_a_training_in_one_line(tmp_path, number, code):
     assert json.loads((tmp_path / "sweep" / "0" / "failure.json").read_text())["message"] == f"stopped by {number.name}"
 
 
-def test_what_a_signal_breaks_off_may_raise_anything(tmp_path, monkeypatch):
+@pytest.fixture
+def failing(tmp_path, monkeypatch):
+    """The entry point, which prepares no run but raises what it is given; and the failure that it leaves."""
     monkeypatch.syspath_prepend(str(Path(__file__).parents[1]))
-
-    def broken_off(cfg):
-        raise RuntimeError("a callback was interrupted")
-
     place = SimpleNamespace(runtime=SimpleNamespace(output_dir=str(tmp_path)), mode=RunMode.MULTIRUN)
     entry = importlib.import_module("run")
     monkeypatch.setattr(entry.HydraConfig, "get", lambda: place)
-    monkeypatch.setattr(entry, "prepare", broken_off)
+
+    def fail(error, stage="evaluate"):
+        def prepare(cfg):
+            raise error
+
+        monkeypatch.setattr(entry, "prepare", prepare)
+        try:
+            entry.main.__wrapped__(SimpleNamespace(stage=stage))
+        finally:
+            entry.failures.clear()
+        return json.loads((tmp_path / "failure.json").read_text())
+
+    return fail
+
+
+def test_what_a_signal_breaks_off_may_raise_anything(tmp_path, monkeypatch, failing):
     monkeypatch.setattr(signals, "_received", [signal.SIGINT])
     with pytest.raises(KeyboardInterrupt):
-        entry.main.__wrapped__(None)
+        failing(RuntimeError("a callback was interrupted"))
     assert json.loads((tmp_path / "failure.json").read_text()) == {"error": "Stopped", "message": "stopped by SIGINT"}
+
+
+def test_the_first_process_that_ends_says_why_and_the_next_attempt_anew(tmp_path, monkeypatch, failing):
+    assert failing(ValueError("a mistake"))["message"] == "a mistake"
+    assert failing(ValueError("another"))["message"] == "another"
+    monkeypatch.setenv("RANK", "1")  # which ends because the first one did
+    with pytest.raises(SystemExit):
+        failing(SystemExit("the process of rank 0 has ended"))
+    assert json.loads((tmp_path / "failure.json").read_text())["message"] == "another"
+    (tmp_path / "failure.json").unlink()
+    with pytest.raises(SystemExit):
+        failing(SystemExit("the process of rank 0 has ended"))
+    said = json.loads((tmp_path / "failure.json").read_text())
+    assert said == {"error": "Stopped", "message": "the process of rank 0 has ended"}
+
+
+def test_a_signal_is_passed_on_to_the_process_of_a_row_and_that_may_end_by_itself(tmp_path):
+    row = (
+        "import pathlib, signal, sys, time\n"
+        "def end(number, frame): pathlib.Path('ended').write_text(str(number)); sys.exit(0)\n"
+        "signal.signal(signal.SIGTERM, end); pathlib.Path('started').touch(); time.sleep(60)"
+    )
+    sweep = (
+        "import os, sys; from ifguide.stages.signals import listening, run_through\n"
+        f"with listening(): run_through([sys.executable, '-c', {row!r}], os.environ)"
+    )
+    process = subprocess.Popen([sys.executable, "-c", sweep], cwd=tmp_path, stderr=subprocess.PIPE, text=True)
+    wait_until((tmp_path / "started").exists)
+    process.terminate()
+    assert "stopped by SIGTERM" in process.communicate(timeout=60)[1] and process.returncode == 143
+    assert (tmp_path / "ended").read_text() == str(int(signal.SIGTERM))
 
 
 @pytest.fixture(scope="module")

@@ -49,7 +49,7 @@ def test_clean_lists_what_no_run_needs_and_removes_it_when_told_to(tmp_path, mon
     caplog.set_level("INFO", "ifguide")
     rows = [Row(tmp_path, "stage=proxy", f"proxy.seed={seed}").run() for seed in (0, 4)]
     (tmp_path / "kept").mkdir()
-    write_run(rows[0].plan.row, rows[0].made, tmp_path / "kept")
+    write_run(rows[0].plan, {}, rows[0].workspace, tmp_path / "kept")  # as a run does before anything is made
     kept, lost = (row.path("proxy").name for row in rows)
 
     def clean(*overrides):

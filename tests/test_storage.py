@@ -10,7 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from training.test_training import Recorder, model_for, run
+from pytorch_lightning import Callback
+from training.test_training import CPU, Interrupt, Recorder, model_for, run
 
 from ifguide.influence.store import ScoreStore, create_scores, open_scores
 from ifguide.stages.signals import requeue
@@ -213,6 +214,35 @@ def test_a_signal_before_the_limit_saves_the_step_and_nothing_is_computed_twice(
     assert before.losses + after.losses == whole.losses
     for one, other in zip(model.parameters(), resumed.parameters(), strict=True):
         assert torch.equal(one, other)
+
+
+def test_a_signal_while_the_last_step_is_validated_saves_it(corpus, tmp_path):
+    whole, rest = Recorder(), Recorder()
+    _, facts = run(corpus, tmp_path / "whole", whole)
+    last = Interrupt(facts["steps"], SaveWhenAsked.ask)
+    with pytest.raises(SystemExit):
+        run(corpus, tmp_path / "asked", Recorder(), callbacks=[last])
+    kept = newest_checkpoint(tmp_path / "asked" / "checkpoints")
+    assert kept.name == f"step={facts['steps']}.ckpt" and facts["steps"] % CPU.checkpoint_every
+    assert run(corpus, tmp_path / "asked", rest)[1] == facts and len(rest.losses) < len(whole.losses)
+
+
+def test_checkpoints_of_many_signals_do_not_pile_up(corpus, tmp_path):
+    for step in range(1, 6):
+        objective = Recorder()
+        with pytest.raises(SystemExit):
+            run(corpus, tmp_path, objective, callbacks=[AskAfter(step)], epochs=2)
+    names = sorted(path.name for path in (tmp_path / "checkpoints").glob("*.ckpt"))
+    assert names == ["step=3.ckpt", "step=4.ckpt", "step=5.ckpt"]
+
+
+class AskAfter(Callback):
+    def __init__(self, step):
+        self.step = step
+
+    def on_train_batch_start(self, trainer, module, batch, index):
+        if trainer.global_step == self.step - 1:
+            assert SaveWhenAsked.ask()
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,6 @@ import logging
 import re
 import shlex
 from collections.abc import Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -42,23 +41,23 @@ REPORTED = ("judge", "report", "paths", "trainer", "logger")  # groups and setti
 failures: list[str] = []  # of this process, which then ends with 1
 
 
+def forget(cfg: DictConfig, folder: Path) -> None:
+    """Remove how an attempt ended that is repeated in its folder, perhaps otherwise."""
+    for name in (METRICS_FILE, FAILURE_FILE) if cfg.stage not in COMMANDS and global_rank() == 0 else ():
+        (folder / name).unlink(missing_ok=True)
+
+
 def build(cfg: DictConfig, folder: Path) -> float | list[float] | None:
     """Build what `stage` asks for; an evaluation ends in metrics and a report of the row, and returns its objective."""
     plan, workspace, first = make_plan(cfg), make_workspace(cfg), global_rank() == 0
     check_judge(cfg, plan)
-    for name in (METRICS_FILE, FAILURE_FILE) if first else ():
-        (folder / name).unlink(missing_ok=True)  # of an attempt that is repeated in its folder, perhaps otherwise
     tracked = start_tracking(cfg)
     artifacts: dict[str, Artifact] = {}
-    try:
-        carry_out(plan, workspace, artifacts)
-    except BaseException:
-        if first:
-            with suppress(OSError):  # of a full disk: what came first is said
-                write_run(plan.row, artifacts, folder)
-        raise
+    if first:  # while it goes on, too, `stage=clean` knows what it needs
+        write_run(plan, artifacts, workspace, folder)
+    carry_out(plan, workspace, artifacts)
     if first:
-        write_run(plan.row, artifacts, folder)
+        write_run(plan, artifacts, workspace, folder)
     if first and "behaviours" in plan.row:
         write_tokens(plan, artifacts, folder)
     if not first or cfg.stage != "evaluate":

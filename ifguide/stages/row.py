@@ -17,19 +17,18 @@ from ifguide.stages.stage import Plan
 from ifguide.workspace import Artifact, Workspace, write_json
 
 
-def write_run(row: Mapping[str, Any], artifacts: Mapping[str, Artifact], folder: Path) -> None:
-    """Write `run.json`: what the row is, and where its artifacts are; what programs read.
+def write_run(plan: Plan, artifacts: Mapping[str, Artifact], workspace: Workspace, folder: Path) -> None:
+    """Write `run.json`: what the row is, and where its artifacts are or will be; what programs read.
 
     Args:
-        row: name, stage, seed, notes and what was measured (`Plan.row`).
+        plan: of the run; its `row` has name, stage, seed, notes and what is measured.
         artifacts: role → artifact, those that were made.
+        workspace: where the others will be.
         folder: of the run.
     """
-    notes = [*row["notes"], *all_warnings(artifacts)]
-    write_json(
-        folder / RUN_FILE,
-        {**row, "notes": notes, "artifacts": {role: str(made.path) for role, made in artifacts.items()}},
-    )
+    notes = [*plan.row["notes"], *all_warnings(artifacts)]
+    places = {role: str(stage.place(workspace)) for role, stage in plan.roles.items()}
+    write_json(folder / RUN_FILE, {**plan.row, "notes": notes, "artifacts": places})
 
 
 def write_row(plan: Plan, artifacts: Mapping[str, Artifact], workspace: Workspace, folder: Path) -> dict[str, Any]:

@@ -10,7 +10,7 @@ import re
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from types import FrameType
 
@@ -46,6 +46,18 @@ def listening() -> Iterator[None]:
         if _received[0] == signal.SIGUSR1 and global_rank() == 0:
             requeue()
         sys.exit(128 + _received[0])
+
+
+def run_through(command: Sequence[str], env: Mapping[str, str]) -> int:
+    """Exit code of a program that is run to its end. A signal that ends this process is passed on to the program, which
+    is waited for: what it does when it is asked to end, it does."""
+    with subprocess.Popen(command, env=dict(env)) as program:
+        try:
+            return program.wait()
+        except KeyboardInterrupt:
+            program.send_signal(_received[-1] if _received else signal.SIGINT)
+            program.wait()
+            raise
 
 
 def requeue() -> None:

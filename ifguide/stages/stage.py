@@ -144,6 +144,10 @@ class Stage:
     def is_in(self, workspace: Workspace) -> bool:
         return workspace.holds(self.recipe)
 
+    def place(self, workspace: Workspace) -> Path:
+        """Where its artifact is, or will be."""
+        return workspace.folder(self.recipe)
+
     def make(self, workspace: Workspace, inputs: Mapping[str, Artifact]) -> Artifact:
         """The stage's artifact, found in the workspace or built there.
 
@@ -209,6 +213,9 @@ class Existing(Stage):
 
     def is_in(self, workspace: Workspace) -> bool:
         return True
+
+    def place(self, workspace: Workspace) -> Path:
+        return self.folder
 
     def make(self, workspace: Workspace, inputs: Mapping[str, Artifact]) -> Artifact:
         return Artifact.open(self.folder, stage=self.stage, verify=workspace.verify)

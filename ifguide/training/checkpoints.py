@@ -5,7 +5,7 @@ import os
 import re
 import zipfile
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NoReturn
 
 import pytorch_lightning as pl
 import torch
@@ -14,6 +14,7 @@ from pytorch_lightning.callbacks import ModelCheckpoint
 
 log = logging.getLogger(__name__)
 PART = ".part"
+KEPT = 2  # checkpoints, should the newest be damaged
 
 
 class WholeCheckpointIO(TorchCheckpointIO):
@@ -62,11 +63,16 @@ def best_checkpoint(folder: Path, monitor: str) -> ModelCheckpoint:
 def newest_checkpoint(folder: Path) -> Path | None:
     """The checkpoint of the latest step of a folder that is whole; what is not (of another program's writing, a damaged
     disk) is said and passed over. Clocks are not asked: they may have been set back in between."""
-    for path in sorted(folder.glob("*.ckpt"), key=_step, reverse=True):
+    for path in _by_step(folder):
         if path.is_dir() or _is_whole(path):  # sharded ones are folders
             return path
         log.warning("%s is damaged: training goes on from the checkpoint before it, or starts anew", path)
     return None
+
+
+def _by_step(folder: Path) -> list[Path]:
+    """Checkpoints of a folder, that of the latest step first."""
+    return sorted(folder.glob("*.ckpt"), key=_step, reverse=True)
 
 
 def _step(path: Path) -> tuple[int, float]:
@@ -105,18 +111,23 @@ class SaveWhenAsked(pl.Callback):
 
     def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         SaveWhenAsked.training, SaveWhenAsked.asked = trainer.world_size == 1, False
+        for path in _by_step(self.folder)[KEPT:]:
+            trainer.strategy.remove_checkpoint(path)  # of times that it was asked before
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, module: pl.LightningModule, outputs: Any, batch: Any, index: int
     ) -> None:
         if SaveWhenAsked.asked and ends_step(trainer, index):
-            trainer.save_checkpoint(self.folder / f"step={trainer.global_step}.ckpt")
-            raise KeyboardInterrupt
+            self._save_and_end(trainer)
 
     def on_train_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         SaveWhenAsked.training = False
         if SaveWhenAsked.asked:
-            raise KeyboardInterrupt
+            self._save_and_end(trainer)
+
+    def _save_and_end(self, trainer: pl.Trainer) -> NoReturn:
+        trainer.save_checkpoint(self.folder / f"step={trainer.global_step}.ckpt")
+        raise KeyboardInterrupt
 
     def on_exception(self, trainer: pl.Trainer, module: pl.LightningModule, exception: BaseException) -> None:
         SaveWhenAsked.training = False

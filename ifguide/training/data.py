@@ -124,6 +124,9 @@ class ExampleDataModule(pl.LightningDataModule):
         validation: held out; None or empty: no validation.
         steps, batch_size, accumulate, seed: as in `BatchOrder`.
         validation_batch: examples per validation batch.
+
+    Attributes:
+        validates: whether there is a validation.
     """
 
     def __init__(
@@ -139,6 +142,7 @@ class ExampleDataModule(pl.LightningDataModule):
     ) -> None:
         super().__init__()
         self._examples, self._validation, self._validation_batch = examples, validation, validation_batch
+        self.validates = bool(validation)
         self.accumulate, self._steps, self._batch_size, self._seed = accumulate, steps, batch_size, seed
 
     def train_dataloader(self) -> DataLoader[Any]:
@@ -157,7 +161,7 @@ class ExampleDataModule(pl.LightningDataModule):
         return DataLoader(self._examples, sampler=order, batch_size=None)  # type: ignore[arg-type]
 
     def val_dataloader(self) -> DataLoader[Any] | list[Any]:
-        if not self._validation:
+        if self._validation is None or not self.validates:
             return []
         trainer = self.trainer
         assert trainer is not None

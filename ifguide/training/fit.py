@@ -18,7 +18,7 @@ from ifguide.hardware import keeping_freed_memory
 from ifguide.training.checkpoints import AfterSteps, SaveWhenAsked, best_checkpoint, newest_checkpoint
 from ifguide.training.context import TrainingContext
 from ifguide.training.data import BlockDataModule, ExampleDataModule, Examples
-from ifguide.training.module import VALIDATION_LOSS, CausalLanguageModel, DivergedError, OptimizedModule
+from ifguide.training.module import VALIDATION_LOSS, CausalLanguageModel, DivergedError, OptimizedModule, logged_losses
 from ifguide.training.optimization import Optimization
 from ifguide.training.trainer import interval
 
@@ -81,11 +81,10 @@ def train(
         tokenizer=tokenizer,
     )
     model.train()  # a loaded model comes in evaluation mode
-    network: Any = torch.compile(model) if context.trainer.compile else model
     end_of_text = None if tokenizer is None else int(tokenizer.eos_token_id)
     module = CausalLanguageModel(
-        network, objective, optimization, steps=steps, seed=seed, end_of_text=end_of_text,
-        fused=False if context.trainer.compile else context.trainer.fused_loss,
+        model, objective, optimization, steps=steps, seed=seed, end_of_text=end_of_text,
+        fused=context.trainer.fused_loss, compiled=context.trainer.compile,
     )  # fmt: skip
     facts = fit(module, data, context, steps=steps)
     return {**facts, "tokens": steps * optimization.batch_size * blocks.block_length}
@@ -133,7 +132,7 @@ def fit(
 ) -> dict[str, Any]:
     """Run a module through its data: what `train` and `train_on_examples` share."""
     settings, checkpoints = context.trainer, context.checkpoints
-    model = getattr(module.source, "body", module.source)  # of a reward model
+    model = getattr(module.model, "body", module.model)  # of a reward model
     if settings.gradient_checkpointing and isinstance(model, PreTrainedModel):
         model.gradient_checkpointing_enable({"use_reentrant": False})
     latest = AfterSteps(
@@ -174,13 +173,14 @@ def fit(
         ) from None
     if trainer.interrupted:
         raise KeyboardInterrupt
-    metrics = {name: float(value) for name, value in trainer.callback_metrics.items() if "loss" in name}
-    if best is not None and stopping is not None:
-        trainer.validate(module, data, verbose=False)  # the last step may lie between two validations
-        last = float(trainer.callback_metrics[VALIDATION_LOSS])
+    metrics = {**module.losses, **logged_losses(trainer)}
+    if data.validates and module.validated != trainer.global_step:  # it ended, or went on, between two validations
+        trainer.validate(module, data, verbose=False)
+        metrics |= logged_losses(trainer)
     module.put_together()
     if best is not None and stopping is not None:
         seen = inf if best.best_model_score is None else float(best.best_model_score)
+        last = metrics[VALIDATION_LOSS]
         metrics[VALIDATION_LOSS] = min(stopping.start, seen, last)
         if metrics[VALIDATION_LOSS] == stopping.start:
             rank_zero_warn(

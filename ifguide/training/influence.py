@@ -156,7 +156,7 @@ class InfluenceScoring(pl.Callback):
 
     def _score(self, trainer: pl.Trainer, module: Any, folder: Path, rows: NDArray[np.int64]) -> None:
         data = _data(trainer)
-        model = copy.deepcopy(module.source).float().eval()
+        model = copy.deepcopy(module.model).float().eval()
         folder.mkdir(parents=True, exist_ok=True)
         directions = self._directions(trainer, model, folder)
         shape = (len(directions), len(rows), data.train.block_length)

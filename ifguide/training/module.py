@@ -23,6 +23,11 @@ class DivergedError(ValueError):
     """The loss or the weights are no longer finite."""
 
 
+def logged_losses(trainer: pl.Trainer) -> dict[str, float]:
+    """The last ones of training and of validation, as far as this process had some."""
+    return {name: float(value) for name, value in trainer.callback_metrics.items() if "loss" in name}
+
+
 class OptimizedModule(pl.LightningModule):
     """What every training shares: seeded steps, the optimisation, and the refusal of what is not finite.
 
@@ -32,26 +37,34 @@ class OptimizedModule(pl.LightningModule):
         steps: optimiser steps in total, for the schedule.
         seed: of dropout, together with step and rank: no generator state has to be saved for an exact resume.
         fused: as in `predictions`, of a language model; one that is shared out is never read by parts.
+        compiled: call it through `torch.compile`; its weights keep their names.
 
     Attributes:
         shares: whether the model's weights may be shared out over processes, because `loss` only calls the model.
+        losses: the last ones of the checkpoint that it goes on from.
+        validated: optimiser steps before the last validation.
     """
 
     shares: ClassVar[bool] = False
 
     def __init__(
-        self, model: nn.Module, optimization: Optimization, *, steps: int, seed: int, fused: bool | None = False
+        self,
+        model: nn.Module,
+        optimization: Optimization,
+        *,
+        steps: int,
+        seed: int,
+        fused: bool | None = False,
+        compiled: bool = False,
     ) -> None:
         super().__init__()
         self.model = model
         self._optimization, self._steps, self._seed = optimization, steps, seed
-        self._predict = predictions(model, fused=fused)
+        network: Any = torch.compile(model) if compiled else model
+        self._predict = predictions(network, fused=False if compiled else fused)
         self._whole: list[nn.Module] = []  # while a copy of it is shared out and trained
-
-    @property
-    def source(self) -> Any:
-        """The model itself, which a compiled one holds."""
-        return getattr(self.model, "_orig_mod", self.model)
+        self.losses: dict[str, float] = {}
+        self.validated: int | None = None
 
     @property
     def clip(self) -> float:
@@ -86,9 +99,10 @@ class OptimizedModule(pl.LightningModule):
         seed = torch.default_generator.manual_seed if self.device.type == "cpu" else torch.manual_seed
         seed((self._seed * 1_000_003 + batch_index) * 1009 + self.global_rank)
         loss = self.loss(batch)
-        if not torch.isfinite(loss):
-            raise DivergedError(f"the training loss is {loss.item()} at step {self.global_step}")
-        self.log("train/loss", loss, prog_bar=True, sync_dist=True)
+        mean: Tensor = self.trainer.strategy.reduce(loss.detach())  # all processes see that one's is not finite
+        if not torch.isfinite(mean):
+            raise DivergedError(f"the training loss is {mean.item()} at step {self.global_step}")
+        self.log("train/loss", mean, prog_bar=True)
         return loss
 
     def validation_step(self, batch: Mapping[str, Tensor], batch_index: int) -> None:
@@ -97,6 +111,9 @@ class OptimizedModule(pl.LightningModule):
         # Lightning rounds the mean of the processes' sizes down to a whole number, so all are multiples of how many
         size *= self.trainer.world_size
         self.log(VALIDATION_LOSS, loss, prog_bar=True, sync_dist=True, batch_size=size)
+
+    def on_validation_end(self) -> None:
+        self.validated = self.trainer.global_step
 
     def configure_gradient_clipping(
         self,
@@ -128,12 +145,14 @@ class OptimizedModule(pl.LightningModule):
                 f"would go on with {tuple(self._micro_batches())}: resume with the same "
                 f"trainer.micro_batch_size and trainer.devices, or delete {self.trainer.default_root_dir}"
             )
+        self.losses = checkpoint["losses"]
 
     def _micro_batches(self) -> list[int]:
         return [self.trainer.accumulate_grad_batches, self.trainer.world_size]
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        checkpoint["micro_batches"] = self._micro_batches()
+        losses = {**self.losses, **logged_losses(self.trainer)}
+        checkpoint |= {"micro_batches": self._micro_batches(), "losses": losses}
         if bad := [name for name, value in self.model.named_parameters() if not is_finite(value)]:
             raise DivergedError(f"{len(bad)} weights are not finite at step {self.global_step}, the first is {bad[0]}")
 
@@ -142,10 +161,10 @@ class CausalLanguageModel(OptimizedModule):
     """Trains a causal language model on blocks.
 
     Args:
-        model: the model; a compiled one works alike.
+        model: the model.
         objective: (logits, input_ids, mask or None) → scalar loss. Where it has a method `inputs`, the model reads
             inputs(input_ids, mask or None, end_of_text) instead of input_ids.
-        optimization, steps, seed, fused: as in `OptimizedModule`.
+        optimization, steps, seed, fused, compiled: as in `OptimizedModule`.
         end_of_text: id of the token between documents, for such an objective.
     """
 
@@ -161,8 +180,9 @@ class CausalLanguageModel(OptimizedModule):
         seed: int,
         end_of_text: int | None = None,
         fused: bool | None = False,
+        compiled: bool = False,
     ) -> None:
-        super().__init__(model, optimization, steps=steps, seed=seed, fused=fused)
+        super().__init__(model, optimization, steps=steps, seed=seed, fused=fused, compiled=compiled)
         self.objective, self._end_of_text = objective, end_of_text
 
     def forward(self, input_ids: Tensor) -> Tensor | LinearLogits:

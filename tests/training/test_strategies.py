@@ -5,6 +5,7 @@ from importlib.util import find_spec
 import numpy as np
 import pytest
 import torch
+import torch.distributed as dist
 from pytorch_lightning import Callback
 from pytorch_lightning.strategies import FSDPStrategy, ModelParallelStrategy
 from tiny import tiny_model
@@ -18,6 +19,7 @@ from ifguide.methods.dpo import DPO, reference_log_probabilities
 from ifguide.objectives import LanguageModeling
 from ifguide.training.context import TrainingContext, save_trained
 from ifguide.training.fit import train
+from ifguide.training.module import DivergedError
 from ifguide.training.optimization import Optimization
 from ifguide.training.strategies import is_finite, of_lightning
 from ifguide.training.trainer import TrainerSettings
@@ -50,11 +52,22 @@ def model_for(corpus, architecture):
     return AutoModelForCausalLM.from_config(small, attn_implementation="sdpa", dtype=torch.float64)
 
 
-def trained(corpus, folder, settings, architecture, *, end=None):
+class OneDiverges(LanguageModeling):
+    """Its loss is not finite in one process, from the fourth step on."""
+
+    calls = 0
+
+    def forward(self, logits, input_ids, mask=None):
+        self.calls += 1
+        infinite = self.calls > 3 and dist.get_rank() == 1
+        return super().forward(logits, input_ids, mask) + (torch.inf if infinite else 0)
+
+
+def trained(corpus, folder, settings, architecture, *, objective=None, end=None):
     """Losses, facts and weights; each process is at a different loss, and each gradient is clipped."""
     model, losses = model_for(corpus, architecture), Losses(end)
     facts = train(
-        model, LanguageModeling(), Optimization(learning_rate=0.01, batch_size=8, epochs=1, clip=0.1),
+        model, objective or LanguageModeling(), Optimization(learning_rate=0.01, batch_size=8, epochs=1, clip=0.1),
         TrainingContext(settings, folder, callbacks=[losses]), blocks=corpus.split("train"), mask=None,
         validation=corpus.split("validation"), seed=0,
     )  # fmt: skip
@@ -89,6 +102,10 @@ def in_fsdp(processes, corpus_folder, folder):
     recomputing = settings(devices=2, strategy="fsdp", gradient_checkpointing=True)
     found["recomputed"] = trained(corpus, folder / "recomputed", recomputing, "llama")
     found["recomputed"].pop("model")
+    try:
+        trained(corpus, folder / "diverged", settings(devices=2, strategy="ddp"), "gpt_neox", objective=OneDiverges())
+    except DivergedError as error:
+        found["diverged"] = str(error)
     try:
         trained(corpus, folder / "killed", fsdp, "gpt_neox", end=3)
     except Killed:
@@ -139,6 +156,11 @@ def test_a_killed_training_goes_on_where_it_was(together):
         assert len(resumed["losses"]) == len(whole["losses"]) - 2
         assert resumed["losses"] == whole["losses"][2:]
         assert all(torch.equal(resumed["weights"][name], value) for name, value in whole["weights"].items())
+
+
+def test_where_one_process_diverges_all_end_and_say_so(together):
+    for found in together[0]:
+        assert found["diverged"].startswith("the training loss is inf at step 3. Use a smaller learning_rate")
 
 
 def test_activations_can_be_computed_again(together):

@@ -1,9 +1,11 @@
+import shutil
 from functools import partial
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+from pytorch_lightning import Callback
 from torch import nn
 
 from ifguide.corpus.masks import TokenMask
@@ -106,6 +108,71 @@ def test_an_interrupted_run_resumes_exactly(corpus, tmp_path, dropout):
     assert rest.losses == whole.losses[-len(rest.losses) :]
     for (name, a), b in zip(model.named_parameters(), resumed.parameters(), strict=True):
         assert torch.equal(a, b), name
+
+
+class Interrupt(Callback):
+    """Does something when the validation after a step begins."""
+
+    def __init__(self, step, act):
+        self.step, self.act = step, act
+
+    def on_validation_start(self, trainer, module):
+        if trainer.global_step == self.step:
+            self.act()
+
+
+def killed():
+    raise RuntimeError("killed")
+
+
+@pytest.mark.parametrize("every, interrupted_at", [(None, -1), (3, 3)])
+def test_the_last_losses_are_known_of_a_run_that_was_interrupted_while_it_was_validated(
+    corpus, tmp_path, every, interrupted_at
+):
+    """Nothing is left to train where that was after the last step; or the last step is between two validations."""
+    trainer = TrainerSettings(micro_batch_size=2, checkpoint_every=1, progress=False, validate_every=every)
+    model, whole = run(corpus, tmp_path / "whole", Recorder(), trainer=trainer)
+    steps = range(whole["steps"] + 1)
+    interrupt = Interrupt(steps[interrupted_at], killed)
+    with pytest.raises(RuntimeError, match="killed"):
+        run(corpus, tmp_path / "broken", Recorder(), trainer=trainer, callbacks=[interrupt])
+    _, facts = run(corpus, tmp_path / "broken", Recorder(), trainer=trainer)
+    assert facts == whole and whole.keys() == {"steps", "tokens", "train/loss", "validation/loss"}
+    assert whole["validation/loss"] == pytest.approx(validation_loss(model, corpus), rel=1e-6)
+
+
+def validation_loss(model, corpus):
+    """Of the weights that a training ended with."""
+    tokens = torch.from_numpy(corpus.split("validation").tokens(slice(None)).astype(np.int64))
+    with torch.no_grad():
+        return cross_entropy(model.eval()(input_ids=tokens).logits, tokens).item()
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("c++") is None, reason="torch.compile needs a C++ compiler")
+def test_a_compiled_model_learns_the_same_and_is_resumed_without(corpus, tmp_path):
+    whole, compiled, rest = Losses(), Losses(end=3), Losses()
+    run(corpus, tmp_path / "whole", LanguageModeling(), callbacks=[whole])
+    trainer = TrainerSettings(micro_batch_size=2, checkpoint_every=3, progress=False, compile=True)
+    with pytest.raises(RuntimeError, match="killed"):
+        run(corpus, tmp_path / "broken", LanguageModeling(), trainer=trainer, callbacks=[compiled])
+    run(corpus, tmp_path / "broken", LanguageModeling(), callbacks=[rest])
+    assert len(compiled.found) == 6 and len(compiled.found + rest.found) == len(whole.found)
+    np.testing.assert_allclose(compiled.found + rest.found, whole.found, rtol=1e-5)
+
+
+class Losses(Callback):
+    """Keeps the losses of micro-batches, and ends the training after a step without a word."""
+
+    def __init__(self, end=None):
+        self.end, self.found = end, []
+
+    def on_train_batch_end(self, trainer, module, outputs, batch, index):
+        self.found.append(float(trainer.callback_metrics["train/loss"]))
+
+    def on_train_batch_start(self, trainer, module, batch, index):
+        if trainer.global_step == self.end:
+            killed()
 
 
 def test_a_run_that_is_interrupted_twice_resumes_exactly(corpus, tmp_path):
