@@ -155,7 +155,7 @@ REST = """
 | clocks are set back, or differ | nothing: checkpoints are ordered by their step, and waiting is measured by no clock that can be set |
 | a launcher's `RANK` is left over | a run of one process forgets it; one of several waits ten minutes for its first process, and says which variables to unset |
 | `sbatch` without `srun` | one line, before anything is built, where the job has several tasks and one was started |
-| several processes on one workspace | each artifact is built once; the others wait for its lock |
+| several processes on one workspace | each artifact is built once; while one builds it, the others build what does not need it, or wait |
 | a file system without locks | said once; files stand for locks there, which a machine that dies leaves behind |
 | the workspace is moved | nothing: artifacts hold no absolute paths, and runs look for theirs in `paths.workspace` too |
 | standard output is closed, as by `| head` | one line; the run goes on |

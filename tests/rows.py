@@ -71,7 +71,7 @@ class Row:
     def write(self) -> Path:
         """The run's folder as `run.py` leaves it, but for its report."""
         self.metrics()
-        write_run(self.plan.row, self.made, self.folder)
+        write_run(self.plan, self.made, self.workspace, self.folder)
         if "behaviours" in self.plan.row:
             write_tokens(self.plan, self.made, self.folder)
         return self.folder

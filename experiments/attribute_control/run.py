@@ -2,31 +2,29 @@
 
     python experiments/attribute_control/run.py [rounds=3] [seeds=1] [render=true] [override ...]
 
-Beside them: the uncensored model, and as much ordinary fine-tuning. It takes two rounds to time a parallel step.
+Beside them: as much ordinary fine-tuning. One of two processes trains a round's model, the other one the next R̂.
 """
 
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from ifguide.report.experiment import Experiment, facts_of, publish
 from ifguide.report.gather import Run
 
 EPOCHS = 0.5  # of a round, in conf/optim/sample_control.yaml
-SCHEMES = {"sequential": "false", "parallel": "true"}
+PROCESSES = {"parallel": 2, "sequential": 1}
 
 
 def row_of(run: Run, scheme: str, rounds: int) -> dict[str, Any]:
     facts = facts_of(run)
-    made, metrics = facts["made"], facts["metrics"]
-    learning = [one["facts"] for role, one in made.items() if scheme != "parallel" or role != "model"]  # no R̂
-    steps = [one for one in learning if "seconds_per_step" in one]
-    of_rounds = [one["seconds"] for role, one in made.items() if role.startswith("round") or role == "model"]
-    toxic = metrics["toxicity"]["all"]
+    made, toxic = facts["made"], facts["metrics"]["toxicity"]["all"]
+    last, learning = made["model"], [one for role, one in made.items() if role.startswith(f"round{rounds}.")]
+    step, ordinary = (last["facts"].get(f"seconds_per_{kind}step") for kind in ("", "ordinary_"))
     return {
-        "scheme": scheme, "rounds": rounds, "seconds": sum(of_rounds) if rounds else None,
+        "scheme": scheme, "rounds": rounds, "model_seconds": last["seconds"], "ratio": step and step / ordinary,
+        "guidance_seconds": sum(one["seconds"] for one in learning),
         "toxic_fraction": toxic["toxic_fraction"], "interval": toxic["toxic_fraction_interval"],
-        "perplexity": metrics["perplexity"]["benign"]["perplexity"],
-        "step": min((one["seconds_per_step"] for one in steps), default=None),
-        "ordinary_step": min((one["seconds_per_ordinary_step"] for one in steps), default=None),
+        "perplexity": facts["metrics"]["perplexity"]["benign"]["perplexity"],
     }  # fmt: skip
 
 
@@ -37,17 +35,19 @@ def measure(experiment: Experiment) -> dict[str, Any]:
         start = experiment.run(f"none/{seed}", "method=none", f"seed={seed}")
         rows.append(row_of(start, "none", 0))
         model = f"model.pretrained={start.artifacts['model']}"
-        for number in range(1, rounds + 1):
+        for number in range(rounds, 0, -1):  # first the rounds of which one is trained beside the next one's R̂
             tuned = ("method=none", model, "optim=sample_control", f"optim.epochs={number * EPOCHS}", f"seed={seed}")
             rows.append(row_of(experiment.run(f"tuned/{seed}/{number}", *tuned), "fine-tuning", number))
-            for scheme, parallel in SCHEMES.items():
-                given = (f"post_training.rounds={number}", f"post_training.parallel={parallel}", f"seed={seed}")
-                run = experiment.run(f"{scheme}/{seed}/{number}", "method=attribute_control", *given)
-                rows.append(row_of(run, scheme, number))
-    ratios = [(one["scheme"], one["step"] / one["ordinary_step"]) for one in rows if one["step"]]
-    costs = {scheme: min(ratio for name, ratio in ratios if name == scheme) for scheme in SCHEMES}
-    figures = {f"{scheme}_step_ratio": cost for scheme, cost in costs.items()}
-    return {"seeds": seeds, "rows": rows, "costs": costs, "figures": figures}
+            for scheme, count in PROCESSES.items():
+                given = ("method=attribute_control", f"post_training.rounds={number}",
+                         f"post_training.parallel={count > 1}", f"seed={seed}")  # fmt: skip
+                with ThreadPoolExecutor() as pool:
+                    started = [pool.submit(experiment.run, f"{scheme}/{seed}/{number}/{process}", *given)
+                               for process in range(count)]  # fmt: skip
+                rows.append(row_of(started[0].result(), scheme, number))
+    costs = {scheme: min(one["ratio"] for one in rows if one["scheme"] == scheme and one["rounds"] < rounds)
+             for scheme in PROCESSES}  # fmt: skip
+    return {"seeds": seeds, "rows": rows, "costs": costs, "figures": {f"{one}_step_ratio": costs[one] for one in costs}}
 
 
 if __name__ == "__main__":

@@ -55,7 +55,7 @@ def build(cfg: DictConfig, folder: Path) -> float | list[float] | None:
     artifacts: dict[str, Artifact] = {}
     if first:  # while it goes on, too, `stage=clean` knows what it needs
         write_run(plan, artifacts, workspace, folder)
-    carry_out(plan, workspace, artifacts)
+    carry_out(plan, workspace, artifacts, processes=processes(cfg))
     if first:
         write_run(plan, artifacts, workspace, folder)
     if first and "behaviours" in plan.row:

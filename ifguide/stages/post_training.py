@@ -107,17 +107,20 @@ def by_chance(planner: "Planner", settings: Lancet, trained: Stage) -> Stage:
     return planner.add("lancet.sequences", RandomSequences, data=planner.data, seed=settings.seed)
 
 
-def guided(planner: "Planner", role: str, key: str, model: Stage, start: Stage | None = None) -> Stage:
+def guided(
+    planner: "Planner", role: str, key: str, model: Stage, start: Stage | None = None, writer: Stage | None = None
+) -> Stage:
     """R̂ of a model, with its samples and who judges them.
 
     Args:
         planner: makes the stages.
         role: of all of them, before `guidance`, `samples` and `judged_samples`.
         key: of the settings of R̂, which have a `sampling` and a `classifier`.
-        model: who writes the samples, and whose hidden states R̂ reads.
+        model: whose hidden states R̂ reads.
         start: what has the R̂ that is continued; None: it begins anew.
+        writer: who writes the samples; None: the model.
     """
-    written, role = planner.samples(role, model, key), f"{role}guidance"
+    written, role = planner.samples(role, writer or model, key), f"{role}guidance"
     return planner.add(
         role, Guidance, {"training": key}, data=planner.data, model=model, start=start, **written,
         training=planner.part(key), prompts=len(written["samples"].prompts), loading=planner.part("model"),
@@ -126,24 +129,20 @@ def guided(planner: "Planner", role: str, key: str, model: Stage, start: Stage |
 
 
 def controlled(planner: "Planner", settings: AttributeControl, trained: Stage) -> Stage:
-    key, before, model = "post_training.guidance", trained, trained
-    guidance: Stage | None = None  # of `model`
+    guidance: Stage | None = None
+    models, late = [trained], int(settings.parallel)  # rounds that R̂ is behind the model, and its samples behind R̂
     shared = {"data": planner.data, "post_training": settings, "loading": planner.part("model")}
     for number in range(1, settings.rounds + 1):
-        place = f"round{number}."
-        written: dict[str, Any] = {}
-        if guidance is None or not settings.parallel:
-            guidance = guided(planner, place, key, model, guidance)
-        if settings.parallel and number < settings.rounds:  # what the model of two rounds before wrote, for the next R̂
-            written = planner.samples(place, before, key)
-        role = "model" if number == settings.rounds else f"{place}model"
-        made = planner.add(
-            role, ControlledModel, model=model, guidance=guidance, **written, round_=number, **shared,
-            **planner.training(role),
+        read, writer = (models[max(number - 1 - behind, 0)] for behind in (late, 2 * late))
+        guidance = guided(planner, f"round{number}.", "post_training.guidance", read, guidance, writer)
+        role = "model" if number == settings.rounds else f"round{number}.model"
+        models.append(
+            planner.add(
+                role, ControlledModel, model=models[-1], guidance=guidance, round_=number, **shared,
+                **planner.training(role),
+            )
         )  # fmt: skip
-        before, model = model, made
-        guidance = made if written else guidance
-    return model
+    return models[-1]
 
 
 # settings → what makes the stages of (planner, settings, the trained model); the last of them has the role `model`

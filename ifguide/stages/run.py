@@ -1,6 +1,7 @@
 """A plan, carried out: checked whole, then built stage by stage or found."""
 
 import logging
+from collections.abc import Container, Sequence
 
 from ifguide.corpus.blocks import Corpus
 from ifguide.report.terminal import relative
@@ -13,13 +14,15 @@ log = logging.getLogger(__name__)
 LONG = 10  # seconds
 
 
-def carry_out(plan: Plan, workspace: Workspace, made: dict[str, Artifact]) -> None:
-    """Check the stages of a plan and what must hold between them, then make them in order.
+def carry_out(plan: Plan, workspace: Workspace, made: dict[str, Artifact], *, processes: int = 1) -> None:
+    """Check the stages of a plan and what must hold between them, then make them in order; while another run builds
+    one, go on with those that do not need it.
 
     Args:
         plan: the plan.
         workspace: where artifacts are found and built.
         made: filled with role → artifact as they are made, so that a run that fails tells what it has.
+        processes: of this run, which make each stage together, and so all in the same order.
 
     Raises:
         ValueError: what a user can get wrong, before anything is trained, and nearly always before anything is built.
@@ -29,7 +32,10 @@ def carry_out(plan: Plan, workspace: Workspace, made: dict[str, Artifact]) -> No
     if global_rank() == 0 and (missing := [stage for stage in plan.stages if not stage.is_in(workspace)]):
         workspace.check_writable(f"{missing[0].name}-{missing[0].fingerprint}")
     by_fingerprint: dict[str, Artifact] = {}
-    for stage in plan.stages:
+    pending = list(plan.stages)
+    while pending:
+        stage = pending[0] if processes > 1 else next_of(pending, by_fingerprint, workspace)
+        pending.remove(stage)
         inputs = {key: by_fingerprint[child.fingerprint] for key, child in stage.inputs.items()}
         if global_rank() == 0 and (line := beginning(stage, workspace)):
             log.info("%-26s %s", plan.role_of(stage), line)
@@ -48,6 +54,18 @@ def carry_out(plan: Plan, workspace: Workspace, made: dict[str, Artifact]) -> No
             corpus = Corpus(artifact.path)
             plan.check_corpus(corpus)
             rules.check_corpus(plan, corpus)
+
+
+def next_of(pending: Sequence[Stage], made: Container[str], workspace: Workspace) -> Stage:
+    """The first stage whose inputs are there and that no other run is building; the first at all where all are.
+
+    Args:
+        pending: stages that are not made, inputs first.
+        made: fingerprints of the others.
+        workspace: where they are built.
+    """
+    ready = (one for one in pending if all(child.fingerprint in made for child in one.inputs.values()))
+    return next((one for one in ready if not one.is_being_built(workspace)), pending[0])
 
 
 def beginning(stage: Stage, workspace: Workspace) -> str | None:

@@ -144,6 +144,9 @@ class Stage:
     def is_in(self, workspace: Workspace) -> bool:
         return workspace.holds(self.recipe)
 
+    def is_being_built(self, workspace: Workspace) -> bool:
+        return workspace.is_building(self.recipe)
+
     def place(self, workspace: Workspace) -> Path:
         """Where its artifact is, or will be."""
         return workspace.folder(self.recipe)
@@ -213,6 +216,9 @@ class Existing(Stage):
 
     def is_in(self, workspace: Workspace) -> bool:
         return True
+
+    def is_being_built(self, workspace: Workspace) -> bool:
+        return False
 
     def place(self, workspace: Workspace) -> Path:
         return self.folder

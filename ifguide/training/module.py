@@ -1,6 +1,6 @@
 """The LightningModules: a model, what it learns from, and an optimisation."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import pytorch_lightning as pl
@@ -60,11 +60,16 @@ class OptimizedModule(pl.LightningModule):
         super().__init__()
         self.model = model
         self._optimization, self._steps, self._seed = optimization, steps, seed
-        network: Any = torch.compile(model) if compiled else model
-        self._predict = predictions(network, fused=False if compiled else fused)
+        self._compiled: list[Any] = [torch.compile(model)] if compiled else []
+        self._predict = predictions(self.network, fused=False if compiled else fused)
         self._whole: list[nn.Module] = []  # while a copy of it is shared out and trained
         self.losses: dict[str, float] = {}
         self.validated: int | None = None
+
+    @property
+    def network(self) -> Any:
+        """The model, as it is called."""
+        return self._compiled[0] if self._compiled else self.model
 
     @property
     def clip(self) -> float:
@@ -76,10 +81,6 @@ class OptimizedModule(pl.LightningModule):
 
     def validation_loss(self, batch: Mapping[str, Tensor]) -> Tensor:
         return self.loss(batch)
-
-    def clipped(self) -> Sequence[Iterable[nn.Parameter]]:
-        """The weights whose gradients are clipped together."""
-        return [self.parameters()]
 
     def configure_model(self) -> None:
         if isinstance(self.trainer.strategy, ModelParallelStrategy) and not self._whole:
@@ -131,8 +132,7 @@ class OptimizedModule(pl.LightningModule):
         scaler = getattr(self.trainer.precision_plugin, "scaler", None)
         is_scaled = scaler is not None and getattr(optimizer, "_step_supports_amp_scaling", False)
         scale = scaler.get_scale() if scaler is not None and is_scaled else 1.0
-        for parameters in self.clipped():
-            torch.nn.utils.clip_grad_norm_(parameters, self.clip * scale)
+        torch.nn.utils.clip_grad_norm_(self.parameters(), self.clip * scale)
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         optimizer, schedule = self._optimization.configure(self.model.named_parameters(), self._steps)

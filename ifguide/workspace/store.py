@@ -82,6 +82,11 @@ class Workspace:
     def holds(self, recipe: Recipe) -> bool:
         return (self.folder(recipe) / MANIFEST).is_file()
 
+    def is_building(self, recipe: Recipe) -> bool:
+        """Whether a process is building the artifact of a recipe."""
+        path = self.folder(recipe)
+        return not os.path.lexists(path) and is_locked(self.root, path.name)
+
     def find(self, recipe: Recipe) -> Artifact:
         """The artifact of a recipe, which is there.
 

@@ -6,6 +6,7 @@ from rows import Row
 from ifguide.methods.samples import SAMPLES_FILE, load_samples
 from ifguide.stages import rules
 from ifguide.stages.attribute_control import ControlledModel
+from ifguide.stages.stage import closure
 
 pytest.importorskip("profanity_check")
 pytestmark = pytest.mark.slow
@@ -67,7 +68,6 @@ def test_sequential_rounds_are_found_again_by_fewer_and_by_more(folder, two_roun
 
 
 def test_a_killed_run_goes_on_at_its_round(folder, two_rounds, monkeypatch):
-    """In the parallel scheme, where a round's R̂ is in the folder of its model."""
     build = ControlledModel.build
 
     def killed(stage, place, given):
@@ -75,25 +75,30 @@ def test_a_killed_run_goes_on_at_its_round(folder, two_rounds, monkeypatch):
             raise KeyboardInterrupt
         return build(stage, place, given)
 
-    options = (*CONTROLLED, "post_training.parallel=true", "post_training.rounds=3")
+    options = (*CONTROLLED, "post_training.rounds=3")
     monkeypatch.setattr(ControlledModel, "build", killed)
     row = Row(folder, *options)
     with pytest.raises(KeyboardInterrupt):
         row.run()
-    assert row.built == ["model", "model"], "the first samples are shared, and nothing learns in the last round"
-    assert row.path("round1.guidance") == two_rounds.path("round1.guidance")
+    assert row.built == ["samples", "toxicity", "guidance"], "two rounds are there"
     monkeypatch.undo()
-    again = Row(folder, *options).run()
-    assert again.built == ["model"]
-    assert (again.path("round1.model") / "guidance.safetensors").is_file()
-    roles = again.plan.roles
-    assert inputs(again, "model")["guidance"] == inputs(again, "model")["model"] == roles["round2.model"].fingerprint
-    assert "round3.samples" not in roles
-    roles = Row(folder, *options, "post_training.rounds=4").plan.roles
-    writers = [roles[f"round{n}.samples"].inputs["model"] for n in (1, 2, 3)]
-    assert [one.fingerprint for one in writers] == [
-        roles[role].fingerprint for role in ("trained", "trained", "round1.model")
-    ]
+    assert Row(folder, *options).run().built == ["model"]
+
+
+def test_in_the_parallel_scheme_a_round_and_the_next_guidance_need_each_other_for_nothing(folder, two_rounds):
+    """R̂ of a round is for the model of a round earlier, from samples of the one before that."""
+    row = Row(folder, *CONTROLLED, "post_training.parallel=true").run()
+    assert row.built == ["guidance", "model"], "the first samples and the first round are those of the other scheme"
+    assert row.path("round1.model") == two_rounds.path("round1.model") and row.path("model") != two_rounds.path("model")
+    roles = Row(folder, *CONTROLLED, "post_training.parallel=true", "post_training.rounds=4").plan.roles
+    for number, (of, writer) in enumerate((("trained", "trained"), ("round1.model", "trained"),
+                                           ("round2.model", "round1.model")), 2):  # fmt: skip
+        guidance = roles[f"round{number}.guidance"]
+        assert guidance.inputs["model"] is roles[of]
+        assert guidance.inputs["samples"].inputs["model"] is roles[writer]
+        assert guidance.inputs["start"] is roles[f"round{number - 1}.guidance"]
+        beside = roles[f"round{number - 1}.model"]
+        assert guidance not in closure(beside) and beside not in closure(guidance)
 
 
 def test_samples_that_are_longer_than_the_context_name_their_setting(folder, two_rounds):

@@ -28,9 +28,11 @@ from ifguide.stages import (
 )
 from ifguide.stages.data import Data
 from ifguide.stages.influence import Mask, Scores
+from ifguide.stages.run import next_of
 from ifguide.stages.stage import KIND, Existing, Plan, Stage, closure, late_setting, made_from, setting, speed
 from ifguide.training.trainer import TrainerSettings
 from ifguide.workspace import ArtifactError, Workspace
+from ifguide.workspace.locks import locked
 
 FILES = (auxiliary, classifiers, data, evaluation, export, filtering, generation, influence, judging, tagging, training)
 STAGES = [
@@ -96,6 +98,20 @@ def test_what_is_asked_for_is_a_stage_and_its_closure(tmp_path):
     assert (artifact.path / "text").read_text() == "abx:ay:dc" and artifact.manifest["facts"] == {"length": 1}
     assert last.is_in(workspace) and make(workspace, last).reused
     assert set(artifact.manifest["inputs"]) == {"before", "parts.x", "parts.y"}
+
+
+def test_while_another_run_builds_a_stage_those_that_do_not_need_it_are_made(tmp_path):
+    workspace, first, other = Workspace(tmp_path), Text(text="a"), Text(text="b")
+    pending = [first, other, Text(before=first, text="c"), Text(parts={"x": first, "y": other}, text="d")]
+    assert next_of(pending, {}, workspace) is first
+    with locked(tmp_path, first.place(workspace).name):
+        assert next_of(pending, {}, workspace) is other
+        assert next_of([first, *pending[2:]], {other.fingerprint}, workspace) is first, "nothing else can be made"
+        with locked(tmp_path, other.place(workspace).name):
+            assert next_of(pending, {}, workspace) is first
+    first.make(workspace, {})
+    with locked(tmp_path, first.place(workspace).name):  # it waits, and will find it
+        assert next_of(pending, {}, workspace) is first
 
 
 def test_an_artifact_of_another_run_is_a_stage_like_any_other(tmp_path):

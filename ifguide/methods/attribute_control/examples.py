@@ -1,4 +1,4 @@
-"""What a step of attribute-controlled fine-tuning reads: blocks, which of their tokens are regularised, and samples."""
+"""What a step of attribute-controlled fine-tuning reads: blocks, and which of their tokens are regularised."""
 
 from collections.abc import Sequence
 
@@ -8,9 +8,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ifguide.corpus.blocks import LABELS, Split
-from ifguide.methods.nado import LabelledSamples
-
-SAMPLES = "samples."  # what the names of a batch of samples begin with, within a batch
 
 # B blocks, T tokens
 
@@ -48,21 +45,15 @@ class DocumentMask:
 
 
 class ControlledBlocks:
-    """Rows → `input_ids` [B, T]; with a mask `regularised` [B, T]; with samples a batch of them, some for each block.
+    """Rows → `input_ids` [B, T]; with a mask `regularised` [B, T].
 
     Args:
         split: the training blocks.
         mask: what is regularised; None: all.
-        samples: what R̂ learns from at the same time; None: nothing.
-        per_block: samples for each block, the same ones whenever the block is read.
-        seed: of which they are.
     """
 
-    def __init__(
-        self, split: Split, mask: DocumentMask | None, samples: LabelledSamples | None, *, per_block: int, seed: int
-    ) -> None:
-        self._split, self._mask, self._samples, self._per_block = split, mask, samples, per_block
-        self._order = np.random.default_rng([seed, 2]).permutation(0 if samples is None else len(samples))
+    def __init__(self, split: Split, mask: DocumentMask | None) -> None:
+        self._split, self._mask = split, mask
 
     def __len__(self) -> int:
         return len(self._split)
@@ -71,7 +62,4 @@ class ControlledBlocks:
         batch = {"input_ids": torch.from_numpy(self._split.tokens(rows))}
         if self._mask is not None:
             batch["regularised"] = torch.from_numpy(self._mask[rows])
-        if self._samples is not None:
-            places = (rows[:, None] * self._per_block + np.arange(self._per_block)).ravel() % len(self._order)
-            batch |= {SAMPLES + name: value for name, value in self._samples[self._order[places]].items()}
         return batch

@@ -15,7 +15,7 @@ from ifguide.checks import argument, check_number, check_seed, check_whole_numbe
 from ifguide.corpus.blocks import Corpus
 from ifguide.methods.attribute_control.examples import ControlledBlocks, DocumentMask
 from ifguide.methods.attribute_control.module import ControlledModule
-from ifguide.methods.nado import GuidanceHead, GuidanceTraining, LabelledSamples
+from ifguide.methods.nado import GuidanceHead, GuidanceTraining
 from ifguide.training.context import TrainingContext
 from ifguide.training.data import BlockDataset, ExampleDataModule
 from ifguide.training.fit import fit
@@ -29,15 +29,14 @@ TIMED = 4  # steps of either kind, the first of which only warms up
 class AttributeControl:
     """Fine-tuning on the corpus by ℓ + λ·KL(q* ‖ p_θ), q* ∝ p·R̂, in rounds that train R̂ anew for the model as it is.
 
-    Sequential: the model of the round before is sampled, R̂ is trained on its samples, then the model with R̂. Parallel:
-    a round trains the model with the R̂ of the round before, and at the same time R̂ on the samples of the model of two
-    rounds before, which are there when the round begins; the first two rounds have those of the model that training
-    started from.
+    Sequential: the model of the round before is sampled, R̂ goes on learning, for that model and from its samples, and
+    then the model learns with R̂. Parallel: the R̂ of a round is for the model of two rounds before, from samples of the
+    one before that, so that it can learn while the model of the round before does: on another device, or in another
+    process. Before the first round there is only the model that training starts from.
 
     Args:
         optim: how the model is optimised, in each round.
-        guidance: how R̂ is trained; in the parallel scheme it has a step with each of the model's, on its own batch
-            size rounded up to whole samples a block.
+        guidance: how R̂ is trained, for each round.
         weight: λ; 0 is fine-tuning.
         rounds: how many.
         parallel: the scheme.
@@ -86,36 +85,31 @@ class AttributeControl:
         model: PreTrainedModel,
         guidance: GuidanceHead,
         *,
-        samples: LabelledSamples | None,
         corpus: Corpus,
         round_: int,
         context: TrainingContext,
-    ) -> tuple[GuidanceHead | None, dict[str, Any]]:
+    ) -> dict[str, Any]:
         """One round: train a model in place; the caller saves it.
 
         Args:
             model: of the round before.
-            guidance: R̂, for the model of the round before.
-            samples: what the next R̂ learns from at the same time; None: none learns.
+            guidance: R̂ of the round.
             corpus: what the model learns from.
             round_: from 1 up; each has a data order of its own.
             context: where it is computed, and keeps its checkpoints.
 
         Returns:
-            The next R̂, if one learned; and facts: steps, losses, and seconds of a step and of one of ordinary
-            fine-tuning, forward and backward, on the same blocks.
+            Facts: steps, losses, and seconds of a step and of one of ordinary fine-tuning, forward and backward, on the
+            same blocks.
         """
         split, device = corpus.split("train"), context.trainer.device
         seed, steps = self.seed + BETWEEN_ROUNDS * (round_ - 1), self.optim.steps(len(split))
-        per_block = -(-self.guidance.optim.batch_size // self.optim.batch_size)
-        examples = ControlledBlocks(split, self.mask(corpus), samples, per_block=per_block, seed=seed)
-        learner = None if samples is None else deepcopy(guidance)
+        examples = ControlledBlocks(split, self.mask(corpus))
         previous = deepcopy(model) if self.frozen_teacher and self.weight else None
         model.train()
-        network: Any = torch.compile(model) if context.trainer.compile else model
         module = ControlledModule(
-            network, guidance, previous, self.optim, steps=steps, seed=seed, weight=self.weight, learner=learner,
-            training=self.guidance,
+            model, guidance, previous, self.optim, steps=steps, seed=seed, weight=self.weight,
+            compiled=context.trainer.compile,
         )  # fmt: skip
         micro = self.optim.batch_size // context.trainer.accumulate(self.optim.batch_size)
         batch = examples[np.arange(min(micro, len(examples)))]
@@ -129,8 +123,7 @@ class AttributeControl:
             seed=seed,
             validation_batch=context.trainer.micro_batch_size,
         )
-        facts = fit(module, data, context, steps=steps)
-        return learner, {**facts, **cost}
+        return {**fit(module, data, context, steps=steps), **cost}
 
 
 def seconds_of_steps(module: ControlledModule, batch: Mapping[str, Tensor], device: torch.device) -> dict[str, float]:

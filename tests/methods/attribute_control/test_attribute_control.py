@@ -12,11 +12,10 @@ from ifguide.corpus.blocks import Corpus
 from ifguide.corpus.build import build_corpus
 from ifguide.corpus.documents import Document
 from ifguide.methods.attribute_control import AttributeControl
-from ifguide.methods.attribute_control.examples import SAMPLES, ControlledBlocks, DocumentMask
+from ifguide.methods.attribute_control.examples import DocumentMask
 from ifguide.methods.attribute_control.module import ControlledModule
-from ifguide.methods.nado import GuidanceTraining, LabelledSamples
+from ifguide.methods.nado import GuidanceTraining
 from ifguide.methods.nado.model import new_head, read
-from ifguide.methods.nado.samples import guidance_loss
 from ifguide.methods.samples import Sampling
 from ifguide.models import ModelSettings
 from ifguide.objectives import LanguageModeling
@@ -54,25 +53,15 @@ def head_for(model, noise=1.0):
     return head
 
 
-def samples_for(corpus):
-    rng = np.random.default_rng(0)
-    tokens = rng.integers(1, corpus.vocabulary, (9, 4, 5))
-    return LabelledSamples([[0, 5, 9]] * 9, tokens, rng.random((9, 4)), corpus.end_of_text)
-
-
-def run(corpus, directory, *, model=None, head=None, samples=None, round_=1, **options):
+def run(corpus, directory, *, model=None, head=None, round_=1, **options):
     model = model or model_for(corpus)
-    learner, facts = settings(**options).train(
-        model, head or head_for(model), samples=samples, corpus=corpus, round_=round_,
-        context=TrainingContext(CPU, directory),
-    )  # fmt: skip
-    return model, learner, facts
+    context = TrainingContext(CPU, directory)
+    facts = settings(**options).train(model, head or head_for(model), corpus=corpus, round_=round_, context=context)
+    return model, facts
 
 
-def module_for(model, head, *, weight=1.0, learner=None, previous=None):
-    return ControlledModule(
-        model, head, previous, OPTIM, steps=2, seed=0, weight=weight, learner=learner, training=guidance_training()
-    )
+def module_for(model, head, *, weight=1.0, previous=None):
+    return ControlledModule(model, head, previous, OPTIM, steps=2, seed=0, weight=weight)
 
 
 def same(a, b, **tolerance):
@@ -98,13 +87,10 @@ def test_without_weight_it_is_fine_tuning_bit_for_bit(corpus, tmp_path):
         expected, LanguageModeling(), OPTIM, TrainingContext(CPU, tmp_path / "a"), blocks=corpus.split("train"),
         mask=None, validation=corpus.split("validation"), seed=0,
     )  # fmt: skip
-    model, learner, found = run(corpus, tmp_path / "b", weight=0)
-    assert same(model, expected) and learner is None and found["steps"] == facts["steps"] > 1
+    model, found = run(corpus, tmp_path / "b", weight=0)
+    assert same(model, expected) and found["steps"] == facts["steps"] > 1
     assert found["validation/loss"] == facts["validation/loss"]
     assert found["seconds_per_step"] > 0 < found["seconds_per_ordinary_step"]
-    beside, learner, _ = run(corpus, tmp_path / "c", weight=0, samples=samples_for(corpus))
-    assert same(beside, expected), "that R̂ learns beside it changes nothing"
-    assert not same(learner, head_for(beside))
 
 
 def test_with_constant_guidance_it_is_fine_tuning(corpus):
@@ -170,38 +156,9 @@ def test_regularised_tokens_are_those_of_the_documents_named(two_sources):
             DocumentMask(split, two_sources.sources, sources, labels)
 
 
-def test_each_block_brings_samples_of_its_own(corpus):
-    samples = samples_for(corpus)
-    blocks = ControlledBlocks(corpus.split("train"), None, samples, per_block=3, seed=0)
-    batch = blocks[np.array([7, 2])]
-    alone = [blocks[np.array([row])] for row in (7, 2)]
-    for name in ("labels", "tokens", "counted"):
-        assert torch.equal(batch[SAMPLES + name], torch.cat([one[SAMPLES + name] for one in alone]))
-    assert batch["input_ids"].shape[0] == 2 and batch[SAMPLES + "labels"].shape == (6,)
-    everything = blocks[np.arange(12)][SAMPLES + "labels"]
-    assert sorted(everything.tolist()) == sorted(samples.labels_PS.astype(np.float32).ravel().tolist()), "each once"
-
-
-def test_a_step_of_guidance_is_no_step_of_the_model(corpus):
-    model = model_for(corpus).eval()
-    head, learner = head_for(model), head_for(model, 0.1)
-    batch = ControlledBlocks(corpus.split("train"), None, samples_for(corpus), per_block=2, seed=0)[np.arange(3)]
-    module_for(model, head, learner=learner).loss(batch).backward()
-    both = [parameter.grad.clone() for parameter in model.parameters()]
-    of_learner = [parameter.grad.clone() for parameter in learner.parameters()]
-    for one in (model, learner):
-        one.zero_grad()
-    module_for(model, head).loss(batch).backward()
-    assert all(torch.equal(a, b.grad) for a, b in zip(both, model.parameters(), strict=True))
-    samples = {key.removeprefix(SAMPLES): value for key, value in batch.items() if key.startswith(SAMPLES)}
-    guidance_loss(model, learner, samples, consistency=1.0).backward()
-    assert all(torch.allclose(a, b.grad) for a, b in zip(of_learner, learner.parameters(), strict=True))
-    assert all(parameter.grad is None for parameter in head.parameters())
-
-
 def test_a_killed_round_goes_on_exactly(corpus, tmp_path, monkeypatch):
-    options = dict(samples=samples_for(corpus), frozen_teacher=True)
-    model, learner, facts = run(corpus, tmp_path / "whole", **options)
+    options = dict(frozen_teacher=True)
+    model, facts = run(corpus, tmp_path / "whole", **options)
     losses, calls = ControlledModule.loss, []
 
     def killed(self, batch):
@@ -215,9 +172,9 @@ def test_a_killed_round_goes_on_exactly(corpus, tmp_path, monkeypatch):
         run(corpus, tmp_path / "broken", **options)
     assert list((tmp_path / "broken" / "checkpoints").iterdir())
     count = len(calls)
-    resumed, continued, _ = run(corpus, tmp_path / "broken", **options)
+    resumed, _ = run(corpus, tmp_path / "broken", **options)
     assert len(calls) - count < 4 + 2 * facts["steps"], "it began anew"
-    assert same(resumed, model) and same(continued, learner)
+    assert same(resumed, model)
 
 
 def test_rounds_have_orders_of_their_own_and_start_where_they_are_told(corpus, tmp_path):
@@ -226,8 +183,8 @@ def test_rounds_have_orders_of_their_own_and_start_where_they_are_told(corpus, t
     start = model_for(corpus)
     head = head_for(start)
     before = deepcopy(head)
-    run(corpus, tmp_path / "both", model=start, head=head, samples=samples_for(corpus))
-    assert same(head, before), "the R̂ that teaches does not learn"
+    run(corpus, tmp_path / "both", model=start, head=head)
+    assert same(head, before), "R̂ does not learn"
 
 
 def test_mistakes_are_named(corpus):
