@@ -130,6 +130,8 @@ def test_each_kind_of_parameter_has_its_part_in_the_random_direction(blocks):
     direction = of_every_kind(model, sizes)
     assert uncalled == []
     assert set(direction) == set(names)
+    model.idle = torch.nn.Linear(2, 2, dtype=torch.float64)  # no loss depends on it, and it is never called
+    assert gradient_sizes(model, [*names, "idle.weight"], blocks) == ({**sizes, "idle.weight": 0.0}, [])
     whole = reference_scores(model, direction, blocks)[:, 1:].norm()
     kinds = {check_module._kind(name) for name in names}
     assert len(kinds) == len(names) / 2
@@ -185,6 +187,7 @@ def test_a_parameter_that_no_loss_depends_on_has_no_part_in_exact_scores(blocks)
     model = tiny_model()
     direction = random_direction(model)
     expected = reverse_scores(model, direction, blocks)
+    assert expected.dtype == torch.float64
     model.register_parameter("idle", torch.nn.Parameter(torch.ones(3, dtype=torch.float64)))
     assert torch.equal(reverse_scores(model, {**direction, "idle": torch.ones(3)}, blocks), expected)
 

@@ -29,6 +29,11 @@ def test_a_product_is_added(make):
     assert torch.allclose(make(WEIGHT).added_to(y.clone(), X), y + X @ WEIGHT.T, atol=1e-5)
 
 
+@pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="this build of torch has no oneDNN")
+def test_float32_on_cpus_is_packed():
+    assert type(linear_map(WEIGHT)) is PackedLinearMap
+
+
 def test_only_float32_on_cpus_is_packed():
     assert type(linear_map(WEIGHT.double())) is LinearMap and type(linear_map(WEIGHT.bfloat16())) is LinearMap
 

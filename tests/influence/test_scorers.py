@@ -10,9 +10,10 @@ from ifguide.influence.kronfluence_factors import LanguageModelingTask
 from ifguide.influence.scorers import JVP, FiniteDifference, Positional
 from ifguide.influence.scorers import head as head_module
 from ifguide.influence.scorers import tangents as tangents_module
-from ifguide.influence.scorers.finite_difference import _blocks_below
+from ifguide.influence.scorers.base import norm
+from ifguide.influence.scorers.finite_difference import FIRST_STEP, _blocks_below
 from ifguide.influence.scorers.head import OutputHead, plain_output_head, split_output_head
-from ifguide.influence.scorers.jvp import loss_tangents, reference_scores
+from ifguide.influence.scorers.jvp import hidden_tangents, loss_tangents, reference_scores
 from ifguide.influence.scorers.positional import position_scores
 from ifguide.influence.scorers.tangents import attention_with_tangent
 from ifguide.models import linear_copy, tracked_layers, tracked_parameters
@@ -195,6 +196,39 @@ def test_values_may_be_of_another_size():
         assert value.shape == (2, 3, 10, 7) and torch.allclose(value, theirs, atol=1e-12)
 
 
+@pytest.mark.parametrize("moved", ["model.layers.1.", "v_proj", "k_proj", "mlp"])
+def test_attention_that_is_scaled_otherwise_and_moved_in_part(moved, blocks):
+    """By another factor than 1/√E; where queries, keys or values have no tangent, or none has in the first block."""
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    torch.manual_seed(0)
+    config = AutoConfig.for_model(
+        "granite", vocab_size=60, attention_multiplier=2.0, num_key_value_heads=1, hidden_size=16, num_hidden_layers=2,
+        num_attention_heads=2, intermediate_size=32,
+    )  # fmt: skip
+    model = AutoModelForCausalLM.from_config(config, attn_implementation="sdpa", dtype=torch.float64).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.mul_(20 if parameter.ndim > 1 else 1)  # at first all tokens attend to all alike
+    direction = {name: value for name, value in random_direction(model).items() if moved in name}
+    assert close(score(JVP(), model, [direction], blocks)[0], reference_scores(model, direction, blocks), 1e-5)
+
+
+def test_where_no_layer_moves_no_hidden_state_does(blocks):
+    model = tiny_model()
+    body, _ = split_output_head(model)
+    hidden, tangent = hidden_tangents(model, body, {}, blocks)
+    assert torch.allclose(hidden, body(blocks)) and tangent.shape == hidden.shape and not tangent.any()
+
+
+def test_a_model_whose_class_does_not_name_its_body_is_split_too(blocks, monkeypatch):
+    model = tiny_model()
+    named = split_output_head(model)[0](blocks)
+    monkeypatch.setattr(type(model), "base_model_prefix", "nothing")
+    assert model.base_model is model
+    assert torch.equal(split_output_head(model)[0](blocks), named)
+
+
 def test_a_sliding_window_is_honoured(blocks):
     from transformers import AutoConfig, AutoModelForCausalLM
 
@@ -310,6 +344,24 @@ def test_differences_measure_themselves(blocks):
         FiniteDifference(change=1e-9).prepare(copy.deepcopy(model), [direction], blocks)
 
 
+def test_the_step_of_differences_is_bounded_by_the_weights(blocks):
+    model = tiny_model(dtype=torch.float64)
+    direction = random_direction(model)
+    weights = torch.cat([model.get_parameter(name).detach().flatten() for name in direction])
+    along = torch.cat([value.flatten() for value in direction.values()])
+    scores = reference_scores(model, direction, blocks)
+    step = FiniteDifference(change=1e9)._step(model, direction, scores)
+    assert step == pytest.approx(10 * FIRST_STEP * float(weights.norm() / along.norm()))
+    assert FiniteDifference(change=1e-9)._step(model, direction, scores) < step
+    assert norm({"a": torch.tensor([3.0, 4.0]), "b": torch.tensor([12.0])}) == 13
+
+
+def test_what_a_scorer_costs_follows_its_directions():
+    """Forward passes of the decoder blocks, and of the output head."""
+    assert JVP().passes(3) == (7, 2) and JVP("reference").passes(3) == (9, 9)
+    assert FiniteDifference().passes(3) == (6, 2) and Positional().passes(3) == (8, 2)
+
+
 def test_differences_need_float32(blocks):
     model = tiny_model(dtype=torch.bfloat16)
     with pytest.raises(ValueError, match="float32"):
@@ -346,6 +398,7 @@ def test_inference_mode_is_refused(scorer, model, blocks):
 def test_settings_out_of_range_are_refused(scorer, options, name):
     with pytest.raises(ValueError, match=f"^{name}="):
         scorer(**options)
+    assert JVP(rank=1).rank == 1
 
 
 def test_loss_tangents_equal_a_central_difference():

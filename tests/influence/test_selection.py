@@ -95,6 +95,16 @@ def test_selection_equals_the_double_loop(tmp_path_factory, case, quantile, limi
     assert not selection.mask[:][:, 0].any()
 
 
+def test_what_is_configured_selects_with_all_its_settings():
+    scores, starts = np.random.default_rng(0).normal(size=(8, 9)).astype(np.float32), np.array([0, 13, 30, 44])
+    masks = []
+    for unit in ("block", "document"):
+        options = dict(quantile=0.6, limit=0.2, window=1, unit=unit)
+        masks.append(Algorithm1(**options)(scores, starts).mask[:])
+        assert (masks[-1] == select_tokens(scores, document_starts=starts, **options).mask[:]).all()
+    assert (masks[0] != masks[1]).any()
+
+
 @given(
     arrays.arrays(
         np.float32,

@@ -8,7 +8,7 @@ from tiny import tiny_model
 from ifguide.objectives import linear_head
 from ifguide.objectives.faded_ascent import FadedAscent
 from ifguide.objectives.language_modeling import LanguageModeling, divergences, token_losses
-from ifguide.objectives.linear_head import LinearLogits, chosen_logits, linear_cross_entropy, linear_divergence
+from ifguide.objectives.linear_head import LinearLogits, chosen_logits, linear_cross_entropy, linear_divergence, whole
 from ifguide.objectives.negative_preference import NegativePreference
 from ifguide.objectives.removal import Removal
 from ifguide.objectives.suppressed_language_modeling import SuppressedLanguageModeling
@@ -125,6 +125,16 @@ def test_some_logits_alone(blocks):
     assert torch.allclose(token_losses(lazy, blocks), token_losses(whole, blocks))
     other = tiny_model(seed=1)(blocks).logits
     assert torch.allclose(divergences(lazy[:, 2:], other[:, 2:]), divergences(whole, other)[:, 2:])
+
+
+def test_heads_with_a_bias_diverge_as_their_logits_do():
+    heads = [(draw(7, 4, seed=seed), draw(7, seed=seed + 1)) for seed in (1, 3)]
+    ours, theirs = (LinearLogits(draw(2, 5, 4, seed=n), *head) for n, head in enumerate(heads))
+    for one in (ours, theirs):
+        assert torch.allclose(whole(one), one.hidden @ one.weight.T + one.bias)
+    found = divergences(ours, theirs)
+    log_p, log_q = (F.log_softmax(whole(one), -1) for one in (theirs, ours))
+    assert found.shape == (2, 5) and torch.allclose(found, (log_p.exp() * (log_p - log_q)).sum(-1))
 
 
 def test_by_itself_only_where_logits_are_many(blocks, monkeypatch):
