@@ -52,6 +52,7 @@ WITHOUT_PAGES = {  # helpers, benchmarks, whose output is kept as it is printed,
     "benchmarks/selection.py", "benchmarks/training.py", "sample/run.py",
 }  # fmt: skip
 # pages of others were measured before results were kept
+PRETRAINED = "ifguide, scores of a small proxy"
 WITHOUT_RESULTS = set(PAGES) - {
     "attribute_control/run.py", "lancet/run.py",
     "real_text/run.py", "evaluation/run.py", "attribution_quality/datamodeling.py", "attribution_quality/detoxify.py",
@@ -122,10 +123,15 @@ def test_every_script_has_a_page_or_is_known_to_have_none():
 
 
 def test_the_readme_quotes_the_pretrained_model_as_it_was_measured():
-    kept = json.loads((EXPERIMENTS / "pretrained" / "results.json").read_text(encoding="utf-8"))["figures"]
-    none, ours = (kept[name] for name in ("none", "ifguide, scores of a small proxy"))
+    kept, name = json.loads((EXPERIMENTS / "pretrained" / "results.json").read_text(encoding="utf-8")), PRETRAINED
+    none, ours = (kept["figures"][row] for row in ("none", name))
+    low, high = (
+        f"{end:+.3f}".replace("0.", ".").replace("-", "−") for end in kept["rows"][name]["difference"]["interval"]
+    )
     toxic, benign = (f"{row['toxic fraction ↓']:.3f}"[1:] for row in (none, ours)), "benign perplexity ↓"
-    quoted = f"toxic fraction {' → '.join(toxic)}, {benign[:-2]} {none[benign]:.1f} → {ours[benign]:.1f} |"
+    quoted = (
+        f"toxic fraction {' → '.join(toxic)} [{low}, {high}], {benign[:-2]} {none[benign]:.1f} → {ours[benign]:.1f} |"
+    )
     assert quoted in (ROOT / "README.md").read_text(encoding="utf-8")
 
 
