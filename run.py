@@ -4,9 +4,9 @@ import gc
 import logging
 import os
 import sys
+import time
 import traceback
 import warnings
-from contextlib import suppress
 from pathlib import Path
 
 import hydra
@@ -16,13 +16,12 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 from transformers.utils.logging import disable_progress_bar
 
-from ifguide.report.gather import FAILURE_FILE
-from ifguide.stages.commands import COMMANDS, build, failures, forget
+from ifguide.stages.commands import COMMANDS, build, failures, forget, record
 from ifguide.stages.configuration import config_flags, prepare, processes
 from ifguide.stages.signals import listening, run_through, stopped
 from ifguide.stages.streams import make_lenient
 from ifguide.tracking import finish_tracking
-from ifguide.workspace import as_override, global_rank, unranked, write_json
+from ifguide.workspace import as_override, global_rank, unranked
 
 SAID_IN_A_LINE = (ValueError, OmegaConfBaseException, OSError)  # a user's mistake, or what the machine refuses
 
@@ -34,9 +33,9 @@ def main(cfg: DictConfig) -> float | list[float] | None:
     warnings.filterwarnings("ignore", module="pytorch_lightning|lightning_fabric|torch.utils.data|kronfluence")
     disable_progress_bar()  # "Loading weights", for every stage
     logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
-    folder = Path(HydraConfig.get().runtime.output_dir)
+    folder, started = Path(HydraConfig.get().runtime.output_dir), time.time()
     try:
-        forget(cfg, folder)
+        forget(cfg, folder, started)
         prepare(cfg)
         if not runs_alone(cfg):
             return None
@@ -45,26 +44,18 @@ def main(cfg: DictConfig) -> float | list[float] | None:
         return value
     except BaseException as error:
         if stopped() or not isinstance(error, Exception):  # what a signal breaks off may raise anything
-            record(folder, "Stopped", f"stopped by {stopped()}" if stopped() else str(error))
+            reason = f"stopped by {stopped()}" if stopped() else f"{type(error).__name__}: {error}"
+            record(folder, "Stopped", reason, started)
             raise (KeyboardInterrupt if isinstance(error, Exception) else error) from None
         message = (str(error).splitlines() or [type(error).__name__])[0]
         failures.append(message)
-        record(folder, type(error).__name__, message)
+        record(folder, type(error).__name__, message, started)
         if os.environ.get("HYDRA_FULL_ERROR") == "1" or not isinstance(error, SAID_IN_A_LINE):
             if HydraConfig.get().mode != RunMode.MULTIRUN:
                 raise
             traceback.print_exc()  # the sweep's other rows, and its report, go on
         print(f"error: {message}", file=sys.stderr)
         return None
-
-
-def record(folder: Path, error: str, message: str) -> None:
-    """Leave in the run's folder, and in W&B, why it ended; on a full disk that is only printed."""
-    with suppress(OSError):
-        if not (folder / FAILURE_FILE).exists():  # else another process ended first, and this one with it
-            write_json(folder / FAILURE_FILE, {"error": error, "message": message})
-    with suppress(OSError):
-        finish_tracking(failure=message)
 
 
 def runs_alone(cfg: DictConfig) -> bool:

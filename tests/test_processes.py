@@ -15,6 +15,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from command_line import SMOKE, run, run_here, run_in_two_processes, start, wait_until
+from composing import composed
 from hydra.types import RunMode
 from safetensors.numpy import load_file
 
@@ -136,13 +137,16 @@ def failing(tmp_path, monkeypatch):
     entry = importlib.import_module("run")
     monkeypatch.setattr(entry.HydraConfig, "get", lambda: place)
 
-    def fail(error, stage="evaluate"):
+    def fail(error, of_another=None):
         def prepare(cfg):
+            if of_another is not None:
+                time.sleep(0.05)  # clocks of files are slower
+                (tmp_path / "failure.json").write_text(json.dumps({"error": "ValueError", "message": of_another}))
             raise error
 
         monkeypatch.setattr(entry, "prepare", prepare)
         try:
-            entry.main.__wrapped__(SimpleNamespace(stage=stage))
+            entry.main.__wrapped__(composed())
         finally:
             entry.failures.clear()
         return json.loads((tmp_path / "failure.json").read_text())
@@ -159,33 +163,46 @@ def test_what_a_signal_breaks_off_may_raise_anything(tmp_path, monkeypatch, fail
 
 def test_the_first_process_that_ends_says_why_and_the_next_attempt_anew(tmp_path, monkeypatch, failing):
     assert failing(ValueError("a mistake"))["message"] == "a mistake"
-    assert failing(ValueError("another"))["message"] == "another"
-    monkeypatch.setenv("RANK", "1")  # which ends because the first one did
-    with pytest.raises(SystemExit):
-        failing(SystemExit("the process of rank 0 has ended"))
-    assert json.loads((tmp_path / "failure.json").read_text())["message"] == "another"
-    (tmp_path / "failure.json").unlink()
+    time.sleep(0.05)
+    (tmp_path / "metrics.json").write_text("{}")
+    assert failing(ValueError("another"))["message"] == "another" and not (tmp_path / "metrics.json").exists()
+    time.sleep(0.05)
+    with pytest.raises(SystemExit):  # it ends because the first one did
+        failing(SystemExit("the process of rank 0 has ended"), of_another="a third")
+    assert json.loads((tmp_path / "failure.json").read_text())["message"] == "a third"
+    time.sleep(0.05)
     with pytest.raises(SystemExit):
         failing(SystemExit("the process of rank 0 has ended"))
     said = json.loads((tmp_path / "failure.json").read_text())
-    assert said == {"error": "Stopped", "message": "the process of rank 0 has ended"}
+    assert said == {"error": "Stopped", "message": "SystemExit: the process of rank 0 has ended"}
 
 
-def test_a_signal_is_passed_on_to_the_process_of_a_row_and_that_may_end_by_itself(tmp_path):
+def test_a_signal_is_passed_on_to_the_process_of_a_row_and_a_job_goes_back_once(tmp_path):
+    """The row ends by itself; what is sent to both counts once."""
     row = (
-        "import pathlib, signal, sys, time\n"
-        "def end(number, frame): pathlib.Path('ended').write_text(str(number)); sys.exit(0)\n"
-        "signal.signal(signal.SIGTERM, end); pathlib.Path('started').touch(); time.sleep(60)"
+        "import pathlib, sys, time; from ifguide.stages.signals import listening\n"
+        "with listening():\n"
+        "    pathlib.Path('started').touch()\n"
+        "    try: time.sleep(60)\n"
+        "    finally: time.sleep(0.5); pathlib.Path('ended').touch()"
     )
     sweep = (
         "import os, sys; from ifguide.stages.signals import listening, run_through\n"
         f"with listening(): run_through([sys.executable, '-c', {row!r}], os.environ)"
     )
-    process = subprocess.Popen([sys.executable, "-c", sweep], cwd=tmp_path, stderr=subprocess.PIPE, text=True)
+    (tmp_path / "scontrol").write_text('#!/bin/sh\necho "$@" >> asked\n')
+    (tmp_path / "scontrol").chmod(0o755)
+    environment = {**os.environ, "SLURM_JOB_ID": "17", "PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    process = subprocess.Popen(
+        [sys.executable, "-c", sweep], cwd=tmp_path, env=environment, stderr=subprocess.PIPE, text=True,
+        start_new_session=True,
+    )  # fmt: skip
     wait_until((tmp_path / "started").exists)
-    process.terminate()
-    assert "stopped by SIGTERM" in process.communicate(timeout=60)[1] and process.returncode == 143
-    assert (tmp_path / "ended").read_text() == str(int(signal.SIGTERM))
+    os.killpg(process.pid, signal.SIGUSR1)  # as SLURM does, to all
+    said = process.communicate(timeout=60)[1]
+    assert said.count("stopped by SIGUSR1") == 2 and said.count("job 17 is in the queue again") == 1
+    assert process.returncode == 128 + signal.SIGUSR1 and (tmp_path / "ended").exists()
+    assert (tmp_path / "asked").read_text() == "requeue 17\n"
 
 
 @pytest.fixture(scope="module")

@@ -16,37 +16,37 @@ PROCESSES = {"parallel": 2, "sequential": 1}
 
 
 def row_of(run: Run, scheme: str, rounds: int) -> dict[str, Any]:
-    facts = facts_of(run)
-    made, toxic = facts["made"], facts["metrics"]["toxicity"]["all"]
+    made, metrics = (facts_of(run)[key] for key in ("made", "metrics"))
     last, learning = made["model"], [one for role, one in made.items() if role.startswith(f"round{rounds}.")]
     step, ordinary = (last["facts"].get(f"seconds_per_{kind}step") for kind in ("", "ordinary_"))
     return {
         "scheme": scheme, "rounds": rounds, "model_seconds": last["seconds"], "ratio": step and step / ordinary,
         "guidance_seconds": sum(one["seconds"] for one in learning),
-        "toxic_fraction": toxic["toxic_fraction"], "interval": toxic["toxic_fraction_interval"],
-        "perplexity": facts["metrics"]["perplexity"]["benign"]["perplexity"],
+        "perplexity": metrics["perplexity"]["benign"]["perplexity"],
+        **{key: metrics["toxicity"]["all"][key] for key in ("toxic_fraction", "toxic_fraction_interval")},
     }  # fmt: skip
 
 
 def measure(experiment: Experiment) -> dict[str, Any]:
     rounds, seeds = int(experiment.options["rounds"]), experiment.options["seeds"].split(",")
+    if rounds < 2:
+        raise SystemExit(f"error: rounds={rounds}: 2 at least, as nothing learns beside the last one")
     rows: list[dict[str, Any]] = []
     for seed in seeds:
-        start = experiment.run(f"none/{seed}", "method=none", f"seed={seed}")
-        rows.append(row_of(start, "none", 0))
-        model = f"model.pretrained={start.artifacts['model']}"
+        rows.append(row_of(start := experiment.run(f"none/{seed}", "method=none", f"seed={seed}"), "none", 0))
         for number in range(rounds, 0, -1):  # first the rounds of which one is trained beside the next one's R̂
-            tuned = ("method=none", model, "optim=sample_control", f"optim.epochs={number * EPOCHS}", f"seed={seed}")
-            rows.append(row_of(experiment.run(f"tuned/{seed}/{number}", *tuned), "fine-tuning", number))
+            given = ("method=none", f"model.pretrained={start.artifacts['model']}", "optim=sample_control",
+                     f"optim.epochs={number * EPOCHS}", f"seed={seed}")  # fmt: skip
+            rows.append(row_of(experiment.run(f"tuned/{seed}/{number}", *given), "fine-tuning", number))
             for scheme, count in PROCESSES.items():
                 given = ("method=attribute_control", f"post_training.rounds={number}",
                          f"post_training.parallel={count > 1}", f"seed={seed}")  # fmt: skip
                 with ThreadPoolExecutor() as pool:
                     started = [pool.submit(experiment.run, f"{scheme}/{seed}/{number}/{process}", *given)
                                for process in range(count)]  # fmt: skip
-                rows.append(row_of(started[0].result(), scheme, number))
-    costs = {scheme: min(one["ratio"] for one in rows if one["scheme"] == scheme and one["rounds"] < rounds)
-             for scheme in PROCESSES}  # fmt: skip
+                rows += [row_of(one.result(), scheme, number) for one in started][:1]
+    beside = [one for one in rows if one["rounds"] < rounds]  # a round whose model is trained beside the next R̂
+    costs = {scheme: min(one["ratio"] for one in beside if one["scheme"] == scheme) for scheme in PROCESSES}
     return {"seeds": seeds, "rows": rows, "costs": costs, "figures": {f"{one}_step_ratio": costs[one] for one in costs}}
 
 

@@ -4,6 +4,7 @@ import logging
 import re
 import shlex
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,7 @@ from ifguide.stages.run import carry_out
 from ifguide.stages.stage import Existing, Plan
 from ifguide.stages.streams import check_folder
 from ifguide.tracking import finish_tracking, gather_from_wandb
-from ifguide.workspace import Artifact, as_override, global_rank
+from ifguide.workspace import Artifact, as_override, global_rank, write_json
 
 log = logging.getLogger(__name__)
 USUAL_RUNS = ("outputs", "multirun")  # where Hydra puts runs and sweeps
@@ -41,10 +42,27 @@ REPORTED = ("judge", "report", "paths", "trainer", "logger")  # groups and setti
 failures: list[str] = []  # of this process, which then ends with 1
 
 
-def forget(cfg: DictConfig, folder: Path) -> None:
-    """Remove how an attempt ended that is repeated in its folder, perhaps otherwise."""
-    for name in (METRICS_FILE, FAILURE_FILE) if cfg.stage not in COMMANDS and global_rank() == 0 else ():
-        (folder / name).unlink(missing_ok=True)
+def forget(cfg: DictConfig, folder: Path, since: float) -> None:
+    """Remove how an attempt ended before a time that is repeated in its folder, perhaps otherwise."""
+    is_first = processes(cfg) == 1 or global_rank() == 0
+    for name in (METRICS_FILE, FAILURE_FILE) if is_first and cfg.stage not in COMMANDS else ():
+        if not is_newer(folder / name, since):
+            (folder / name).unlink(missing_ok=True)
+
+
+def record(folder: Path, error: str, message: str, since: float) -> None:
+    """Leave in the run's folder, and in W&B, why it ended; on a full disk that is only printed. Where another process
+    of the run has ended since a time, this one ended with it."""
+    with suppress(OSError):
+        if not is_newer(folder / FAILURE_FILE, since):
+            write_json(folder / FAILURE_FILE, {"error": error, "message": message})
+    with suppress(OSError):
+        finish_tracking(failure=message)
+
+
+def is_newer(file: Path, since: float) -> bool:
+    """Whether a file is there that was written after a time."""
+    return file.exists() and file.stat().st_mtime >= since
 
 
 def build(cfg: DictConfig, folder: Path) -> float | list[float] | None:

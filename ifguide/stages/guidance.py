@@ -16,12 +16,12 @@ from ifguide.workspace import global_rank
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Guidance(Stage):
-    """A head on a model's hidden states, trained on its labelled samples.
+    """A head on a model's hidden states, trained on labelled samples.
 
     Attributes:
         data: the corpus, for its end-of-text token.
         model: whose hidden states it reads.
-        samples, judged: what the model wrote, and what a classifier makes of it.
+        samples, judged: what the model, or it as it was before, wrote, and what a classifier makes of it.
         start: what has the head that is continued; None: a new one.
         training: its settings.
         prompts: how many there are.

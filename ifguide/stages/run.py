@@ -21,7 +21,7 @@ def carry_out(plan: Plan, workspace: Workspace, made: dict[str, Artifact], *, pr
     Args:
         plan: the plan.
         workspace: where artifacts are found and built.
-        made: filled with role → artifact as they are made, so that a run that fails tells what it has.
+        made: filled with role → artifact as they are made.
         processes: of this run, which make each stage together, and so all in the same order.
 
     Raises:

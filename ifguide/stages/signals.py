@@ -10,12 +10,17 @@ import re
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
 
 from ifguide.training.checkpoints import SaveWhenAsked
 from ifguide.workspace import global_rank
+
+ONE_SIGNAL = 2.0  # seconds within which the same one counts once
+PATIENCE = 100.0  # seconds that a program has to end
+JOB = ("SLURM_JOB_ID", "SLURM_ARRAY_JOB_ID")
 
 _received: list[signal.Signals] = []
 
@@ -29,8 +34,14 @@ def stopped() -> str | None:
 def listening() -> Iterator[None]:
     """Within this context SIGINT, SIGTERM and SIGUSR1 end what is done, in one line and with exit code 128 + n."""
 
+    last = -ONE_SIGNAL
+
     def stop(number: int, frame: FrameType | None) -> None:
+        nonlocal last
+        if number in _received and time.monotonic() - last < ONE_SIGNAL:
+            return  # sent to a group of processes, and passed on by one of them
         _received.append(signal.Signals(number))
+        last = time.monotonic()
         if number != signal.SIGUSR1 or not SaveWhenAsked.ask():
             raise KeyboardInterrupt
 
@@ -50,14 +61,19 @@ def listening() -> Iterator[None]:
 
 def run_through(command: Sequence[str], env: Mapping[str, str]) -> int:
     """Exit code of a program that is run to its end. A signal that ends this process is passed on to the program, which
-    is waited for: what it does when it is asked to end, it does."""
-    with subprocess.Popen(command, env=dict(env)) as program:
-        try:
-            return program.wait()
-        except KeyboardInterrupt:
-            program.send_signal(_received[-1] if _received else signal.SIGINT)
+    has some time to end by itself; it is this process that puts a job back into the queue."""
+    program = subprocess.Popen(command, env={name: value for name, value in env.items() if name not in JOB})
+    try:
+        return program.wait()
+    except KeyboardInterrupt:
+        program.send_signal(_received[-1] if _received else signal.SIGINT)
+        with suppress(subprocess.TimeoutExpired):
+            program.wait(PATIENCE)
+        raise
+    finally:
+        if program.poll() is None:
+            program.kill()
             program.wait()
-            raise
 
 
 def requeue() -> None:

@@ -14,7 +14,7 @@ from pytorch_lightning.callbacks import ModelCheckpoint
 
 log = logging.getLogger(__name__)
 PART = ".part"
-KEPT = 2  # checkpoints, should the newest be damaged
+KEPT_BEFORE = 1  # checkpoints before the one that is resumed from, should that be damaged later
 
 
 class WholeCheckpointIO(TorchCheckpointIO):
@@ -111,8 +111,11 @@ class SaveWhenAsked(pl.Callback):
 
     def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         SaveWhenAsked.training, SaveWhenAsked.asked = trainer.world_size == 1, False
-        for path in _by_step(self.folder)[KEPT:]:
-            trainer.strategy.remove_checkpoint(path)  # of times that it was asked before
+        resumed = trainer.ckpt_path
+        if resumed is not None and trainer.is_global_zero:  # those of times that it was asked before pile up
+            older = [path for path in _by_step(self.folder) if _step(path) < _step(Path(resumed))]
+            for path in older[KEPT_BEFORE:]:
+                trainer.strategy.remove_checkpoint(path)
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, module: pl.LightningModule, outputs: Any, batch: Any, index: int
@@ -124,10 +127,16 @@ class SaveWhenAsked(pl.Callback):
         SaveWhenAsked.training = False
         if SaveWhenAsked.asked:
             self._save_and_end(trainer)
+        data: Any = trainer.datamodule  # type: ignore[attr-defined]
+        if data.validates and module.validated != trainer.global_step:  # which `fit` does next, and cannot save
+            self.save(trainer)
 
     def _save_and_end(self, trainer: pl.Trainer) -> NoReturn:
-        trainer.save_checkpoint(self.folder / f"step={trainer.global_step}.ckpt")
+        self.save(trainer)
         raise KeyboardInterrupt
+
+    def save(self, trainer: pl.Trainer) -> None:
+        trainer.save_checkpoint(self.folder / f"step={trainer.global_step}.ckpt")
 
     def on_exception(self, trainer: pl.Trainer, module: pl.LightningModule, exception: BaseException) -> None:
         SaveWhenAsked.training = False

@@ -100,7 +100,7 @@ class OptimizedModule(pl.LightningModule):
         seed = torch.default_generator.manual_seed if self.device.type == "cpu" else torch.manual_seed
         seed((self._seed * 1_000_003 + batch_index) * 1009 + self.global_rank)
         loss = self.loss(batch)
-        mean: Tensor = self.trainer.strategy.reduce(loss.detach())  # all processes see that one's is not finite
+        mean: Tensor = self.trainer.strategy.reduce(loss.detach().clone())  # all processes see that one's is not finite
         if not torch.isfinite(mean):
             raise DivergedError(f"the training loss is {mean.item()} at step {self.global_step}")
         self.log("train/loss", mean, prog_bar=True)
@@ -145,7 +145,7 @@ class OptimizedModule(pl.LightningModule):
                 f"would go on with {tuple(self._micro_batches())}: resume with the same "
                 f"trainer.micro_batch_size and trainer.devices, or delete {self.trainer.default_root_dir}"
             )
-        self.losses = checkpoint["losses"]
+        self.losses = checkpoint.get("losses", {})  # none, of an earlier version
 
     def _micro_batches(self) -> list[int]:
         return [self.trainer.accumulate_grad_batches, self.trainer.world_size]

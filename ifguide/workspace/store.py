@@ -83,9 +83,12 @@ class Workspace:
         return (self.folder(recipe) / MANIFEST).is_file()
 
     def is_building(self, recipe: Recipe) -> bool:
-        """Whether a process is building the artifact of a recipe."""
+        """Whether a process is building the artifact of a recipe, as far as this one may look."""
         path = self.folder(recipe)
-        return not os.path.lexists(path) and is_locked(self.root, path.name)
+        try:
+            return not os.path.lexists(path) and is_locked(self.root, path.name)
+        except OSError:  # `build` says it
+            return False
 
     def find(self, recipe: Recipe) -> Artifact:
         """The artifact of a recipe, which is there.

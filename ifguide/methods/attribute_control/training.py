@@ -27,10 +27,10 @@ TIMED = 4  # steps of either kind, the first of which only warms up
 
 @dataclass(frozen=True, kw_only=True)
 class AttributeControl:
-    """Fine-tuning on the corpus by ℓ + λ·KL(q* ‖ p_θ), q* ∝ p·R̂, in rounds that train R̂ anew for the model as it is.
+    """Fine-tuning on the corpus by ℓ + λ·KL(q* ‖ p_θ), q* ∝ p·R̂, in rounds in each of which R̂ goes on learning.
 
-    Sequential: the model of the round before is sampled, R̂ goes on learning, for that model and from its samples, and
-    then the model learns with R̂. Parallel: the R̂ of a round is for the model of two rounds before, from samples of the
+    Sequential: the model of the round before is sampled, R̂ learns for that model and from its samples, and then the
+    model learns with R̂. Parallel: the R̂ of a round is for the model of two rounds before, from samples of the
     one before that, so that it can learn while the model of the round before does: on another device, or in another
     process. Before the first round there is only the model that training starts from.
 

@@ -124,7 +124,7 @@ class GuidanceTraining(TrainedAuxiliary):
 
         Args:
             head: a new one, or one that is continued.
-            model: whose samples they are, and whose hidden states it reads.
+            model: whose hidden states it reads.
             samples: what it learns from.
             context: where it is computed, and keeps its checkpoints.
 
