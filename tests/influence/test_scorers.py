@@ -11,7 +11,7 @@ from ifguide.influence.scorers import JVP, FiniteDifference, Positional
 from ifguide.influence.scorers import head as head_module
 from ifguide.influence.scorers import tangents as tangents_module
 from ifguide.influence.scorers.base import norm
-from ifguide.influence.scorers.finite_difference import FIRST_STEP, _blocks_below
+from ifguide.influence.scorers.finite_difference import FIRST_STEP, _agreement, _blocks_below
 from ifguide.influence.scorers.head import OutputHead, plain_output_head, split_output_head
 from ifguide.influence.scorers.jvp import hidden_tangents, loss_tangents, reference_scores
 from ifguide.influence.scorers.positional import position_scores
@@ -281,6 +281,37 @@ def test_scaled_and_capped_heads_are_exact(blocks):
         direction = random_direction(model)
         expected = reference_scores(model, direction, blocks)
         assert close(score(JVP(), model, [direction], blocks)[0], expected, 1e-4), architecture
+
+
+def test_a_head_whose_logits_are_scaled_has_its_bias_scaled(blocks):
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    config = AutoConfig.for_model(
+        "phi", vocab_size=60, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32
+    )
+    model = AutoModelForCausalLM.from_config(config, dtype=torch.float64).eval()
+    torch.nn.init.normal_(model.lm_head.bias)
+    model.register_forward_hook(lambda module, inputs, output: setattr(output, "logits", 3 * output.logits))
+    body, head = split_output_head(model)
+    assert torch.allclose(body(blocks) @ head.weight.T + head.bias, model(blocks).logits)
+
+
+def test_attention_that_has_no_formula_here_is_refused():
+    values = torch.zeros(1, 1, 2, 4)
+    with pytest.raises(ValueError, match=r"^this model.s attention uses softcap; use scorer=jvp scorer\.form=reference"):
+        tangents_module._attention(nn.Module(), values, values, values, None, softcap=50.0)
+
+
+def test_a_direction_of_nothing_loses_nothing_by_its_rank(model):
+    nothing = {name: torch.zeros_like(value) for name, value in random_direction(model).items()}
+    assert tangents_module.layer_tangents(model, nothing, 1)[1] == 0
+
+
+def test_scores_that_are_all_zero_agree_with_zeros_alone():
+    zeros, some = torch.zeros(1, 2, 3), torch.tensor([[[0.0, 1, 2], [0, 3, 1]]])
+    assert _agreement(zeros, zeros) == {"correlation": [1.0], "relative_error": [0.0]}
+    (correlation,), (error,) = _agreement(some, zeros).values()
+    assert correlation != correlation and error == 1.0
 
 
 def test_a_soft_cap_is_seen_where_logits_are_small():

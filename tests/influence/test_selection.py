@@ -169,6 +169,15 @@ def test_windows_stay_within_documents():
     assert np.flatnonzero(mask[0]).tolist() == [4, 5]
 
 
+def test_windows_end_with_blocks_and_documents_where_the_limit_is_reached():
+    rng = np.random.default_rng(0)
+    for _ in range(60):
+        scores = rng.normal(size=(3, 6)).astype(np.float32)
+        starts = np.array([0, *sorted(rng.choice(np.arange(1, 18), 2, replace=False))])
+        options = dict(quantile=0.6, limit=rng.uniform(0.1, 0.8), window=3, unit="document", document_starts=starts)
+        assert (select_tokens(scores, **options).mask[:] == select_slowly(scores, **options)[1]).all()
+
+
 def test_the_first_token_of_a_block_is_never_selected():
     scores = np.zeros((2, 4), np.float32)
     scores[1, 0], scores[1, 1] = 100, 1

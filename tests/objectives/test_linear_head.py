@@ -132,6 +132,11 @@ def test_heads_with_a_bias_diverge_as_their_logits_do():
     ours, theirs = (LinearLogits(draw(2, 5, 4, seed=n), *head) for n, head in enumerate(heads))
     for one in (ours, theirs):
         assert torch.allclose(whole(one), one.hidden @ one.weight.T + one.bias)
+    assert torch.equal(whole(ours[0, 2:]), whole(ours)[0, 2:])
+    with torch.autocast("cpu", torch.bfloat16):
+        labels = torch.zeros(2, 5, dtype=torch.long)
+        rounded = F.linear(*(one.bfloat16() for one in (ours.hidden, ours.weight, ours.bias)))
+        assert torch.allclose(ours.losses(labels), -rounded.float().log_softmax(-1)[..., 0], rtol=1e-2, atol=1e-2)
     found = divergences(ours, theirs)
     log_p, log_q = (F.log_softmax(whole(one), -1) for one in (theirs, ours))
     assert found.shape == (2, 5) and torch.allclose(found, (log_p.exp() * (log_p - log_q)).sum(-1))

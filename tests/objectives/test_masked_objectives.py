@@ -89,6 +89,13 @@ def test_simnpo_against_a_slow_reference(logits, ids, beta, margin, weight):
     agree(negative_preference_cross_entropy(logits, ids, mask, **options), total / (B * (T - 1)), logits)
 
 
+def test_the_reference_is_a_token_as_likely_as_any_other_unless_it_is_given(logits, ids, mask):
+    given = negative_preference_cross_entropy(logits, ids, mask, beta=0.5, reference=-math.log(V))
+    assert torch.equal(NegativePreference(beta=0.5)(logits, ids, mask), given)
+    weighted = negative_preference_cross_entropy(logits, ids, mask, beta=0.5, reference=-math.log(V), weight=1.0)
+    assert torch.equal(given, weighted)
+
+
 def test_runs_of_one_token_are_tokens(logits, ids):
     mask = torch.tensor([[0, 1, 0, 1, 0, 1], [0, 0, 1, 0, 1, 0]], dtype=torch.bool)
     ours, theirs = (NegativePreference(reference=-1.0, unit=unit)(logits, ids, mask) for unit in ("run", "token"))
