@@ -6,6 +6,7 @@ What takes long to import is imported where it is used: the process that shares 
 import gc
 import os
 import shutil
+import sys
 from pathlib import Path
 
 import pytest
@@ -23,6 +24,13 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # there are as many workers as cores: t
     os.environ["OMP_NUM_THREADS"] = "1"  # of the commands that tests run
 
 settings.register_profile("mutants", phases=[Phase.explicit, Phase.generate], derandomize=True, database=None)
+
+
+@pytest.fixture(autouse=True)
+def seeded():
+    """What a test draws without a generator of its own does not depend on the tests before it."""
+    if "torch" in sys.modules:
+        sys.modules["torch"].manual_seed(0)
 
 
 @pytest.fixture(params=ARCHITECTURES)

@@ -46,7 +46,8 @@ def divergences(policy_XV: Tensor | LinearLogits, reference_XV: Tensor | LinearL
 
 def cross_entropy(logits_BTV: Tensor | LinearLogits, input_ids_BT: Tensor) -> Tensor:
     """Mean of the losses of all predicted tokens (a scalar)."""
-    return token_losses(logits_BTV, input_ids_BT)[:, 1:].mean()
+    # contiguous, as what objectives make of a mask is: sums of the same numbers in another order are not the same
+    return token_losses(logits_BTV, input_ids_BT)[:, 1:].contiguous().mean()
 
 
 class LanguageModeling(nn.Module):
