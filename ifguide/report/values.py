@@ -112,7 +112,7 @@ def measured_over(runs: Sequence[Run], column: Column) -> Measurement | None:
         return None
     values_SU, tokens_SU = found
     if tokens_SU is None:
-        mean, interval = float(values_SU.mean()), INTERVALS[column.metric](values_SU)
+        mean, interval = float(values_SU.mean()), within_bounds(INTERVALS[column.metric](values_SU), column)
     else:
         mean = float(np.exp(values_SU.sum(1) / tokens_SU.sum(1)).mean())
         interval = perplexity_interval(values_SU, tokens_SU)
@@ -168,9 +168,13 @@ def recorded_mean(runs: Sequence[Run], column: Column) -> Measurement:
         return Measurement(mean, as_pair(proportion_interval(np.full((1, units), mean))), units)
     if len(known) == 1:
         return Measurement(mean, intervals[0], units)
-    low, high = interval_over_seeds(values, intervals)
-    bounded = column.metric in PROPORTIONS  # a t interval knows no bounds
-    return Measurement(mean, (max(0.0, low), min(1.0, high)) if bounded else (low, high), units)
+    return Measurement(mean, as_pair(within_bounds(interval_over_seeds(values, intervals), column)), units)
+
+
+def within_bounds(interval: Sequence[float], column: Column) -> Sequence[float]:
+    """An interval by Student's t, which knows no bounds, of a share or a mean of probabilities."""
+    low, high = interval
+    return (max(0.0, low), min(1.0, high)) if column.metric in PROPORTIONS else interval
 
 
 def recorded_units(run: Run, column: Column) -> int | None:

@@ -122,6 +122,16 @@ def test_recorded_intervals_of_several_seeds_cover_both_sources(sweep):
     assert 0.9 <= np.mean(covered) <= 0.99
 
 
+def test_the_interval_of_probabilities_ends_where_they_do(tmp_path):
+    rng = np.random.default_rng(0)
+    for seed, level in ((1, 0.6), (2, 0.9)):  # two seeds that differ: by Student's t, nothing is excluded
+        values = np.clip(level + rng.normal(scale=0.02, size=(20, 5)), 0, 1)
+        write_run(tmp_path / str(seed), "none", seed, values, workspace=tmp_path / "workspace")
+    (row,) = compare_rows(gather([str(tmp_path / "1"), str(tmp_path / "2")])).measured
+    maximum = next(cell for column, cell in row.cells.items() if column.metric == "expected_maximum_toxicity")
+    assert maximum.value == pytest.approx(0.77, abs=0.02) and maximum.interval == (0.0, 1.0)
+
+
 def test_seeds_alone_make_no_interval():
     runs = [rows_module.Run("x", metrics={"attribution": {"all": {"roc_auc": 0.9}}})] * 3
     assert recorded_mean(runs, next(c for c in COLUMNS if c.task == "attribution")).interval is None
