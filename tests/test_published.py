@@ -31,6 +31,7 @@ PAGES = {  # script → its page; results lie beside it
     "attribution_quality/detoxify.py": "detoxification.md",
     "attribution_quality/direction.py": "direction.md",
     "attribute_control/classification.py": "classification.md",
+    "attribute_control/corpus.py": "corpus.md",
     "attribute_control/run.py": "README.md",
     "date_lm/run.py": "README.md",
     "evaluation/run.py": "README.md",
@@ -119,7 +120,7 @@ def test_every_script_has_a_page_or_is_known_to_have_none():
         assert (folder / f"{page}.j2").is_file() and (folder / page).is_file()
         results = Experiment(EXPERIMENTS / script, page=page).results_file
         assert results.is_file() != (script in WITHOUT_RESULTS), f"{script}: take it out of WITHOUT_RESULTS"
-    assert sum(len(path.read_text("utf-8").splitlines()) for path in EXPERIMENTS.glob("*/*.py")) <= 2316
+    assert sum(len(path.read_text("utf-8").splitlines()) for path in EXPERIMENTS.glob("*/*.py")) <= 2360
 
 
 def test_the_readme_quotes_the_pretrained_model_as_it_was_measured():
