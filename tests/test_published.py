@@ -46,7 +46,7 @@ PAGES = {  # script → its page; results lie beside it
     "rivals/run.py": "README.md",
     "scaling/run.py": "README.md",
 }
-ELSEWHERE = {"rivals/run.py": ["other_sources"]}  # script → folders with results of other options
+ELSEWHERE = {"rivals/run.py": ["other_sources", "real_text"]}  # script → folders with results of other options
 WITHOUT_PAGES = {  # helpers, benchmarks, whose output is kept as it is printed, and the README's table
     "benchmarks/shared.py", "benchmarks/amortised.py", "benchmarks/curvature.py",
     "benchmarks/generation.py", "benchmarks/gpu.py", "benchmarks/plan.py", "benchmarks/scoring.py",
