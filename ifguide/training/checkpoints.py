@@ -123,12 +123,11 @@ class SaveWhenAsked(pl.Callback):
         if SaveWhenAsked.asked and ends_step(trainer, index):
             self._save_and_end(trainer)
 
-    def on_train_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+    def on_train_end(self, trainer: pl.Trainer, module: Any) -> None:  # an `OptimizedModule`
         SaveWhenAsked.training = False
         if SaveWhenAsked.asked:
             self._save_and_end(trainer)
-        data: Any = trainer.datamodule  # type: ignore[attr-defined]
-        if data.validates and module.validated != trainer.global_step:  # which `fit` does next, and cannot save
+        if module.lacks_validation():  # which `fit` does next, and cannot save
             self.save(trainer)
 
     def _save_and_end(self, trainer: pl.Trainer) -> NoReturn:

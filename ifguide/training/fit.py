@@ -174,7 +174,7 @@ def fit(
     if trainer.interrupted:
         raise KeyboardInterrupt
     metrics = {**module.losses, **logged_losses(trainer)}
-    if data.validates and module.validated != trainer.global_step:  # it ended, or went on, between two validations
+    if module.lacks_validation():
         trainer.validate(module, data, verbose=False)
         metrics |= logged_losses(trainer)
     module.put_together()

@@ -116,6 +116,11 @@ class OptimizedModule(pl.LightningModule):
     def on_validation_end(self) -> None:
         self.validated = self.trainer.global_step
 
+    def lacks_validation(self) -> bool:
+        """Whether the training ended, or went on, between two validations."""
+        data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
+        return data.validates and self.validated != self.trainer.global_step
+
     def configure_gradient_clipping(
         self,
         optimizer: torch.optim.Optimizer,

@@ -4,7 +4,6 @@ import pytest
 import torch
 from kronfluence import Analyzer, FactorArguments, ScoreArguments, prepare_model
 from tiny import ARCHITECTURES, tiny_model
-from torch import nn
 
 from ifguide.influence.kronfluence_factors import LanguageModelingTask
 from ifguide.influence.scorers import JVP, FiniteDifference, Positional
@@ -12,10 +11,8 @@ from ifguide.influence.scorers import head as head_module
 from ifguide.influence.scorers import tangents as tangents_module
 from ifguide.influence.scorers.base import norm
 from ifguide.influence.scorers.finite_difference import FIRST_STEP, _agreement, _blocks_below
-from ifguide.influence.scorers.head import OutputHead, plain_output_head, split_output_head
-from ifguide.influence.scorers.jvp import hidden_tangents, loss_tangents, reference_scores
+from ifguide.influence.scorers.jvp import reference_scores
 from ifguide.influence.scorers.positional import position_scores
-from ifguide.influence.scorers.tangents import attention_with_tangent
 from ifguide.models import linear_copy, tracked_layers, tracked_parameters
 from ifguide.objectives.language_modeling import token_losses
 
@@ -150,180 +147,11 @@ def test_a_token_is_not_touched_by_what_comes_after_it(model, blocks):
     assert close(before[:, :5], score(JVP(), model, [direction], blocks[:, :5])[0], 1e-5)
 
 
-def test_full_rank_is_exact_and_a_low_rank_says_what_it_loses(model, blocks):
-    direction = random_direction(model)
-    exact = score(JVP(), model, [direction], blocks)
-    assert close(score(JVP(rank=31), model, [direction], blocks), exact, 1e-5)
-    prepared = JVP(rank=2).prepare(copy.deepcopy(model), [direction], blocks)
-    (lost,) = prepared.facts["share_of_direction_lost"]
-    kept = {}
-    for name, value in direction.items():
-        u, s, v = torch.linalg.svd(value, full_matrices=False) if value.ndim == 2 else (None, None, None)
-        kept[name] = value if u is None else u[:, :2] * s[:2] @ v[:2]
-    matrices = [name for name, value in direction.items() if value.ndim == 2]
-    norm = sum(direction[name].square().sum() for name in matrices) ** 0.5
-    assert lost == pytest.approx(float(sum((direction[n] - kept[n]).square().sum() for n in matrices) ** 0.5 / norm))
-    assert close(prepared(blocks)[0], reference_scores(model, kept, blocks), 1e-5)
-
-
-def test_attention_with_tangent_equals_forward_mode():
-    generator = torch.Generator().manual_seed(0)
-    values = [torch.randn(2, 3, 10, 4, dtype=torch.float64, generator=generator) for _ in range(6)]
-    window = torch.ones(10, 10, dtype=torch.bool).tril() & ~torch.ones(10, 10, dtype=torch.bool).tril(-4)
-
-    for mask in (None, window[None, None]):
-        allowed = torch.ones(10, 10, dtype=torch.bool).tril() if mask is None else window
-
-        def plainly(q, k, v, allowed=allowed):
-            return (0.7 * q @ k.transpose(-1, -2)).masked_fill(~allowed, float("-inf")).softmax(-1) @ v
-
-        expected = torch.func.jvp(plainly, tuple(values[:3]), tuple(values[3:]))
-        ours = attention_with_tangent(*values, scaling=0.7, mask=mask)
-        for value, theirs in zip(ours, expected, strict=True):
-            assert torch.allclose(value, theirs, atol=1e-12)
-
-
-def test_values_may_be_of_another_size():
-    generator = torch.Generator().manual_seed(0)
-    values = [torch.randn(2, 3, 10, n, dtype=torch.float64, generator=generator) for n in (4, 4, 7, 4, 4, 7)]
-    hidden = ~torch.ones(10, 10, dtype=torch.bool).tril()
-
-    def plainly(q, k, v):
-        return (q @ k.transpose(-1, -2)).masked_fill(hidden, float("-inf")).softmax(-1) @ v
-
-    expected = torch.func.jvp(plainly, tuple(values[:3]), tuple(values[3:]))
-    for value, theirs in zip(attention_with_tangent(*values, scaling=1.0), expected, strict=True):
-        assert value.shape == (2, 3, 10, 7) and torch.allclose(value, theirs, atol=1e-12)
-
-
-@pytest.mark.parametrize("moved", ["model.layers.1.", "v_proj", "k_proj", "mlp"])
-def test_attention_that_is_scaled_otherwise_and_moved_in_part(moved, blocks):
-    """By another factor than 1/√E; where queries, keys or values have no tangent, or none has in the first block."""
-    from transformers import AutoConfig, AutoModelForCausalLM
-
-    torch.manual_seed(0)
-    config = AutoConfig.for_model(
-        "granite", vocab_size=60, attention_multiplier=2.0, num_key_value_heads=1, hidden_size=16, num_hidden_layers=2,
-        num_attention_heads=2, intermediate_size=32,
-    )  # fmt: skip
-    model = AutoModelForCausalLM.from_config(config, attn_implementation="sdpa", dtype=torch.float64).eval()
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.mul_(20 if parameter.ndim > 1 else 1)  # at first all tokens attend to all alike
-    direction = {name: value for name, value in random_direction(model).items() if moved in name}
-    assert close(score(JVP(), model, [direction], blocks)[0], reference_scores(model, direction, blocks), 1e-5)
-
-
-def test_where_no_layer_moves_no_hidden_state_does(blocks):
-    model = tiny_model()
-    body, _ = split_output_head(model)
-    hidden, tangent = hidden_tangents(model, body, {}, blocks)
-    assert torch.allclose(hidden, body(blocks)) and tangent.shape == hidden.shape and not tangent.any()
-
-
-def test_a_model_whose_class_does_not_name_its_body_is_split_too(blocks, monkeypatch):
-    model = tiny_model()
-    named = split_output_head(model)[0](blocks)
-    monkeypatch.setattr(type(model), "base_model_prefix", "nothing")
-    assert model.base_model is model
-    assert torch.equal(split_output_head(model)[0](blocks), named)
-
-
-def test_a_sliding_window_is_honoured(blocks):
-    from transformers import AutoConfig, AutoModelForCausalLM
-
-    torch.manual_seed(0)
-    config = AutoConfig.for_model(
-        "mistral", vocab_size=60, sliding_window=3, num_key_value_heads=1, max_position_embeddings=64,
-        hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32,
-    )  # fmt: skip
-    model = AutoModelForCausalLM.from_config(config, attn_implementation="sdpa", dtype=torch.float64).eval()
-    direction = random_direction(model)
-    assert close(score(JVP(), model, [direction], blocks)[0], reference_scores(model, direction, blocks), 1e-5)
-
-
-def test_hidden_loss_tangents_equal_those_of_the_logits():
-    generator = torch.Generator().manual_seed(0)
-    head = nn.Linear(8, 60, dtype=torch.float64)
-    hidden, tangents = (torch.randn(n, 2, 7, 8, dtype=torch.float64, generator=generator) for n in (1, 3))
-    ids = torch.randint(60, (2, 7), generator=generator)
-    scores = OutputHead(head.weight.detach(), head.bias.detach()).loss_tangents(hidden[0], tangents, ids)
-    for ours, tangent in zip(scores, tangents, strict=True):
-        assert torch.allclose(ours, loss_tangents(head(hidden[0]), tangent @ head.weight.T, ids), atol=1e-12)
-
-
-def test_a_head_that_is_not_linear_is_refused(blocks):
-    model = tiny_model()
-    linear = model.embed_out if hasattr(model, "embed_out") else model.get_output_embeddings()
-    linear.register_forward_hook(lambda module, inputs, output: 3 * output.tanh())
-    assert split_output_head(model)  # the hook belongs to the head, so both see it
-    model.register_forward_hook(lambda module, inputs, output: setattr(output, "logits", output.logits.tanh()))
-    with pytest.raises(ValueError, match="form=reference"):
-        split_output_head(model)
-
-
-def test_scaled_and_capped_heads_are_exact(blocks):
-    from transformers import AutoConfig, AutoModelForCausalLM
-
-    shape = dict(vocab_size=60, hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32)
-    for architecture, options in (
-        ("granite", dict(logits_scaling=0.1)),
-        ("cohere", dict(logit_scale=3.0, pad_token_id=0)),
-        ("gemma3_text", dict(final_logit_softcapping=0.5, head_dim=8)),
-    ):
-        torch.manual_seed(0)
-        config = AutoConfig.for_model(architecture, **shape, num_key_value_heads=1, **options)
-        model = AutoModelForCausalLM.from_config(config, attn_implementation="sdpa", dtype=torch.float64).eval()
-        with torch.no_grad():
-            for parameter in model.parameters():
-                parameter.add_(0.1 * torch.randn_like(parameter))
-        assert plain_output_head(model) is None, architecture
-        direction = random_direction(model)
-        expected = reference_scores(model, direction, blocks)
-        assert close(score(JVP(), model, [direction], blocks)[0], expected, 1e-4), architecture
-
-
-def test_a_head_whose_logits_are_scaled_has_its_bias_scaled(blocks):
-    from transformers import AutoConfig, AutoModelForCausalLM
-
-    config = AutoConfig.for_model(
-        "phi", vocab_size=60, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32
-    )
-    model = AutoModelForCausalLM.from_config(config, dtype=torch.float64).eval()
-    torch.nn.init.normal_(model.lm_head.bias)
-    model.register_forward_hook(lambda module, inputs, output: setattr(output, "logits", 3 * output.logits))
-    body, head = split_output_head(model)
-    assert torch.allclose(body(blocks) @ head.weight.T + head.bias, model(blocks).logits)
-
-
-def test_attention_that_has_no_formula_here_is_refused():
-    values = torch.zeros(1, 1, 2, 4)
-    with pytest.raises(ValueError, match=r"attention uses softcap; use scorer=jvp scorer\.form=reference"):
-        tangents_module._attention(nn.Module(), values, values, values, None, softcap=50.0)
-
-
-def test_a_direction_of_nothing_loses_nothing_by_its_rank(model):
-    nothing = {name: torch.zeros_like(value) for name, value in random_direction(model).items()}
-    assert tangents_module.layer_tangents(model, nothing, 1)[1] == 0
-
-
 def test_scores_that_are_all_zero_agree_with_zeros_alone():
     zeros, some = torch.zeros(1, 2, 3), torch.tensor([[[0.0, 1, 2], [0, 3, 1]]])
     assert _agreement(zeros, zeros) == {"correlation": [1.0], "relative_error": [0.0]}
     (correlation,), (error,) = _agreement(some, zeros).values()
     assert correlation != correlation and error == 1.0
-
-
-def test_a_soft_cap_is_seen_where_logits_are_small():
-    model = tiny_model()
-    with torch.no_grad():
-        model.get_output_embeddings().weight.mul_(1e-3)
-    assert split_output_head(model)
-    model.register_forward_hook(
-        lambda module, inputs, output: setattr(output, "logits", 30 * torch.tanh(output.logits / 30))
-    )
-    with pytest.raises(ValueError, match="form=reference"):
-        split_output_head(model)
 
 
 @pytest.mark.parametrize("architecture", ["gpt_neox", "gpt2", "llama"])
@@ -430,12 +258,3 @@ def test_settings_out_of_range_are_refused(scorer, options, name):
     with pytest.raises(ValueError, match=f"^{name}="):
         scorer(**options)
     assert JVP(rank=1).rank == 1
-
-
-def test_loss_tangents_equal_a_central_difference():
-    generator = torch.Generator().manual_seed(0)
-    logits, tangents = (torch.randn(2, 5, 7, dtype=torch.float64, generator=generator) for _ in range(2))
-    ids = torch.randint(7, (2, 5), generator=generator)
-    step = 1e-6
-    difference = token_losses(logits + step * tangents, ids) - token_losses(logits - step * tangents, ids)
-    assert torch.allclose(loss_tangents(logits, tangents, ids), difference / (2 * step), atol=1e-8)

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
-from pytorch_lightning import Callback
 from pytorch_lightning.strategies import FSDPStrategy, ModelParallelStrategy
 from tiny import tiny_model
+from training.test_training import Killed, Losses
 from transformers import AutoModelForCausalLM
 from two_processes import in_two_processes
 
@@ -25,22 +25,6 @@ from ifguide.training.strategies import is_finite, of_lightning
 from ifguide.training.trainer import TrainerSettings
 
 ARCHITECTURES = ("gpt_neox", "gpt2", "llama")  # the last two tie the head to the embeddings
-
-
-class Losses(Callback):
-    """Keeps the losses, and ends the training after a step as a kill would: without a word."""
-
-    def __init__(self, end=None):
-        self.end, self.found = end, []
-
-    def on_train_batch_end(self, trainer, module, outputs, batch, index):
-        self.found.append(float(trainer.callback_metrics["train/loss"]))
-        if trainer.global_step == self.end:
-            raise Killed
-
-
-class Killed(Exception):
-    pass
 
 
 def model_for(corpus, architecture):

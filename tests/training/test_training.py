@@ -121,8 +121,12 @@ class Interrupt(Callback):
             self.act()
 
 
+class Killed(RuntimeError):
+    pass
+
+
 def killed():
-    raise RuntimeError("killed")
+    raise Killed("killed")
 
 
 @pytest.mark.parametrize("every, interrupted_at", [(None, -1), (3, 3)])
