@@ -170,7 +170,7 @@ def test_in_a_browser(browser):
     browser.run("new Promise(requestAnimationFrame)")
     assert browser.run(hint) is False, "the hint says that there is more"
     browser.run("document.querySelector('#results .scroll').scrollTo(99999, 0)")
-    browser.page.wait_for_function(hint)
+    browser.wait(hint)
     left = browser.run("document.querySelector('#results tbody th').getBoundingClientRect().left")
     assert left == pytest.approx(
         browser.run("document.querySelector('#results .scroll').getBoundingClientRect().left"), abs=2
