@@ -163,7 +163,8 @@ def test_rivals_on_a_tiny_sample(tmp_path, run_script, begun):
         "pairs=sample",
         "sweep=false",
         "methods=toxicity_filter,dexperts",
-        "seeds=1",
+        "seeds=1,2",
+        "repeated=dexperts",
         *places,
     )
     text = (tmp_path / "README.md").read_text(encoding="utf-8")
@@ -172,7 +173,8 @@ def test_rivals_on_a_tiny_sample(tmp_path, run_script, begun):
     )
     assert "benign perplexity ↓" in rows["none"] and "benign perplexity ↓" not in rows["dexperts"]
     assert all(row["perplexity of generations"] > 1 and row["seconds"] > 0 for row in rows.values())
-    assert re.search(r"\n\| dexperts [^|]+ \| ", text) and "- dexperts: " in text
+    assert re.search(r"\n\| dexperts [^|]+ \| +2 \|", text) and re.search(r"\n\| toxicity_filter [^|]+ \| +1 \|", text)
+    assert "model seeds 1, 2 (of methods other than none, dexperts: 1)" in text and "- dexperts: " in text
     assert "Distinct-2 of generations: none " in text
     assert "## How deep it goes" in text and re.search(r"\n\| toxicity_filter \| [\d,]+ \| [\d,]+ \|\n", text)
     for figure in ("frontier", "frontier_generations", "relearning"):
@@ -188,7 +190,7 @@ def test_methods_without_settings_are_tried_once(monkeypatch):
     spec.loader.exec_module(module)
     asked = {}
 
-    def launch(experiment, part, common, settings, seeds):
+    def launch(experiment, part, common, settings):
         asked.update(settings)
         raise InterruptedError
 

@@ -3,8 +3,8 @@
     python experiments/real_text/frontier.py [size=real_text|sample] [limits=0.01,0.02,0.04,0.08] [penalties=0.3,1,2,3]
         [seeds=1,2,3] [render=true] [override ...]
 
-All are tried on validation prompts and text; of those within the tolerance of perplexity, the least toxic one is
-reported on test prompts and with other seeds.
+All continue one uncensored model, as the rows of `experiments/rivals` do, and are tried on validation prompts and text;
+of those within the tolerance of perplexity, the least toxic one is reported on test prompts and with other seeds.
 """
 
 from typing import Any
@@ -17,10 +17,7 @@ from ifguide.report.rows import compare_rows
 
 TOLERANCE = 1.02  # of benign perplexity
 CORPUS = {"real_text": ["+experiment=real_text"], "sample": []}
-VALIDATION = {
-    "real_text": ["+tasks.toxicity.prompts.part=validation"], "sample": ["tasks.toxicity.prompts.seed=1000"],
-}  # fmt: skip
-TEST = {"real_text": ["+tasks.toxicity.prompts.part=test"], "sample": []}
+ROWS = {"real_text": "rivals_real_text", "sample": "rivals"}
 
 
 def point(run: Run) -> tuple[float, float]:
@@ -31,14 +28,15 @@ def point(run: Run) -> tuple[float, float]:
 
 def measure(experiment: Experiment) -> dict[str, Any]:
     size, limits, penalties, seeds = (experiment.options[key] for key in ("size", "limits", "penalties", "seeds"))
-    tried = [*CORPUS[size], *VALIDATION[size], "seed=0", "evaluation.perplexity_split=validation"]
+    start = experiment.run("start", *CORPUS[size], "method=none", "stage=model", "seed=0").artifacts["model"]
+    tried = [f"+experiment={ROWS[size]}_validation", f"start={start}", "seed=0", "tuning.setting=null"]
     base, uncensored = point(experiment.run("validation/none", *tried, "method=none"))
     curves: dict[str, list[tuple[str, list[float], list[float]]]] = {}
     points = []
     for limit in map(float, limits.split(",")):  # half of the tokens are above the threshold, half are beside one
-        given = {"selection.limit": str(limit), "selection.quantile": str(1 - limit / 2)}
-        shared = [f"{key}={value}" for key, value in given.items()]
-        for run in experiment.sweep(f"validation/{limit}", *tried, *shared, f"objective.penalty={penalties}"):
+        shared = [f"selection.limit={limit}", f"selection.quantile={1 - limit / 2}"]
+        swept = [*tried, "method=ifguide", *shared, f"objective.penalty={penalties}"]
+        for run in experiment.sweep(f"validation/{limit}", *swept):
             penalty, (perplexity, toxic) = run.setting("objective.penalty"), point(run)
             points.append({"limit": limit, "penalty": penalty, "perplexity": perplexity, "toxic_fraction": toxic,
                            "settings": [*shared, f"objective.penalty={penalty}"]})  # fmt: skip
@@ -48,7 +46,7 @@ def measure(experiment: Experiment) -> dict[str, Any]:
     plot_trade_off(curves, experiment.output / "frontier.png", labels=labels)
     within = [one for one in points if one["perplexity"] <= TOLERANCE * base]
     best = min(within or points, key=lambda one: (one["toxic_fraction"], one["perplexity"]))
-    test = [*CORPUS[size], *TEST[size], f"seed={seeds}"]
+    test = [f"+experiment={ROWS[size]}", f"start={start}", f"seed={seeds}"]
     runs = [run for name, given in (("none", []), ("ifguide", best["settings"]))
             for run in experiment.sweep(f"test/{name}", *test, f"method={name}", *given)]  # fmt: skip
     comparison = compare_rows(runs, by=["method"])

@@ -1,12 +1,12 @@
 """IF-Guide beside its rivals.
 
-    python experiments/rivals/run.py [size=sample|real_text] [methods=none,rad] [seeds=1,2,3] [sweep=false]
-        [render=true] [output=folder] [runs=folder] [override ...]
+    python experiments/rivals/run.py [size=sample|real_text] [methods=none,rad] [seeds=1,2,3] [repeated=rad]
+        [sweep=false] [render=true] [output=folder] [runs=folder] [override ...]
 
 Settings of each method (`conf/tuning`) are tried on validation prompts, by `+experiment=rivals_validation`: three, and
 further ones while the chosen one is at the edge, six at most. It is reported on test prompts and with other seeds, by
-`+experiment=rivals`, and learns toxic text again there (`relearning`). Without the sweep, each method has the setting
-that its file names. The report of the test runs, with what they wrote, is in `runs`/report.
+`+experiment=rivals`, and learns toxic text again there (`relearning`); where `repeated` names methods, the others
+have the first seed. Without the sweep, each method has the setting that its file names. `runs`/report: what they wrote.
 """
 
 from collections.abc import Mapping, Sequence
@@ -32,7 +32,7 @@ def read(file: Path) -> Any:
 
 
 def launch(
-    experiment: Experiment, part: str, common: Sequence[str], settings: Mapping[str, Sequence[str]], seeds: str
+    experiment: Experiment, part: str, common: Sequence[str], settings: Mapping[str, Sequence[str]]
 ) -> dict[str, list[Run]]:
     """Method → its runs, those that failed too; methods with the same overrides (`settings`) run in one process."""
     together: dict[tuple[str, ...], list[str]] = {}
@@ -40,8 +40,7 @@ def launch(
         together.setdefault(tuple(overrides), []).append(method)
     found: list[Run] = []
     for overrides, methods in together.items():
-        shared = (*common, f"method={','.join(methods)}", f"seed={seeds}")
-        found += experiment.sweep(f"{part}/{methods[0]}", *shared, *overrides)
+        found += experiment.sweep(f"{part}/{methods[0]}", *common, f"method={','.join(methods)}", *overrides)
     return {method: [run for run in found if run.method == method] for method in settings}
 
 
@@ -49,17 +48,16 @@ def search(
     experiment: Experiment, common: Sequence[str], tunings: Mapping[str, Any], methods: Sequence[str]
 ) -> tuple[dict[str, list[Run]], dict[str, list[Tried]], dict[str, list[str]]]:
     """Method → its runs on validation prompts, what they did, and the overrides of the setting that is chosen."""
-    seed = str(VALIDATION_SEED)
     names = {method: list(tunings[method]["tried"]) if method in tunings else [] for method in methods}
     overrides = {method: {name: [f"tuning.setting={name}"] for name in names[method]} for method in methods}
     first = {method: [f"tuning.setting={','.join(names[method]) or 'null'}"] for method in methods}
-    runs = launch(experiment, "validation", common, first, seed)
+    runs = launch(experiment, "validation", common, first)
     (none,) = runs["none"]
     tried = {method: try_settings(found, none) for method, found in runs.items()}
 
     def more(method: str, name: str, chosen: list[str]) -> None:
         overrides[method][name] = chosen
-        runs[method] += launch(experiment, f"validation/{name}", common, {method: chosen}, seed)[method]
+        runs[method] += launch(experiment, f"validation/{name}", common, {method: chosen})[method]
         tried[method] = try_settings(runs[method], none)
 
     for method, tuning in ((method, tunings[method]) for method in methods if method in tunings):
@@ -77,11 +75,12 @@ def search(
 
 def measure(experiment: Experiment) -> dict[str, Any]:
     size, conf = experiment.options["size"], experiment.root / "conf"
-    if size not in SIZES or experiment.options["sweep"] not in ("true", "false"):
-        raise SystemExit(f"error: size is one of {', '.join(SIZES)}; sweep is true or false")
     every = read(conf / "experiment" / "rivals_base.yaml")["hydra"]["sweeper"]["params"]
     asked = (experiment.options["methods"] or every["method"]).split(",")
     methods, seeds = list(dict.fromkeys(["none", *asked])), experiment.options["seeds"] or every["seed"]
+    repeated = [name for name in experiment.options["repeated"].split(",") if name]
+    if size not in SIZES or experiment.options["sweep"] not in ("true", "false") or not {*repeated} <= {*methods}:
+        raise SystemExit(f"error: size is one of {', '.join(SIZES)}; sweep is true or false; repeated are of methods")
     files = {method: conf / "tuning" / size / f"{method}.yaml" for method in methods}
     tunings = {method: read(file)["tuning"] for method, file in files.items() if file.is_file()}
     corpus = ("+experiment=real_text",) if size == "real_text" else ()
@@ -91,20 +90,23 @@ def measure(experiment: Experiment) -> dict[str, Any]:
 
     validation, sweeps, settings = {}, {}, {method: list[str]() for method in methods}
     if experiment.options["sweep"] == "true":
-        shared = [f"+experiment={SIZES[size]}_validation", *starts]
+        shared = [f"+experiment={SIZES[size]}_validation", *starts, f"seed={VALIDATION_SEED}"]
         validation, sweeps, settings = search(experiment, shared, tunings, methods)
     chosen = {method: choose(tried) for method, tried in sweeps.items()}
     common = [f"+experiment={SIZES[size]}", *starts, DEPTH]
-    test = [run for runs in launch(experiment, "test", common, settings, seeds).values() for run in runs]
+    often, once = {"none", *(repeated or methods)}, seeds.split(",")[0]
+    seeded = {name: [*given, f"seed={seeds if name in often else once}"] for name, given in settings.items()}
+    test = [run for runs in launch(experiment, "test", common, seeded).values() for run in runs]
     check_apart([run for runs in validation.values() for run in runs], test)
 
     comparison = compare_rows(test, by=["method"])
     ours = next((row.name for row in comparison.measured if row.name == "ifguide"), None)
     return {
-        "size": size, "seeds": seeds.split(","), "validation_seed": VALIDATION_SEED, "tolerance": TOLERANCE,
+        "size": size, "seeds": seeds.split(","), "repeated": repeated, "tolerance": TOLERANCE,
         "first": facts_of(next(run for run in test if run.metrics is not None), "tasks.toxicity.samples"),
         "plots": experiment.report(comparison, title="IF-Guide and its rivals"), **page_of(comparison),
         "against_ifguide": rows_of(compare_rows(test, reference=ours, by=["method"])),
+        "validation_seed": VALIDATION_SEED,
         "sources": {group: test[0].choices[group] for group in ("labelled", "pairs")},
         "truncating": [method for method in tunings if UNSTEERED in tunings[method]["tried"]],
         "sweeps": {method: [asdict(one) for one in tried] for method, tried in sweeps.items()},
@@ -113,4 +115,4 @@ def measure(experiment: Experiment) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    publish(__file__, measure, size="sample", methods="", seeds="", sweep="true")
+    publish(__file__, measure, size="sample", methods="", seeds="", repeated="", sweep="true")
