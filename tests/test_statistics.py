@@ -142,6 +142,18 @@ def test_the_p_value_of_one_seed_counts_draws():
     assert paired_difference(np.ones((2, 40)), np.ones((2, 40))).p == 1
 
 
+@pytest.mark.parametrize("units", [12, 200])
+def test_a_p_value_smaller_than_draws_can_tell_is_students(units):
+    """So that differences of one seed can hold after a correction for many."""
+    values = np.random.default_rng(0).normal(1.0, 0.5, (1, units))
+    found = paired_difference(values, np.zeros_like(values)).p
+    exact = ttest_1samp(values[0], 0).pvalue
+    assert found < 2 / (RESAMPLES + 1)
+    assert np.log(found) == pytest.approx(np.log(max(exact, 1e-12)), rel=0.1)  # but for the draws' chance
+    losses, tokens = 10 * values, np.full_like(values, 10.0)
+    assert 0 < paired_perplexity_difference((losses, tokens), (0.5 * losses, tokens)).p < 0.002
+
+
 FEW = 60  # resamples
 
 

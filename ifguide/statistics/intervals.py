@@ -146,7 +146,7 @@ def paired_perplexity_difference(
     if len(ours[0]) == 1:
         values = [float(np.exp(losses.sum() / tokens.sum())) for losses, tokens in (ours, reference)]
         drawn, others = (_resampled_perplexity(*side, seed) for side in (ours, reference))
-        return _from_draws(values[0] - values[1], drawn - others)
+        return _from_draws(values[0] - values[1], drawn - others, ours[0].shape[1])
     values_SD, others_SD = (_linearised_perplexities(*side) for side in (ours, reference))
     if not np.isfinite(values_SD - others_SD).all():
         return Difference(math.nan, [math.nan, math.nan], 1.0)
@@ -175,7 +175,9 @@ def paired_difference(values_SP: Array, reference_SP: Array, *, seed: int = 0) -
     difference_SP = values_SP - reference_SP
     value = float(difference_SP.mean())
     if len(difference_SP) == 1:
-        return _from_draws(value, _resampled(difference_SP, seed)[:, 0] / difference_SP.shape[1])
+        return _from_draws(
+            value, _resampled(difference_SP, seed)[:, 0] / difference_SP.shape[1], difference_SP.shape[1]
+        )
     half = _half_width(difference_SP)
     return Difference(value, [value - half, value + half], _p_value(difference_SP))
 
@@ -234,10 +236,17 @@ def _p_value(difference_SP: Array) -> float:
     return float(brentq(lambda p: _half_width(difference_SP, p) - value, SMALLEST, 1.0, xtol=SMALLEST))
 
 
-def _from_draws(value: float, draws_R: Array) -> Difference:
-    """A bootstrap's difference; its p-value is twice the share of draws beyond 0, the sample itself among them."""
+def _from_draws(value: float, draws_R: Array, units: int) -> Difference:
+    """A bootstrap's difference; its p-value is twice the share of draws beyond 0, the sample itself among them.
+
+    Where no draw is beyond 0, their number would be the p-value: then it is Student's, of the draws' standard error.
+    """
     beyond = min((draws_R <= 0).sum(), (draws_R >= 0).sum())
-    return Difference(value, percentiles(draws_R), min(1.0, 2 * float(beyond + 1) / (len(draws_R) + 1)))
+    p = min(1.0, 2 * float(beyond + 1) / (len(draws_R) + 1))
+    error = float(draws_R.std()) * math.sqrt(units / max(1, units - 1))  # a bootstrap's is of n, not n − 1
+    if beyond == 0 and error > 0:
+        p = max(SMALLEST, 2 * float(t.sf(abs(value) / error, units - 1)))
+    return Difference(value, percentiles(draws_R), p)
 
 
 def _resampled(values_SP: Array, seed: int) -> Array:
