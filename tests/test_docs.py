@@ -85,7 +85,10 @@ def test_every_setting_composes(given, options_of_the_guides):
     composed(*overrides)
 
 
-@pytest.mark.parametrize("page", [*PAGES, WRITTEN[2]], ids=lambda page: str(page.relative_to(ROOT)))
+RESULTS = sorted((ROOT / "experiments").rglob("*.md"))
+
+
+@pytest.mark.parametrize("page", [*PAGES, WRITTEN[2], *RESULTS], ids=lambda page: str(page.relative_to(ROOT)))
 def test_every_link_leads_somewhere(page):
     for target, anchor in LINK.findall(page.read_text(encoding="utf-8")):
         if target.startswith("http"):
@@ -102,6 +105,19 @@ def test_the_reference_is_that_of_the_configuration():
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     assert module.PAGE.read_text(encoding="utf-8") == module.reference(), "run: python docs/reference.py"
+
+
+def test_every_artifact_and_every_published_data_set_is_described():
+    stages = "".join(file.read_text(encoding="utf-8") for file in (ROOT / "ifguide" / "stages").glob("*.py"))
+    named = re.findall(r'^    name: ClassVar\[str\] = "(\w+)"', stages, re.MULTILINE)
+    rows = re.findall(r"^\| (`.*?) \|", (ROOT / "docs" / "artifacts.md").read_text(encoding="utf-8"), re.MULTILINE)
+    assert len(named) > 30 and not {f"`{name}`" for name in named} - {name for row in rows for name in row.split(", ")}
+    conf = "".join(file.read_text(encoding="utf-8") for file in (ROOT / "conf").rglob("*.yaml"))
+    read = set(re.findall(r"\$\{paths\.datasets\}/([\w./-]+)", conf))
+    inputs = (ROOT / "docs" / "inputs.md").read_text(encoding="utf-8")
+    assert read and not [
+        path for path in read if f"`{path}`" not in inputs and f"`{path.split('/')[0]}/`" not in inputs
+    ]
 
 
 PYTHON = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)

@@ -2,6 +2,7 @@
 
 import ast
 import importlib
+import re
 from pathlib import Path
 
 import pytest
@@ -51,6 +52,8 @@ def room_of(path):
 
 
 def test_every_room_has_a_place():
+    page = (ROOT.parent / "docs" / "architecture.md").read_text(encoding="utf-8").split("```")[1].split("ifguide/")[1]
+    assert re.findall(r"^  (\w+)(?:\.py|/) ", page, re.MULTILINE) == ORDER
     assert {room_of(path) for path in FILES} == set(ORDER)
 
 
