@@ -16,9 +16,9 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 from transformers.utils.logging import disable_progress_bar
 
+from ifguide.signals import listening, run_through, stopped
 from ifguide.stages.commands import COMMANDS, build, failures, forget, record
 from ifguide.stages.configuration import config_flags, prepare, processes
-from ifguide.stages.signals import listening, run_through, stopped
 from ifguide.stages.streams import make_lenient
 from ifguide.tracking import finish_tracking
 from ifguide.workspace import as_override, global_rank, unranked

@@ -7,7 +7,6 @@ import re
 import runpy
 import sys
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -36,15 +35,15 @@ EXPERIMENTS = ROOT / "experiments"
 def run_script(monkeypatch, capsys):
     """Runs a script and its sweeps in this process, with few resamples, and returns the JSON of its last line."""
 
-    def sweep(command, *, cwd, check):
-        assert command[:2] == [sys.executable, "run.py"] and not check
-        return SimpleNamespace(returncode=run_here(cwd, *command[2:]))
+    def sweep(command, env, *, cwd):
+        assert command[:2] == [sys.executable, "run.py"]
+        return run_here(cwd, *command[2:])
 
     def script(path, *arguments):
         for module in (intervals, ranks):
             monkeypatch.setattr(module, "RESAMPLES", 50)
         monkeypatch.setattr(commands, "write_tokens", lambda *_: None)  # which no experiment reads
-        monkeypatch.setattr(experiment, "subprocess", SimpleNamespace(run=sweep))
+        monkeypatch.setattr(experiment, "run_through", sweep)
         monkeypatch.setattr(sys, "argv", [path, *arguments])
         monkeypatch.syspath_prepend(str((ROOT / path).parent))
         runpy.run_path(str(ROOT / path), run_name="__main__")

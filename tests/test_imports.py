@@ -11,8 +11,8 @@ import ifguide
 
 ORDER = [
     "checks", "hub", "hardware", "processes", "workspace", "statistics", "opening", "models", "inference",
-    "classifiers", "corpus", "objectives", "influence", "api", "training", "decoding", "methods", "evaluation", "cost",
-    "report", "tracking", "stages",
+    "classifiers", "corpus", "objectives", "influence", "api", "training", "signals", "decoding", "methods",
+    "evaluation", "cost", "report", "tracking", "stages",
 ]  # fmt: skip
 HYDRA = {"configuration", "plan", "planner", "commands"}  # of stages/; beside them only run.py knows it
 BELOW = {"stage", "findings"}  # of stages/; what each stage may import
@@ -26,7 +26,6 @@ WHOLE = {
     "listing",
     "costing",
     "scoring",
-    "signals",
     "study",
     "streams",
 }  # files of stages/ that are about several stages

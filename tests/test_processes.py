@@ -19,8 +19,8 @@ from composing import composed
 from hydra.types import RunMode
 from safetensors.numpy import load_file
 
+from ifguide import signals
 from ifguide.influence.store import ScoreStore
-from ifguide.stages import signals
 
 pytest.importorskip("profanity_check")
 pytestmark = pytest.mark.slow
@@ -180,14 +180,14 @@ def test_the_first_process_that_ends_says_why_and_the_next_attempt_anew(tmp_path
 def test_a_signal_is_passed_on_to_the_process_of_a_row_and_a_job_goes_back_once(tmp_path):
     """The row ends by itself; what is sent to both counts once."""
     row = (
-        "import pathlib, sys, time; from ifguide.stages.signals import listening\n"
+        "import pathlib, sys, time; from ifguide.signals import listening\n"
         "with listening():\n"
         "    pathlib.Path('started').touch()\n"
         "    try: time.sleep(60)\n"
         "    finally: time.sleep(0.5); pathlib.Path('ended').touch()"
     )
     sweep = (
-        "import os, sys; from ifguide.stages.signals import listening, run_through\n"
+        "import os, sys; from ifguide.signals import listening, run_through\n"
         f"with listening(): run_through([sys.executable, '-c', {row!r}], os.environ)"
     )
     (tmp_path / "scontrol").write_text('#!/bin/sh\necho "$@" >> asked\n')
@@ -203,6 +203,29 @@ def test_a_signal_is_passed_on_to_the_process_of_a_row_and_a_job_goes_back_once(
     assert said.count("stopped by SIGUSR1") == 2 and said.count("job 17 is in the queue again") == 1
     assert process.returncode == 128 + signal.SIGUSR1 and (tmp_path / "ended").exists()
     assert (tmp_path / "asked").read_text() == "requeue 17\n"
+
+
+def test_a_signal_to_an_experiment_ends_its_sweep_too(tmp_path):
+    """Which would train on, and nobody would know."""
+    (tmp_path / "experiments" / "e").mkdir(parents=True)
+    (tmp_path / "run.py").write_text(
+        "import pathlib, time; from ifguide.signals import listening\n"
+        "with listening():\n"
+        "    pathlib.Path('started').touch()\n"
+        "    try: time.sleep(60)\n"
+        "    finally: pathlib.Path('ended').touch()"
+    )
+    script = tmp_path / "experiments" / "e" / "run.py"
+    script.write_text(
+        "from ifguide.report.experiment import publish\n"
+        "publish(__file__, lambda experiment: experiment.sweep('rows', 'method=none'))"
+    )
+    process = subprocess.Popen([sys.executable, script], stderr=subprocess.PIPE, text=True)
+    wait_until((tmp_path / "started").exists)
+    process.terminate()
+    said = process.communicate(timeout=60)[1]
+    assert process.returncode == 128 + signal.SIGTERM and said.count("stopped by SIGTERM") == 2
+    assert (tmp_path / "ended").exists() and "Traceback" not in said
 
 
 @pytest.fixture(scope="module")

@@ -14,7 +14,7 @@ from pytorch_lightning import Callback
 from training.test_training import CPU, Interrupt, Recorder, model_for, run
 
 from ifguide.influence.store import ScoreStore, create_scores, open_scores
-from ifguide.stages.signals import requeue
+from ifguide.signals import requeue
 from ifguide.stages.streams import Lenient, check_folder
 from ifguide.training.checkpoints import SaveWhenAsked, newest_checkpoint
 from ifguide.workspace import Recipe, StorageError, Workspace, locks, refusal

@@ -11,7 +11,6 @@ import os
 import platform
 import shlex
 import shutil
-import subprocess
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -26,6 +25,7 @@ from ifguide.report.formats import markdown
 from ifguide.report.gather import Run, gather
 from ifguide.report.rows import Comparison, compare_rows
 from ifguide.report.write import write_report
+from ifguide.signals import listening, run_through
 from ifguide.workspace import as_override, read_json, read_manifest, write_atomically, write_json
 
 COMMON = {"output": "", "runs": "", "render": "false"}
@@ -115,7 +115,7 @@ class Experiment:
             *silent,
         ]
         print(f"\n# {' '.join(command)}", flush=True)
-        code = subprocess.run([sys.executable, *command], cwd=self.root, check=False).returncode
+        code = run_through([sys.executable, *command], os.environ, cwd=self.root)
         if code not in (0, 1) or not (self.runs / name).is_dir():  # 1: some of the runs failed, and say so there
             raise SystemExit(f"error: {' '.join(command)} ended with {code}; start again to continue")
         runs = gather([str(self.runs / name)])
@@ -187,7 +187,8 @@ def publish(
     """
     sys.stdout.reconfigure(errors="replace")  # type: ignore[union-attr]  # a terminal may not know an arrow
     experiment = Experiment(Path(script).absolute(), sys.argv[1:], defaults, page)
-    results = experiment.results(measure)
+    with listening():
+        results = experiment.results(measure)
     print(experiment.render(results))
     print(json.dumps(results["figures"]))
 

@@ -13,6 +13,7 @@ import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from types import FrameType
 
 from ifguide.training.checkpoints import SaveWhenAsked
@@ -45,13 +46,15 @@ def listening() -> Iterator[None]:
         if number != signal.SIGUSR1 or not SaveWhenAsked.ask():
             raise KeyboardInterrupt
 
-    for one in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
-        signal.signal(one, stop)
+    before = {one: signal.signal(one, stop) for one in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)}
     try:
         yield
     except (KeyboardInterrupt, SystemExit):  # the latter is Lightning's answer to the former
         if not _received:
             raise
+    finally:
+        for one, handler in before.items():
+            signal.signal(one, handler)
     if _received:
         print(f"stopped by {stopped()}: what is done is kept, and the same command goes on from there", file=sys.stderr)
         if _received[0] == signal.SIGUSR1 and global_rank() == 0:
@@ -59,10 +62,10 @@ def listening() -> Iterator[None]:
         sys.exit(128 + _received[0])
 
 
-def run_through(command: Sequence[str], env: Mapping[str, str]) -> int:
-    """Exit code of a program that is run to its end. A signal that ends this process is passed on to the program, which
-    has some time to end by itself; it is this process that puts a job back into the queue."""
-    program = subprocess.Popen(command, env={name: value for name, value in env.items() if name not in JOB})
+def run_through(command: Sequence[str], env: Mapping[str, str], *, cwd: Path | None = None) -> int:
+    """Exit code of a program that is run to its end, in a folder. A signal that ends this process is passed on to the
+    program, which has some time to end by itself; it is this process that puts a job back into the queue."""
+    program = subprocess.Popen(command, env={name: value for name, value in env.items() if name not in JOB}, cwd=cwd)
     try:
         return program.wait()
     except KeyboardInterrupt:
