@@ -56,7 +56,8 @@ WITHOUT_PAGES = {  # helpers, benchmarks, whose output is kept as it is printed,
 PRETRAINED = "ifguide, scores of a small proxy"
 WITHOUT_RESULTS = set(PAGES) - {
     "attribute_control/corpus.py", "attribute_control/run.py", "lancet/run.py",
-    "real_text/run.py", "evaluation/run.py", "attribution_quality/datamodeling.py", "attribution_quality/detoxify.py",
+    "real_text/frontier.py", "real_text/run.py",
+    "evaluation/run.py", "attribution_quality/datamodeling.py", "attribution_quality/detoxify.py",
     "attribution_quality/direction.py", "attribution_quality/run.py", "date_lm/run.py", "gold_standard/run.py",
     "nonlexical/run.py", "pretrained/run.py", "rivals/mask_grid.py", "rivals/run.py",
     "scaling/run.py",

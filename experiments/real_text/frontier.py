@@ -40,10 +40,10 @@ def measure(experiment: Experiment) -> dict[str, Any]:
             penalty, (perplexity, toxic) = run.setting("objective.penalty"), point(run)
             points.append({"limit": limit, "penalty": penalty, "perplexity": perplexity, "toxic_fraction": toxic,
                            "settings": [*shared, f"objective.penalty={penalty}"]})  # fmt: skip
-            curves.setdefault(f"L = {limit:.0%}", []).append((f"λ = {penalty}", [perplexity / base], [toxic]))
-    experiment.output.mkdir(parents=True, exist_ok=True)
-    labels = ("benign perplexity ÷ the uncensored model's", "toxic fraction (validation prompts)")
-    plot_trade_off(curves, experiment.output / "frontier.png", labels=labels)
+            place = (f"λ = {penalty}", [100 * perplexity / base - 100], [toxic])
+            curves.setdefault(f"L = {limit:.0%}", []).append(place)
+    labels = ("benign perplexity above the uncensored, %", "toxic fraction (validation prompts)")
+    plot_trade_off(curves, experiment.output / "frontier.png", labels=labels, log=True)
     within = [one for one in points if one["perplexity"] <= TOLERANCE * base]
     best = min(within or points, key=lambda one: (one["toxic_fraction"], one["perplexity"]))
     test = [f"+experiment={ROWS[size]}", f"start={start}", f"seed={seeds}"]

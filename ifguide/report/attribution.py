@@ -72,9 +72,20 @@ def plot_cost(points: Mapping[str, tuple[float, float, Sequence[float]]], path: 
 
 
 def plot_trade_off(
-    curves: Mapping[str, Sequence[tuple[str, Sequence[float], Sequence[float]]]], path: Path, *, labels: tuple[str, str]
+    curves: Mapping[str, Sequence[tuple[str, Sequence[float], Sequence[float]]]],
+    path: Path,
+    *,
+    labels: tuple[str, str],
+    log: bool = False,
 ) -> None:
-    """Points of a trade-off joined in their order: name → (label, x of every seed, y of every seed)."""
+    """Points of a trade-off joined in their order: name → (label, x of every seed, y of every seed).
+
+    Args:
+        curves: see above.
+        path: of a PNG or SVG.
+        labels: of the axes.
+        log: logarithmic axes, that of x from 1 on.
+    """
     figure = new_figure(width=9, height=5)
     axes = figure.subplots()
     for index, (name, points) in enumerate(curves.items()):
@@ -84,6 +95,13 @@ def plot_trade_off(
         for (label, xs, ys), a, b in zip(points, x, y, strict=True):
             axes.plot(xs, ys, ".", color=colour, alpha=0.5)
             axes.annotate(label, (a, b), (6, 4), textcoords="offset points", fontsize=8, color=colour)
+    if log:
+        axes.set_xscale("symlog", linthresh=1)
+        axes.set_yscale("log")
+        for axis in (axes.xaxis, axes.yaxis):
+            axis.set_major_formatter("{x:g}")
+        axes.yaxis.set_minor_formatter("{x:g}")
+        axes.margins(x=0.08)
     axes.set_xlabel(labels[0])
     axes.set_ylabel(labels[1])
     axes.grid(alpha=0.25)
