@@ -55,7 +55,7 @@ WITHOUT_PAGES = {  # helpers, benchmarks, whose output is kept as it is printed,
 # pages of others were measured before results were kept
 PRETRAINED = "ifguide, scores of a small proxy"
 WITHOUT_RESULTS = set(PAGES) - {
-    "attribute_control/corpus.py", "attribute_control/run.py", "lancet/run.py",
+    "attribute_control/classification.py", "attribute_control/corpus.py", "attribute_control/run.py", "lancet/run.py",
     "real_text/frontier.py", "real_text/run.py",
     "evaluation/run.py", "attribution_quality/datamodeling.py", "attribution_quality/detoxify.py",
     "attribution_quality/direction.py", "attribution_quality/run.py", "date_lm/run.py", "gold_standard/run.py",
