@@ -26,6 +26,7 @@ def rivals_page(folder, **results):
     first = {"metrics": {"toxicity": {"all": {"prompts": 9}}}, "settings": {"tasks.toxicity.samples": "5"},
              "made": {"classifier.toxicity": {"facts": {"name": "a classifier"}}}}  # fmt: skip
     given = {"size": "sample", "command": "python …", "machine": "a machine", "first": first, "seeds": ["1"],
+             "repeated": [],
              "validation_seed": 0, "tolerance": 1.03, "table": "", "plots": [], "rows": {}, "against_ifguide": {},
              "truncating": [], "sweeps": {}, "chosen": {},
              "sources": {"labelled": "queries", "pairs": "queries"}}  # fmt: skip
@@ -187,7 +188,7 @@ def test_the_page_of_a_pretrained_model_says_what_was_measured(tmp_path):
     given = {"machine": "a machine", "seeds": ["1", "2"], "first": first, "table": "a table", "plots": ["frontier.png"]}
     text = experiment.render({"command": experiment.command, "rows": rows, **given})
     assert "- dpo: -0.100 [-0.200, +0.010]\n" in text and "- ifguide: -0.100 [-0.200, -0.050], which excludes 0" in text
-    assert "SmolLM2-135M (134 M parameters), one pass over 300,000 tokens of" in text
+    assert "SmolLM2-135M-Instruct (134 M parameters), one pass over 300,000 tokens of" in text
 
 
 def test_the_page_of_sizes_has_a_row_for_each(tmp_path, monkeypatch):

@@ -2,7 +2,6 @@
 
 import json
 import sys
-from types import SimpleNamespace
 
 import pytest
 
@@ -63,7 +62,7 @@ def test_a_page_without_results_cannot_be_made(script, monkeypatch):
 def test_runs_are_read_back_and_their_stages_noted(script, monkeypatch):
     """A run that is interrupted ends the experiment; one that fails is a row that says so."""
 
-    def launched(command, **options):
+    def launched(command, env, **options):
         folder = experiment.runs / "first" / "0"
         (folder / ".hydra").mkdir(parents=True)
         (folder / ".hydra" / "config.yaml").write_text("{seed: 1, stage: model}")
@@ -75,14 +74,14 @@ def test_runs_are_read_back_and_their_stages_noted(script, monkeypatch):
         (folder / "run.json").write_text(json.dumps({"stage": "model", "artifacts": {"model": str(made)}}))
         assert command[1:] == ["run.py", "-m", "stage=model", "seed=1", f"hydra.sweep.dir='{experiment.runs}/first'",
                                "~hydra.callbacks.report"]  # fmt: skip
-        return SimpleNamespace(returncode=code)
+        return code
 
     experiment, code = Experiment(script, ["seed=1"]), 0
-    monkeypatch.setattr("subprocess.run", launched)
+    monkeypatch.setattr("ifguide.report.experiment.run_through", launched)
     run = experiment.run("first", "stage=model")
     assert run.artifacts["model"].name == "model-1" and experiment.stages == {"model": 3}
     for code in (-9, 1):  # killed; and a setting that does not exist, which no run says
-        monkeypatch.setattr("subprocess.run", lambda command, code=code, **options: SimpleNamespace(returncode=code))
+        monkeypatch.setattr("ifguide.report.experiment.run_through", lambda *_, code=code, **options: code)
         with pytest.raises(SystemExit, match=f"ended with {code}; start again to continue"):
             experiment.sweep("second")
 
