@@ -4,10 +4,11 @@ import re
 import reprlib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from math import isfinite
+from math import inf
 from typing import Any
 
 LARGEST_SEED = 2**32 - 1
+LARGEST_FLOAT32 = (2 - 2**-23) * 2.0**127
 SHORT = reprlib.Repr()
 SHORT.maxstring = SHORT.maxother = 60
 BEGINS_WITH_ARGUMENT = re.compile(r"\w+(?=[=.:])")  # that a message begins with
@@ -43,10 +44,12 @@ def check_seed(value: object) -> None:
         raise ValueError(f"seed={value}: it is a whole number from 0 to {LARGEST_SEED}")
 
 
-def check_number(name: str, value: object, *, least: float) -> None:
-    """Raise ValueError unless a value is a finite number, not below the least."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or not isfinite(value) or value < least:
-        raise ValueError(f"{name}={value}: it is a finite number, {least:g} or more")
+def check_number(name: str, value: object, *, least: float = -inf, above: float = -inf) -> None:
+    """Raise ValueError unless a value is a finite number of float32, not below the least and above another one."""
+    number = isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= LARGEST_FLOAT32
+    if not number or value < least or value <= above:  # type: ignore[operator]
+        bound = f", {least:g} or more" if least > -inf else f" above {above:g}" if above > -inf else ""
+        raise ValueError(f"{name}={value}: it is a finite number{bound}")
 
 
 def shortened(value: Any) -> str:

@@ -58,11 +58,11 @@ class WandbRun(WandbLogger):
         label: str | None = None,
         group: str | None = None,
         job_type: str | None = None,
-        tags: Sequence[str] = (),
+        tags: Sequence[str] | None = None,
         offline: bool | None = None,
     ) -> None:
         self.training, self.directory = name, Path(directory).absolute()
-        group = group or sweep_of(self.directory)
+        group, tags = group or sweep_of(self.directory), list(tags or ())
         given = [("label", label), ("group", group), ("job_type", job_type), *(("tags", tag) for tag in tags)]
         for argument, value in given:
             if value is not None and not 1 <= len(value) <= LONGEST_NAMES[argument]:
@@ -76,7 +76,7 @@ class WandbRun(WandbLogger):
             entity=entity,
             group=group,
             job_type=job_type,
-            tags=list(tags),
+            tags=tags,
             mode="offline" if offline else None,
             id=kept_id(self.directory),
         )

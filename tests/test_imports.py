@@ -15,7 +15,7 @@ ORDER = [
     "evaluation", "cost", "report", "tracking", "stages",
 ]  # fmt: skip
 HYDRA = {"configuration", "plan", "planner", "commands"}  # of stages/; beside them only run.py knows it
-BELOW = {"stage", "findings"}  # of stages/; what each stage may import
+BELOW = {"stage", "findings", "argument_types"}  # of stages/; what each stage may import
 WHOLE = {
     *HYDRA,
     "measuring",

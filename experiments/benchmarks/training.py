@@ -7,7 +7,6 @@ python experiments/benchmarks/training.py [models=pythia_14m,pythia_70m,smollm2_
 import json
 import statistics
 import time
-from collections.abc import Sequence
 from contextlib import nullcontext
 from tempfile import gettempdir
 from typing import Any
@@ -29,8 +28,9 @@ DEVICE, WARM, STEPS = OPTIONS["device"], 3, 3  # steps before those that are tim
 FAST = "bfloat16" if computes_bfloat16(torch.device(DEVICE)) else "float32"
 DTYPE = getattr(torch, OPTIONS["dtype"] or FAST)
 CLOCK = {"wall": time.perf_counter, "cpu": time.process_time}[OPTIONS["clock"]]
-# in float32 with whole logits, memory handed back · both of today's forms · the library's loop, in our dtype
-WAYS = ("before", "plain", "fused", "trainer")
+# in float32 with whole logits, memory handed back · today's forms · the library's loop, in our dtype
+FORMS = {"plain": "", "fused": "_fused", "checkpointed": "_checkpointed"}  # the last: fused, and activations made again
+WAYS = ("before", *FORMS, "trainer")
 RATIOS = {"training": ("before", "tokens/s", min), "training_over_trainer": ("trainer", "tokens/s", min),
           "memory": ("before", "peak MiB", max), "loss_memory": ("before", "of the loss", max)}  # fmt: skip
 
@@ -39,7 +39,9 @@ class Step:
     def __init__(self, model: PreTrainedModel, way: str) -> None:
         optim = Optimization(learning_rate=1e-3, batch_size=1, epochs=1)
         self.optimizer, _ = optim.configure(model.named_parameters(), 1000)
-        given = {"steps": 1000, "seed": 0, "fused": way == "fused"}
+        given = {"steps": 1000, "seed": 0, "fused": way in ("fused", "checkpointed")}
+        if way == "checkpointed":
+            model.gradient_checkpointing_enable({"use_reentrant": False})
         self.model, self.module = model, CausalLanguageModel(model, LanguageModeling(), optim, **given)
         self.dtype = torch.float32 if way == "before" else DTYPE
         kind = {"use_cpu": DEVICE == "cpu", "bf16": DTYPE == torch.bfloat16, "report_to": "none"}
@@ -66,7 +68,7 @@ def measure(name: str, length: int, way: str) -> tuple[float, float, float]:
     rows, generator = max(1, int(OPTIONS["tokens"]) // length), torch.Generator().manual_seed(0)
     ids = torch.randint(model.config.vocab_size, (rows, length), generator=generator).to(DEVICE)
     held, step = memory("VmRSS", DEVICE), Step(model, way)
-    with keeping_freed_memory() if way in ("plain", "fused") else nullcontext():
+    with keeping_freed_memory() if way in FORMS else nullcontext():
         for _ in range(WARM):  # memory is the program's own only then
             step(ids)
         spent = statistics.median(seconds(lambda: step(ids), CLOCK) for _ in range(STEPS))
@@ -78,9 +80,7 @@ def measure(name: str, length: int, way: str) -> tuple[float, float, float]:
 
 def rows_of(name: str, length: int) -> dict[str, dict[str, Any]]:
     """Way → what was measured; all ways in turn, each in a process of its own."""
-    rounds: Sequence[Any] = [
-        {way: apart(measure, name, length, way) for way in WAYS} for _ in range(int(OPTIONS["repeats"]))
-    ]
+    rounds = [{way: apart(measure, name, length, way) for way in WAYS} for _ in range(int(OPTIONS["repeats"]))]
     settings = model_settings(name)
     shape, count = shape_of(settings, settings.settings["vocab_size"]), max(1, int(OPTIONS["tokens"]) // length)
     rows: dict[str, dict[str, Any]] = {}
@@ -101,9 +101,9 @@ def main() -> None:
         for length, rows in found.items():
             shown += [{"model": name, "block": length, "way": way, **row} for way, row in rows.items()]
         for key, (way, column, worst) in RATIOS.items():
-            for form in ("plain", "fused"):
+            for form, suffix in FORMS.items():
                 ratio = worst(rows[form][column] / rows[way][column] for rows in found.values())
-                figures[f"{key}_ratio_{name.split('_')[-1]}{'_fused' if form == 'fused' else ''}"] = round(ratio, 3)
+                figures[f"{key}_ratio_{name.split('_')[-1]}{suffix}"] = round(ratio, 3)
     whole = dict.fromkeys(("tokens/s", "peak MiB", "of the loss"), ",.0f")
     print(table(shown, {**whole, "ratio": ".2f", "of the peak": ".0%"}), end="\n\n")
     print(json.dumps({"device": DEVICE, "dtype": kind, **figures}))

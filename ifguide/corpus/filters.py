@@ -12,7 +12,7 @@ from typing import ClassVar, Literal, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from ifguide.checks import check_limit, check_whole_number
+from ifguide.checks import check_limit, check_number, check_whole_number
 from ifguide.classifiers import Classifier, ClassifierSettings
 from ifguide.classifiers.base import TOXICITY, of_category
 from ifguide.corpus.blocks import LABELS
@@ -81,8 +81,7 @@ class WordFilter:
 
     def __post_init__(self) -> None:
         check_whole_number("at_least", self.at_least, least=1)
-        if self.log_odds <= 0:
-            raise ValueError(f"log_odds={self.log_odds}: must be above 0, or words that speak against it count too")
+        check_number("log_odds", self.log_odds, above=0)  # or words that speak against it would count too
         if self.files is not None:
             read_words(self.files, self.column)
 

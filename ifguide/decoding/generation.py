@@ -17,7 +17,7 @@ from ifguide.corpus.documents import Prompt
 from ifguide.corpus.tokenizers import beginning_of_text, last_tokens
 from ifguide.decoding.base import Decoder, attached, frame_of
 from ifguide.decoding.cached import NextLogits
-from ifguide.decoding.nucleus import cached_pieces
+from ifguide.decoding.nucleus import cached_pieces, finite_softmax
 from ifguide.opening import context_length
 from ifguide.processes import ALONE, Processes, joined
 
@@ -96,7 +96,7 @@ def _continuations(
     new = torch.full((len(ids), max_new_tokens), end_of_text, device=model.device)
     going = torch.arange(len(ids), device=model.device)  # the rows that have not ended
     for step in range(max_new_tokens):
-        probabilities = steps(ids, read(ids).float()).softmax(-1)
+        probabilities = finite_softmax(steps(ids, read(ids).float()))
         # one number for every row, so that none depends on whether others have ended
         uniform = torch.rand(len(new), 1, generator=generator, device=model.device, dtype=torch.float64)
         token = draw(probabilities, uniform[going])

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ifguide.checks import check_number
 from ifguide.decoding.base import Stateless
 
 # R rows, L tokens so far, V vocabulary
@@ -30,8 +31,7 @@ class Nucleus(Stateless):
 
     def __post_init__(self) -> None:
         check_top_p(self.top_p)
-        if self.temperature <= 0:
-            raise ValueError(f"temperature={self.temperature}: must be above 0")
+        check_number("temperature", self.temperature, above=0)
 
     def __call__(self, ids_RL: Tensor, logits_RV: Tensor) -> Tensor:
         """See `DecodingState`."""
@@ -67,6 +67,20 @@ def check_top_p(top_p: float) -> None:
         raise ValueError(f"top_p={top_p}: a probability in (0, 1]")
 
 
+def finite_softmax(logits_RV: Tensor) -> Tensor:
+    """Probabilities of tokens.
+
+    Raises:
+        ValueError: a row has none.
+    """
+    probabilities_RV = logits_RV.softmax(-1)
+    if probabilities_RV[:, 0].isnan().any():  # one that is not a number makes all of its row so
+        raise ValueError(
+            "the next token's logits are not finite: the model's weights are not, or what its decoder adds is too large"
+        )
+    return probabilities_RV
+
+
 def nucleus_logits(logits_RV: Tensor, top_p: float) -> Tensor:
     """Logits outside of the nucleus become −∞; tokens as probable as its last one are all inside.
 
@@ -77,7 +91,7 @@ def nucleus_logits(logits_RV: Tensor, top_p: float) -> Tensor:
         return logits_RV.clone()
 
     def filtered(logits: Tensor) -> Tensor:
-        probabilities = logits.float().softmax(-1)
+        probabilities = finite_softmax(logits.float())
         return logits.masked_fill(probabilities < nucleus_floor(probabilities, top_p), -torch.inf)
 
     return torch.cat([filtered(piece) for piece in cached_pieces(logits_RV)])

@@ -18,7 +18,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-from ifguide.checks import argument, check_whole_number
+from ifguide.checks import argument, check_number, check_whole_number
 from ifguide.corpus.documents import LabelledText
 from ifguide.corpus.labelled import hash_fraction
 from ifguide.corpus.tokenizers import beginning_of_text
@@ -58,8 +58,7 @@ class ToxicityProbe:
             raise ValueError("texts: there is no labelled text")
         if not 0 < self.held_out < 1:
             raise ValueError(f"held_out={self.held_out}: a share above 0 and below 1")
-        if self.penalty <= 0:
-            raise ValueError(f"penalty={self.penalty}: must be above 0")
+        check_number("penalty", self.penalty, above=0)
         for side, members in (("fitted on", ~self.is_held_out), ("judged", self.is_held_out)):
             if len({row.toxic for row, member in zip(self.rows, members, strict=True) if member}) < 2:
                 raise ValueError(f"texts: the texts that a probe is {side} need both toxic and other ones")

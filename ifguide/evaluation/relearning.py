@@ -71,9 +71,9 @@ class Relearning:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        check_number("learning_rate", self.learning_rate, least=0)
-        for name in ("batch_size", "block_length"):
-            check_whole_number(name, getattr(self, name), least=1)
+        check_number("learning_rate", self.learning_rate, above=0)
+        check_whole_number("batch_size", self.batch_size, least=1)
+        check_whole_number("block_length", self.block_length, least=2)  # the first token of a block is not predicted
         check_top_p(self.top_p)
         check_seed(self.seed)
         rising = all(type(step) is int for step in self.steps) and list(self.steps) == sorted(set(self.steps))
@@ -147,6 +147,8 @@ class Relearning:
                     loss: Tensor = cross_entropy(predict(ids_BT), ids_BT)
                     optimizer.zero_grad()
                     loss.backward()
+                if not loss.isfinite():
+                    raise ValueError(f"learning_rate={self.learning_rate}: the loss is {float(loss)} at step {step}")
                 optimizer.step()
             if step in self.steps:
                 yield step

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from ifguide.checks import check_seed, check_whole_number
+from ifguide.checks import check_number, check_seed, check_whole_number
 from ifguide.influence.pooling import Tokens
 from ifguide.workspace import read_json
 
@@ -94,6 +94,7 @@ class ConvolutionStudent:
             raise ValueError(f"kernels={list(self.kernels)}: a kernel is an odd number of tokens")
         for name in ("width", "epochs", "batch_size"):
             check_whole_number(name, getattr(self, name), least=1)
+        check_number("learning_rate", self.learning_rate, above=0)
         check_seed(self.seed)
 
     def fit(

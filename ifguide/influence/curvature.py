@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from ifguide.checks import check_whole_number
+from ifguide.checks import check_number, check_whole_number
 from ifguide.influence.factors import EIGENVALUES, EIGENVECTORS, FACTORS, SIDES, CurvatureError, by_layer, check_counts
 from ifguide.influence.kronfluence_factors import (
     LanguageModelingTask,
@@ -66,8 +66,7 @@ class Curvature:
         check_whole_number("blocks", self.blocks, least=1)
         if self.scope not in SCOPES:
             raise ValueError(f"scope={self.scope}; known: {', '.join(SCOPES)}")
-        if self.damping < 0:
-            raise ValueError(f"damping={self.damping}: a damping is 0 or more")
+        check_number("damping", self.damping, least=0)
 
     @property
     def fitting(self) -> dict[str, str | int | bool]:

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from ifguide.checks import check_number
 from ifguide.influence.store import create_scores
 from ifguide.influence.word_keys import WordKeys
 
@@ -131,10 +132,8 @@ class TypePooling:
 
     def __post_init__(self) -> None:
         for name in ("prior", "context_weight"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"{name}={getattr(self, name)}: must be 0 or more")
-        if self.reach <= 0:
-            raise ValueError(f"reach={self.reach}: must be above 0")
+            check_number(name, getattr(self, name), least=0)
+        check_number("reach", self.reach, above=0)
 
     def fit(
         self, scores_KBT: NDArray[np.float32], tokens: Tokens, texts: Sequence[str]
@@ -178,8 +177,7 @@ class WordPooling:
     prior: float = 3.0
 
     def __post_init__(self) -> None:
-        if self.prior <= 0:
-            raise ValueError(f"prior={self.prior}: must be above 0")
+        check_number("prior", self.prior, above=0)
 
     def fit(
         self, scores_KBT: NDArray[np.float32], tokens: Tokens, texts: Sequence[str]

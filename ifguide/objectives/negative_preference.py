@@ -10,7 +10,7 @@ stand side by side in a block (`unit=run`). A run counts as often as it has toke
 units; in SimNPO a sequence counts once. Hence "SimNPO-style".
 """
 
-from math import log
+from math import inf, log
 
 import torch
 import torch.nn.functional as F
@@ -88,10 +88,10 @@ class NegativePreference(nn.Module):
         self, *, beta: float = 0.5, reference: float | None = None, weight: float = 1.0, unit: str = "token"
     ) -> None:
         super().__init__()
-        if beta <= 0:
-            raise ValueError(f"beta={beta}: must be above 0; the limit at 0 is suppressed_language_modeling")
-        if reference is not None and reference > 0:
-            raise ValueError(f"reference={reference}: a log-probability is at most 0")
+        if not 0 < beta < inf:
+            raise ValueError(f"beta={beta}: a number above 0; the limit at 0 is suppressed_language_modeling")
+        if reference is not None and not -inf < reference <= 0:
+            raise ValueError(f"reference={reference}: a log-probability is a number, 0 at most")
         check_weight("weight", weight)
         if unit not in UNITS:
             raise ValueError(f"unit={unit}; known: {', '.join(UNITS)}")

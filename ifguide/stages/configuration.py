@@ -16,6 +16,7 @@ from pytorch_lightning.utilities import rank_zero_only
 
 from ifguide.checks import check_whole_number
 from ifguide.corpus.queries import first_half
+from ifguide.stages.argument_types import mistyped
 from ifguide.tracking import WHOLE_RUN, WandbRun
 from ifguide.workspace import Workspace, check_launched, forget_ranks
 
@@ -83,20 +84,23 @@ def as_list(value: Any) -> list[Any]:
 
 def checked(node: Any, place: str) -> Any:
     """The node, whose every `_target_` is one that a configuration may name; more with `IFGUIDE_TARGETS=mine,theirs`.
+    Its arguments are of their types.
 
     What it names counts, not how: `ifguide.workspace.files.os.system` is of `posix`.
 
     Raises:
-        ValueError: a `_target_` is not.
+        ValueError: a `_target_` or an argument is not.
     """
     allowed = [*TARGETS, *filter(None, os.environ.get("IFGUIDE_TARGETS", "").replace(".*", "").split(","))]
     if not OmegaConf.is_config(node):
         return node
-    for where, target in targets(OmegaConf.to_container(node, resolve=True), place):
-        modules = [target]
+    for where, given in calls(OmegaConf.to_container(node, resolve=True), place):
+        target = str(given["_target_"])
+        modules, found = [target], None
         if within(target, allowed):
             try:
-                modules.append(str(getattr(get_object(target), "__module__", "")))
+                found = get_object(target)
+                modules.append(str(getattr(found, "__module__", "")))
             except Exception:  # Hydra says what is wrong with it
                 continue
         if not all(within(module, allowed) for module in modules):
@@ -104,6 +108,8 @@ def checked(node: Any, place: str) -> Any:
                 f"{where}._target_={target}: a configuration may name what is in {', '.join(allowed)}; where you trust "
                 f"it, add its package to the environment variable IFGUIDE_TARGETS={target.partition('.')[0]}"
             )
+        for name, message in mistyped(found, given).items():
+            raise ValueError(f"{typed(node, f'{where}.{name}')}={message}")
     return node
 
 
@@ -111,16 +117,28 @@ def within(name: str, packages: Sequence[str]) -> bool:
     return any(f"{name}.".startswith(f"{package}.") for package in packages)
 
 
-def targets(value: Any, place: str) -> Iterator[tuple[str, str]]:
-    """(place, name) of every `_target_` in a value."""
+def typed(node: Any, place: str) -> str:
+    """Where the value at a place comes from: `${data.seed}` is typed as `data.seed`.
+
+    Args:
+        node: of the configuration that the place is in.
+        place: the whole way to it.
+    """
+    given = OmegaConf.select(node._get_root(), place.rpartition(".")[0])._get_node(place.rpartition(".")[2])
+    source = re.fullmatch(r"\$\{(\w[\w.]*)\}", str(given._value()))
+    return typed(node, source[1]) if source else place
+
+
+def calls(value: Any, place: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """(place, node) of every node with a `_target_` in a value."""
     if isinstance(value, Mapping):
         if "_target_" in value:
-            yield place, str(value["_target_"])
+            yield place, value
         for key, child in value.items():
-            yield from targets(child, f"{place}.{key}")
+            yield from calls(child, f"{place}.{key}")
     elif isinstance(value, list):
         for index, child in enumerate(value):
-            yield from targets(child, f"{place}.{index}")
+            yield from calls(child, f"{place}.{index}")
 
 
 def check_names(cfg: DictConfig) -> None:

@@ -168,7 +168,7 @@ def fit(
     except DivergedError as error:
         kept = newest_checkpoint(checkpoints)
         raise DivergedError(
-            f"{error}. Use a smaller learning_rate or clip, or a smaller penalty of the objective. "
+            f"{error}. Use a smaller learning_rate or clip, or a smaller penalty or weight of the objective. "
             f"Last good checkpoint: {kept or 'none yet (checkpoint_every)'}"
         ) from None
     if trainer.interrupted:

@@ -4,6 +4,8 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from math import cos, pi
 
+from ifguide.checks import check_whole_number
+
 
 @dataclass(frozen=True, kw_only=True)
 class Schedule(ABC):
@@ -22,8 +24,8 @@ class Schedule(ABC):
             raise ValueError(f"warmup={self.warmup}, warmup_steps={self.warmup_steps}: set one of them, the other null")
         if not 0 <= (self.warmup or 0) <= 1:
             raise ValueError(f"warmup={self.warmup}: must be a share in [0, 1]; a number of steps is warmup_steps")
-        if (self.warmup_steps or 0) < 0:
-            raise ValueError(f"warmup_steps={self.warmup_steps}: must be 0 or more")
+        if self.warmup_steps is not None:
+            check_whole_number("warmup_steps", self.warmup_steps, least=0)
 
     def rate(self, step: int, steps: int) -> float:
         """The rate of one of so many steps, counted from 0."""

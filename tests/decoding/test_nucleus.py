@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from ifguide.decoding import Nucleus
-from ifguide.decoding.nucleus import nucleus_logits
+from ifguide.decoding.nucleus import finite_softmax, nucleus_logits
 from ifguide.models import LoadOptions
 from ifguide.workspace import describe
 
@@ -41,6 +41,14 @@ def test_it_is_its_own_decoder_and_describes_itself():
     assert describe(plain) == {"class": "Nucleus", "top_p": 0.8, "temperature": 1.0}
     logits = torch.tensor([[0.0, 1.0, 2.0]])
     assert (Nucleus(top_p=1.0, temperature=0.5)(None, logits) == 2 * logits).all()
+
+
+@pytest.mark.parametrize("row", [[1.0, torch.nan], [1.0, torch.inf], [-torch.inf, -torch.inf]])
+@pytest.mark.parametrize("top_p", [0.9, 1.0])
+def test_logits_that_are_not_finite_are_refused(row, top_p):
+    logits = torch.tensor([[1.0, -torch.inf], row])
+    with pytest.raises(ValueError, match=r"^the next token's logits are not finite: "):
+        finite_softmax(nucleus_logits(logits, top_p))
 
 
 def test_a_nucleus_of_everything_leaves_no_token_out():

@@ -102,6 +102,14 @@ def test_every_pass_reads_each_block_in_an_order_of_its_own():
     assert all(len(set(one)) == 6 for one in passes) and passes[0].tolist() != passes[1].tolist()
 
 
+@pytest.mark.parametrize("steps", [[0, 1], [0, 3]])
+def test_a_copy_that_diverges_says_so(model, tokenizer, steps):
+    diverging = Relearning(**{**SETTINGS, "learning_rate": 1e30, "steps": steps})
+    said = r"^learning_rate=1e\+30: the loss is nan at step|^the next token's logits are not finite"
+    with pytest.raises(ValueError, match=said):
+        diverging(model, tokenizer, Judge())
+
+
 @pytest.mark.parametrize(
     "settings, message",
     [

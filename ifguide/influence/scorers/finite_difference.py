@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from ifguide.checks import check_number
 from ifguide.influence.scorers.base import (
     Direction,
     TokenScorer,
@@ -53,8 +54,7 @@ class FiniteDifference:
     tolerance: float = 0.999
 
     def __post_init__(self) -> None:
-        if self.change <= 0:
-            raise ValueError(f"change={self.change}: the wanted change in loss is above 0")
+        check_number("change", self.change, above=0)
         if not 0 <= self.tolerance <= 1:
             raise ValueError(f"tolerance={self.tolerance}: a correlation lies in [0, 1]")
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
+from ifguide.checks import check_number
 from ifguide.decoding.cached import NextLogits
 from ifguide.decoding.nucleus import check_top_p, shifted_nucleus
 from ifguide.methods.dexperts.training import ExpertTraining
@@ -37,8 +38,7 @@ class DExperts:
     top_p: float = 0.9
 
     def __post_init__(self) -> None:
-        if self.alpha < 0:
-            raise ValueError(f"alpha={self.alpha}: 0 or more")
+        check_number("alpha", self.alpha, least=0)
         check_top_p(self.top_p)
         if self.experts.optim.epochs == 0:
             raise ValueError(

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache, PreTrainedConfig, PreTrainedTokenizerFast
 
-from ifguide.checks import check_whole_number
+from ifguide.checks import check_number, check_whole_number
 from ifguide.methods.rad.model import RewardModel, load_reward_model
 from ifguide.methods.rad.tokens import TokenTranslation
 from ifguide.methods.rad.training import RewardTraining
@@ -48,8 +48,7 @@ class RAD:
     def __post_init__(self) -> None:
         for name in ("top_k", "batch_size"):
             check_whole_number(name, getattr(self, name), least=1)
-        if self.beta < 0:
-            raise ValueError(f"beta={self.beta}: 0 or more")
+        check_number("beta", self.beta, least=0)
 
     @property
     def auxiliaries(self) -> Mapping[str, Auxiliary]:

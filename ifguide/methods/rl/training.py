@@ -173,7 +173,7 @@ class PolicyGradient:
         if self.optim.epochs == 0:
             raise ValueError("optim.epochs=0: nothing is learned; leave the post-training out")
         if self.logit_limit is not None:
-            check_number("logit_limit", self.logit_limit, least=0)
+            check_number("logit_limit", self.logit_limit, above=0)
         with argument("sampling"):
             if self.sampling.samples < 2:
                 raise ValueError(f"samples={self.sampling.samples}: samples of a prompt are compared; 2 or more")

@@ -3,7 +3,6 @@
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
-from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerFast
 
-from ifguide.checks import check_whole_number
+from ifguide.checks import check_number, check_whole_number
 from ifguide.decoding import Nucleus
 from ifguide.decoding.nucleus import OverNucleus
 from ifguide.methods.steering.vector import SteeringVector, hidden_state, load_vectors
@@ -42,8 +41,7 @@ class Steering(OverNucleus):
         super().__post_init__()
         if self.block is not None:
             check_whole_number("block", self.block, least=0)
-        if not isfinite(self.alpha):
-            raise ValueError(f"alpha={self.alpha}: a finite number")
+        check_number("alpha", self.alpha)
 
     @property
     def auxiliaries(self) -> Mapping[str, SteeringVector]:
