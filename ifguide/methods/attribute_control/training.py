@@ -67,6 +67,9 @@ class AttributeControl:
         check_seed(self.seed)
         if self.optim.epochs == 0:
             raise ValueError("optim.epochs=0: nothing is trained; choose post_training=none")
+        for name in ("sources", "labels"):
+            if getattr(self, name) is not None and not len(getattr(self, name)):
+                raise ValueError(f"{name}=[]: name one at least; null: all that the other one names, or all there are")
 
     def check(self, corpus: Corpus) -> None:
         """Raise ValueError where there are too few blocks, or no document is regularised."""

@@ -188,7 +188,7 @@ def test_rounds_have_orders_of_their_own_and_start_where_they_are_told(corpus, t
 
 
 def test_mistakes_are_named(corpus):
-    for options in ({"weight": -1.0}, {"rounds": 0}, {"seed": -1}):
+    for options in ({"weight": -1.0}, {"rounds": 0}, {"seed": -1}, {"labels": []}):
         with pytest.raises(ValueError, match=f"^{next(iter(options))}="):
             settings(**options)
     with pytest.raises(ValueError, match=r"^optim\.epochs=0"):
