@@ -49,9 +49,21 @@ def test_the_interval_of_several_seeds_is_its_definition(shape):
         units = seeds * sum((one - mean) ** 2 for one in of_prompt) / (prompts - 1)
         cells = [values[s, p] - of_seed[s] - of_prompt[p] + mean for s in range(seeds) for p in range(prompts)]
         rest = sum(cell**2 for cell in cells) / (seeds - 1) / (prompts - 1)
+        square = max(square, student.ppf(0.975, (seeds - 1) * (prompts - 1)) ** 2 * rest)
         square += student.ppf(0.975, prompts - 1) ** 2 * max(units - rest, 0)
     half = (square / seeds / prompts) ** 0.5
     assert hierarchical_interval(values) == pytest.approx([mean - half, mean + half])
+
+
+def test_seeds_that_happen_to_agree_make_nothing_certain():
+    """Two seeds of as many events each: their means are the same, prompt by prompt they are not."""
+    table = np.zeros((2, 60))
+    table[0, :3] = table[1, 30:33] = 1
+    low, high = proportion_interval(table)
+    assert low < 0.025 and high > 0.09
+    rng = np.random.default_rng(0)
+    differences = [paired_difference(*rng.binomial(5, 0.1, size=(2, 2, 30)) / 5) for _ in range(400)]
+    assert min(one.p for one in differences) > 1e-3 and np.mean([one.p <= 0.05 for one in differences]) <= 0.05
 
 
 def test_two_seeds_whose_prompts_are_noise_are_a_t_test():

@@ -35,7 +35,7 @@ def measure(experiment: Experiment) -> dict[str, Any]:
     for seed in seeds:
         rows.append(row_of(start := experiment.run(f"none/{seed}", "method=none", f"seed={seed}"), "none", 0))
         for number in range(rounds, 0, -1):  # first the rounds of which one is trained beside the next one's R̂
-            given = ("method=none", f"model.pretrained={start.artifacts['model']}", "optim=sample_control",
+            given = ("method=none", f"model.pretrained={start.typed('model')}", "optim=sample_control",
                      f"optim.epochs={number * EPOCHS}", f"seed={seed}")  # fmt: skip
             rows.append(row_of(experiment.run(f"tuned/{seed}/{number}", *given), "fine-tuning", number))
             for scheme, count in PROCESSES.items():

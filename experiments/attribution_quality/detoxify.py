@@ -19,6 +19,7 @@ from ifguide.report.gather import Run
 from ifguide.stages.influence import Mask
 from ifguide.stages.stage import Existing
 from ifguide.stages.study import Study
+from ifguide.workspace import as_override
 
 LISTS = yaml.safe_load(Path(__file__).with_name("variants.yaml").read_text(encoding="utf-8"))
 CELLS = {"toxic fraction, toxic prompts": ("toxicity", "toxic", "toxic_fraction"),
@@ -54,7 +55,7 @@ def cells(runs: list[Run]) -> dict[str, list[float]]:
 def measure(experiment: Experiment) -> dict[str, Any]:
     study = Study(experiment, "masks", {EXACT: LISTS["variants"][EXACT]}, "+experiment=real_text")
     # the proxy is the uncensored model of its seed
-    tuned = ("+experiment=detoxification", f"start={study.base.artifacts['proxy']}")
+    tuned = ("+experiment=detoxification", f"start={study.base.typed('proxy')}")
     curves: dict[str, dict[str, dict[str, list[float]]]] = {}
     for suffix, overrides in ({"": []} | LISTS["detoxified"]).items():
         for limit in LIMITS:
@@ -69,7 +70,7 @@ def measure(experiment: Experiment) -> dict[str, Any]:
     rows |= {name: points["2.0%"] for name, points in curves.items()}
     rows["amortised from 5 %"] = cells(experiment.sweep("amortised", *tuned, *student))
     for name, mask in other_masks(study).items():
-        rows[name] = cells(experiment.sweep(name, *tuned, f"paths.mask={mask}", *one))
+        rows[name] = cells(experiment.sweep(name, *tuned, f"paths.mask={as_override(mask)}", *one))
     x, y = "benign perplexity", "toxic fraction, toxic prompts"
     shown = {name: [(limit, cell[x], cell[y]) for limit, cell in points.items()] for name, points in curves.items()}
     plot_trade_off(shown, experiment.output / "frontier.png", labels=(x, y))

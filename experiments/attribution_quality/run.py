@@ -32,6 +32,7 @@ from ifguide.report.token_page import page_documents
 from ifguide.report.wording import TOXICITY
 from ifguide.stages.study import Scores, Study
 from ifguide.statistics import precision_recall, ratio_interval
+from ifguide.workspace import as_override
 
 LISTS = yaml.safe_load(Path(__file__).with_name("variants.yaml").read_text(encoding="utf-8"))
 KEY, EXACT = "precision_at_0.01", "exact (`jvp`)"
@@ -78,8 +79,8 @@ def report(experiment: Experiment, study: Study) -> dict[str, Any]:
     places = study.base.artifacts  # other text, scored with the same proxy, which is not trained further
     other = Study(
         experiment, "reported", variants(LISTS["reported"]), "+experiment=real_text", "data=annotated_posts",
-        f"data.tokenizer.path={places['data'] / 'tokenizer'}", f"proxy.pretrained={places['proxy']}",
-        "proxy_optim.epochs=0",
+        f"data.tokenizer.path={as_override(places['data'] / 'tokenizer')}",
+        f"proxy.pretrained={study.base.typed('proxy')}", "proxy_optim.epochs=0",
     )  # fmt: skip
     scores = {name: other.scores(name) for name in LISTS["reported"]} | other.baselines()
     reported = {

@@ -74,8 +74,7 @@ def measure(name: str, length: int, way: str) -> tuple[float, float, float]:
         spent = statistics.median(seconds(lambda: step(ids), CLOCK) for _ in range(STEPS))
     most = memory("VmHWM", DEVICE) - held
     matrix = torch.randn(2048, 2048, device=DEVICE, dtype=step.dtype)
-    products = [seconds(lambda: matrix @ matrix, CLOCK) for _ in range(5)]
-    return spent, most, statistics.median(products)
+    return spent, most, statistics.median(seconds(lambda: matrix @ matrix, CLOCK) for _ in range(5))
 
 
 def rows_of(name: str, length: int) -> dict[str, dict[str, Any]]:

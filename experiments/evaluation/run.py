@@ -12,7 +12,7 @@ from ifguide.report.rows import compare_rows
 
 
 def measure(experiment: Experiment) -> dict[str, Any]:
-    start = experiment.run("start", "+experiment=real_text", "method=none", "stage=model").artifacts["model"]
+    start = experiment.run("start", "+experiment=real_text", "method=none", "stage=model").typed("model")
     runs = experiment.sweep("runs", "+experiment=evaluation", f"start={start}", "method=none,ifguide")
     comparison = compare_rows(runs)
     experiment.report(comparison, title="IF-Guide: evaluation on real text")

@@ -28,7 +28,7 @@ def point(run: Run) -> tuple[float, float]:
 
 def measure(experiment: Experiment) -> dict[str, Any]:
     size, limits, penalties, seeds = (experiment.options[key] for key in ("size", "limits", "penalties", "seeds"))
-    start = experiment.run("start", *CORPUS[size], "method=none", "stage=model", "seed=0").artifacts["model"]
+    start = experiment.run("start", *CORPUS[size], "method=none", "stage=model", "seed=0").typed("model")
     tried = [f"+experiment={ROWS[size]}_validation", f"start={start}", "seed=0", "tuning.setting=null"]
     base, uncensored = point(experiment.run("validation/none", *tried, "method=none"))
     curves: dict[str, list[tuple[str, list[float], list[float]]]] = {}
@@ -41,7 +41,7 @@ def measure(experiment: Experiment) -> dict[str, Any]:
             points.append({"limit": limit, "penalty": penalty, "perplexity": perplexity, "toxic_fraction": toxic,
                            "settings": [*shared, f"objective.penalty={penalty}"]})  # fmt: skip
             place = (f"λ = {penalty}", [100 * perplexity / base - 100], [toxic])
-            curves.setdefault(f"L = {limit:.0%}", []).append(place)
+            curves.setdefault(f"L = {100 * limit:g}%", []).append(place)
     labels = ("benign perplexity above the uncensored, %", "toxic fraction (validation prompts)")
     plot_trade_off(curves, experiment.output / "frontier.png", labels=labels, log=True)
     within = [one for one in points if one["perplexity"] <= TOLERANCE * base]

@@ -16,7 +16,7 @@ PAPER = "selection=paper"
 def measure(experiment: Experiment) -> dict[str, Any]:
     runs = experiment.sweep("trained", "+experiment=real_text", PAPER, "method=none,ifguide")
     facts_of(runs[0])  # the others continue it
-    start = ("+experiment=real_text_tuned", PAPER, f"start={runs[0].artifacts['model']}", "optim.epochs=0.25",
+    start = ("+experiment=real_text_tuned", PAPER, f"start={runs[0].typed('model')}", "optim.epochs=0.25",
              "tasks.toxicity.prompts.limit=300")  # fmt: skip
     runs += experiment.sweep("tuned", *start, "method=none,ifguide")
     runs += experiment.sweep("stronger", *start, "method=ifguide", "objective.penalty=1")

@@ -24,7 +24,6 @@ from ifguide.workspace import as_override
 
 SIZES = {"sample": "rivals", "real_text": "rivals_real_text"}
 VALIDATION_SEED, REFERENCE_SEED = 0, 1000  # the reference model is continued by no row
-DEPTH = "+utility@utilities.relearning=relearning"  # is a behaviour gone, or hidden?
 
 
 def read(file: Path) -> Any:
@@ -35,12 +34,11 @@ def launch(
     experiment: Experiment, part: str, common: Sequence[str], settings: Mapping[str, Sequence[str]]
 ) -> dict[str, list[Run]]:
     """Method → its runs, those that failed too; methods with the same overrides (`settings`) run in one process."""
-    together: dict[tuple[str, ...], list[str]] = {}
+    shared: dict[tuple[str, ...], list[str]] = {}
     for method, overrides in settings.items():
-        together.setdefault(tuple(overrides), []).append(method)
-    found: list[Run] = []
-    for overrides, methods in together.items():
-        found += experiment.sweep(f"{part}/{methods[0]}", *common, f"method={','.join(methods)}", *overrides)
+        shared.setdefault(tuple(overrides), []).append(method)
+    found = [run for given, of in shared.items()
+             for run in experiment.sweep(f"{part}/{of[0]}", *common, f"method={','.join(of)}", *given)]  # fmt: skip
     return {method: [run for run in found if run.method == method] for method in settings}
 
 
@@ -53,6 +51,7 @@ def search(
     first = {method: [f"tuning.setting={','.join(names[method]) or 'null'}"] for method in methods}
     runs = launch(experiment, "validation", common, first)
     (none,) = runs["none"]
+    facts_of(none)  # what all are compared with
     tried = {method: try_settings(found, none) for method, found in runs.items()}
 
     def more(method: str, name: str, chosen: list[str]) -> None:
@@ -65,11 +64,12 @@ def search(
         while (value := beyond(tried[method], **bounds)) is not None and len(names[method]) < TRIES:
             names[method].append(name := f"further_{len(names[method])}")
             more(method, name, [f"+tuning.tried.{name}={value}", f"tuning.setting={name}"])
-        best = choose(tried[method])
+        if (best := choose(tried[method])) is None:
+            continue  # no setting could be evaluated, as the page says
         for also, settings in list(tuning.get("also", {}).items())[: TRIES - len(tried[method])]:
             shown = f"+tuning.shown={as_override(f'{best.shown}, {also}')}"
             more(method, also, [f"+tuning.tried.{also}={best.value}", f"tuning.setting={also}", shown, *settings])
-    chosen = {method: choose(found).setting for method, found in tried.items()}
+    chosen = {method: best.setting for method, found in tried.items() if (best := choose(found))}
     return runs, tried, {method: overrides[method][name] if name else [] for method, name in chosen.items()}
 
 
@@ -84,16 +84,15 @@ def measure(experiment: Experiment) -> dict[str, Any]:
     files = {method: conf / "tuning" / size / f"{method}.yaml" for method in methods}
     tunings = {method: read(file)["tuning"] for method, file in files.items() if file.is_file()}
     corpus = ("+experiment=real_text",) if size == "real_text" else ()
-    place = {name: experiment.run(name, *corpus, "method=none", "stage=model", f"seed={seed}").artifacts["model"]
-             for name, seed in (("start", VALIDATION_SEED), ("reference", REFERENCE_SEED))}  # fmt: skip
-    starts = [f"{name}={folder}" for name, folder in place.items()]
+    starts = [f"{name}={experiment.run(name, *corpus, 'method=none', 'stage=model', f'seed={seed}').typed('model')}"
+              for name, seed in (("start", VALIDATION_SEED), ("reference", REFERENCE_SEED))]  # fmt: skip
 
     validation, sweeps, settings = {}, {}, {method: list[str]() for method in methods}
     if experiment.options["sweep"] == "true":
         shared = [f"+experiment={SIZES[size]}_validation", *starts, f"seed={VALIDATION_SEED}"]
         validation, sweeps, settings = search(experiment, shared, tunings, methods)
-    chosen = {method: choose(tried) for method, tried in sweeps.items()}
-    common = [f"+experiment={SIZES[size]}", *starts, DEPTH]
+    chosen = {method: best for method, tried in sweeps.items() if (best := choose(tried))}
+    common = [f"+experiment={SIZES[size]}", *starts, "+utility@utilities.relearning=relearning"]
     often, once = {"none", *(repeated or methods)}, seeds.split(",")[0]
     seeded = {name: [*given, f"seed={seeds if name in often else once}"] for name, given in settings.items()}
     test = [run for runs in launch(experiment, "test", common, seeded).values() for run in runs]

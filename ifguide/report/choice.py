@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import isfinite
 
 from ifguide.report.gather import Run
 
@@ -74,7 +75,7 @@ def beyond(tried: Sequence[Tried], *, least: float | None = None, most: float | 
     """
     of_steered = [one.value for one in tried if one.setting != UNSTEERED and one.value is not None]
     values, chosen = sorted(set(of_steered)), choose(tried)
-    if len(of_steered) >= TRIES or len(values) < 2 or chosen.value not in (values[0], values[-1]):
+    if chosen is None or len(of_steered) >= TRIES or len(values) < 2 or chosen.value not in (values[0], values[-1]):
         return None
     if chosen.ratio is not None and abs(chosen.ratio - TOLERANCE) <= NEAR:
         return None
@@ -100,19 +101,17 @@ def perplexities(run: Run) -> tuple[float | None, float]:
     return benign and float(benign["perplexity"]), float(run.metrics["toxicity"]["all"]["generation_perplexity"])
 
 
-def choose(tried: Sequence[Tried]) -> Tried:
-    """The least toxic setting within the tolerance of perplexity; where there is none, the most fluent one.
-
-    Raises:
-        ValueError: no setting could be evaluated.
-    """
+def choose(tried: Sequence[Tried]) -> Tried | None:
+    """The least toxic setting within the tolerance of perplexity; where there is none, the most fluent one; None where
+    none could be evaluated, or has a perplexity that is finite."""
     measured = [
         (one.ratio, one.toxic_fraction, one)
         for one in tried
         if one.ratio is not None and one.toxic_fraction is not None and one.setting != UNSTEERED
-    ]
+        and isfinite(one.ratio) and isfinite(one.toxic_fraction)
+    ]  # fmt: skip
     if not measured:
-        raise ValueError(f"no setting could be evaluated: {'; '.join(str(one.problem) for one in tried)}")
+        return None
     fluent = [row for row in measured if row[0] <= TOLERANCE]
     if not fluent:
         return min(measured, key=lambda row: row[0])[2]

@@ -126,9 +126,11 @@ class Experiment:
         """A single run, which must not fail.
 
         Raises:
-            SystemExit: it failed.
+            SystemExit: it failed, or the overrides of the experiment make several.
         """
-        (run,) = self.sweep(name, *overrides)
+        run, *others = self.sweep(name, *overrides)
+        if others:
+            raise SystemExit(f"error: {' '.join(self.overrides)}: {1 + len(others)} runs in the place of one, {name}")
         if run.problem is not None and run.problem.startswith("failed"):
             raise SystemExit(f"error: {name} {run.problem}")
         return run
@@ -139,6 +141,7 @@ class Experiment:
         Returns:
             Those of its figures that the page shows, as files beside it.
         """
+        shutil.rmtree(self.runs / "report", ignore_errors=True)  # figures of an earlier time
         folder = write_report(comparison, self.runs / "report", title=title).parent
         figures = [file for file in FIGURES if (folder / file).is_file()]
         for file in figures:
@@ -152,9 +155,12 @@ class Experiment:
 
     def results(self, measure: Callable[[Experiment], Mapping[str, Any]]) -> dict[str, Any]:
         """What was measured, now or, with `render=true`, an earlier time; kept as JSON."""
-        if self.options["render"] != "true":
+        if self.options["render"] not in ("true", "false"):
+            raise SystemExit(f"error: render={self.options['render']}: it is true or false")
+        if self.options["render"] == "false":
             self.output.mkdir(parents=True, exist_ok=True)
-            measured = measure(self)
+            with listening():
+                measured = measure(self)
             about = {"command": self.command, "machine": machine(), "stages": dict(sorted(self.stages.items()))}
             write_json(self.results_file, {**about, **measured})
         if not self.results_file.is_file():
@@ -187,8 +193,7 @@ def publish(
     """
     sys.stdout.reconfigure(errors="replace")  # type: ignore[union-attr]  # a terminal may not know an arrow
     experiment = Experiment(Path(script).absolute(), sys.argv[1:], defaults, page)
-    with listening():
-        results = experiment.results(measure)
+    results = experiment.results(measure)
     print(experiment.render(results))
     print(json.dumps(results["figures"]))
 

@@ -181,7 +181,7 @@ def markdown(comparison: Comparison) -> str:
             cells = [shortened(line.problem), *[MISSING] * (len(layout.headers) - 1)]
         body.append([one_line(name), line.seeds, *map(one_line, cells)])
     turned = len(layout.headers) > WIDEST or is_single(comparison)
-    grid: Sequence[Sequence[str]] = [["method", "seeds", *layout.headers], *body]
+    grid: Sequence[Sequence[str]] = [["method", "seeds", *map(one_line, layout.headers)], *body]
     table = "\n".join(aligned(list(zip(*grid, strict=True)) if turned else grid))
     notes = [f"{superscript(number)} {one_line(note)}" for number, note in enumerate(layout.notes, start=1)]
     return "\n\n".join([table, explanation(comparison), *notes]) + "\n"

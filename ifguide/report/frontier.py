@@ -81,8 +81,8 @@ def frontier(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]
 def _draw_points(
     axes: Axes, points: Points, absent: Sequence[str], labels: tuple[str, str], styles: Mapping[str, Style]
 ) -> None:
-    axes.set_xlabel(f"{labels[0]} (left is better)")
-    axes.set_ylabel(f"{labels[1]} (down is better)")
+    axes.set_xlabel(f"{plain(labels[0])} (left is better)")
+    axes.set_ylabel(f"{plain(labels[1])} (down is better)")
     axes.grid(alpha=0.25)
     if absent:
         note = f"not shown, not finite: {', '.join(map(plain, absent))}"

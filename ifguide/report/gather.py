@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from ifguide.decoding.generation import GENERATIONS_FILE, load_generations, numbered
 from ifguide.evaluation.task import METRICS_FILE, with_nan
 from ifguide.report.plain_yaml import WithoutAliases
-from ifguide.workspace import find_paths, open_archive, read_json
+from ifguide.workspace import as_override, find_paths, open_archive, read_json
 
 RUN_FILE, FAILURE_FILE = "run.json", "failure.json"
 TOKENS_FILE = "tokens-{behaviour}.json"
@@ -108,6 +108,10 @@ class Run:
             value = value[part]
         return plain(value)
 
+    def typed(self, role: str) -> str:
+        """The folder of a role's artifact as a value on the command line, whatever its name holds."""
+        return as_override(self.artifacts[role])
+
     def generations_of(self, task: str) -> Path | None:
         """The artifact of a task's generations, or None where it is gone."""
         return self.artifacts.get(self.generations.get(task, ""))
@@ -137,6 +141,8 @@ def plain(value: Any) -> str:
     """A setting as it is shown and compared: `1e-3` is `0.001`, `True` is `true`."""
     if isinstance(value, bool) or value is None:
         return {True: "true", False: "false", None: "null"}[value]
+    if isinstance(value, int):
+        return str(value)
     try:
         return f"{float(value):.12g}"
     except (TypeError, ValueError):

@@ -89,7 +89,7 @@ def plot_bars(
     axes.set_yticks(range(len(groups)), [plain(group) for group in groups])
     axes.set_ylim(len(groups) - 0.5, -0.5)
     axes.set_xlim(left=0.0)
-    axes.set_xlabel(f"{label} (left is better)")
+    axes.set_xlabel(f"{plain(label)} (left is better)")
     axes.grid(axis="x", alpha=0.25)
     axes.set_axisbelow(True)
     patches = [

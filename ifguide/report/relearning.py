@@ -132,7 +132,7 @@ def plot_relearning(
     axes.set_xlim(left=0)
     axes.set_ylim(bottom=0.0)
     axes.set_xlabel("tokens of toxic text learned (right is deeper)")
-    axes.set_ylabel(label)
+    axes.set_ylabel(plain(label))
     axes.grid(alpha=0.25)
     axes.legend(frameon=False, fontsize=9, loc="lower left", bbox_to_anchor=(0.0, 1.0), ncols=columns_of(curves))
     save_figure(figure, path)

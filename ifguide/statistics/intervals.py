@@ -4,11 +4,12 @@ Of one seed, a percentile bootstrap over units. Of several, units and seeds are 
 every seed), and a handful of seeds is too small to resample: a bootstrap of three covers as little as .8. There the
 interval is mean ± h with
 
-    h² = t²(S − 1) · MS_seeds / SP + t²(P − 1) · max(MS_units − MS_rest, 0) / SP,
+    h² = max(t²(S − 1) · MS_seeds, t²((S − 1)(P − 1)) · MS_rest) / SP + t²(P − 1) · max(MS_units − MS_rest, 0) / SP,
 
 from the mean squares of the two-way table [seeds, units] and the 97.5 % points of Student's t: every variance with the
-degrees of freedom it was learned from. It is exact where one term vanishes and a little too wide between (coverage .94
-to .99; `tests/test_statistics.py` simulates it). Of two seeds it is wide: two say little of others.
+degrees of freedom it was learned from. It is exact where one term vanishes and a little too wide between (coverage .95
+to .99; `tests/test_statistics.py` simulates it). Seeds whose means happen to coincide would have MS_seeds = 0, though
+chance alone, which is MS_rest, keeps them apart. Of two seeds it is wide: two say little of others.
 
 The same arguments give the same interval.
 
@@ -203,24 +204,26 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return [float(p) for p in np.minimum(adjusted, 1)]
 
 
-def _variances(values_SP: Array) -> tuple[float, float]:
-    """MS_seeds / SP, and max(MS_units − MS_rest, 0) / SP."""
+def _variances(values_SP: Array) -> tuple[float, float, float]:
+    """MS_seeds / SP, MS_rest / SP, and max(MS_units − MS_rest, 0) / SP."""
     seeds, prompts = values_SP.shape
     rows_S, columns_P, mean = values_SP.mean(1), values_SP.mean(0), values_SP.mean()
     between = float(np.square(rows_S - mean).sum()) / (seeds - 1) / seeds
     if prompts == 1:
-        return between, 0.0
+        return between, 0.0, 0.0
     rest_SP = values_SP - rows_S[:, None] - columns_P + mean
     of_units = float(np.square(columns_P - mean).sum()) / (prompts - 1) / prompts
     of_rest = float(np.square(rest_SP).sum()) / (seeds - 1) / (prompts - 1) / (seeds * prompts)
-    return between, max(of_units - of_rest, 0.0)
+    return between, of_rest, max(of_units - of_rest, 0.0)
 
 
 def _half_width(values_SP: Array, p: float = 0.05) -> float:
     """h of the module's formula, of the interval that leaves out a probability of p."""
     seeds, prompts = values_SP.shape
-    between, of_units = _variances(values_SP)
+    between, of_rest, of_units = _variances(values_SP)
     square = float(t.isf(p / 2, seeds - 1)) ** 2 * between
+    if of_rest:
+        square = max(square, float(t.isf(p / 2, (seeds - 1) * (prompts - 1))) ** 2 * of_rest)
     if of_units:
         square += float(t.isf(p / 2, prompts - 1)) ** 2 * of_units
     return math.sqrt(square)

@@ -87,7 +87,15 @@ def _over_cases(
     resamples: int,
     seed: int,
 ) -> list[float]:
-    """Interval of a statistic over resampled cases, each resample with both classes."""
+    """Interval of a statistic over resampled cases, each resample with both classes.
+
+    Raises:
+        ValueError: all cases are of one class.
+    """
+    if positive.all() or not positive.any():
+        raise ValueError(
+            f"all of {len(positive)} cases are {'positive' if positive.any() else 'negative'}: both are needed"
+        )
     rng = np.random.default_rng(seed)
     drawn: list[float] = []
     while len(drawn) < resamples:

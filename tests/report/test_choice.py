@@ -18,8 +18,10 @@ def test_the_least_toxic_of_the_fluent_settings_is_chosen():
     failed = Tried("high", "y=nan", problem="failed: it diverged")
     assert choose([failed, toxic, fluent, garbled]) == fluent
     assert choose([garbled, tried(0.3, 1.2)]).ratio == 1.2, "the most fluent where none is fluent"
-    with pytest.raises(ValueError, match="diverged"):
-        choose([failed])
+    assert choose([failed]) is None
+    assert choose([tried(0.0, float("nan")), tried(float("nan"), 1.0), toxic]) == toxic, (
+        "what is not finite is no choice"
+    )
 
 
 def run(setting, toxic, written, tuning=None, benign=None):
