@@ -24,6 +24,7 @@ PATIENCE = 100.0  # seconds that a program has to end
 JOB = ("SLURM_JOB_ID", "SLURM_ARRAY_JOB_ID")
 
 _received: list[signal.Signals] = []
+_programs: list[subprocess.Popen[bytes]] = []  # that run, whichever thread waits for them
 
 
 def stopped() -> str | None:
@@ -43,6 +44,8 @@ def listening() -> Iterator[None]:
             return  # sent to a group of processes, and passed on by one of them
         _received.append(signal.Signals(number))
         last = time.monotonic()
+        for program in _programs:
+            program.send_signal(number)
         if number != signal.SIGUSR1 or not SaveWhenAsked.ask():
             raise KeyboardInterrupt
 
@@ -63,17 +66,20 @@ def listening() -> Iterator[None]:
 
 
 def run_through(command: Sequence[str], env: Mapping[str, str], *, cwd: Path | None = None) -> int:
-    """Exit code of a program that is run to its end, in a folder. A signal that ends this process is passed on to the
-    program, which has some time to end by itself; it is this process that puts a job back into the queue."""
+    """Exit code of a program that any thread runs to its end, in a folder. A signal that ends this process is passed on to
+    the program, which has some time to end by itself; it is this process that puts a job back into the queue."""
     program = subprocess.Popen(command, env={name: value for name, value in env.items() if name not in JOB}, cwd=cwd)
+    _programs.append(program)
     try:
         return program.wait()
     except KeyboardInterrupt:
-        program.send_signal(_received[-1] if _received else signal.SIGINT)
+        if not _received:
+            program.send_signal(signal.SIGINT)
         with suppress(subprocess.TimeoutExpired):
             program.wait(PATIENCE)
         raise
     finally:
+        _programs.remove(program)
         if program.poll() is None:
             program.kill()
             program.wait()

@@ -205,27 +205,34 @@ def test_a_signal_is_passed_on_to_the_process_of_a_row_and_a_job_goes_back_once(
     assert (tmp_path / "asked").read_text() == "requeue 17\n"
 
 
-def test_a_signal_to_an_experiment_ends_its_sweep_too(tmp_path):
-    """Which would train on, and nobody would know."""
+@pytest.mark.parametrize("beside", [1, 2])
+def test_a_signal_to_an_experiment_ends_its_sweeps_too(tmp_path, beside):
+    """Which would train on, and nobody would know; also those that threads wait for."""
     (tmp_path / "experiments" / "e").mkdir(parents=True)
     (tmp_path / "run.py").write_text(
-        "import pathlib, time; from ifguide.signals import listening\n"
+        "import os, pathlib, time; from ifguide.signals import listening\n"
         "with listening():\n"
-        "    pathlib.Path('started').touch()\n"
+        "    pathlib.Path(f'started{os.getpid()}').touch()\n"
         "    try: time.sleep(60)\n"
-        "    finally: pathlib.Path('ended').touch()"
+        "    finally: pathlib.Path(f'ended{os.getpid()}').touch()"
     )
     script = tmp_path / "experiments" / "e" / "run.py"
     script.write_text(
+        "from concurrent.futures import ThreadPoolExecutor\n"
         "from ifguide.report.experiment import publish\n"
-        "publish(__file__, lambda experiment: experiment.sweep('rows', 'method=none'))"
+        "def measure(experiment):\n"
+        f"    if {beside} == 1: return experiment.sweep('rows', 'method=none')\n"
+        "    with ThreadPoolExecutor() as pool:\n"
+        f"        started = [pool.submit(experiment.sweep, str(n), 'method=none') for n in range({beside})]\n"
+        "    return [one.result() for one in started]\n"
+        "publish(__file__, measure)"
     )
     process = subprocess.Popen([sys.executable, script], stderr=subprocess.PIPE, text=True)
-    wait_until((tmp_path / "started").exists)
+    wait_until(lambda: len(list(tmp_path.glob("started*"))) == beside)
     process.terminate()
     said = process.communicate(timeout=60)[1]
-    assert process.returncode == 128 + signal.SIGTERM and said.count("stopped by SIGTERM") == 2
-    assert (tmp_path / "ended").exists() and "Traceback" not in said
+    assert process.returncode == 128 + signal.SIGTERM and said.count("stopped by SIGTERM") == 1 + beside
+    assert len(list(tmp_path.glob("ended*"))) == beside and "Traceback" not in said
 
 
 @pytest.fixture(scope="module")
