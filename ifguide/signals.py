@@ -66,8 +66,11 @@ def listening() -> Iterator[None]:
 
 
 def run_through(command: Sequence[str], env: Mapping[str, str], *, cwd: Path | None = None) -> int:
-    """Exit code of a program that any thread runs to its end, in a folder. A signal that ends this process is passed on to
-    the program, which has some time to end by itself; it is this process that puts a job back into the queue."""
+    """Exit code of a program that any thread runs to its end, in a folder.
+
+    A signal that ends this process is passed on, and the program has some time to end by itself; it is this process
+    that puts a job back into the queue.
+    """
     program = subprocess.Popen(command, env={name: value for name, value in env.items() if name not in JOB}, cwd=cwd)
     _programs.append(program)
     try:

@@ -257,6 +257,9 @@ def test_intervals_of_rank_statistics_are_their_definition():
     areas = [roc_auc(scores[chosen], positive[chosen]) for chosen in drawn]
     assert roc_auc_interval(scores, positive) == percentiles(areas)
     assert roc_auc_interval(scores, positive, resamples=100) == percentiles(areas[:100])
+    for alike in (np.ones(5, bool), np.zeros(5, bool)):
+        with pytest.raises(ValueError, match=r"^all of 5 cases are (posi|nega)tive: both are needed"):
+            roc_auc_interval(np.arange(5.0), alike)
     other = rng.random(30)
     correlations = [spearman(scores[chosen], other[chosen]) for chosen in drawn]
     assert spearman_interval(scores, other) == percentiles(correlations)

@@ -10,7 +10,7 @@ from ifguide.report.gather import Run
 from ifguide.report.groups import Group, group_runs
 from ifguide.report.relearning import relearning_columns, tokens_to_relearn
 from ifguide.report.table import FRACTION, Column, Measurement, every_column, measurement, table_columns, usual_columns
-from ifguide.report.values import GENERATED, PER_PROMPT, difference_from, measured_over, recorded_mean
+from ifguide.report.values import GENERATED, PER_PROMPT, difference_from, measured_over, recorded_mean, units_are_known
 from ifguide.report.wording import Wording, wording_of
 from ifguide.statistics import FEWEST
 
@@ -19,6 +19,9 @@ FEW_SEEDS = f"{{}} seeds: fewer than {FEWEST} say little of others, so intervals
 STEERED = "steered while it writes: the model's folder alone is the model without it; see the settings"
 NO_UTILITY = "no perplexity was measured: never the best of a column"
 RECORDED = "values prompt by prompt are gone: intervals are those in metrics.json, without a paired difference"
+OTHER_SEEDS = "its seeds have different prompts: intervals are those of each seed, and differences over shared prompts"
+OTHER_TEXTS = "no difference of what was measured on other documents than the reference's"
+SHARED = "differences are over the prompts and documents that the reference has too, which are not all"
 UNPAIRED = "no paired difference: the reference has no run of the same seeds on the same prompts"
 PARTLY_PAIRED = "differences are over the seeds that the reference has too"
 
@@ -243,7 +246,7 @@ def measured_row(
             notes.append(f"{column.header} is the mean over {len(having)} of {len(group.runs)} seeds")
         measured = measured_over(having, column)
         if measured is None and column.metric in PER_PROMPT:
-            notes.append(RECORDED)
+            notes.append(OTHER_SEEDS if units_are_known(having, column) else RECORDED)
         cells[column] = measured or recorded_mean(having, column)
         if remark := remark_on(cells[column], column, wordings):
             remarks[column] = remark
@@ -251,8 +254,13 @@ def measured_row(
             difference = difference_from(having, reference.runs, column)
             if column.metric in PER_PROMPT and (difference is None or difference.units is None):
                 notes.append(UNPAIRED)
+            elif difference is None and column in shown and units_are_known([*having, *reference.runs], column):
+                notes.append(OTHER_TEXTS)
             if difference is not None:
                 differences[column] = difference
+                both = (measured, measured_over(reference.runs, column))
+                if difference.units and difference.units < max((one.units or 0 for one in both if one), default=0):
+                    notes.append(SHARED)
     notes += [f"{column.header} is not finite: never the best of a column" for column in infinite(cells)]
     theirs = {run.seed for run in reference.runs} if reference is not None else set()
     shared = [str(run.seed) for run in group.runs if run.seed in theirs]

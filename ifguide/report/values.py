@@ -104,6 +104,11 @@ def aligned_units(units: Sequence[Units | None]) -> tuple[NDArray[np.float64], N
     return values, np.stack(tokens) if tokens else None
 
 
+def units_are_known(runs: Sequence[Run], column: Column) -> bool:
+    """Whether every run has values prompt by prompt, or document by document."""
+    return all(units_of(run, column) is not None for run in runs)
+
+
 def measured_over(runs: Sequence[Run], column: Column) -> Measurement | None:
     """Mean over seeds with its interval over seeds and units; None where units are not known or the runs' differ."""
     units = [units_of(run, column) for run in runs]
@@ -115,12 +120,14 @@ def measured_over(runs: Sequence[Run], column: Column) -> Measurement | None:
         mean, interval = float(values_SU.mean()), within_bounds(INTERVALS[column.metric](values_SU), column)
     else:
         mean = float(np.exp(values_SU.sum(1) / tokens_SU.sum(1)).mean())
-        interval = perplexity_interval(values_SU, tokens_SU)
+        low, high = perplexity_interval(values_SU, tokens_SU)
+        interval = (max(1.0, low), high)  # by Student's t, which knows no bounds
     return Measurement(mean, as_pair(interval) if values_SU.shape[1] >= FEWEST else None, values_SU.shape[1])
 
 
 def difference_from(runs: Sequence[Run], reference: Sequence[Run], column: Column) -> Measurement | None:
-    """Mean difference over the seeds that both have, and the units that all of these share; None without any.
+    """Mean difference over the seeds that both have, and the units that all of these share; None without any, as where
+    the documents of one are not the other's.
 
     There is no interval where values by unit are not known, or where there are fewer than five units.
     """
@@ -139,6 +146,8 @@ def difference_from(runs: Sequence[Run], reference: Sequence[Run], column: Colum
         if units < FEWEST or not np.any(values[::2] != values[1::2]):
             return Measurement(difference.value, None, units)
         return Measurement(difference.value, as_pair(difference.interval), units, difference.p)
+    if pairs and all(one is not None for one in pairs):
+        return None
     recorded = []
     for seed in seeds:
         a, b = (

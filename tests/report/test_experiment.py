@@ -2,11 +2,13 @@
 
 import json
 import sys
+from pathlib import Path
 
 import pytest
+from jinja2 import Environment, FileSystemLoader
 
 from ifguide.report.experiment import Experiment, facts_of, publish
-from ifguide.report.gather import Run
+from ifguide.report.gather import Run, plain
 
 
 @pytest.fixture
@@ -84,6 +86,26 @@ def test_runs_are_read_back_and_their_stages_noted(script, monkeypatch):
         monkeypatch.setattr("ifguide.report.experiment.run_through", lambda *_, code=code, **options: code)
         with pytest.raises(SystemExit, match=f"ended with {code}; start again to continue"):
             experiment.sweep("second")
+
+
+def test_one_run_is_one_and_render_is_true_or_false(script, monkeypatch):
+    monkeypatch.setattr(Experiment, "sweep", lambda self, *given: [Run("a"), Run("b")])
+    with pytest.raises(SystemExit, match="error: seed=1,2: 2 runs in the place of one, first"):
+        Experiment(script, ["seed=1,2"]).run("first")
+    with pytest.raises(SystemExit, match="error: render=True: it is true or false"):
+        Experiment(script, ["render=True"]).results(lambda experiment: {})
+
+
+def test_macros_of_pages_know_what_is_not_finite():
+    """Which is null in kept results."""
+    folder = Path(__file__).parents[2] / "experiments"
+    macros = Environment(loader=FileSystemLoader(folder)).get_template("tables.md.j2").module
+    assert (macros.change(2.0, 3.0), macros.change(None, 3.0)) == ("+50.0%", "not known")
+    assert (macros.ratio(1.0, 4.0), macros.ratio(1.0, None)) == ("0.250", "–")
+
+
+def test_whole_numbers_are_shown_whole():
+    assert [plain(value) for value in (1234567890123, "1e-3", True, None)] == ["1234567890123", "0.001", "true", "null"]
 
 
 def test_a_run_that_was_not_evaluated_has_no_facts():

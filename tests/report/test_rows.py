@@ -1,4 +1,5 @@
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -9,13 +10,16 @@ from run_folders import COLUMNS, HEADLINE, beta, write_run, write_sweep
 from ifguide.corpus.documents import Prompt
 from ifguide.decoding.generation import GENERATIONS_FILE, load_generations, save_generations
 from ifguide.report import rows as rows_module
-from ifguide.report.formats import explanation
+from ifguide.report.formats import explanation, markdown
 from ifguide.report.gather import gather
 from ifguide.report.rows import (
     NO_UTILITY,
     ONE_SEED,
+    OTHER_SEEDS,
+    OTHER_TEXTS,
     PARTLY_PAIRED,
     RECORDED,
+    SHARED,
     STEERED,
     UNPAIRED,
     compare_rows,
@@ -86,6 +90,14 @@ def test_only_seeds_that_both_have_are_paired(tmp_path):
     (tmp_path / "sweep" / "2").rename(tmp_path / "elsewhere")
     row = compare_rows(gather([str(tmp_path / "sweep")])).measured[1]
     assert HEADLINE not in row.differences and UNPAIRED in row.notes
+
+
+def test_a_perplexity_is_never_below_one(tmp_path):
+    for seed, perplexity in ((1, 5.0), (2, 60.0)):
+        given = {"workspace": tmp_path / "w", "documents": 30, "perplexity": perplexity}
+        write_run(tmp_path / "s" / str(seed), "none", seed, np.full((9, 2), 0.1), **given)
+    (row,) = compare_rows(gather([str(tmp_path / "s")])).measured
+    assert row.cells[PERPLEXITY].interval[0] == 1.0 < 60 < row.cells[PERPLEXITY].interval[1]
 
 
 def test_one_seed_is_labelled(tmp_path):
@@ -221,11 +233,31 @@ def test_documents_of_two_corpora_do_not_pair(tmp_path):
         (tmp_path / "w" / corpus).mkdir()
         facts["artifacts"]["data"] = str(tmp_path / "w" / corpus)
         (place / "run.json").write_text(json.dumps(facts))
-    none, ifguide = compare_rows(gather([str(tmp_path / "s")])).measured
+    comparison = compare_rows(gather([str(tmp_path / "s")]))
+    _, ifguide = comparison.measured
     assert ifguide.cells[PERPLEXITY].interval is not None
-    difference = ifguide.differences[PERPLEXITY]
-    assert difference.interval is None
-    assert difference.value == pytest.approx(ifguide.cells[PERPLEXITY].value - none.cells[PERPLEXITY].value)
+    assert PERPLEXITY not in ifguide.differences and OTHER_TEXTS in ifguide.notes
+
+
+def test_what_differences_are_over_is_said(tmp_path):
+    """The reference answered prompts that a row did not; and the seeds of a row have different prompts."""
+    rng, place = np.random.default_rng(0), {"workspace": tmp_path / "w"}
+    for job, (method, seed, prompts) in enumerate([("none", 1, 30), ("ifguide", 1, 20), ("dpo", 1, 30)]):
+        write_run(tmp_path / "s" / str(job), method, seed, rng.random((prompts, 4)), **place)
+    _, ifguide, dpo = compare_rows(gather([str(tmp_path / "s")])).measured
+    assert ifguide.differences[HEADLINE].units == 20 and SHARED in ifguide.notes and SHARED not in dpo.notes
+    write_run(tmp_path / "s" / "3", "dpo", 2, rng.random((20, 4)), **place)
+    row = compare_rows(gather([str(tmp_path / "s")])).measured[-1]
+    assert OTHER_SEEDS in row.notes and RECORDED not in row.notes
+
+
+def test_names_with_a_bar_keep_the_columns_of_a_table(tmp_path):
+    for job, (method, file) in enumerate([("none", "a|b"), ("ifguide", "c")]):
+        given = {"workspace": tmp_path / "w", "overrides": [f"data.file={file}"], "documents": 9}
+        write_run(tmp_path / "s" / str(job), method, 1, np.full((6, 2), 0.1 + job / 2), **given)
+    rows = compare_rows(gather([str(tmp_path / "s")]), reference="none, data.file=a|b")
+    table = markdown(rows).split("\n\n")[0].splitlines()
+    assert len({len(re.findall(r"(?<!\\)\|", line)) for line in table}) == 1 and "a\\|b" in table[0]
 
 
 def test_prompts_pair_by_their_text_however_their_file_is_spelled(sweep):
