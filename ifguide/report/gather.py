@@ -129,20 +129,14 @@ class Run:
         Raises:
             ValueError: a page's file is damaged.
         """
-        pages = {}
-        for behaviour in self.behaviours:
-            file = Path(self.place) / TOKENS_FILE.format(behaviour=behaviour)
-            if file.is_file():
-                pages[behaviour] = read_json(file)
-        return pages
+        files = {one: Path(self.place) / TOKENS_FILE.format(behaviour=one) for one in self.behaviours}
+        return {behaviour: read_json(file) for behaviour, file in files.items() if file.is_file()}
 
 
 def plain(value: Any) -> str:
     """A setting as it is shown and compared: `1e-3` is `0.001`, `True` is `true`."""
-    if isinstance(value, bool) or value is None:
-        return {True: "true", False: "false", None: "null"}[value]
-    if isinstance(value, int):
-        return str(value)
+    if value is None or isinstance(value, int):  # as True and False are
+        return json.dumps(value)
     try:
         return f"{float(value):.12g}"
     except (TypeError, ValueError):
@@ -217,10 +211,9 @@ def read_run(folder: Path, workspace: Path | None = None) -> Run:
     problem = None
     if damaged:
         metrics, problem = None, f"failed: a damaged file in its folder: {'; '.join(damaged)}"
-    elif metrics is None and failure is not None:
-        problem = f"failed: {failure}"
     elif metrics is None:
-        problem = "unfinished" if stage == "evaluate" else f"not evaluated (stage={stage})"
+        without = "unfinished" if stage == "evaluate" else f"not evaluated (stage={stage})"
+        problem = without if failure is None else f"failed: {failure}"
     paths = config.get("paths")
     workspace_of = str(paths.get("workspace") if isinstance(paths, dict) else "workspace")
     own = cwd / Path(os.path.expandvars(workspace_of)).expanduser()
