@@ -180,7 +180,7 @@ def test_a_job_of_slurm_that_started_one_process_of_four_says_so(monkeypatch):
      "tasks.toxicity.rows=0", "optim.batch_size=16.0", "curvature.blocks=0", "influence.batch_size=1.5"],
 )  # fmt: skip
 def test_what_is_counted_is_a_whole_number(override):
-    with pytest.raises(ValueError, match=f"^{override}: it is a whole number(, 1 or more|$)"):
+    with pytest.raises(ValueError, match=f"^{override}: it is a whole number, 1 or more"):
         make_plan(composed("+debug=smoke", "paths.run=r", override)).check()
 
 
@@ -218,7 +218,7 @@ def test_model_shapes_have_their_published_size(option):
 def test_a_seed_that_not_everything_takes_names_its_setting(key, value):
     groups = ["post_training=dpo"] if "post" in key else ["student=words"] if "student" in key else []
     cfg = composed(*groups, f"{key}={value}")
-    with pytest.raises(ValueError, match=rf"^{key}={value}: it is a whole number( from 0 to 4294967295|$)"):
+    with pytest.raises(ValueError, match=rf"^{key}={value}: .*4294967295"):
         make_plan(cfg, "model")
 
 

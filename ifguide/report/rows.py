@@ -258,8 +258,7 @@ def measured_row(
                 notes.append(OTHER_TEXTS)
             if difference is not None:
                 differences[column] = difference
-                both = (measured, measured_over(reference.runs, column))
-                if difference.units and difference.units < max((one.units or 0 for one in both if one), default=0):
+                if difference.partly and measured is not None:
                     notes.append(SHARED)
     notes += [f"{column.header} is not finite: never the best of a column" for column in infinite(cells)]
     theirs = {run.seed for run in reference.runs} if reference is not None else set()

@@ -18,7 +18,8 @@ SUPERSCRIPTS = str.maketrans("0123456789", "⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 @dataclass(frozen=True)
 class Measurement:
-    """A value, its interval, how many prompts or documents it is of, and of a difference its p-value, where known.
+    """A value, its interval, how many prompts or documents it is of, and of a difference its p-value, where known; and
+    whether there are others, which only one side has.
 
     An interval without an upper end, [value, ∞], says that all that is known is a lower bound.
     """
@@ -27,6 +28,7 @@ class Measurement:
     interval: tuple[float, float] | None = None
     units: int | None = None
     p: float | None = None
+    partly: bool = False
 
 
 def as_pair(interval: Sequence[float]) -> tuple[float, float]:

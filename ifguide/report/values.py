@@ -29,6 +29,7 @@ from ifguide.statistics import (
 PER_PROMPT = tuple(INTERVALS)
 PROPORTIONS = (*PER_PROMPT, "accuracy", "last_token_accuracy", "success_before", "attack_success")
 GENERATED = "generation_perplexity"
+PERPLEXITIES = ("perplexity", GENERATED)
 
 
 @dataclass(frozen=True)
@@ -120,8 +121,7 @@ def measured_over(runs: Sequence[Run], column: Column) -> Measurement | None:
         mean, interval = float(values_SU.mean()), within_bounds(INTERVALS[column.metric](values_SU), column)
     else:
         mean = float(np.exp(values_SU.sum(1) / tokens_SU.sum(1)).mean())
-        low, high = perplexity_interval(values_SU, tokens_SU)
-        interval = (max(1.0, low), high)  # by Student's t, which knows no bounds
+        interval = within_bounds(perplexity_interval(values_SU, tokens_SU), column)
     return Measurement(mean, as_pair(interval) if values_SU.shape[1] >= FEWEST else None, values_SU.shape[1])
 
 
@@ -143,9 +143,10 @@ def difference_from(runs: Sequence[Run], reference: Sequence[Run], column: Colum
             sides = [(values[side::2], tokens[side::2]) for side in (0, 1)]
             difference = paired_perplexity_difference(*sides)
         units = values.shape[1]
+        partly = any(len(one.keys) > units for one in pairs if one is not None)
         if units < FEWEST or not np.any(values[::2] != values[1::2]):
-            return Measurement(difference.value, None, units)
-        return Measurement(difference.value, as_pair(difference.interval), units, difference.p)
+            return Measurement(difference.value, None, units, partly=partly)
+        return Measurement(difference.value, as_pair(difference.interval), units, difference.p, partly)
     if pairs and all(one is not None for one in pairs):
         return None
     recorded = []
@@ -181,8 +182,10 @@ def recorded_mean(runs: Sequence[Run], column: Column) -> Measurement:
 
 
 def within_bounds(interval: Sequence[float], column: Column) -> Sequence[float]:
-    """An interval by Student's t, which knows no bounds, of a share or a mean of probabilities."""
+    """An interval by Student's t, which knows no bounds, of a share, a mean of probabilities or a perplexity."""
     low, high = interval
+    if column.metric in PERPLEXITIES:
+        return max(low, 1.0), high  # not a number stays so
     return (max(0.0, low), min(1.0, high)) if column.metric in PROPORTIONS else interval
 
 

@@ -36,11 +36,26 @@ def make(cfg: DictConfig, key: str) -> Any:
     Raises:
         ValueError: an argument is wrong; the message begins with the setting as it was typed.
     """
-    node = OmegaConf.select(cfg, key, throw_on_missing=True)
+    return made(OmegaConf.select(cfg, key, throw_on_missing=True), key)
+
+
+def made(node: Any, key: str, **further: Any) -> Any:
+    """What a node at a key names, instantiated with further arguments. Of a value of another type it is its class that
+    speaks first, which knows the range too.
+
+    Raises:
+        ValueError: as `make`.
+    """
+    wrong = check_calls(node, key)
     try:
-        return instantiate(checked(node, key), _convert_="all")
+        found = instantiate(node, _convert_="all", **further)
     except InstantiationException as error:
-        raise mistake(error, key) or error from error
+        said = mistake(error, key)
+        if not wrong or str(said).partition("=")[0] in wrong:
+            raise said or error from error
+    if wrong:
+        raise ValueError(next(iter(wrong.values())))
+    return found
 
 
 def saved(folder: Path) -> Any:
@@ -82,18 +97,19 @@ def as_list(value: Any) -> list[Any]:
     return list(value) if isinstance(value, ListConfig) else [value]
 
 
-def checked(node: Any, place: str) -> Any:
-    """The node, whose every `_target_` is one that a configuration may name; more with `IFGUIDE_TARGETS=mine,theirs`.
-    Its arguments are of their types.
+def check_calls(node: Any, place: str) -> dict[str, str]:
+    """Raise ValueError unless every `_target_` in a node is one that a configuration may name; more with
+    `IFGUIDE_TARGETS=mine,theirs`.
 
     What it names counts, not how: `ifguide.workspace.files.os.system` is of `posix`.
 
-    Raises:
-        ValueError: a `_target_` or an argument is not.
+    Returns:
+        Place of each argument that is of another type than its annotation says → what is said of it.
     """
     allowed = [*TARGETS, *filter(None, os.environ.get("IFGUIDE_TARGETS", "").replace(".*", "").split(","))]
+    wrong: dict[str, str] = {}
     if not OmegaConf.is_config(node):
-        return node
+        return wrong
     for where, given in calls(OmegaConf.to_container(node, resolve=True), place):
         target = str(given["_target_"])
         modules, found = [target], None
@@ -109,8 +125,9 @@ def checked(node: Any, place: str) -> Any:
                 f"it, add its package to the environment variable IFGUIDE_TARGETS={target.partition('.')[0]}"
             )
         for name, message in mistyped(found, given).items():
-            raise ValueError(f"{typed(node, f'{where}.{name}')}={message}")
-    return node
+            argument = f"{where}.{name}"
+            wrong[argument] = f"{typed(node, argument)}={message}"
+    return wrong
 
 
 def within(name: str, packages: Sequence[str]) -> bool:
@@ -237,7 +254,7 @@ def open_logger(cfg: DictConfig, name: str) -> Logger:
         label = f"{chosen['method']}, seed {cfg.seed}" if "method" in chosen else "report"
         tags = [chosen[group] for group in TAGS if group in chosen]
         usual = {key: value for key, value in (("label", label), ("tags", tags)) if cfg.logger[key] is None}
-    logger: Logger = instantiate(checked(cfg.logger, "logger"), name=name, **usual)
+    logger: Logger = made(cfg.logger, "logger", name=name, **usual)
     return logger
 
 
