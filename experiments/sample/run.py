@@ -1,6 +1,6 @@
-"""Run the README's first command and put its table into the README.
+"""Run the README's first command and put its table into the README, or with `output=…` into a copy there.
 
-python experiments/sample/run.py [render=true] [override ...]
+python experiments/sample/run.py [render=true] [output=folder] [override ...]
 """
 
 import json
@@ -11,14 +11,14 @@ from typing import Any
 
 from ifguide.report.experiment import Experiment, figures_of
 from ifguide.report.rows import compare_rows
+from ifguide.workspace import write_atomically
 
 PLACE = re.compile(r"(<!-- generated: [^\n]*-->\n).*?(<!-- end -->)", re.DOTALL)
 
 
 def measure(experiment: Experiment) -> dict[str, Any]:
-    runs = experiment.sweep("sweep", "method=none,ifguide", report=True)
-    table = (experiment.runs / "sweep" / "table.md").read_text(encoding="utf-8")
-    return {"table": table, "figures": figures_of(compare_rows(runs))}
+    figures = figures_of(compare_rows(experiment.sweep("sweep", "method=none,ifguide", report=True)))
+    return {"table": (experiment.runs / "sweep" / "table.md").read_text("utf-8"), "figures": figures}
 
 
 def between_marks(text: str, table: str) -> str:
@@ -28,7 +28,7 @@ def between_marks(text: str, table: str) -> str:
 
 if __name__ == "__main__":
     experiment = Experiment(Path(__file__).absolute(), sys.argv[1:])
-    results = experiment.results(measure)
-    readme = experiment.root / "README.md"
-    readme.write_text(between_marks(readme.read_text("utf-8"), results["table"]), encoding="utf-8")
+    results, readme = experiment.results(measure), (experiment.root / "README.md").read_text("utf-8")
+    place = experiment.output if experiment.options["output"] else experiment.root
+    write_atomically(place / "README.md", between_marks(readme, results["table"]).encode())
     print(json.dumps(results["figures"]))

@@ -220,4 +220,12 @@ def numbered(prompts: Sequence[str]) -> list[tuple[str, int]]:
 
 
 def load_generations(path: Path) -> Dataset:
-    return Dataset.from_file(str(path))
+    """What `save_generations` wrote.
+
+    Raises:
+        ValueError: the file is damaged.
+    """
+    try:
+        return Dataset.from_file(str(path))
+    except (ValueError, KeyError) as error:  # Arrow's own are of these
+        raise ValueError(f"{path} is damaged ({' '.join(str(error).split())})") from None

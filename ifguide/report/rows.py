@@ -10,7 +10,15 @@ from ifguide.report.gather import Run
 from ifguide.report.groups import Group, group_runs
 from ifguide.report.relearning import relearning_columns, tokens_to_relearn
 from ifguide.report.table import FRACTION, Column, Measurement, every_column, measurement, table_columns, usual_columns
-from ifguide.report.values import GENERATED, PER_PROMPT, difference_from, measured_over, recorded_mean, units_are_known
+from ifguide.report.values import (
+    GENERATED,
+    PER_PROMPT,
+    difference_from,
+    measured_over,
+    recorded_mean,
+    units_are_known,
+    without_damaged,
+)
 from ifguide.report.wording import Wording, wording_of
 from ifguide.statistics import FEWEST
 
@@ -120,6 +128,7 @@ def compare_rows(runs: Sequence[Run], *, reference: str | None = "none", by: Seq
     """
     if not runs:
         raise ValueError("no runs to report on")
+    runs = [without_damaged(run) for run in runs]
     groups = group_runs(runs, by)
     metrics = [run.metrics for group in groups for run in group.runs if run.metrics is not None]
     task, wordings = headline_task(runs), wordings_of(runs)
@@ -268,14 +277,9 @@ def measured_row(
     if RECORDED in notes:
         notes = [note for note in notes if note != UNPAIRED]
     row = Row(
-        group.name,
-        tuple(run.seed for run in group.runs),
-        cells,
-        differences,
-        reference.name if reference else None,
-        remarks=remarks,
-        runs=tuple(group.runs),
-    )
+        group.name, tuple(run.seed for run in group.runs), cells, differences, reference.name if reference else None,
+        remarks=remarks, runs=tuple(group.runs),
+    )  # fmt: skip
     notes += [STEERED] * row.steered + [NO_UTILITY] * (not has_utility(row))
     return replace(row, notes=tuple(dict.fromkeys(notes)))
 

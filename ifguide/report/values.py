@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Hashable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -45,6 +45,23 @@ class Units:
     keys: Sequence[Hashable]
     values: NDArray[np.float64]
     tokens: NDArray[np.float64] | None = None
+
+
+def without_damaged(run: Run) -> Run:
+    """The run without those artifacts whose values unit by unit are damaged, which becomes a note on its row."""
+    notes = list(run.notes)
+    kept = dict(run.artifacts)
+    for role, folder in run.artifacts.items():
+        try:
+            if role == "evaluation":
+                for name in run.judged:
+                    run.prompt_scores(name)
+            elif role == "perplexity" or role.startswith("fluency."):
+                UnitLosses.open(folder)
+        except (OSError, ValueError) as error:
+            notes.append(f"damaged: {' '.join(str(error).split())}; build {role} again")
+            del kept[role]
+    return run if len(kept) == len(run.artifacts) else replace(run, artifacts=kept, notes=notes)
 
 
 def units_of(run: Run, column: Column) -> Units | None:

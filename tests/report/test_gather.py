@@ -6,7 +6,7 @@ import yaml
 from run_folders import beta, write_facts, write_run, write_sweep
 
 from ifguide.report.formats import markdown
-from ifguide.report.gather import Run, gather, plain
+from ifguide.report.gather import Run, gather, load_prompt_scores, plain
 from ifguide.report.groups import group_runs
 from ifguide.report.rows import compare_rows
 
@@ -127,6 +127,31 @@ def test_a_damaged_file_is_a_problem_of_its_run(sweep, name, content):
     (row,) = [row for row in comparison.failed if row.runs[0].place == str(sweep / "0")]
     assert row.problem.startswith(f"failed: a damaged file in its folder: {name} (")
     assert len(comparison.rows) == 5 and "damaged" in markdown(comparison)
+
+
+@pytest.mark.parametrize("kind, file", [
+    ("evaluation", "probabilities-toxicity.npz"), ("generations", "generations.arrow"), ("perplexity", "losses.npz"),
+])  # fmt: skip
+def test_a_damaged_artifact_costs_its_row_the_values_by_unit_alone(tmp_path, kind, file):
+    for job, method in enumerate(["none", "ifguide"]):
+        values = np.random.default_rng(job).random((20, 4))
+        place = {"workspace": tmp_path / "w", "documents": 200, "perplexity": 12.0 + job}
+        write_run(tmp_path / "s" / str(job), method, 1, values, **place)
+    before = compare_rows(gather([str(tmp_path / "s")])).measured[1]
+    (place,) = (tmp_path / "w").glob(f"{kind}-*-ifguide")
+    assert (place / file).is_file()
+    (place / file).write_bytes(b"PK")
+    load_prompt_scores.cache_clear()  # of the whole file
+    none, ifguide = compare_rows(gather([str(tmp_path / "s")])).measured
+    (note,) = [note for note in ifguide.notes if note.startswith("damaged: ")]
+    assert str(place / file) in note and not any("damaged" in note for note in none.notes)
+    assert {one: cell.value for one, cell in ifguide.cells.items()} == pytest.approx(
+        {one: cell.value for one, cell in before.cells.items()}
+    )
+    task = "perplexity" if kind == "perplexity" else "toxicity"
+    lost = [one for one, difference in before.differences.items() if difference.interval and one.task == task]
+    assert lost and not any(ifguide.differences[one].interval for one in lost)
+    assert all(ifguide.differences[one] == before.differences[one] for one in before.differences if one.task != task)
 
 
 def test_a_run_without_its_choices_has_the_name_it_gave_itself(sweep):
