@@ -81,7 +81,7 @@ class AuxiliaryModel(Stage):
         model = self.loading if start is None else replace(self.loading, pretrained=start)
         return training(
             shape_of(model, corpus.vocabulary), self.setup.trainer, batch_size=optim.batch_size,
-            steps=optim.epochs * len(self.labelled) / optim.batch_size,
+            steps=optim.expected_steps(len(self.labelled)),
             length=max(2, min(corpus.block_length, round(tokens))), vocabulary=corpus.vocabulary,
         )  # fmt: skip
 
@@ -197,7 +197,7 @@ class PostTrained(Stage):
         length = max(2, round(min(self.post_training.max_length, mean_length(self.pairs, corpus))))
         return training(
             shape_of(self.loading, corpus.vocabulary), self.setup.trainer, batch_size=2 * optim.batch_size,
-            steps=optim.epochs * len(self.pairs) / optim.batch_size, length=length, vocabulary=corpus.vocabulary,
+            steps=optim.expected_steps(len(self.pairs)), length=length, vocabulary=corpus.vocabulary,
             shares=True,
         )  # fmt: skip
 

@@ -55,7 +55,8 @@ class Guidance(Stage):
     def work(self, corpus: CorpusSize) -> Work:
         """The model reads its samples in every epoch, without gradients; the head is small beside it."""
         sampling, micro = self.training.sampling, self.setup.trainer.micro_batch_size
-        count = self.prompts * sampling.samples * self.training.optim.epochs
+        optim = self.training.optim
+        count = optim.expected_steps(self.prompts * sampling.samples) * optim.batch_size
         model, length = shape_of(self.loading, corpus.vocabulary), PROMPT + sampling.max_new_tokens
         return reading(model, batch_size=micro, count=count, length=length, setting="trainer.micro_batch_size")
 

@@ -87,7 +87,7 @@ class TrainedModel(Stage):
         batch, blocks = self.optim.batch_size, corpus.blocks
         return training(
             shape_of(self.model, corpus.vocabulary), self.setup.trainer, batch_size=batch,
-            steps=self.optim.epochs * blocks["train"] / batch, length=corpus.block_length,
+            steps=self.optim.expected_steps(blocks["train"]), length=corpus.block_length,
             validation=blocks["validation"], vocabulary=corpus.vocabulary, shares=True,
         )  # fmt: skip
 

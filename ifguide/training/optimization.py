@@ -4,7 +4,7 @@ import inspect
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import nn
@@ -28,6 +28,7 @@ class Optimization:
         learning_rate: the peak.
         batch_size: blocks per optimiser step, over all devices and accumulated micro-batches.
         epochs: passes over the training blocks; fractions and 0 (keep the pretrained weights) are allowed.
+        max_steps: optimiser steps, in place of those that `epochs` make; blocks are read again where they are too few.
         weight_decay: of the optimiser; biases and norms are not decayed.
         clip: largest gradient norm.
         optimizer: a class of `torch.optim` with its own arguments, as in `partial(torch.optim.SGD, momentum=0.9)`.
@@ -44,6 +45,9 @@ class Optimization:
     clip: float = 1.0
     optimizer: Callable[..., torch.optim.Optimizer] = field(default_factory=adamw)
     schedule: Schedule = field(default_factory=partial(Cosine, warmup=0.01))
+    max_steps: int | None = None
+
+    LEFT_OUT_AT_DEFAULT: ClassVar = ("max_steps",)
 
     def __post_init__(self) -> None:
         check_whole_number("batch_size", self.batch_size, least=1)
@@ -55,6 +59,10 @@ class Optimization:
         ):
             if not ok:
                 raise ValueError(f"{name}={getattr(self, name)}: must be {rule}")
+        if self.max_steps is not None:
+            check_whole_number("max_steps", self.max_steps, least=1)
+            if self.epochs == 0:
+                raise ValueError(f"max_steps={self.max_steps}: epochs=0 trains nothing; leave one of them out")
         arguments, given = self._optimizer_arguments, getattr(self.optimizer, "keywords", {})
         for name, value in given.items():
             if name in SET_HERE:
@@ -80,13 +88,17 @@ class Optimization:
         Raises:
             ValueError: they are too few for a single step.
         """
-        steps = round(self.epochs * count / self.batch_size)
+        steps = round(self.expected_steps(count))
         if steps == 0 and self.epochs > 0:
             raise ValueError(
                 f"batch_size={self.batch_size}: {self.epochs} epochs of {count} {unit} are less than half a step; "
                 "use a smaller batch, more epochs or more data"
             )
         return steps
+
+    def expected_steps(self, count: float) -> float:
+        """As `steps`, of a number that need not be whole, for estimates."""
+        return self.epochs * count / self.batch_size if self.max_steps is None else self.max_steps
 
     def configure(
         self, parameters: Iterable[tuple[str, nn.Parameter]], steps: int

@@ -12,7 +12,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
 from ifguide.checks import argument, check_whole_number
-from ifguide.corpus.documents import LabelledText
+from ifguide.corpus.documents import LabelledText, Query
 from ifguide.corpus.labelled import check_labelled, encode_texts
 from ifguide.corpus.padding import pad
 from ifguide.corpus.tokenizers import vocabulary_size
@@ -56,13 +56,18 @@ class RewardTraining(ContinuedModel):
     Args:
         optim, pretrained, validation, seed: as in `ContinuedModel`; `optim` counts texts where it speaks of blocks,
             and what is continued may be a causal language model or a reward model, with a tokenizer of its own.
-        max_length: tokens read of each text.
+        max_length: tokens read of each text, with its prompt.
+        queries: before each text stands the prompt of one of these, at random, so that the verdict is on what follows a
+            prompt, as a decoder asks for it. Without any, texts are read alone.
     """
+
+    LEFT_OUT_AT_DEFAULT: ClassVar = ("queries",)
 
     setting: ClassVar[str] = "reward"
     continues: ClassVar[str] = "proxy"
 
     max_length: int = 1024
+    queries: Sequence[Query] = ()
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -76,6 +81,14 @@ class RewardTraining(ContinuedModel):
                 f"optim.epochs=0 keeps pretrained={self.pretrained} as it is, which has no trained head ({HEAD_FILE}) "
                 "and would rate everything alike; train it, or name a reward model"
             )
+
+    def prompted(self, texts: Sequence[str]) -> list[str]:
+        """Each text, after a random prompt of the queries where there are any."""
+        prompts = list(dict.fromkeys(query.prompt.rstrip() for query in self.queries if query.prompt.strip()))
+        if not prompts:
+            return list(texts)
+        drawn = np.random.default_rng(self.seed).integers(len(prompts), size=len(texts))
+        return [f"{prompts[place]} {text.lstrip()}" for place, text in zip(drawn, texts, strict=True)]
 
     def check_corpus(
         self, texts: Sequence[LabelledText], tokenizer: PreTrainedTokenizerFast, block_length: int
@@ -100,7 +113,8 @@ class RewardTraining(ContinuedModel):
         model = load_reward_model(start, **asdict(options))
         check_vocabulary(model.body, vocabulary_size(tokenizer))
         longest = getattr(model.body.config, "max_position_embeddings", self.max_length)
-        ids = encode_texts([text.text for text in texts], tokenizer, min(self.max_length, longest), model.body.config)
+        read = self.prompted([text.text for text in texts])
+        ids = encode_texts(read, tokenizer, min(self.max_length, longest), model.body.config)
         toxicity = np.array([text.toxicity for text in texts], dtype=np.float32)
         train, held = (
             TextExamples([ids[row] for row in rows], toxicity[rows])
