@@ -74,6 +74,11 @@ def by_influence(planner: "Planner", settings: Lancet, trained: Stage) -> Stage:
     if hasattr(planner.part("scorer"), "reads"):
         raise ValueError("scorer: sequences are ranked by influence here; choose a scorer of it, as jvp, or "
                          "post_training.rank=classifier")  # fmt: skip
+    if settings.length is not None and not planner.part("scorer").OWN_LOSS:
+        raise ValueError(
+            f"post_training.length={settings.length}: its tokens' own losses are summed, which this scorer does not tell "
+            "apart; choose another, as scorer=jvp, or null, which is the whole block"
+        )
     chosen = {"influence": planner.part("influence"), "loading": planner.part("model"), **planner.placed}
     shared: dict[str, Any] = {"data": planner.data, **chosen}
     curvature = planner.part("curvature")

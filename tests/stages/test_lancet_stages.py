@@ -76,6 +76,9 @@ def test_controls_are_settings_that_need_less():
     assert exact.roles["samples"].fingerprint == influence.roles["samples"].fingerprint
     ascent = plan("stage=model", "post_training.objective=ascent").roles
     assert ascent["lancet.sequences"].fingerprint == influence.roles["lancet.sequences"].fingerprint
+    assert plan("scorer=positional").roles["lancet.sequences"].length is None
+    with pytest.raises(ValueError, match=r"^post_training\.length=8: its tokens' own losses are summed"):
+        plan("scorer=positional", "post_training.length=8")
     with pytest.raises(ValueError, match=r"^post_training\.rank=length; known: influence"):
         plan("post_training.rank=length")
 

@@ -120,8 +120,18 @@ def test_schedules_out_of_range_are_refused(options):
         Cosine(**options)
 
 
+def test_steps_may_be_said_whatever_the_blocks_are():
+    said = optimization(max_steps=7)
+    assert (said.steps(100), said.steps(1), said.expected_steps(5.0)) == (7, 7, 7)
+    assert (optimization().steps(100), optimization().expected_steps(100.0)) == (12, 12.5)
+    for options, message in (({"max_steps": 0}, "^max_steps=0: "), ({"max_steps": 2, "epochs": 0}, "^max_steps=2: ")):
+        with pytest.raises(ValueError, match=message):
+            optimization(**options)
+
+
 def test_an_optimisation_describes_itself():
     found = describe(optimization())
+    assert "max_steps" not in found and describe(optimization(max_steps=3))["max_steps"] == 3
     assert found["optimizer"] == {"call": "AdamW", "betas": [0.9, 0.95], "eps": 1e-8, "fused": True}
     assert found["schedule"] == {"class": "Cosine", "warmup": 0.01, "warmup_steps": None, "final": 0.0}
     assert describe(optimization(schedule=Linear(warmup=0.01))) != found

@@ -1,9 +1,12 @@
+from dataclasses import replace
+
 import pytest
 import torch
 from tiny import VOCABULARY, tiny_documents, tiny_model, tiny_tokenizer
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast, TopKLogitsWarper
 
+from ifguide.corpus.documents import Query
 from ifguide.corpus.tokenizers import make_tokenizer
 from ifguide.decoding import Stateless
 from ifguide.decoding.generation import sample_continuations
@@ -12,6 +15,7 @@ from ifguide.methods.rad.decoder import RewardAugmentedDecoder
 from ifguide.methods.rad.model import RewardModel
 from ifguide.methods.rad.tokens import TokenTranslation
 from ifguide.training.optimization import Optimization
+from ifguide.workspace import describe
 
 PROMPTS = [[0, 5, 9], [0, 7], [0, 5, 11], [0, 3, 4, 5, 6], [0, 8, 1]]
 
@@ -199,6 +203,18 @@ def test_ended_rows_are_read_no_more():
     )  # fmt: skip
     going = [40, *(int((tokens[0, :, : step + 1] != 7).all(1).sum()) for step in range(11))]
     assert read == [1, going[0], 1, *going[1:]] and going[-1] < 40, "one whole text, to compare with"
+
+
+def test_a_reward_model_may_read_each_text_after_a_prompt():
+    optim, texts = Optimization(learning_rate=1e-3, batch_size=4, epochs=1), [f" text {place}" for place in range(40)]
+    queries = [Query(prompt, " x", True, "r") for prompt in ("One ", "Two", "One ", "  ")]
+    training = RewardTraining(optim=optim, queries=queries)
+    read = training.prompted(texts)
+    assert {text.split()[0] for text in read} == {"One", "Two"}
+    assert [text.split(" ", 1)[1] for text in read] == [text.lstrip() for text in texts]
+    assert training.prompted(texts) == read != replace(training, seed=1).prompted(texts)
+    alone = RewardTraining(optim=optim)
+    assert alone.prompted(texts) == texts and "queries" not in describe(alone) and "queries" in describe(training)
 
 
 def test_mistakes_are_named():
