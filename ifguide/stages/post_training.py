@@ -76,7 +76,7 @@ def by_influence(planner: "Planner", settings: Lancet, trained: Stage) -> Stage:
                          "post_training.rank=classifier")  # fmt: skip
     if settings.length is not None and not planner.part("scorer").OWN_LOSS:
         raise ValueError(
-            f"post_training.length={settings.length}: its tokens' own losses are summed, which this scorer does not tell "
+            f"post_training.length={settings.length}: its tokens' own losses are summed, which this scorer cannot tell "
             "apart; choose another, as scorer=jvp, or null, which is the whole block"
         )
     chosen = {"influence": planner.part("influence"), "loading": planner.part("model"), **planner.placed}
