@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from math import isfinite
 
 from ifguide.report.gather import Run
@@ -67,7 +68,7 @@ def beyond(tried: Sequence[Tried], *, least: float | None = None, most: float | 
     """The value to try next: one more step past the edge of a grid, where the chosen setting is at one.
 
     None where it is not, where it uses up the tolerance of perplexity to half a percent, where the grid ends at a
-    bound, or where the method had its tries. Steps are of equal ratio; of whole numbers, of equal size.
+    bound, or where the method had its tries. Steps are of equal ratio; of whole numbers at equal distances, of that size.
 
     Args:
         tried: settings of a method, of one key.
@@ -80,7 +81,7 @@ def beyond(tried: Sequence[Tried], *, least: float | None = None, most: float | 
     if chosen.ratio is not None and abs(chosen.ratio - TOLERANCE) <= NEAR:
         return None
     edge, neighbour = (values[0], values[1]) if chosen.value == values[0] else (values[-1], values[-2])
-    if all(isinstance(one, int) for one in values):
+    if all(isinstance(one, int) for one in values) and len({b - a for a, b in pairwise(values)}) == 1:
         further = edge + (edge - neighbour)
     else:
         further = float(f"{edge * edge / neighbour:.2g}")

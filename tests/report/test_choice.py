@@ -65,6 +65,8 @@ def test_a_grid_goes_on_while_the_chosen_setting_is_at_its_edge():
     assert beyond(grid([0.1, 0.3, 1.0], [0.2, 0.1, 0.0], [1.1, 1.2, 1.5])) == pytest.approx(0.033), "none is fluent"
     assert beyond(grid([1, 2, 3], [0.1, 0.2, 0.3], [1.0, 1.0, 1.0]), least=1) is None
     assert beyond(grid([2, 3, 4], [0.1, 0.2, 0.3], [1.0, 1.0, 1.0])) == 1
+    assert beyond(grid([10, 30, 100], [0.1, 0.2, 0.3], [1.0, 1.0, 1.0])) == 3.3, "never 10 − 20"
+    assert beyond(grid([1, 2, 4], [0.1, 0.2, 0.3], [1.0, 1.0, 1.0])) == 0.5
     many = grid([2.0**n for n in range(TRIES)], [1 / (n + 2) for n in range(TRIES)], [1.0] * TRIES)
     assert beyond(many) is None and beyond(many[1:]) == 2.0**TRIES
     unsteered = Tried(UNSTEERED, "x=0", 0.4, 1.0, 0.5, value=0)
