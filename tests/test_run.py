@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 
 import pytest
 import yaml
@@ -63,6 +64,14 @@ def test_clean_lists_what_no_run_needs_and_removes_it_when_told_to(tmp_path, mon
         assert lost in listed and kept not in listed and "data-" not in listed and models == {kept, lost}
     _, models = clean("clean.runs=[kept]", "clean.confirm=true")
     assert models == {kept}
+    named = tmp_path / "kept" / ".hydra" / "config.yaml"
+    again = Row(tmp_path, "stage=proxy", "proxy.seed=4").run().path("proxy")
+    named.parent.mkdir()
+    named.write_text(f"evaluation: {{reference_model: {again}}}")
+    listed, _ = clean("clean.runs=[kept]")
+    assert again.name not in listed and "0 artifacts" in listed, "a model that a setting names"
+    named.unlink()
+    shutil.rmtree(again)
     with pytest.raises(ValueError, match=r"clean\.runs: no run in nowhere"):
         clean("clean.runs=[nowhere]", "clean.confirm=true")
     with pytest.raises(ValueError, match=r"clean\.runs: no run in outputs or multirun"):

@@ -147,6 +147,23 @@ def test_a_failed_build_leaves_only_what_can_be_resumed(workspace, error, resuma
     assert bool(list(workspace.root.glob(".building/stage-*"))) == left
 
 
+def test_the_seconds_of_a_resumed_build_are_those_of_all_sessions(workspace):
+    def dies(directory):
+        (file := directory / f"shard-{len(list(directory.glob('shard-*')))}").write_text("half")
+        later = (directory / "started").stat().st_mtime + 1000
+        os.utime(file, (later, later))
+        raise KeyboardInterrupt
+
+    for _ in range(2):
+        with pytest.raises(KeyboardInterrupt):
+            build(workspace, builder=dies, resumable=True)
+    (building,) = workspace.root.glob(".building/stage-*")
+    os.utime(building / "shard-0", (0, 0))  # of an earlier session
+    made = build(workspace, resumable=True).manifest
+    assert made["resumed"] and 2000 <= made["seconds"] < 2100
+    assert set(made["files"]) == {"content.txt", "shard-0", "shard-1"}
+
+
 def test_a_kill_before_the_last_rename_is_survived(workspace):
     def dies(directory):
         (directory / "content.txt").write_text("content")

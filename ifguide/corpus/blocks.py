@@ -58,7 +58,8 @@ class Split:
 
     def tokens(self, rows: NDArray[np.int64] | slice) -> NDArray[np.int64]:
         """Token ids of some blocks, [rows, T]."""
-        return np.asarray(self.blocks.with_format("numpy")[rows]["input_ids"], dtype=np.int64)
+        found = np.asarray(self.blocks.with_format("numpy")[rows]["input_ids"], dtype=np.int64)
+        return found.reshape(-1, self.block_length)  # of no rows, too
 
     def documents_of(self, positions: NDArray[np.int64]) -> NDArray[np.int64]:
         """Index of the document at each position of the stream (position = block · block length + offset)."""

@@ -148,7 +148,8 @@ def check_labelled(texts: Sequence[LabelledText]) -> None:
     toxic = sum(labelled.toxic for labelled in texts)
     if toxic in (0, len(texts)):
         raise ValueError(
-            f"labelled: {toxic} of {len(texts)} texts are positive; both kinds are needed, check `label` and `positive`"
+            f"{toxic} of {len(texts)} labelled texts are positive; both kinds are needed, check `label` and `positive` "
+            "of `labelled`"
         )
 
 

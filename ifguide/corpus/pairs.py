@@ -31,13 +31,16 @@ def local_pairs(
         limit: at most this many pairs.
 
     Raises:
-        ValueError: no such file, a limit below 1, a field that is not there, or one that holds no text.
+        ValueError: no such file, a limit below 1, a field that is not there, one that holds no text, or no pair.
     """
     check_limit(limit)
     rows = read_records(files)
     found = [row.read(PAIR, prompt=prompt, chosen=chosen, rejected=rejected) for row in rows]
     pairs = [Pair(before or "", first, second) for before, first, second in found]
-    return [pair for pair in pairs if pair.chosen != pair.rejected and pair.chosen and pair.rejected][:limit]
+    kept = [pair for pair in pairs if pair.chosen != pair.rejected and pair.chosen and pair.rejected]
+    if not kept:
+        raise ValueError(f"files={files}: none of {len(pairs)} records has two continuations that differ")
+    return kept[:limit]
 
 
 def check_pairs(pairs: Sequence[Pair]) -> None:

@@ -29,12 +29,14 @@ def local_prompts(
         limit: at most this many prompts.
 
     Raises:
-        ValueError: no such file, a limit below 1, a field that is missing or holds no text.
+        ValueError: no such file, or none with a prompt, a limit below 1, a field that is missing or holds no text.
     """
     check_limit(limit)
     prompts = [
         _prompt(row, field, subset, row.place) for row in read_records(files, text_field=field, separator=separator)
     ]
+    if not prompts:
+        raise ValueError(f"files={files}: there is no prompt in it")
     return prompts[:limit]
 
 

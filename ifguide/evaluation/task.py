@@ -15,6 +15,7 @@ from ifguide.checks import check_whole_number
 from ifguide.corpus.documents import Prompt
 
 METRICS_FILE = "metrics.json"
+ALL = "all"  # the subset of all prompts
 NOT_FINITE = ("NaN", "Infinity", "-Infinity")  # as W&B writes them
 RESERVED_NAMES = ("perplexity", "attribution", "filter", "cost", "judge")  # measured whatever the tasks are
 
@@ -38,6 +39,8 @@ class Continuations:
     def __post_init__(self) -> None:
         if not self.prompts:
             raise ValueError("prompts: there is no prompt to evaluate on")
+        if any(prompt.subset == ALL for prompt in self.prompts):
+            raise ValueError(f"prompts: a subset is called `{ALL}`, as the whole is in metrics.json; call it otherwise")
         for name in ("samples", "max_new_tokens", "rows"):
             check_whole_number(name, getattr(self, name), least=1)
 
@@ -95,4 +98,4 @@ def _number(value: Any) -> Any:
 def members_of(subsets: Sequence[str]) -> dict[str, NDArray[np.bool_]]:
     """Subset → which of the prompts belong to it, with `all` of them first."""
     names = np.array(subsets)
-    return {"all": np.ones(len(names), bool)} | {str(name): names == name for name in sorted(set(subsets) - {"all"})}
+    return {ALL: np.ones(len(names), bool)} | {str(name): names == name for name in sorted(set(subsets))}

@@ -68,7 +68,7 @@ def beyond(tried: Sequence[Tried], *, least: float | None = None, most: float | 
     """The value to try next: one more step past the edge of a grid, where the chosen setting is at one.
 
     None where it is not, where it uses up the tolerance of perplexity to half a percent, where the grid ends at a
-    bound, or where the method had its tries. Steps are of equal ratio; of whole numbers at equal distances, of that size.
+    bound, or where the method had its tries. Steps are of equal ratio; of whole numbers at equal distances, of those.
 
     Args:
         tried: settings of a method, of one key.

@@ -6,7 +6,7 @@ import re
 from collections.abc import Collection, Sequence
 from pathlib import Path
 
-from ifguide.report.formats import explanation, is_single, lay_out, shortened
+from ifguide.report.formats import LONGEST_PROBLEM, explanation, is_single, lay_out
 from ifguide.report.rows import Comparison
 from ifguide.report.table import MISSING, Column, aligned, one_line, shown_width
 
@@ -46,8 +46,15 @@ def grid(comparison: Comparison, columns: Sequence[Column], differences: Collect
             cells = [f"*{cell.text}" if cell.best else cell.text for cell in line.cells]
         else:
             cells = [line.problem.split(":")[0].split(" (")[0], *[MISSING] * (len(layout.headers) - 1)]
-        rows.append([shortened(one_line(line.name)), line.seeds, *map(one_line, cells)])
+        rows.append([in_the_middle(one_line(line.name)), line.seeds, *map(one_line, cells)])
     return [["method", "seeds", *map(short, layout.headers)], *rows]
+
+
+def in_the_middle(name: str) -> str:
+    """A name without what is in its middle, where it is long: names of rows begin alike."""
+    return (
+        name if len(name) <= LONGEST_PROBLEM else f"{name[: LONGEST_PROBLEM // 3]}…{name[-2 * LONGEST_PROBLEM // 3 :]}"
+    )
 
 
 def short(header: str) -> str:

@@ -175,6 +175,9 @@ def mistake(error: Exception, key: str) -> ValueError | None:
         return None
     found = re.search(r"full_key: (\S+)", str(error))
     place, message = (found[1] if found else key), str(cause)
+    unknown = re.search(r"unexpected keyword argument '(\w+)'", message)
+    if isinstance(cause, TypeError) and unknown is not None:
+        return ValueError(f"{place}.{unknown[1]}: there is no such setting; ~{place}.{unknown[1]} takes it out")
     if isinstance(cause, TypeError):
         return ValueError(f"{place}: {message}")
     target = re.search(r"target '([^']+)'", str(error))
@@ -196,6 +199,9 @@ def prepare(cfg: DictConfig) -> None:
     for node, known in SETTINGS.items():
         if added := sorted(set(cfg[node]) - set(known)):
             raise ValueError(f"{node}.{added[0]}: there is no such setting; {node} has {', '.join(known)}")
+    tried = OmegaConf.select(cfg, "tuning.tried", default={})
+    if tried and cfg.tuning.setting not in tried:
+        raise ValueError(f"tuning.setting={cfg.tuning.setting}: {cfg.tuning.key} has {', '.join(tried)}")
     check_names(cfg)
     check_launched(processes(cfg))
     if processes(cfg) == 1:

@@ -1,5 +1,6 @@
 """`stage=plan` and `stage=clean`: what a run would build or find, and what no run needs any more."""
 
+import re
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,6 +12,8 @@ from ifguide.stages.costing import PlanCost, advice, amount, cells, duration, si
 from ifguide.stages.stage import Plan
 from ifguide.workspace import MANIFEST, ArtifactError, Workspace, read_json, read_manifest
 
+CONFIG = Path(".hydra") / "config.yaml"
+ARTIFACT = re.compile(r"[\w.]+-[0-9a-f]{16}\b")
 MIB = 2**20
 UNSET = object()
 Settings = Mapping[str, Any]
@@ -85,7 +88,8 @@ class Unused:
 
 
 def unused_artifacts(workspace: Path, runs: Sequence[Path]) -> list[Unused]:
-    """Artifacts of a workspace that are neither an artifact of one of some runs nor made into one.
+    """Artifacts of a workspace that are neither an artifact of one of some runs, nor made into one, nor named in its
+    settings.
 
     Args:
         workspace: the folder.
@@ -102,7 +106,7 @@ def unused_artifacts(workspace: Path, runs: Sequence[Path]) -> list[Unused]:
         for file in files:
             try:
                 artifacts = read_json(file)["artifacts"]
-                wanted |= {Path(path).name for path in artifacts.values()}
+                wanted |= {Path(path).name for path in artifacts.values()} | named_in(file.parent / CONFIG)
             except (ValueError, LookupError, TypeError, AttributeError) as error:
                 raise ValueError(
                     f"clean.runs: {file} is damaged ({error}), so nothing tells what its run needs; restore it, or "
@@ -118,6 +122,14 @@ def unused_artifacts(workspace: Path, runs: Sequence[Path]) -> list[Unused]:
                 wanted.add(name)
                 pending.append(name)
     return [Unused(path, size_of(path)) for name, path in sorted(folders.items()) if name not in wanted]
+
+
+def named_in(config: Path) -> set[str]:
+    """Artifacts that a run's settings may name, as in `model.pretrained=workspace/model-…`."""
+    try:
+        return set(ARTIFACT.findall(config.read_text(encoding="utf-8")))
+    except FileNotFoundError:
+        return set()
 
 
 def inputs_of(folder: Path) -> list[str]:

@@ -72,6 +72,8 @@ def beginning(stage: Stage, workspace: Workspace) -> str | None:
     """What is said when a stage begins that is built, and takes more than a few seconds as far as is known."""
     if stage.is_in(workspace):
         return None
+    if stage.resumable and workspace.is_begun(stage.recipe):
+        return "goes on where it was interrupted"
     seconds = workspace.last_seconds(stage.name)
     if seconds is None:
         return "begins" if stage.resumable else None

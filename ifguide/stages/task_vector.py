@@ -40,7 +40,7 @@ class Negated(Stage):
     def build(self, folder: Path, inputs: Inputs) -> Mapping[str, Any]:
         model, toxic = self.loading.load(inputs["model"]), self.loading.load(inputs["toxic"])
         length = sum(
-            float((theirs - ours).double().square().sum())
+            float((theirs - ours).detach().double().square().sum())
             for ours, theirs in zip(model.parameters(), toxic.parameters(), strict=True)
         )
         negate(model, toxic, alpha=self.alpha)

@@ -30,7 +30,7 @@ from ifguide.workspace.fingerprint import canonical_json, fingerprint_of
 from ifguide.workspace.locks import is_locked, locked
 from ifguide.workspace.ranks import global_rank, run_id, wait_until
 
-STARTED = "started"  # rank 0 has the lock and builds; the other ranks of a collective build may join
+STARTED = "started"  # by whom, and seconds of earlier sessions: rank 0 builds, others of a collective build may join
 
 
 @dataclass(frozen=True)
@@ -90,6 +90,10 @@ class Workspace:
         except OSError:  # `build` says it
             return False
 
+    def is_begun(self, recipe: Recipe) -> bool:
+        """Whether an interrupted build is there to be resumed."""
+        return not self.is_building(recipe) and bool(files_of(self._building(self.folder(recipe))))
+
     def find(self, recipe: Recipe) -> Artifact:
         """The artifact of a recipe, which is there.
 
@@ -142,17 +146,18 @@ class Workspace:
         building = self._building(path)
         if building.exists() and not resumable:
             shutil.rmtree(building)
+        earlier = spent_on(building)
         (building / STARTED).unlink(missing_ok=True)
         building.mkdir(parents=True, exist_ok=True)
         for leftover in building.glob(f"*{MANIFEST}*"):  # of a build that was killed before its last rename
             leftover.unlink()
-        (building / STARTED).write_text(run_id(), encoding="utf-8")
+        (building / STARTED).write_text(f"{run_id()}\n{earlier}", encoding="utf-8")
         resumed = len(list(building.iterdir())) > 1
         start = time.monotonic()
         try:
             facts = builder(building) or {}
         except Exception:  # an interrupted or killed build stays, to be resumed
-            if not (resumable and any(p.is_file() and p.name != STARTED for p in building.rglob("*"))):
+            if not (resumable and files_of(building)):
                 shutil.rmtree(building, ignore_errors=True)  # another rank may do the same
             raise
         (building / STARTED).unlink()
@@ -160,8 +165,8 @@ class Workspace:
             **recipe.content,
             "fingerprint": recipe.fingerprint,
             "facts": json.loads(canonical_json(facts)),
-            "seconds": round(time.monotonic() - start, 2),
-            "resumed": resumed,  # then the seconds are those of the last session
+            "seconds": round(earlier + time.monotonic() - start, 2),
+            "resumed": resumed,  # then the seconds are of all sessions, of each until it last wrote something
             "files": describe_files(building),
             "environment": describe_environment(),
         }
@@ -177,7 +182,7 @@ class Workspace:
 
         def ours() -> bool:  # and another run's first process has other ranks beside it
             try:
-                return (building / STARTED).read_text(encoding="utf-8") == run_id() and at_work()
+                return (building / STARTED).read_text(encoding="utf-8").split("\n")[0] == run_id() and at_work()
             except OSError:
                 return False
 
@@ -209,8 +214,7 @@ class Workspace:
     def seconds(self, *artifacts: Artifact) -> float | None:
         """Time that artifacts and all that they were made from took to build, whichever run built them.
 
-        None where an input is no longer in the workspace: then nobody knows. What a resumed build took before it was
-        interrupted is not counted.
+        None where an input is no longer in the workspace: then nobody knows.
         """
         made = {artifact.fingerprint: artifact.manifest for artifact in artifacts}
         wanted = list(made.values())
@@ -223,3 +227,18 @@ class Workspace:
                     made[fingerprint] = read_manifest(folder)
                     wanted.append(made[fingerprint])
         return round(sum(float(manifest["seconds"]) for manifest in made.values()), 2)
+
+
+def files_of(building: Path) -> list[Path]:
+    """What a build has written so far."""
+    return [path for path in building.rglob("*") if path.is_file() and path.name != STARTED]
+
+
+def spent_on(building: Path) -> float:
+    """Seconds of all sessions of a build that was interrupted, of each until it last wrote something."""
+    try:
+        before = float((building / STARTED).read_text("utf-8").split("\n")[-1])
+        start = (building / STARTED).stat().st_mtime
+    except (OSError, ValueError):  # nothing was interrupted, or it was of an earlier version
+        return 0.0
+    return before + max([0.0, *(file.stat().st_mtime - start for file in files_of(building))])
