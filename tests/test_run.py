@@ -148,6 +148,7 @@ def test_the_folder_of_a_report_may_be_named_anything(tmp_path):
     "override, message",
     [
         ("selection.limit=3", "selection.limit=3"),
+        ("+optim.epoch=3", "error: optim.epoch: there is no such setting; ~optim.epoch takes it out"),
         ("data=local", "Missing mandatory value: data.sources.local.files"),
         ("decoding.top_p=high", "error: decoding.top_p=high: it is a number"),
         ("model.pretrained=EleutherAI/x", "model.pretrained=EleutherAI/x cannot be loaded: "),

@@ -1,11 +1,23 @@
 import json
 
-from ifguide.corpus.prompts import bold_prompts, toxigen_prompts
+import pytest
+
+from ifguide.corpus.documents import Prompt
+from ifguide.corpus.prompts import bold_prompts, local_prompts, toxigen_prompts
+from ifguide.evaluation.task import Continuations
 
 
 def write(path, rows):
     path.write_text("\n".join(map(json.dumps, rows)))
     return str(path)
+
+
+def test_a_file_without_prompts_and_a_subset_of_the_wholes_name_are_refused(tmp_path):
+    (file := tmp_path / "none.txt").write_text("\n\n")
+    with pytest.raises(ValueError, match=rf"^files={file}: there is no prompt in it$"):
+        local_prompts(files=str(file))
+    with pytest.raises(ValueError, match=r"^prompts: a subset is called `all`"):
+        Continuations(prompts=[Prompt("a", "toxic", "r"), Prompt("b", "all", "s")])
 
 
 def test_bold_takes_few_prompts_of_each_entity_in_both_layouts(tmp_path):

@@ -37,6 +37,20 @@ def test_one_run_has_a_line_per_metric(tmp_path):
     assert "| benign perplexity ↓ " in text and max(map(len, text.splitlines())) <= WIDTH
 
 
+def test_long_names_of_rows_keep_their_ends(tmp_path):
+    for job in range(2):
+        given = {
+            "workspace": tmp_path / "w",
+            "overrides": [f"tasks.toxicity.prompts.files=/a/long/folder/of/files/{job}.jsonl"],
+        }
+        write_run(tmp_path / "s" / str(job), "none", 1, beta(np.random.default_rng(0), 0.4), **given)
+    text = summary(compare_rows(gather([str(tmp_path / "s")]), reference=None))
+    names = [line.split("|")[1].strip() for line in text.splitlines()[2:4]]
+    assert [name[-7:] for name in names] == ["0.jsonl", "1.jsonl"] and all(
+        name.startswith("none, tasks") for name in names
+    )
+
+
 def test_headers_are_short():
     assert short("perplexity, all held-out documents ↓") == "perplexity (all) ↓"
     assert short("perplexity, plain documents ↓") == "perplexity (plain) ↓"

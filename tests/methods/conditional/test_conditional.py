@@ -119,6 +119,8 @@ def test_perplexity_is_that_of_a_model_that_writes_no_control_token(corpus):
     common = np.unique(split.tokens(slice(0, len(split))), return_counts=True)
     never = [int(common[0][common[1].argmax()]), corpus.vocabulary - 1]
     losses = block_losses(model, split, batch_size=2, never=never)
+    none = document_losses(np.zeros((0, 8), np.float32), pack_texts([], corpus.tokenizer, 8), never=never)
+    assert len(none.tokens) == 0, "a split without a block"
     found = document_losses(losses, split, never=never)
     sums, counts = np.zeros(len(split.documents)), np.zeros(len(split.documents))
     for block, ids in enumerate(split.tokens(slice(0, len(split)))):

@@ -278,6 +278,12 @@ def test_mistakes_are_named(tmp_path):
             check_pairs_disjoint([*PAIRS[:1], pair], prompts)
 
 
+def test_files_without_a_pair_are_named(tmp_path):
+    (file := tmp_path / "p.jsonl").write_text(json.dumps({"chosen": "a", "rejected": "a"}))
+    with pytest.raises(ValueError, match=rf"^files={file}: none of 1 records has two continuations that differ$"):
+        local_pairs(files=str(file), prompt=None)
+
+
 def test_local_pairs_may_lack_a_prompt(datasets_folder):
     file = datasets_folder / "preference_pairs" / "paradetox.jsonl.gz"
     if not file.exists():
