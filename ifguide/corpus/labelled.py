@@ -1,6 +1,7 @@
 """Texts that somebody judged: labelled ones to learn from, and scored ones to look up."""
 
 import hashlib
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import isfinite
@@ -19,6 +20,8 @@ from ifguide.corpus.records import read_records, say_unlabelled
 from ifguide.corpus.schema import LABELLED, TEXT, Classes, Number, Rule, Schema
 from ifguide.corpus.tokenizers import beginning_of_text
 from ifguide.workspace import find_files
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,19 +72,26 @@ class LabelledSource:
 
     def __iter__(self) -> Iterator[LabelledText]:
         texts: dict[str, tuple[str, Any]] = {}  # text → place and label
-        complete, unlabelled = True, 0
+        complete, unlabelled, differing = True, 0, 0
         for row in read_records(self.files):
             if not row.is_chosen(self.where):
                 continue
             text, label = row.read({**LABELLED, "label": self._rule}, text=self.text, label=self.label)
             unlabelled += label is None
-            if label is None or not (text or "").strip() or text in texts:
+            if label is None or not (text or "").strip():
+                continue
+            if text in texts:
+                differing += texts[text][1] != label
                 continue
             texts[text] = row.place, label
             if len(texts) == self.limit:
                 complete = False
                 break
         say_unlabelled(self.files, self.label, unlabelled)
+        if differing:
+            log.warning(
+                "files=%s: %d records repeat a text with another label: the first one counts", self.files, differing
+            )
         if not texts:
             raise ValueError(f"files={self.files}: there is no labelled text in it")
         labels = list(texts.values())

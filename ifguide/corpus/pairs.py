@@ -1,5 +1,6 @@
 """Preference pairs: what direct preference optimisation learns from."""
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -13,6 +14,8 @@ from ifguide.corpus.queries import check_texts_disjoint, encode_queries
 from ifguide.corpus.records import read_records
 from ifguide.corpus.schema import PAIR
 
+log = logging.getLogger(__name__)
+
 
 def local_pairs(
     *,
@@ -22,7 +25,8 @@ def local_pairs(
     rejected: str = "rejected",
     limit: int | None = None,
 ) -> list[Pair]:
-    """Pairs from records of jsonl or parquet files; a record without two different continuations is left out.
+    """Pairs from records of jsonl or parquet files; how many without two different continuations are
+    left out is said.
 
     Args:
         files: files or globs.
@@ -40,6 +44,8 @@ def local_pairs(
     kept = [pair for pair in pairs if pair.chosen != pair.rejected and pair.chosen and pair.rejected]
     if not kept:
         raise ValueError(f"files={files}: none of {len(pairs)} records has two continuations that differ")
+    if left_out := len(pairs) - len(kept):
+        log.warning("files=%s: %d records without two continuations that differ are left out", files, left_out)
     return kept[:limit]
 
 

@@ -95,6 +95,14 @@ def test_packed_blocks_are_the_stream_of_texts(corpus):
     assert len(pack_texts(["the"], corpus.tokenizer, 16)) == len(pack_texts([], corpus.tokenizer, 16)) == 0
 
 
+def test_a_text_with_two_labels_has_its_first(tmp_path, caplog):
+    rows = [{"t": "a", "y": 1}, {"t": "b", "y": 0}, {"t": "a", "y": 0}, {"t": "b", "y": 0}]
+    (tmp_path / "l.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    found = list(LabelledSource(files=str(tmp_path / "l.jsonl"), text="t", label="y"))
+    assert found == [LabelledText("a", 1.0), LabelledText("b", 0.0)]
+    assert "1 records repeat a text with another label: the first one counts" in caplog.text
+
+
 def test_local_labels_are_values_or_toxicities(tmp_path):
     rows = [{"t": "a", "y": 0.7}, {"t": " ", "y": 0.1}, {"t": "b", "y": 0.0}, {"t": "c", "y": 1}]
     (tmp_path / "l.jsonl").write_text("\n".join(map(json.dumps, rows)))

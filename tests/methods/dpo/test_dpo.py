@@ -294,11 +294,12 @@ def test_local_pairs_may_lack_a_prompt(datasets_folder):
     assert local_pairs(files=str(file), prompt=None, chosen="neutral1", rejected="toxic", limit=50) == found[:50]
 
 
-def test_records_without_two_different_continuations_are_no_pairs(tmp_path):
+def test_records_without_two_different_continuations_are_no_pairs(tmp_path, caplog):
     rows = [("a", "b"), ("same", "same"), ("", "b"), ("a", ""), ("c", "d")]
     lines = [json.dumps({"prompt": "", "chosen": chosen, "rejected": rejected}) for chosen, rejected in rows]
     (tmp_path / "pairs.jsonl").write_text("\n".join(lines))
     found = local_pairs(files=str(tmp_path / "pairs.jsonl"), limit=2)
+    assert "3 records without two continuations that differ are left out" in caplog.text
     assert found == [Pair("", "a", "b"), Pair("", "c", "d")]
 
 
