@@ -17,7 +17,7 @@ from ifguide.report.table import Column
 from ifguide.report.values import category_fractions, subset_fractions
 from ifguide.workspace import write_atomically
 
-GENERATIONS = "perplexity of generations under the reference model"
+GENERATIONS = "perplexity of generations (reference model)"
 Plot = tuple[str, Path]  # caption, SVG
 
 
