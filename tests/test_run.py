@@ -97,6 +97,13 @@ def test_a_setting_that_nothing_reads_is_refused(added, message):
     assert {node: tuple(cfg[node]) for node in SETTINGS} == SETTINGS
 
 
+def test_a_setting_that_was_not_tried_is_refused():
+    with pytest.raises(ValueError, match=r"^tuning\.setting=best: objective\.penalty has low, middle, high$"):
+        prepare(composed("method=ifguide", "tuning=sample", "tuning.setting=best"))
+    for given in ("low", "null"):  # null: where the tuned setting is overridden
+        prepare(composed("method=ifguide", "tuning=sample", f"tuning.setting={given}", "objective.penalty=1"))
+
+
 def test_a_report_is_by_one_setting_or_several(tmp_path):
     write_sweep(tmp_path, seeds=(1, 2))
     for by in ("method", "[method]"):

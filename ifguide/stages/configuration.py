@@ -200,7 +200,7 @@ def prepare(cfg: DictConfig) -> None:
         if added := sorted(set(cfg[node]) - set(known)):
             raise ValueError(f"{node}.{added[0]}: there is no such setting; {node} has {', '.join(known)}")
     tried = OmegaConf.select(cfg, "tuning.tried", default={})
-    if tried and cfg.tuning.setting not in tried:
+    if tried and cfg.tuning.setting not in (None, *tried):
         raise ValueError(f"tuning.setting={cfg.tuning.setting}: {cfg.tuning.key} has {', '.join(tried)}")
     check_names(cfg)
     check_launched(processes(cfg))
