@@ -25,8 +25,8 @@ def local_pairs(
     rejected: str = "rejected",
     limit: int | None = None,
 ) -> list[Pair]:
-    """Pairs from records of jsonl or parquet files; how many without two different continuations are
-    left out is said.
+    """Pairs from records of jsonl or parquet files; of those without two different continuations, which are left out,
+    the number is said.
 
     Args:
         files: files or globs.

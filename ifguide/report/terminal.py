@@ -52,9 +52,8 @@ def grid(comparison: Comparison, columns: Sequence[Column], differences: Collect
 
 def in_the_middle(name: str) -> str:
     """A name without what is in its middle, where it is long: names of rows begin alike."""
-    return (
-        name if len(name) <= LONGEST_PROBLEM else f"{name[: LONGEST_PROBLEM // 3]}…{name[-2 * LONGEST_PROBLEM // 3 :]}"
-    )
+    third = LONGEST_PROBLEM // 3
+    return name if len(name) <= LONGEST_PROBLEM else f"{name[:third]}…{name[-2 * third :]}"
 
 
 def short(header: str) -> str:

@@ -127,7 +127,7 @@ def unused_artifacts(workspace: Path, runs: Sequence[Path]) -> list[Unused]:
 def named_in(config: Path) -> set[str]:
     """Artifacts that a run's settings may name, as in `model.pretrained=workspace/model-…`."""
     try:
-        return set(ARTIFACT.findall(config.read_text(encoding="utf-8")))
+        return set(ARTIFACT.findall(config.read_text(encoding="utf-8", errors="replace")))
     except FileNotFoundError:
         return set()
 

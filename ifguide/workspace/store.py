@@ -237,8 +237,8 @@ def files_of(building: Path) -> list[Path]:
 def spent_on(building: Path) -> float:
     """Seconds of all sessions of a build that was interrupted, of each until it last wrote something."""
     try:
-        before = float((building / STARTED).read_text("utf-8").split("\n")[-1])
-        start = (building / STARTED).stat().st_mtime
+        _, before = (building / STARTED).read_text("utf-8").split("\n")
+        earlier, start = float(before), (building / STARTED).stat().st_mtime
     except (OSError, ValueError):  # nothing was interrupted, or it was of an earlier version
         return 0.0
-    return before + max([0.0, *(file.stat().st_mtime - start for file in files_of(building))])
+    return earlier + max([0.0, *(file.stat().st_mtime - start for file in files_of(building))])
