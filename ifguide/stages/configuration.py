@@ -175,10 +175,10 @@ def mistake(error: Exception, key: str) -> ValueError | None:
         return None
     found = re.search(r"full_key: (\S+)", str(error))
     place, message = (found[1] if found else key), str(cause)
-    unknown = re.search(r"unexpected keyword argument '(\w+)'", message)
-    if isinstance(cause, TypeError) and unknown is not None:
-        return ValueError(f"{place}.{unknown[1]}: there is no such setting; ~{place}.{unknown[1]} takes it out")
     if isinstance(cause, TypeError):
+        if unknown := re.search(r"unexpected keyword argument '(\w+)'", message):
+            place += f".{unknown[1]}"
+            message = f"there is no such setting; ~{place} takes it out"
         return ValueError(f"{place}: {message}")
     target = re.search(r"target '([^']+)'", str(error))
     begins_with_argument = re.match(r"\w+[=.:]", message) is not None and target is not None
